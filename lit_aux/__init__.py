@@ -1,0 +1,1 @@
+"""Auxiliary-task learning in PyTorch Lightning."""

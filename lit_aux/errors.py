@@ -1,0 +1,32 @@
+"""Errors meant for people: one line that names the option, its value and what would be right."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ConfigurationError(ValueError):
+    """Something the user asked for cannot be done; the message is one line with the remedy."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """A training loss or a weight became NaN or infinite; the message names the phase and the step."""
+
+
+def unknown_name(option: str, value: object, choices: Iterable[object]) -> ConfigurationError:
+    """Build the error for a name that does not exist, offering the nearest ones.
+
+    Args:
+        option: The option that was set, as the user wrote it (``layers``, ``--data.classes``).
+        value: The unknown name.
+        choices: Every name that would have been right.
+    """
+    names = [str(choice) for choice in choices]
+    near = get_close_matches(str(value), names, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else f"known: {_shorten(names)}"
+    return ConfigurationError(f"{option}: {value!r} is unknown; {hint}")
+
+
+def _shorten(names: list[str], limit: int = 12) -> str:
+    """Join names with commas, cutting a long list."""
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown}, ... ({len(names)} in all)"
