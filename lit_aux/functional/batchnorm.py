@@ -22,14 +22,17 @@ def _batch_statistics(model: nn.Module, layers: list[_BatchNorm]) -> Iterator[No
     """Put ``model`` in eval mode but ``layers`` in train mode, each storing the last batch's statistics."""
     modes = [(module, module.training) for module in model.modules()]
     momenta = [layer.momentum for layer in layers]
+    counts = [None if c is None else c.clone() for c in (layer.num_batches_tracked for layer in layers)]
     model.eval()
     for layer in layers:
         layer.training, layer.momentum = True, 1.0
     try:
         yield
     finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
+        for layer, momentum, count in zip(layers, momenta, counts, strict=True):
             layer.momentum = momentum
+            if count is not None and layer.num_batches_tracked is not None:
+                layer.num_batches_tracked.copy_(count)
         for module, mode in modes:
             module.training = mode
 
@@ -81,7 +84,7 @@ def reestimate_batchnorm(
     count = flat[0].item()
     if count == 0:
         return 0
-    moments = (flat[1:] / count).split([s.numel() for s in sums])
+    moments = torch.split(flat[1:] / count, [s.numel() for s in sums])
     for layer, moment in zip(layers, moments, strict=True):
         mean, square = moment.view(2, -1)
         assert layer.running_mean is not None and layer.running_var is not None

@@ -1,0 +1,123 @@
+"""Which layers are measured, and recording what they give."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from torch import Tensor, nn
+
+from lit_aux.callbacks._names import clean, is_readout, match
+from lit_aux.errors import ConfigurationError
+
+Record = Callable[[str, Tensor], None]
+
+
+def named_layers(module: nn.Module) -> dict[str, nn.Module]:
+    """Return every submodule by its dotted name; a compiled wrapper and what it wraps share one name."""
+    return {clean(name): layer for name, layer in module.named_modules() if clean(name)}
+
+
+def resolve_layers(module: nn.Module, layers: Iterable[str] | None) -> list[str]:
+    """Turn names and globs into the names of existing layers, in network order.
+
+    Args:
+        module: The module whose submodules are meant.
+        layers: Names or globs over ``named_modules``; ``None`` picks a default (:func:`default_layers`).
+
+    Raises:
+        ConfigurationError: If a name matches no layer (the nearest are offered) or nothing can be picked.
+    """
+    chosen = default_layers(module) if layers is None else match("layers", layers, named_layers(module))
+    if not chosen:
+        raise ConfigurationError(f"layers: nothing to measure in {type(module).__name__}; name some layers")
+    return chosen
+
+
+def default_layers(module: nn.Module) -> list[str]:
+    """Pick stem, stages, pooled features and readout where they can be recognised.
+
+    ResNets: the stem's pooling (or activation), ``layer1`` to ``layer4``, the global pooling, the readout.
+    Vision transformers: patch embedding, every block, the final norm, the readout. Other timm networks: the
+    modules in their ``feature_info``. Anything else: the children with parameters of the first module that
+    has several. A readout outside the network (``head``, ``fc``, ...) is added.
+    """
+    named = named_layers(module)
+    prefix, net = _find_network(module, named)
+    inside = [f"{prefix}{name}" for name in _network_layers(net)]
+    outside = [n for n in named if prefix and not n.startswith(prefix) and is_readout(n.rpartition(".")[2])]
+    useful = [n for n in inside if n in named and not isinstance(named[n], nn.Identity)]
+    useful += [n for n in outside if _has_parameters(named[n]) and not isinstance(named[n], _CONTAINERS)]
+    return [name for name in named if name in set(useful)]
+
+
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict)
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    """Whether any parameter lies in ``module``."""
+    return next(module.parameters(), None) is not None
+
+
+def _find_network(module: nn.Module, named: dict[str, nn.Module]) -> tuple[str, nn.Module]:
+    """Return the outermost network of a known kind and its prefix, or the first module that branches."""
+    for name, layer in {"": module, **named}.items():
+        known = isinstance(getattr(layer, "feature_info", None), list) or hasattr(layer, "layer4")
+        if known or (hasattr(layer, "patch_embed") and hasattr(layer, "blocks")):
+            return (f"{name}." if name else ""), layer
+    prefix = ""
+    while True:
+        children = [(n, c) for n, c in module.named_children() if _has_parameters(c)]
+        if len(children) != 1 or not any(True for _ in children[0][1].children()):
+            return clean(f"{prefix}.").strip(".") + "." if prefix else "", module
+        prefix += f"{children[0][0]}."
+        module = children[0][1]
+
+
+def _network_layers(net: nn.Module) -> list[str]:
+    """List layers of one network by names relative to it; some may not exist."""
+    children = dict(net.named_children())
+    ends = ["global_pool", "avgpool", "norm", "fc_norm", *(n for n in children if is_readout(n))]
+    if hasattr(net, "layer4"):
+        pooled = isinstance(children.get("maxpool"), nn.Module) and not isinstance(
+            children["maxpool"], nn.Identity
+        )
+        stem = "maxpool" if pooled else ("act1" if "act1" in children else "relu")
+        return [stem, "layer1", "layer2", "layer3", "layer4", *ends]
+    if "patch_embed" in children and "blocks" in children:
+        return ["patch_embed", *(f"blocks.{name}" for name, _ in children["blocks"].named_children()), *ends]
+    info = getattr(net, "feature_info", None)
+    if isinstance(info, list):
+        return [*(str(entry["module"]) for entry in info if "module" in entry), *ends]
+    names: list[str] = []
+    for name, child in children.items():
+        inner = child.named_children() if isinstance(child, _CONTAINERS) else [("", child)]
+        names += [f"{name}.{n}".rstrip(".") for n, layer in inner if _has_parameters(layer)]
+    return [clean(name) for name in names]
+
+
+@contextmanager
+def hooked(module: nn.Module, layers: Iterable[str], record: Record) -> Iterator[None]:
+    """Call ``record(layer, output)`` whenever a layer has run; every hook is gone afterwards.
+
+    Outputs that are tuples, lists or mappings count by their first tensor.
+    """
+    named = named_layers(module)
+
+    def hook_for(name: str) -> Callable[[nn.Module, object, object], None]:
+        return lambda _module, _inputs, output: record(name, first_tensor(name, output))
+
+    with ExitStack() as stack:
+        for name in layers:
+            stack.callback(named[name].register_forward_hook(hook_for(name)).remove)
+        yield
+
+
+def first_tensor(layer: str, output: object) -> Tensor:
+    """Return the first tensor of a layer's output."""
+    if isinstance(output, Tensor):
+        return output.detach()
+    values = output.values() if isinstance(output, dict) else output
+    if isinstance(values, Iterable):
+        for value in values:
+            if isinstance(value, Tensor):
+                return value.detach()
+    raise ConfigurationError(f"layers: {layer!r} gives {type(output).__name__}, not a tensor; choose another")

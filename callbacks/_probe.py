@@ -1,0 +1,273 @@
+"""The probe: fixed inputs on which representations are compared, the same ones on every process."""
+
+import copy
+import random
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.utilities.data import extract_batch_size
+from lightning.pytorch.utilities.seed import isolate_rng
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
+from torch.utils.data import (
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+)
+
+from lit_aux.errors import ConfigurationError
+
+ToInput = Callable[[Any], Any]
+
+
+def default_to_input(batch: Any) -> Any:
+    """Find the network's input in a batch.
+
+    A tensor is itself; of a tuple or list, the first element counts; a mapping whose values are tuples or
+    lists (``{task: (x, y)}``) gives the inputs of all of them, one after another; any other mapping gives its
+    first tensor.
+
+    Raises:
+        ConfigurationError: If there is no tensor where one is looked for.
+    """
+    if isinstance(batch, Tensor):
+        return batch
+    if isinstance(batch, Mapping) and batch:
+        values = list(batch.values())
+        if all(isinstance(value, tuple | list) for value in values):
+            return torch.cat([default_to_input(value) for value in values])
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        if tensors:
+            return tensors[0]
+    if isinstance(batch, tuple | list) and batch:
+        return default_to_input(batch[0])
+    raise ConfigurationError(
+        f"to_input: no tensor found in a batch of type {type(batch).__name__}; pass to_input="
+    )
+
+
+@contextmanager
+def fixed_rng(seed: int = 0) -> Iterator[None]:
+    """Run with random generators seeded alike every time, and put their states back afterwards."""
+    with isolate_rng():
+        import numpy as np
+
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002  the global state is what datasets draw from
+        torch.manual_seed(seed)
+        yield
+
+
+def transfer(trainer: Trainer, module: LightningModule, batch: Any, loader: int = 0) -> Any:
+    """Bring a batch to the device the way the Trainer's loops do, with the module's hooks."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = module._on_before_batch_transfer(batch, dataloader_idx=loader)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=loader)
+
+
+def slices(inputs: Any, size: int) -> list[Any]:
+    """Cut a tensor, or a collection of tensors with a common first dimension, into near-equal pieces."""
+    total = extract_batch_size(inputs)
+    count = -(-total // size)
+    bounds = [total * i // count for i in range(count + 1)]
+    return [apply_to_collection(inputs, Tensor, lambda t, a=a, b=b: t[a:b]) for a, b in pairwise(bounds)]
+
+
+def collect_probe(
+    trainer: Trainer, module: LightningModule, n: int, probe: Any, to_input: ToInput
+) -> list[Any]:
+    """Return the probe's inputs as a list of pieces in CPU memory, equal on every process.
+
+    Args:
+        trainer: The Trainer, inside a fit.
+        module: The module; its batch transfer hooks are applied as in validation.
+        n: How many inputs to take from a loader.
+        probe: ``None`` for the first ``n`` inputs of the validation set (``n`` training inputs, drawn once
+            with a fixed seed, where there is none), a loader, a function of the Trainer, or the inputs.
+        to_input: Finds the input in a batch of a loader.
+    """
+    if callable(probe) and not isinstance(probe, Tensor):
+        probe = probe(trainer)
+    with fixed_rng():
+        if probe is None:
+            combined, stochastic = _trainer_loaders(trainer)
+            pieces = _from_loaders(trainer, module, n, combined, to_input, stochastic)
+        elif isinstance(probe, Tensor | Mapping | tuple | list):
+            pieces = [trainer.precision_plugin.convert_input(probe)]
+        else:
+            pieces = _from_loaders(trainer, module, n, CombinedLoader(probe, "sequential"), to_input, False)
+    pieces = [move_data_to_device(piece, torch.device("cpu")) for piece in pieces]
+    tensors = [p for p in pieces if isinstance(p, Tensor)]
+    uniform = len(tensors) == len(pieces) > 0 and len({t.shape[1:] for t in tensors}) == 1
+    return [torch.cat(tensors)] if uniform else pieces
+
+
+def _trainer_loaders(trainer: Trainer) -> tuple[CombinedLoader, bool]:
+    """Return the validation loaders, or else the training loaders and True."""
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    if trainer.val_dataloaders is None and trainer.enable_validation:
+        # As the fit loop does itself where validation starts only later.
+        trainer.validating = True
+        loop.setup_data()
+        trainer.training = True
+    loaders = [] if trainer.val_dataloaders is None else trainer.val_dataloaders
+    validation = CombinedLoader(loaders, _mode(loop, "sequential"))
+    if validation.flattened:
+        return validation, False
+    trainer.fit_loop.setup_data()
+    return CombinedLoader(trainer.train_dataloader, _mode(trainer.fit_loop, "max_size_cycle")), True
+
+
+def _mode(loop: Any, default: Any) -> Any:
+    """How a loop combines its loaders."""
+    return getattr(getattr(loop, "_combined_loader", None), "_mode", default)
+
+
+def training_batches(trainer: Trainer) -> Generator[Any, None, None]:
+    """Yield the training batches of this process without touching the fit's own iterators and generators.
+
+    Consume under an isolated random state. The loaders are set up at the call, outside of it: the fit is about
+    to do the same, and what that draws belongs to the fit.
+    """
+    trainer.fit_loop.setup_data()
+    return _training_batches(trainer)
+
+
+def _training_batches(trainer: Trainer) -> Generator[Any, None, None]:
+    """Iterate copies of the training loaders, combined as the fit combines them."""
+    if trainer.train_dataloader is None:
+        return
+    combined = CombinedLoader(trainer.train_dataloader, _mode(trainer.fit_loop, "max_size_cycle"))
+    with _detached(combined):
+        for batch, _, _ in combined:
+            yield batch
+
+
+def _from_loaders(
+    trainer: Trainer,
+    module: LightningModule,
+    n: int,
+    combined: CombinedLoader,
+    to_input: ToInput,
+    shuffle: bool,
+) -> list[Any]:
+    """Take the first ``n`` inputs of loaders, in evaluation mode as far as batch hooks can tell."""
+    ordered = [_whole_set(loader, n, shuffle) for loader in combined.flattened]
+    combined.flattened = [a or b for a, b in zip(ordered, combined.flattened, strict=True)]
+    pieces: list[Any] = []
+    stage, count = trainer.state.stage, 0
+    trainer.validating = True
+    try:
+        with _detached(combined):
+            for batch, _, loader in combined:
+                inputs = to_input(transfer(trainer, module, batch, loader))
+                size = min(extract_batch_size(inputs), n - count)
+                piece = apply_to_collection(inputs, Tensor, lambda t, size=size: t[:size])
+                pieces.append(move_data_to_device(piece, torch.device("cpu")))
+                count += size
+                if count >= n:
+                    break
+    finally:
+        trainer.state.stage = stage
+    return pieces if None not in ordered else _gather(trainer, pieces, n)
+
+
+def _whole_set(loader: Any, n: int, shuffle: bool) -> Iterable[Any] | None:
+    """Build a loader of ``n`` items in an order that no process, shuffle or resume changes.
+
+    That needs to know what the loader would serve: a plain loader over an indexable data set, sampled in
+    order, at random, or in shares by a distributed sampler. ``None`` for any other.
+    """
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return None
+    sampler, plain = loader.sampler, (SequentialSampler, RandomSampler, DistributedSampler)
+    wrapped = getattr(getattr(sampler, "dataset", None), "_sampler", sampler)
+    if type(loader.batch_sampler).__name__ not in {"BatchSampler", "_IndexBatchSamplerWrapper"}:
+        return None
+    if not isinstance(sampler, plain) or not isinstance(wrapped, plain):
+        return None
+    total = len(loader.dataset)  # type: ignore[arg-type]
+    order = torch.randperm(total).tolist() if shuffle else range(total)
+    init = loader.worker_init_fn
+    return DataLoader(
+        Subset(loader.dataset, list(order[:n])),
+        batch_size=loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 64,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        # Lightning's own function gives each process other seeds; the probe must be the same on all.
+        worker_init_fn=None if isinstance(init, partial) else init,
+        multiprocessing_context=loader.multiprocessing_context,
+    )
+
+
+def _gather(trainer: Trainer, pieces: list[Any], n: int) -> list[Any]:
+    """Make one probe out of what each process's loader served, interleaved as distributed samplers deal."""
+    if trainer.world_size == 1:
+        return pieces
+    shards: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(shards, pieces)
+    rows = [[row for piece in shard for row in slices(piece, 1)] for shard in shards]
+    if all(_same(rows[0], other) for other in rows[1:]):
+        return rows[0][:n]
+    longest = max(len(shard) for shard in rows)
+    return [shard[i] for i in range(longest) for shard in rows if i < len(shard)][:n]
+
+
+def _same(a: list[Any], b: list[Any]) -> bool:
+    """Whether two lists of inputs hold the same numbers."""
+    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(_leaves(a), _leaves(b), strict=True))
+
+
+def _leaves(inputs: Any) -> list[Tensor]:
+    """List the tensors in a collection."""
+    found: list[Tensor] = []
+    apply_to_collection(inputs, Tensor, found.append)
+    return found
+
+
+@contextmanager
+def _detached(combined: CombinedLoader) -> Iterator[None]:
+    """Iterate copies of the loaders, then put back the generators they draw from.
+
+    A persistent worker pool and the generators of samplers belong to the fit: used here, they would change
+    the order of its batches.
+    """
+    originals = combined.flattened
+    generators = {id(g): g for loader in originals for g in _generators(loader)}
+    states = [(g, g.get_state()) for g in generators.values()]
+    combined.flattened = [_shallow(loader) for loader in originals]
+    try:
+        yield
+    finally:
+        for generator, state in states:
+            generator.set_state(state)
+
+
+def _shallow(loader: Any) -> Any:
+    """Copy a loader, not its data; without the worker pool, which is not shared."""
+    try:
+        clone = copy.copy(loader)
+    except TypeError:
+        return loader
+    if isinstance(clone, DataLoader):
+        clone.__dict__["_iterator"] = None
+    return clone
+
+
+def _generators(loader: Any, depth: int = 3) -> Iterator[torch.Generator]:
+    """Find the torch generators that a loader and its samplers hold."""
+    for value in list(getattr(loader, "__dict__", {}).values()):
+        if isinstance(value, torch.Generator):
+            yield value
+        elif depth and hasattr(value, "__dict__") and not isinstance(value, Tensor | type):
+            yield from _generators(value, depth - 1)

@@ -1,0 +1,267 @@
+"""Compare the dimensionality of layers before and after a fit."""
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.data import extract_batch_size
+from torch import Tensor
+
+from lit_aux.callbacks._activations import Spatial, activations, measure_sizes
+from lit_aux.callbacks._layers import resolve_layers
+from lit_aux.callbacks._logging import log_scalars, prefix_of
+from lit_aux.callbacks._picture import plot
+from lit_aux.callbacks._probe import collect_probe, default_to_input
+from lit_aux.callbacks._weights import snapshot, swapped
+from lit_aux.callbacks.layer_dimensionality import LayerDimensionality
+from lit_aux.errors import ConfigurationError
+from lit_aux.functional.dimensionality import shared_dimensionality
+
+Pairing = Literal["feature", "sample"]
+
+GROUP_BYTES = 1 << 30
+"""Activations (before and after) held at a time; more layers than fit take further passes of the probe."""
+
+
+class RepresentationDimensionality(Callback):
+    """Measures, layer by layer, how many dimensions a fit uses and how many of them it found there.
+
+    At the start of every fit (``on_train_start``: after a rescale, whatever the order of callbacks) a copy
+    of the weights is kept in CPU memory. At the end, and every few epochs, a fixed probe runs through the old
+    and the new weights, and the participation ratios (PR) of both and the effective number of dimensions they
+    share (ENSD; Giaffar, Buxo & Aoi, AISTATS 2024) are compared: PR falling while ENSD stays close to it is
+    the signature of nested feature selection (Lippl & Lindsey). See
+    :func:`~lit_aux.callbacks.layer_dimensionality.verdict` for the verdicts.
+
+    Logged per layer: ``{layer}/pr_before``, ``/pr_after``, ``/ensd``, ``/pr_ratio`` and ``/ensd_ratio``,
+    after the module's ``log_prefix`` if it has one. The copy is part of checkpoints, so that a resumed run
+    compares with its true beginning. Training is bit for bit what it is without the callback. Every process
+    runs the whole probe. Weights must not be sharded.
+
+    Attributes:
+        results: One :class:`LayerDimensionality` per phase and layer, as of the end of the latest fit of each
+            phase; a fit that was skipped leaves none.
+
+    Args:
+        layers: Names or globs over ``named_modules``; by default stem, stages, pooled features and readout of
+            networks whose parts can be recognised, else the children with parameters.
+        num_samples: Inputs to take from a loader; all of a smaller one.
+        probe: The inputs themselves, a loader, or a function of the Trainer that returns inputs. By default
+            the validation set's first inputs, or training inputs drawn with a fixed seed if there is none.
+        to_input: Finds the input in a batch of a loader; by default the first element of a tuple, or all
+            inputs of ``{task: (x, y)}``.
+        every_n_epochs: Compare (and log) every so many epochs of the fit too.
+        spatial: ``"flatten"`` counts each position of a convolutional map (n, c, h, w) or each token
+            (n, tokens, width) as features of its own; ``"mean"`` averages over positions or tokens first.
+        pairing: ``"feature"`` or ``"sample"``, see :func:`lit_aux.functional.effective_shared_dimensions`.
+        center: Remove each feature's mean over the probe.
+        unbiased: Use the estimators without finite-sample bias; needs at least 4 inputs.
+        batchnorm: ``"eval"`` uses running statistics; ``"train"``, as published, those of each batch of the
+            probe, leaving the running ones untouched.
+        batch_size: Inputs per forward pass, at most.
+        nested_below: PR ratio below which a layer is called nested.
+        replaced_below: ENSD ratio below which a layer is called replaced.
+        picture: Whether to write ``dimensionality.png`` (after the phase's name) to the log directory.
+
+    Raises:
+        ConfigurationError: For bad options; before training starts for unknown layers, layers that do not
+            run, or a probe that is too small.
+    """
+
+    def __init__(
+        self,
+        layers: list[str] | None = None,
+        *,
+        num_samples: int = 1000,
+        probe: Any = None,
+        to_input: Callable[[Any], Any] | None = None,
+        every_n_epochs: int | None = None,
+        spatial: Spatial = "flatten",
+        pairing: Pairing = "feature",
+        center: bool = True,
+        unbiased: bool = False,
+        batchnorm: Literal["eval", "train"] = "eval",
+        batch_size: int = 250,
+        nested_below: float = 0.8,
+        replaced_below: float = 0.5,
+        picture: bool = True,
+    ) -> None:
+        super().__init__()
+        self._least = 4 if unbiased else 2
+        _check_least("num_samples", num_samples, self._least)
+        _check_least("batch_size", batch_size, 2)
+        _check_least("every_n_epochs", 1 if every_n_epochs is None else every_n_epochs, 1)
+        for option, threshold in {"nested_below": nested_below, "replaced_below": replaced_below}.items():
+            if not (math.isfinite(threshold) and threshold > 0):
+                raise ConfigurationError(f"{option}: {threshold} must be finite and above 0")
+        _check_choice("spatial", spatial, "flatten", "mean")
+        _check_choice("pairing", pairing, "feature", "sample")
+        _check_choice("batchnorm", batchnorm, "eval", "train")
+        if layers is not None and not layers:
+            raise ConfigurationError("layers: [] names no layer; leave it out for the default")
+        self.layers = layers
+        self.num_samples = num_samples
+        self.probe = probe
+        self.to_input = to_input or default_to_input
+        self.every_n_epochs = every_n_epochs
+        self.spatial = spatial
+        self.pairing = pairing
+        self.center = center
+        self.unbiased = unbiased
+        self.batchnorm = batchnorm
+        self.batch_size = batch_size
+        self.nested_below = nested_below
+        self.replaced_below = replaced_below
+        self.picture = picture
+        self.results: list[LayerDimensionality] = []
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop what belongs to one fit."""
+        self._before: dict[str, Tensor] | None = None
+        self._epochs = 0
+        self._pieces: list[Any] = []
+        self._sizes: dict[str, int] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the results so far and the weights at the start of this fit."""
+        return {"results": [asdict(r) for r in self.results], "before": self._before, "epochs": self._epochs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        self.results = [LayerDimensionality(**row) for row in state_dict["results"]]
+        self._before, self._epochs = state_dict["before"], state_dict["epochs"]
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Say so if the run that is resumed did not keep its first weights."""
+        if self.state_key not in checkpoint.get("callbacks", {}):
+            rank_zero_warn(
+                "The checkpoint lacks the weights before training: dimensionality is compared with its own."
+            )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Start afresh in every fit; a resume restores the state after this."""
+        if stage == "fit":
+            self._forget()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse unknown layers before anything is loaded."""
+        resolve_layers(pl_module, self.layers)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the weights, collect the probe and see that every layer runs."""
+        self._pieces = collect_probe(trainer, pl_module, self.num_samples, self.probe, self.to_input)
+        size = sum(extract_batch_size(piece) for piece in self._pieces)
+        if size < self._least:
+            option = "num_samples" if self.probe is None else "probe"
+            raise ConfigurationError(
+                f"{option}: the probe has {size} inputs; {'unbiased=True ' if self.unbiased else ''}"
+                f"needs at least {self._least}"
+            )
+        layers = resolve_layers(pl_module, self.layers)
+        self._sizes = measure_sizes(trainer, pl_module, self._pieces, layers)
+        silent = [layer for layer in layers if layer not in self._sizes]
+        if silent and (self.layers is not None or not self._sizes):
+            raise ConfigurationError(f"layers: {silent[0]!r} does not run in forward(x); choose another")
+        if self._before is None:
+            self._before = snapshot(pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare every few epochs."""
+        self._epochs += 1
+        if self.every_n_epochs is not None and self._epochs % self.every_n_epochs == 0:
+            self.compare(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare, keep the results and draw them."""
+        rows = self.compare(trainer, pl_module)
+        phase = prefix_of(pl_module).rstrip("/")
+        self.results = [row for row in self.results if row.phase != phase] + rows
+        # Every process must ask for the directory: the first one tells the others.
+        folder = trainer.log_dir or trainer.default_root_dir
+        if self.picture and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            name = f"{phase}_dimensionality.png" if phase else "dimensionality.png"
+            plot(rows, Path(os.fspath(folder)) / name.replace("/", "_"))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Free the memory."""
+        self._forget()
+
+    def compare(self, trainer: Trainer, pl_module: LightningModule) -> list[LayerDimensionality]:
+        """Measure all layers now, inside a fit; log and return one row per layer."""
+        phase = prefix_of(pl_module).rstrip("/")
+        rows = [
+            row for group in self._groups() for row in self._compare_group(trainer, pl_module, phase, group)
+        ]
+        measures = ("pr_before", "pr_after", "ensd", "pr_ratio", "ensd_ratio")
+        values = {f"{row.layer}/{key}": float(getattr(row, key)) for row in rows for key in measures}
+        log_scalars(trainer, pl_module, values)
+        return rows
+
+    def _groups(self) -> Iterator[list[str]]:
+        """Cut the layers into groups whose activations fit into memory together."""
+        n = sum(extract_batch_size(piece) for piece in self._pieces)
+        group: list[str] = []
+        used = 0
+        for layer, size in self._sizes.items():
+            if group and used + 2 * n * size > GROUP_BYTES:
+                yield group
+                group, used = [], 0
+            group.append(layer)
+            used += 2 * n * size
+        if group:
+            yield group
+
+    def _compare_group(
+        self, trainer: Trainer, module: LightningModule, phase: str, layers: list[str]
+    ) -> Iterator[LayerDimensionality]:
+        """Run the probe through both sets of weights and compare some layers."""
+
+        def run() -> dict[str, Tensor]:
+            return activations(
+                trainer,
+                module,
+                self._pieces,
+                layers,
+                batch_size=self.batch_size,
+                spatial=self.spatial,
+                batch_statistics=self.batchnorm == "train",
+            )
+
+        with swapped(module, self._before):
+            old = run()
+        new = run()
+        for layer in layers:
+            x, y = old.pop(layer), new.pop(layer)
+            measures = (math.nan, math.nan, math.nan)
+            if bool(x.isfinite().all()) and bool(y.isfinite().all()):
+                shared = shared_dimensionality(
+                    x, y, pairing=self.pairing, center=self.center, unbiased=self.unbiased
+                )
+                measures = (float(shared.pr_x), float(shared.pr_y), float(shared.ensd))
+            yield LayerDimensionality.compare(
+                phase,
+                layer,
+                *measures,
+                nested_below=self.nested_below,
+                replaced_below=self.replaced_below,
+            )
+
+
+def _check_least(option: str, number: int, bound: int) -> None:
+    """Raise for a count below its bound."""
+    if number < bound:
+        raise ConfigurationError(f"{option}: {number} is too few; use at least {bound}")
+
+
+def _check_choice(option: str, value: str, *choices: str) -> None:
+    """Raise for a value that is not one of the choices."""
+    if value not in choices:
+        raise ConfigurationError(f"{option}: {value!r} is unknown; use {' or '.join(map(repr, choices))}")

@@ -1,0 +1,205 @@
+"""Multiply weights by a factor once, before finetuning starts."""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.data import extract_batch_size
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+
+from lit_aux.callbacks._logging import log_scalars
+from lit_aux.callbacks._names import READOUTS, clean, is_readout, match
+from lit_aux.callbacks._probe import default_to_input, training_batches, transfer
+from lit_aux.errors import ConfigurationError
+from lit_aux.functional.batchnorm import reestimate_batchnorm as reestimate
+
+Preset = Literal["all", "weights", "backbone"]
+
+_AVERAGING = re.compile(r"EMA|Ema(?![a-z])|ExponentialMovingAverage|WeightAverag")
+
+
+class WeightRescaling(Callback):
+    """Multiplies parameters by ``factor`` at the start of a fit: once, in place, on every process.
+
+    Rescaling a pretrained network to smaller weights before it is finetuned moves finetuning from the lazy
+    regime towards one that reuses few of the pretrained features (Lippl & Lindsey, "Inductive biases of
+    multi-task learning and finetuning: multiple regimes of feature reuse"). It happens at ``on_fit_start``,
+    when optimizers exist and hold no state yet, and never again: not after a resume and not in a second fit.
+
+    Attributes:
+        names: The parameters that were multiplied, as in ``named_parameters``.
+        norm_before: Their joint Euclidean norm before, once applied.
+        norm_after: The same afterwards.
+
+    Args:
+        factor: What to multiply by; finite and above 0.
+        preset: ``"all"`` parameters (as published: biases and normalization too), ``"weights"`` (two or more
+            dimensions: kernels and matrices), or ``"backbone"``, everything outside the readout, which is
+            recognised by a name component ``head``, ``heads``, ``readout``, ``readouts``, ``fc`` or
+            ``classifier``.
+        include: Globs over parameter names; keeps only those of the preset that one of them matches.
+        exclude: Globs over parameter names to leave alone.
+        reestimate_batchnorm: Whether to compute the running statistics of batch normalization anew
+            afterwards, on the fit's training data: those of before belong to the larger weights.
+        batchnorm_samples: About how many training samples, over all processes, to use for that.
+        to_input: Finds the network's input in a training batch, for the same purpose; by default the first
+            element of a tuple, or all inputs of ``{task: (x, y)}``.
+
+    Raises:
+        ConfigurationError: For a bad factor or preset; at the start of a fit for a pattern that matches no
+            parameter, when nothing is chosen, next to a callback that averages weights (its average would
+            undo the rescale), or on resuming a run that was started without, or with another, rescaling.
+    """
+
+    def __init__(
+        self,
+        factor: float,
+        *,
+        preset: Preset = "all",
+        include: list[str] | None = None,
+        exclude: list[str] | None = None,
+        reestimate_batchnorm: bool = False,
+        batchnorm_samples: int = 1000,
+        to_input: Callable[[Any], Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not (math.isfinite(factor) and factor > 0):
+            raise ConfigurationError(
+                f"factor: {factor} cannot rescale weights; it must be finite and above 0"
+            )
+        if preset not in ("all", "weights", "backbone"):
+            raise ConfigurationError(f"preset: {preset!r} is unknown; use 'all', 'weights' or 'backbone'")
+        if batchnorm_samples < 1:
+            raise ConfigurationError(f"batchnorm_samples: {batchnorm_samples} is too few; use at least 1")
+        self.factor = float(factor)
+        self.preset = preset
+        self.include = include
+        self.exclude = exclude
+        self.reestimate_batchnorm = reestimate_batchnorm
+        self.batchnorm_samples = batchnorm_samples
+        self.to_input = to_input or default_to_input
+        self.names: list[str] = []
+        self.norm_before: float | None = None
+        self.norm_after: float | None = None
+        self._applied = False
+
+    @property
+    def state_key(self) -> str:
+        """Tell callbacks for different parameters apart; a changed factor does not make another one."""
+        return self._generate_state_key(preset=self.preset, include=self.include, exclude=self.exclude)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return whether the rescale has happened, and the norms."""
+        return {"applied": self._applied, "norm_before": self.norm_before, "norm_after": self.norm_after}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave; Lightning does so before ``on_fit_start``."""
+        self._applied = bool(state_dict["applied"])
+        self.norm_before, self.norm_after = state_dict.get("norm_before"), state_dict.get("norm_after")
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuse to go on with a run that was not rescaled as asked here."""
+        saved = [str(key) for key in checkpoint.get("callbacks", {})]
+        if self.state_key not in saved:
+            was = [key for key in saved if key.startswith(type(self).__qualname__)]
+            how = f"with {', '.join(was)}" if was else "without rescaling"
+            raise ConfigurationError(
+                f"ckpt_path: this run was started {how} and would be rescaled midway ({self.state_key}); "
+                "resume it as it was, or load only the weights and start a new fit"
+            )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Rescale, unless that was done before."""
+        self._refuse_averaging(trainer)
+        chosen = self.select(pl_module)
+        # Strategies that load the checkpoint only after this hook bring back weights that were rescaled.
+        late = trainer.strategy.restore_checkpoint_after_setup and trainer.ckpt_path is not None
+        if self._applied or late:
+            return
+        self.names = list(chosen)
+        self.norm_before = _norm(chosen)
+        with torch.no_grad():
+            for parameter in chosen.values():
+                parameter.mul_(self.factor)
+        self.norm_after = _norm(chosen)
+        self._applied = True
+        if self.reestimate_batchnorm:
+            self._reestimate(trainer, pl_module)
+        log_scalars(
+            trainer,
+            pl_module,
+            {
+                "rescale/factor": self.factor,
+                "rescale/norm_before": self.norm_before,
+                "rescale/norm_after": self.norm_after,
+            },
+        )
+
+    def select(self, module: nn.Module) -> dict[str, nn.Parameter]:
+        """Return the parameters that would be multiplied, by name; tied ones once.
+
+        A tied parameter counts as included by any of its names and as excluded by any of them.
+        """
+        named = {clean(n): p for n, p in module.named_parameters(remove_duplicate=False)}
+        names = list(named) if self.include is None else match("include", self.include, named)
+        dropped = set() if self.exclude is None else set(match("exclude", self.exclude, named))
+        if self.preset == "backbone":
+            readout = {name for name in named if is_readout(name)}
+            if not readout:
+                raise ConfigurationError(
+                    f"preset: 'backbone' finds no readout ({', '.join(sorted(READOUTS))}) "
+                    f"in {type(module).__name__}; name it with exclude"
+                )
+            dropped |= readout
+        ids = {id(named[name]) for name in dropped}
+        chosen: dict[int, tuple[str, nn.Parameter]] = {}
+        for name in names:
+            parameter = named[name]
+            if id(parameter) not in ids and (self.preset != "weights" or parameter.ndim >= 2):
+                chosen.setdefault(id(parameter), (name, parameter))
+        if not chosen:
+            raise ConfigurationError(
+                f"preset, include, exclude: {self.preset!r}, {self.include}, {self.exclude} leave no "
+                f"parameter of {type(module).__name__} to rescale"
+            )
+        return dict(chosen.values())
+
+    @staticmethod
+    def _refuse_averaging(trainer: Trainer) -> None:
+        """Raise if another callback keeps an average of the weights."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if any(_AVERAGING.search(base.__name__) for base in type(callback).__mro__):
+                raise ConfigurationError(
+                    f"factor: {type(callback).__name__} averages weights and would undo the rescale; "
+                    "remove it from callbacks, or rescale the weights yourself before the fit"
+                )
+
+    def _reestimate(self, trainer: Trainer, module: LightningModule) -> None:
+        """Compute the statistics of batch normalization anew on this fit's training data."""
+
+        def forward(batch: Any) -> int:
+            inputs = self.to_input(transfer(trainer, module, batch))
+            with trainer.precision_plugin.forward_context():
+                module(inputs)
+            return extract_batch_size(inputs)
+
+        def total(sums: Tensor) -> Tensor:
+            reduced = trainer.strategy.reduce(sums.to(trainer.strategy.root_device), reduce_op="sum")
+            return torch.as_tensor(reduced).to(sums.device)
+
+        batches = training_batches(trainer)
+        share = -(-self.batchnorm_samples // trainer.world_size)
+        with isolate_rng(), torch.compiler.set_stance("force_eager"):
+            reestimate(module, batches, forward, max_samples=share, reduce=total)
+            batches.close()
+
+
+def _norm(parameters: dict[str, nn.Parameter]) -> float:
+    """Joint Euclidean norm in float64."""
+    return math.sqrt(sum(float(p.detach().cpu().double().square().sum()) for p in parameters.values()))

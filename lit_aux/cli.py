@@ -1,0 +1,83 @@
+"""The command line: ``lit-aux fit | validate | test | predict | export``."""
+
+import os
+import sys
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+import lit_aux.data
+import lit_aux.modules  # noqa: F401 - so that their classes can be named without a path
+from lit_aux.errors import ConfigurationError, NonFiniteLossError
+from lit_aux.phases import PhaseTrainer
+
+
+class AuxiliaryCLI(LightningCLI):
+    """LightningCLI that takes the tasks from the data and reports after fit."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Link what must agree."""
+        parser.link_arguments("data", "model.init_args.tasks", compute_fn=_tasks, apply_on="instantiate")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return Lightning's subcommands and ``export``."""
+        return {**LightningCLI.subcommands(), "export": {"model", "datamodule"}}
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the command line in charge: a checkpoint's hyperparameters must not override it."""
+
+    def after_fit(self) -> None:
+        """Print and draw what came out."""
+        from lit_aux.reporting import report
+
+        if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
+            report(self.trainer)
+
+
+def _tasks(data: Any) -> dict[str, int] | None:
+    """Return each task's number of classes as the data module knows it."""
+    found: dict[str, int] | None = getattr(data, "num_classes", None)
+    return found
+
+
+def main(args: ArgsType = None) -> int:
+    """Run the command line.
+
+    Args:
+        args: Arguments in place of ``sys.argv``.
+
+    Returns:
+        The exit code: 0 when all went well, 1 when training failed, 2 for a wrong option.
+    """
+    if os.environ.get("LIT_AUX_DEBUG"):
+        _run(args)
+        return 0
+    try:
+        _run(args)
+    except NonFiniteLossError as error:
+        return _complain(error, 1)
+    except (ConfigurationError, MisconfigurationException) as error:
+        return _complain(error, 2)
+    return 0
+
+
+def _run(args: ArgsType) -> None:
+    AuxiliaryCLI(
+        trainer_class=PhaseTrainer,
+        args=args,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        parser_kwargs={"parser_mode": "omegaconf+"},
+    )
+
+
+def _complain(error: Exception, code: int) -> int:
+    line = " ".join(str(error).split())
+    print(f"lit-aux: error: {line}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

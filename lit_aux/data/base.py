@@ -1,0 +1,302 @@
+"""What all image data modules have in common."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from math import inf
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor, nn
+
+from lit_aux.data.counts import at_least, check_classes_covered, resolve_counts, resolve_seed, split_sizes
+from lit_aux.data.multi_task_loader import ORDERS, MultiTaskLoader, Order
+from lit_aux.data.order import derive_seed
+from lit_aux.data.samples import Images, Samples
+from lit_aux.data.split import Split, split_apart, split_pool
+from lit_aux.data.tasks import assign_classes
+from lit_aux.data.view import View, check_normalization, resolve_view
+from lit_aux.errors import ConfigurationError, unknown_name
+
+
+class TaskDataModule(LightningDataModule, ABC):
+    """Images divided into classification tasks.
+
+    A batch is ``{task: (x, y)}`` with x float32 (B, C, H, W), normalized, and y int64 (B,), the class's
+    number within its task. Images are held in memory as uint8, on the GPU where the trainer has one, and a
+    batch is an index look-up. Everything that is drawn depends on the seed alone, and each task's draw on
+    that task alone.
+
+    Subclasses name the classes and load the images.
+
+    Args:
+        classes: For each task its number of classes, or a list of class indices or names.
+            Listed classes are taken as they are, the others are permuted by the seed.
+        n_main: Training images of the task ``main``; all of them by default.
+        n_aux: Training images of the task ``aux``; all of them by default.
+        n: Training images of any task, by name. More images of the same seed include the fewer.
+        n_val: Validation images of each task, taken from the training pool after the training images were.
+            By default what is left, 1000 at most, and so none where a task trains on everything; 0 for none.
+        n_test: Test images of each task at most; all by default.
+        batch_size: Training images of a task per step and process.
+        eval_batch_size: The same in validation, test and prediction.
+        seed: Of the classes, the draws and the order of batches; by default that of ``seed_everything``, else
+            0.
+        balanced: Draw classes in turn, so that few images still hold every class; false draws uniformly, as
+            in the published experiments.
+        size: Height and width to which images are resized once, when they are loaded. By default the
+            network's own where it is pretrained, else that of the data.
+        channels: Input channels of the network; gray images are repeated. By default a pretrained network's
+            own, else 3.
+        mean: Subtracted from pixels between 0 and 1; by default the network's own where it is pretrained,
+            else .5.
+        std: By which they are divided; likewise.
+        augment: Applied to uint8 training batches, for instance ``lit_aux.data.RandomCropFlip``.
+
+    Raises:
+        ConfigurationError: For options that cannot be satisfied: here where no data are needed to know it,
+            else in ``setup``.
+    """
+
+    default_size: int | None = None
+    """Size for networks that are not pretrained; ``None`` for the images' own."""
+
+    def __init__(
+        self,
+        classes: Mapping[str, int | list[int | str]] = {"main": 2, "aux": 8},
+        n_main: int | None = None,
+        n_aux: int | None = None,
+        n: Mapping[str, int] | None = None,
+        n_val: int | None = None,
+        n_test: int | None = None,
+        batch_size: int = 128,
+        eval_batch_size: int = 512,
+        seed: int | None = None,
+        balanced: bool = True,
+        size: int | None = None,
+        channels: int | None = None,
+        mean: float | list[float] | None = None,
+        std: float | list[float] | None = None,
+        augment: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        at_least("--data.n_val", n_val, 0)
+        for option, value in (
+            ("n_test", n_test),
+            ("batch_size", batch_size),
+            ("eval_batch_size", eval_batch_size),
+        ):
+            at_least(f"--data.{option}", value, 1)
+        at_least("--data.size", size, 1)
+        if channels not in (None, 1, 3):
+            raise ConfigurationError(f"--data.channels {channels}: must be 1 or 3")
+        check_normalization("--data.mean", mean, -inf)
+        check_normalization("--data.std", std, 0)
+        self.seed = resolve_seed(seed)
+        self.task_classes = assign_classes(classes, self.class_names, self.seed)
+        self.n = resolve_counts(list(self.task_classes), n_main, n_aux, n)
+        self.n_val, self.n_test, self.balanced = n_val, n_test, balanced
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.size, self.channels, self.mean, self.std, self.augment = size, channels, mean, std, augment
+        for task, count in self.n.items():
+            check_classes_covered(task, count, len(self.task_classes[task]), balanced)
+            if (pool := self.pool_counts()) is not None:
+                available = sum(pool[index] for index in self.task_classes[task])
+                split_sizes(task, count, 0 if self.has_own_validation else n_val, available)
+        # a process without test images still takes part in the evaluation
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self._phase: tuple[list[str], Order, int] = (list(self.task_classes), "interleaved", 0)
+        self._sets: dict[str, dict[str, Samples]] = {}
+        self._view: View | None = None
+
+    # What subclasses say
+
+    @property
+    @abstractmethod
+    def class_names(self) -> list[str]:
+        """The name of every class, by index; known before any image is loaded."""
+
+    @abstractmethod
+    def load_pool(self) -> tuple[Images, Tensor]:
+        """Return the images that may train or validate, uint8 (N, C, H, W), and their classes, int64 (N,)."""
+
+    @abstractmethod
+    def load_test(self) -> tuple[Images, Tensor]:
+        """Return the test images and their classes."""
+
+    def load_val(self) -> tuple[Images, Tensor]:
+        """Return validation images and their classes, where ``has_own_validation`` is true."""
+        raise NotImplementedError
+
+    @property
+    def has_own_validation(self) -> bool:
+        """Whether validation images are a set of their own instead of a part of the pool."""
+        return False
+
+    def pool_counts(self) -> list[int] | None:
+        """Return the number of pool images of every class, where it is known without loading them."""
+        return None
+
+    # What there is
+
+    @property
+    def num_classes(self) -> dict[str, int]:
+        """Number of classes of each task; known before any image is loaded."""
+        return {task: len(classes) for task, classes in self.task_classes.items()}
+
+    @property
+    def tasks(self) -> list[str]:
+        """All tasks, in the order of ``classes``."""
+        return list(self.task_classes)
+
+    @property
+    def view(self) -> View:
+        """Size, channels and normalization, after ``setup``."""
+        if self._view is None:
+            self._view = self._resolve_view()
+        return self._view
+
+    def samples(self, split: str, task: str) -> Samples:
+        """Return the images and local labels of ``task`` in ``split``: ``train``, ``val`` or ``test``."""
+        if task not in self.task_classes:
+            raise unknown_name("task", task, self.task_classes)
+        if split not in self._sets:
+            self.setup("test" if split == "test" else "fit")
+        return self._sets[split][task]
+
+    def train_size(self, task: str) -> int:
+        """Return the number of training images of a task, over all processes."""
+        return len(self.samples("train", task))
+
+    def batches_per_epoch(self, task: str) -> int:
+        """Return the number of training batches in one pass over a task, on this process."""
+        return len(self._loader("train", [task]))
+
+    def fingerprint(self, tasks: Sequence[str], order: Order = "interleaved") -> str:
+        """Return a hash of all that training on ``tasks`` depends on: images, labels, normalization, batches.
+
+        Other tasks, and how many images they have, do not matter.
+        """
+        parts = [(task, self.samples("train", task).digest()) for task in tasks]
+        order = order if len(tasks) > 1 else "interleaved"
+        settings = (self.view, self.batch_size, self.seed, order, self._world, _options_of(self.augment))
+        return blake2b(repr((parts, settings)).encode(), digest_size=16).hexdigest()
+
+    # Lightning's hooks
+
+    def set_phase(
+        self, tasks: Sequence[str] | None = None, order: Order = "interleaved", first_epoch: int = 0
+    ) -> None:
+        """Say which tasks the next loaders hold.
+
+        Args:
+            tasks: Their names; ``None`` for all.
+            order: Of the training batches of several tasks, see ``MultiTaskLoader``.
+            first_epoch: The trainer's epoch at which the phase begins, so that its batches do not depend on
+                how long earlier phases took.
+
+        Raises:
+            ConfigurationError: For no task, an unknown task or an unknown order.
+        """
+        names = self.tasks if tasks is None else list(tasks)
+        for name in names:
+            if name not in self.task_classes:
+                raise unknown_name("tasks", name, self.task_classes)
+        if not names:
+            raise ConfigurationError("tasks []: a phase needs at least one task")
+        if order not in ORDERS:
+            raise unknown_name("order", order, ORDERS)
+        self._phase = (names, order, first_epoch)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load, draw and resize the images of a stage, once; again only if the network wants another size."""
+        view = self._resolve_view()
+        if self._view is not None and (view.size, view.channels) != (self._view.size, self._view.channels):
+            self._sets.clear()
+        self._view = view
+        if stage in ("fit", "validate", None) and "train" not in self._sets:
+            apart = self.has_own_validation
+            train, val = split_pool(
+                self.load_pool(),
+                self.task_classes,
+                self.n,
+                0 if apart else self.n_val,
+                view,
+                seed=self.seed,
+                balanced=self.balanced,
+            )
+            self._sets.update(
+                train=train, val=self._apart("val", self.load_val(), self.n_val) if apart else val
+            )
+        if stage in ("test", "predict", None) and "test" not in self._sets:
+            self._sets["test"] = self._apart("test", self.load_test(), self.n_test)
+
+    def train_dataloader(self) -> MultiTaskLoader:
+        """Return a loader of the phase's training images; a new one with every call."""
+        return self._loader("train", self._phase[0])
+
+    def val_dataloader(self) -> MultiTaskLoader | list[Any]:
+        """Return a loader of the phase's validation images, or an empty list where there are none."""
+        tasks = [task for task in self._phase[0] if len(self.samples("val", task))]
+        return self._loader("val", tasks) if tasks else []
+
+    def test_dataloader(self) -> MultiTaskLoader:
+        """Return a loader of the phase's test images."""
+        return self._loader("test", self._phase[0])
+
+    def predict_dataloader(self) -> MultiTaskLoader:
+        """Return a loader of the phase's test images."""
+        return self._loader("test", self._phase[0])
+
+    # Beneath
+
+    @property
+    def _world(self) -> int:
+        return self.trainer.world_size if self.trainer is not None else 1
+
+    def _resolve_view(self) -> View:
+        module = getattr(self.trainer, "lightning_module", None)
+        return resolve_view(
+            getattr(module, "data_config", None),
+            size=self.size,
+            channels=self.channels,
+            mean=self.mean,
+            std=self.std,
+            default_size=self.default_size,
+        )
+
+    def _apart(self, purpose: str, data: tuple[Images, Tensor], n: int | None) -> Split:
+        return split_apart(data, self.task_classes, n, self.view, seed=self.seed, purpose=purpose)
+
+    def _loader(self, split: str, tasks: Sequence[str]) -> MultiTaskLoader:
+        training, trainer = split == "train", self.trainer
+        device = trainer.strategy.root_device if trainer is not None else torch.device("cpu")
+        transform = self.view.transform(self.augment if training else None)
+        loaders = {}
+        for task in tasks:
+            samples = self._sets[split][task] = self.samples(split, task).to(device)
+            loaders[task] = samples.loader(
+                transform,
+                batch_size=self.batch_size if training else self.eval_batch_size,
+                training=training,
+                shuffle=training and not getattr(trainer, "overfit_batches", 0) > 0,
+                seed=derive_seed(self.seed, "order", task),
+                rank=trainer.global_rank if trainer is not None else 0,
+                world_size=self._world,
+            )
+        _, order, first_epoch = self._phase
+        return MultiTaskLoader(loaders, order, first_epoch=first_epoch, **self._worker_options(device))
+
+    def _worker_options(self, device: torch.device) -> dict[str, Any]:
+        """Options of ``MultiTaskLoader`` for images that workers read."""
+        return {}
+
+
+def _options_of(module: nn.Module | None) -> list[str]:
+    """Describe a module by its public attributes, which its ``repr`` may leave out."""
+    described = []
+    for part in () if module is None else module.modules():
+        options = {key: value for key, value in vars(part).items() if key[0] != "_" and key != "training"}
+        described.append(f"{type(part).__name__} {sorted(options.items(), key=str)}")
+    return described

@@ -1,0 +1,105 @@
+"""Fashion-MNIST."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lit_aux.data.base import TaskDataModule
+from lit_aux.data.fetch import fetch
+from lit_aux.data.idx import read_idx
+from lit_aux.errors import ConfigurationError
+
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+
+
+class FashionMNISTDataModule(TaskDataModule):
+    """70,000 gray images of clothing, 28 x 28 pixels, in ten classes (Xiao et al., 2017, arXiv:1708.07747).
+
+    The four files are looked for in ``root/FashionMNIST/raw`` (torchvision's place), in ``root`` itself and
+    where Debian's package ``dataset-fashion-mnist`` installs them; compressed or not. 6,000 images of each
+    class are the pool, 1,000 are test images.
+
+    Args:
+        root: Folder of the data.
+        download: Fetch the data into ``root`` through torchvision if they are in none of these places.
+        **kwargs: See :class:`TaskDataModule`.
+
+    Raises:
+        ConfigurationError: In ``prepare_data`` if there are no data, in ``setup`` if they are damaged.
+    """
+
+    def __init__(self, root: str = "data", download: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.root, self.download = root, download
+
+    @property
+    def class_names(self) -> list[str]:
+        """The kinds of clothing, as torchvision calls them."""
+        return [
+            "T-shirt/top",
+            "Trouser",
+            "Pullover",
+            "Dress",
+            "Coat",
+            "Sandal",
+            "Shirt",
+            "Sneaker",
+            "Bag",
+            "Ankle boot",
+        ]
+
+    def pool_counts(self) -> list[int]:
+        """Return the number of pool images of every class."""
+        return [6000] * 10
+
+    def folders(self) -> list[Path]:
+        """Return the folders that are looked into, in order."""
+        root = Path(self.root).expanduser()
+        return [root / "FashionMNIST" / "raw", root, DEBIAN_FOLDER]
+
+    def prepare_data(self) -> None:
+        """Fetch the data if they were asked for and are missing, and make sure that all files are there."""
+        if self.download and self._find("train") is None:
+            from torchvision.datasets import FashionMNIST
+
+            fetch("Fashion-MNIST", lambda: FashionMNIST(self.root, download=True))
+        for part in ("train", "t10k"):
+            self._files(part)
+
+    def load_pool(self) -> tuple[Tensor, Tensor]:
+        """Return the 60,000 training images."""
+        return self._load("train")
+
+    def load_test(self) -> tuple[Tensor, Tensor]:
+        """Return the 10,000 test images."""
+        return self._load("t10k")
+
+    def _find(self, part: str) -> tuple[Path, Path] | None:
+        """Look for images and labels; both must lie in one folder."""
+        for folder in self.folders():
+            for suffix in ("", ".gz"):
+                images = folder / f"{part}-images-idx3-ubyte{suffix}"
+                labels = folder / f"{part}-labels-idx1-ubyte{suffix}"
+                if images.is_file() and labels.is_file():
+                    return images, labels
+        return None
+
+    def _files(self, part: str) -> tuple[Path, Path]:
+        found = self._find(part)
+        if found is None:
+            places = ", ".join(str(folder.absolute()) for folder in self.folders())
+            raise ConfigurationError(
+                f"--data.root {self.root}: no Fashion-MNIST ({part}) in {places}; "
+                "set --data.download true, or run: apt-get install dataset-fashion-mnist"
+            )
+        return found
+
+    def _load(self, part: str) -> tuple[Tensor, Tensor]:
+        images_file, labels_file = self._files(part)
+        images, labels = read_idx(images_file, 3), read_idx(labels_file, 1).long()
+        if len(images) != len(labels) or int(labels.max()) > 9:
+            raise ConfigurationError(
+                f"--data.root: {images_file} and {labels_file} do not belong together; fetch them again"
+            )
+        return images.unsqueeze(1), labels

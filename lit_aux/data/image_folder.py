@@ -1,0 +1,187 @@
+"""Folders of images, one per class."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_aux.data.base import TaskDataModule
+from lit_aux.data.counts import at_least, resolve_seed
+from lit_aux.data.files import ImageFiles
+from lit_aux.data.order import generator_for
+from lit_aux.data.samples import Images
+from lit_aux.data.tasks import Classes
+from lit_aux.errors import ConfigurationError
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+_Listing = tuple[list[str], list[int]]
+
+
+class ImageFolderDataModule(TaskDataModule):
+    """A user's own images, in one folder per class.
+
+    ``root`` holds either class folders, of which a fifth of the images of each class is set aside for testing
+    (drawn by the seed), or folders ``train``, ``val`` and ``test`` of class folders. Without ``test`` the
+    images in ``val`` are test images; without ``val``, or if it serves as that, validation images come from
+    the training pool.
+
+    Images are resized and cropped at the centre to the network's input size (224 if it is not pretrained).
+    They are read once and kept in memory if they need no more than a quarter of what is free, else by
+    workers, each time they are needed.
+
+    Args:
+        root: The folder.
+        classes: See :class:`TaskDataModule`; by default every class belongs to one task, ``main``.
+        in_memory: Keep images in memory; by default where they fit.
+        num_workers: Processes that read images that are not kept in memory; 0 reads them in the main process.
+        test_fraction: Part of each class that is set aside for testing where there is neither ``test`` nor
+            ``val``.
+        **kwargs: See :class:`TaskDataModule`.
+
+    Raises:
+        ConfigurationError: For a missing or empty folder, and in ``setup`` or training for an image that
+            cannot be read, with its name.
+    """
+
+    default_size = 224
+
+    def __init__(
+        self,
+        root: str,
+        classes: Classes | None = None,
+        in_memory: bool | None = None,
+        num_workers: int = 2,
+        test_fraction: float = 0.2,
+        **kwargs: Any,
+    ) -> None:
+        at_least("--data.num_workers", num_workers, 0)
+        if not 0 < test_fraction < 1:
+            raise ConfigurationError(f"--data.test_fraction {test_fraction}: must lie between 0 and 1")
+        self.root, self.in_memory, self.num_workers = root, in_memory, num_workers
+        self.test_fraction = test_fraction
+        folder = Path(root).expanduser()
+        self._parts = {part: folder / part for part in ("train", "val", "test") if (folder / part).is_dir()}
+        if "train" not in self._parts:
+            self._parts = {"train": folder}
+        self._names = _class_folders(self._parts["train"])
+        self._listings = {part: _list_images(path, self._names) for part, path in self._parts.items()}
+        if len(self._parts) == 1:
+            self._set_aside(resolve_seed(kwargs.get("seed")))
+        elif "test" not in self._parts:
+            self._listings["test"] = self._listings.pop("val")
+        super().__init__(classes={"main": list(self._names)} if classes is None else classes, **kwargs)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the class folders, sorted."""
+        return self._names
+
+    def pool_counts(self) -> list[int]:
+        """Return the number of training images of every class."""
+        return torch.bincount(torch.tensor(self._listings["train"][1]), minlength=len(self._names)).tolist()
+
+    @property
+    def has_own_validation(self) -> bool:
+        """Whether there is a folder of validation images beside one of test images."""
+        return "val" in self._listings
+
+    def load_pool(self) -> tuple[Images, Tensor]:
+        """Return the training images, not yet read."""
+        return self._part("train")
+
+    def load_val(self) -> tuple[Images, Tensor]:
+        """Return the images in ``val``, not yet read."""
+        return self._part("val")
+
+    def load_test(self) -> tuple[Images, Tensor]:
+        """Return the test images, not yet read."""
+        return self._part("test")
+
+    def setup(self, stage: str | None = None) -> None:
+        """Draw the images of a stage and read them if they are to be kept in memory."""
+        super().setup(stage)
+        waiting = [
+            samples
+            for tasks in self._sets.values()
+            for samples in tasks.values()
+            if isinstance(samples.images, ImageFiles)
+        ]
+        height, width = self.view.size or (0, 0)
+        needed = sum(len(samples) for samples in waiting) * self.view.channels * height * width
+        processes = getattr(self.trainer, "num_devices", 1)
+        keep = needed * processes <= free_memory() / 4 if self.in_memory is None else self.in_memory
+        for samples in waiting if keep else ():
+            assert isinstance(samples.images, ImageFiles)
+            samples.images = samples.images.read(threads=min(8, os.cpu_count() or 1))
+
+    def _part(self, part: str) -> tuple[Images, Tensor]:
+        paths, labels = self._listings[part]
+        return ImageFiles(tuple(paths), self.view), torch.tensor(labels)
+
+    def _worker_options(self, device: torch.device) -> dict[str, Any]:
+        in_files = any(
+            isinstance(s.images, ImageFiles) for tasks in self._sets.values() for s in tasks.values()
+        )
+        return {"num_workers": self.num_workers, "pin_memory": device.type == "cuda"} if in_files else {}
+
+    def _set_aside(self, seed: int) -> None:
+        """Move a part of every class from the training to the test images."""
+        paths, labels = self._listings["train"]
+        classes = torch.tensor(labels)
+        chosen = torch.zeros(len(labels), dtype=torch.bool)
+        for index, name in enumerate(self._names):
+            mine = (classes == index).nonzero().flatten()
+            if len(mine) < 2:
+                raise ConfigurationError(
+                    f"--data.root {self.root}: class {name!r} has {len(mine)} image; give it one to train on "
+                    "and one to test on"
+                )
+            count = min(len(mine) - 1, max(1, round(self.test_fraction * len(mine))))
+            order = torch.randperm(len(mine), generator=generator_for(seed, "test fraction", name))
+            chosen[mine[order[:count]]] = True
+        for part, mask in (("train", ~chosen), ("test", chosen)):
+            numbers = mask.nonzero().flatten().tolist()
+            self._listings[part] = [paths[i] for i in numbers], [labels[i] for i in numbers]
+
+
+def _class_folders(folder: Path) -> list[str]:
+    """Return the names of the class folders, sorted."""
+    if not folder.is_dir():
+        raise ConfigurationError(f"--data.root {folder}: there is no such folder")
+    names = sorted(
+        entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+    )
+    if not names:
+        raise ConfigurationError(
+            f"--data.root {folder}: it has no class folders; images belong in one folder per class"
+        )
+    return names
+
+
+def _list_images(folder: Path, names: list[str]) -> _Listing:
+    """Return paths and classes of all images, in a fixed order."""
+    paths: list[str] = []
+    labels: list[int] = []
+    for name in _class_folders(folder):
+        if name not in names:
+            raise ConfigurationError(f"--data.root: {folder / name} is of a class without training images")
+        files = sorted(str(file) for file in (folder / name).rglob("*") if file.suffix.lower() in SUFFIXES)
+        if not files:
+            raise ConfigurationError(f"--data.root: {folder / name} holds no images ({', '.join(SUFFIXES)})")
+        paths += files
+        labels += [names.index(name)] * len(files)
+    return paths, labels
+
+
+def free_memory() -> int:
+    """Return the bytes of main memory that are free; 4 GiB where the system does not say."""
+    try:
+        with open("/proc/meminfo") as file:
+            entries: Mapping[str, str] = dict(line.split(":", 1) for line in file)
+        return int(entries["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return 4 * 1024**3

@@ -1,0 +1,171 @@
+"""Participation ratio and effective number of shared dimensions of neural representations."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.functional import _estimators
+from lit_aux.functional._gram import Matrices, matrices, products
+
+Pairing = Literal["feature", "sample"]
+"""Whether two networks are matched neuron by neuron, or only through the samples both saw."""
+
+
+class SharedDimensionality(NamedTuple):
+    """Dimensionality of two representations and of what they share; 0-dim float64 tensors."""
+
+    pr_x: Tensor
+    pr_y: Tensor
+    ensd: Tensor
+
+
+@torch.no_grad()
+def participation_ratio(x: Tensor, *, center: bool = True, unbiased: bool = False) -> Tensor:
+    r"""Compute the participation ratio :math:`(\mathrm{tr}\,C)^2 / \mathrm{tr}\,C^2` of activations.
+
+    C is the covariance of the features, or their second moment if not ``center``. The value lies between 1
+    and the rank; it is the number of dimensions over which the variance is spread (Gao et al., 2017). From n
+    samples it is biased low unless n is much larger than it; ``unbiased`` replaces both traces by unbiased
+    estimates, the "row" estimator of Chun et al. (ICLR 2026, arXiv:2509.26560), for a fixed network and
+    sampled inputs.
+
+    Everything is computed in float64, from the n x n Gram matrix where there are more features than samples.
+    No gradient is recorded.
+
+    Args:
+        x: Activations, (n, D) or (n, ...), which is flattened; any real dtype.
+        center: Subtract the mean over the samples; False is the convention of some published figures.
+        unbiased: Correct for the finite number of samples; needs n >= 4, and is always of the centred
+            quantities, whatever ``center`` says.
+
+    Returns:
+        A 0-dim float64 tensor on the device of ``x``; NaN, with a warning, where ``x`` does not vary or the
+        unbiased estimate of :math:`\mathrm{tr}\,C^2` is not positive.
+
+    Raises:
+        ConfigurationError: If there are too few samples or a value is not finite.
+    """
+    x = _prepare("x", x, unbiased)
+    return _evaluate(x, x, pairing="sample", center=center, unbiased=unbiased).pr_x
+
+
+@torch.no_grad()
+def effective_shared_dimensions(
+    x: Tensor, y: Tensor, *, pairing: Pairing = "feature", center: bool = True, unbiased: bool = False
+) -> Tensor:
+    r"""Compute the effective number of shared dimensions of two sets of activations of the same samples.
+
+    :math:`\mathrm{tr}(C_x C_y)\,\mathrm{tr}C_x\,\mathrm{tr}C_y / (\mathrm{tr}C_x^2\,\mathrm{tr}C_y^2)`
+    (Giaffar, Buxo and Aoi, AISTATS 2024). It is symmetric, free of scale, equals the participation ratio for
+    ``x = y``, and is at most the geometric mean of the two participation ratios.
+
+    Args:
+        x: Activations, (n, Dx) or (n, ...), which is flattened; any real dtype.
+        y: Activations of the same n samples, (n, Dy) or (n, ...).
+        pairing: ``"feature"`` takes C over features (D x D), which needs the same neurons in both: a network
+            before and after finetuning. ``"sample"`` takes it over samples (n x n), which does not change
+            when either feature space is rotated, so it also compares different architectures.
+        center: Subtract the mean over the samples.
+        unbiased: Correct for the finite number of samples; needs n >= 4, and is always of the centred
+            quantities, whatever ``center`` says. Without it the feature pairing is biased low, and the sample
+            pairing of unrelated representations is biased high.
+
+    Returns:
+        A 0-dim float64 tensor on the device of ``x``; NaN with a warning as in `participation_ratio`.
+
+    Raises:
+        ConfigurationError: If the numbers of samples differ (or of features, with ``pairing="feature"``),
+            the pairing is unknown, there are too few samples, or a value is not finite.
+    """
+    return shared_dimensionality(x, y, pairing=pairing, center=center, unbiased=unbiased).ensd
+
+
+@torch.no_grad()
+def shared_dimensionality(
+    x: Tensor, y: Tensor, *, pairing: Pairing = "feature", center: bool = True, unbiased: bool = False
+) -> SharedDimensionality:
+    """Compute the participation ratio of ``x`` and of ``y`` and what they share, from one set of matrices.
+
+    Arguments, errors and NaN are those of `effective_shared_dimensions`.
+    """
+    check_pairing(pairing)
+    x, y = _prepare("x", x, unbiased), _prepare("y", y, unbiased)
+    if x.shape[0] != y.shape[0]:
+        raise ConfigurationError(
+            f"y: {y.shape[0]} samples, but x has {x.shape[0]}; both must be of the same inputs"
+        )
+    if pairing == "feature" and x.shape[1] != y.shape[1]:
+        raise ConfigurationError(
+            f"pairing: 'feature' needs the same features, got {x.shape[1]} and {y.shape[1]}; use 'sample'"
+        )
+    return _evaluate(x, y, pairing=pairing, center=center, unbiased=unbiased)
+
+
+@torch.no_grad()
+def shared_dimensionality_from_moments(
+    samples: int,
+    means: Sequence[Tensor],
+    seconds: Mapping[tuple[int, int], Tensor],
+    *,
+    pairing: Pairing,
+    center: bool,
+) -> SharedDimensionality:
+    """Compute the naive measures from moments that were accumulated elsewhere.
+
+    Args:
+        samples: The number of samples.
+        means: Per-feature means of X, or of X and Y; float64.
+        seconds: Sums over samples of products of centred features: (0, 0) for X, (1, 1) for Y, and (0, 1)
+            between them for the sample pairing. With X alone, Y is X.
+        pairing: As in `effective_shared_dimensions`.
+        center: False adds the means back.
+    """
+    whole = {
+        (i, j): second if center else torch.addr(second, means[i], means[j], alpha=samples)
+        for (i, j), second in seconds.items()
+    }
+    first, empty = whole[0, 0], means[0].new_zeros(0)
+    second, mixed = whole.get((1, 1), first), whole.get((0, 1), empty.view(0, 0))
+    x_square, y_square = (samples * mean.square().sum() * center for mean in (means[0], means[-1]))
+    found = Matrices(False, samples, first, second, mixed, empty, empty, empty, x_square, y_square)
+    return SharedDimensionality(*_estimators.naive(products(found), feature=pairing == "feature"))
+
+
+def check_pairing(pairing: str) -> None:
+    """Raise `ConfigurationError` for an unknown pairing."""
+    if pairing not in get_args(Pairing):
+        raise unknown_name("pairing", pairing, get_args(Pairing))
+
+
+def least_samples(unbiased: bool) -> int:
+    """Return the smallest number of samples for which the measures are defined."""
+    return 4 if unbiased else 2
+
+
+def _prepare(name: str, x: Tensor, unbiased: bool) -> Tensor:
+    """Check one input and flatten it to (n, D)."""
+    if x.ndim < 2 or x.is_complex():
+        raise ConfigurationError(f"{name}: {x.dtype} of shape {tuple(x.shape)}; give real activations (n, D)")
+    if x.shape[0] < least_samples(unbiased):
+        raise ConfigurationError(f"{name}: {x.shape[0]} samples; give at least {least_samples(unbiased)}")
+    x = x.detach().flatten(1)
+    return x.cpu() if x.device.type == "mps" else x  # MPS has no float64
+
+
+def _evaluate(
+    x: Tensor, y: Tensor, *, pairing: Pairing, center: bool, unbiased: bool
+) -> SharedDimensionality:
+    """Compute the three measures of (n, D) activations; ``y`` may be ``x``."""
+    feature = pairing == "feature"
+    with torch.autocast(x.device.type, enabled=False):
+        found = matrices(x, y, mixed=feature, center=center or unbiased, per_sample=unbiased)
+        for name, matrix in (("x", found.first), ("y", found.second)):
+            if not matrix.diagonal().sum().isfinite():
+                raise ConfigurationError(
+                    f"{name}: has NaN or infinite values (or above 1e150); give finite activations"
+                )
+        estimate = _estimators.unbiased if unbiased else _estimators.naive
+        return SharedDimensionality(*estimate(products(found), feature=feature))

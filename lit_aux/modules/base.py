@@ -1,0 +1,301 @@
+"""The LightningModule that all of the project's modules are."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from lit_aux.errors import ConfigurationError
+from lit_aux.functional.batchnorm import batchnorm_layers, reestimate_batchnorm
+from lit_aux.models import MultiHeadNet, TimmBackbone, export_state_dict
+from lit_aux.modules.evaluation import Stage, TaskEvaluation
+from lit_aux.modules.loading import load_checkpoint, save_weights
+from lit_aux.phases.phase import Phase, check_phases
+
+Batch = Mapping[str, tuple[Tensor, Tensor]]
+
+
+class AuxiliaryModule(LightningModule, ABC):
+    """A network with one readout per task, trained phase by phase.
+
+    Subclasses say which phases by :meth:`default_phases`. A batch is ``{task: (x, y)}`` and holds only the
+    tasks of its step, so that one training step serves every phase: the sum over its tasks of weight times
+    loss. Logged are ``{phase}/{task}/{train,val,test}_{loss,accuracy,...}``.
+
+    Args:
+        backbone: A network that returns features (batch, features), or the name of a timm network.
+        tasks: Number of outputs of each task; the command line takes it from the data.
+        losses: A loss for every task, or one by task; cross-entropy by default.
+        metrics: torchmetrics by name, the same for every task; accuracy by default. Each is copied.
+        phases: Phases in place of the module's own.
+        reestimate_batchnorm: Re-estimate batch-normalization statistics on the phase's training data before
+            each evaluation and at the end of a phase. After a few steps the running averages lag so far
+            behind the weights that a network which fits its training data can test at chance. False is what
+            is published for CIFAR-100.
+        batchnorm_samples: Training images that the statistics are re-estimated from.
+        compile: Whether ``torch.compile`` compiles the network.
+
+    Raises:
+        ConfigurationError: If the tasks, phases, losses or metrics do not fit together.
+    """
+
+    later_phase_options: frozenset[str] = frozenset()
+
+    def __init__(
+        self,
+        backbone: nn.Module | str,
+        tasks: dict[str, int] | None = None,
+        *,
+        losses: nn.Module | dict[str, nn.Module] | None = None,
+        metrics: dict[str, Metric] | None = None,
+        phases: list[Phase] | None = None,
+        reestimate_batchnorm: bool = True,
+        batchnorm_samples: int = 1000,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        if not tasks:
+            raise ConfigurationError(
+                "tasks: name the tasks and their numbers of outputs, as {main: 2, aux: 8}"
+            )
+        if batchnorm_samples < 2:
+            raise ConfigurationError(f"batchnorm_samples: {batchnorm_samples} must be at least 2")
+        self.backbone_is_given = isinstance(backbone, nn.Module)
+        network = backbone if isinstance(backbone, nn.Module) else TimmBackbone(backbone)
+        self.net = MultiHeadNet(network, tasks)
+        self.tasks = dict(tasks)
+        self.evaluation = TaskEvaluation(tasks, losses, metrics)
+        self.reestimate_batchnorm = reestimate_batchnorm
+        self.batchnorm_samples = batchnorm_samples
+        self.phase: Phase | None = None
+        self._given_phases = phases
+        self._phases: list[Phase] | None = None
+        self._refreshed_at = -1
+        self._weights: dict[str, float] = {}
+        if compile:
+            self.net.compile()
+
+    @abstractmethod
+    def default_phases(self) -> list[Phase]:
+        """Return the phases of this way of training."""
+
+    @property
+    def phases(self) -> list[Phase]:
+        """The phases of a run, in order."""
+        if self._phases is None:
+            phases = self.default_phases() if self._given_phases is None else self._given_phases
+            check_phases(phases, self.tasks)
+            self._phases = list(phases)
+        return self._phases
+
+    @property
+    def log_prefix(self) -> str:
+        """What precedes the names that this phase logs: ``"finetune/"``, say."""
+        return "" if self.phase is None else f"{self.phase.name}/"
+
+    @property
+    def data_config(self) -> Any:
+        """The mean, deviation and input size that a pretrained backbone expects; None otherwise."""
+        return getattr(self.net.backbone, "data_config", None)
+
+    def forward(self, x: Tensor, task: str | None = None) -> Tensor | dict[str, Tensor]:
+        """Return the logits of one task, or of every task by name."""
+        outputs: Tensor | dict[str, Tensor] = self.net(x, task)
+        return outputs
+
+    # Phases
+
+    def enter_phase(self, phase: Phase) -> None:
+        """Prepare the weights and what trains; a PhaseTrainer calls this before the phase's fit."""
+        self.phase = phase
+        self._refreshed_at = -1
+        self.train()  # a phase before may have frozen layers into eval mode
+        if phase.readout == "reset":
+            self.net.reset_readout(phase.readout_scale, phase.tasks)
+        chosen = self._trainable_names(phase)
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name in chosen)
+
+    def _trainable_names(self, phase: Phase) -> set[str]:
+        names = [name for name, _ in self.named_parameters()]
+        if phase.trainable == "all":
+            return set(names)
+        patterns = ["net.readout.*"] if phase.trainable == "readout" else list(phase.trainable)
+        for pattern in patterns:
+            if not any(fnmatch(name, pattern) for name in names):
+                raise ConfigurationError(
+                    f"phases: trainable pattern {pattern!r} of phase {phase.name!r} matches no parameter; "
+                    f"names look like {names[0]!r} and {names[-1]!r}"
+                )
+        return {name for name in names if any(fnmatch(name, pattern) for pattern in patterns)}
+
+    def setup(self, stage: str) -> None:
+        """Refuse several phases on a Trainer that would run only one fit."""
+        if stage != "fit" or hasattr(self.trainer, "phase_results"):
+            return
+        if len(self.phases) > 1:
+            names = ", ".join(phase.name for phase in self.phases)
+            raise ConfigurationError(
+                f"{type(self).__name__} has several phases ({names}), which a plain Trainer cannot run; use "
+                "lit_aux.PhaseTrainer in its place"
+            )
+        self.enter_phase(self.phases[0])
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Return the only phase's callbacks where a plain Trainer runs it."""
+        plain = not hasattr(self.trainer, "phase_results")
+        return self.phases[0].callbacks if plain and len(self.phases) == 1 else []
+
+    def configure_optimizers(self) -> Any:
+        """Build the phase's optimizer over what trains, and its schedule."""
+        phase = self.phase or self.phases[0]
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        optimizer = phase.optimizer(parameters) if phase.optimizer else torch.optim.Adam(parameters)
+        if phase.lr_scheduler is None:
+            return optimizer
+        scheduler = phase.lr_scheduler(optimizer)
+        config = {"scheduler": scheduler, "interval": phase.lr_interval}
+        monitor = getattr(scheduler, "monitor", None)
+        return {"optimizer": optimizer, "lr_scheduler": config | ({"monitor": monitor} if monitor else {})}
+
+    # Training
+
+    def on_train_start(self) -> None:
+        """Work out the weight of each task's loss."""
+        assert self.phase is not None
+        balance = {task: 1.0 for task in self.phase.tasks}
+        if self.phase.balance_tasks:
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            sizes = {task: data.train_size(task) for task in self.phase.tasks}
+            batches = {task: size / min(size, data.batch_size) for task, size in sizes.items()}
+            first = batches[self.phase.tasks[0]]
+            balance = {task: first / count for task, count in batches.items()}
+        self._weights = {task: self.phase.weight(task) * share for task, share in balance.items()}
+
+    def on_train_epoch_start(self) -> None:
+        """Keep what is frozen in eval mode, lest its batch-normalization statistics move."""
+        for module in self.net.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(p.requires_grad for p in parameters):
+                module.eval()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the weighted sum of the losses of the batch's tasks."""
+        outputs = self.net.forward_tasks({task: x for task, (x, _) in batch.items()})
+        total: Tensor | None = None
+        for task, (_, y) in batch.items():
+            loss, metrics = self.evaluation.train_step(task, outputs[task], y)
+            weighted = self._weights.get(task, 1.0) * loss
+            total = weighted if total is None else total + weighted
+            name = f"{self.log_prefix}{task}/train_"
+            options: Any = {"on_step": False, "on_epoch": True, "batch_size": len(y)}
+            self.log(f"{name}loss", loss.detach(), sync_dist=True, **options)
+            self.log_dict({f"{name}{metric}": value for metric, value in metrics.items()}, **options)
+        if total is None:
+            raise ConfigurationError("the training data gave a batch without any task")
+        return total
+
+    # Evaluation
+
+    def on_validation_model_eval(self) -> None:
+        """Bring batch-normalization statistics up to date before a validation during training."""
+        if self.trainer.training or self.trainer.validating:
+            self.refresh_batchnorm()
+        super().on_validation_model_eval()
+
+    def on_train_end(self) -> None:
+        """Bring batch-normalization statistics up to date at the end."""
+        self.refresh_batchnorm()
+
+    @torch.no_grad()
+    def refresh_batchnorm(self) -> None:
+        """Re-estimate the statistics of the batch-normalization layers that train, once for given weights."""
+        loader = None if self.trainer.sanity_checking else self.trainer.train_dataloader
+        layers = [layer for layer in batchnorm_layers(self.net) if layer.training or self._trains(layer)]
+        step = self.trainer.global_step
+        if not self.reestimate_batchnorm or loader is None or not layers or step == self._refreshed_at:
+            return
+        strategy = self.trainer.strategy
+
+        def forward(batch: Any) -> int:
+            moved = strategy.batch_to_device(self.trainer.precision_plugin.convert_input(batch))
+            inputs = {task: x for task, (x, _) in moved.items()}
+            with self.trainer.precision_plugin.forward_context():
+                self.net.forward_tasks(inputs)
+            return sum(len(x) for x in inputs.values())
+
+        samples = max(2, self.batchnorm_samples // self.trainer.world_size)
+        with isolate_rng():
+            reestimate_batchnorm(
+                self.net,
+                loader,
+                forward,
+                layers=layers,
+                max_samples=samples,
+                reduce=lambda total: strategy.reduce(total.to(self.device), reduce_op="sum").cpu(),
+            )
+        self._refreshed_at = step
+
+    @staticmethod
+    def _trains(layer: nn.Module) -> bool:
+        return any(p.requires_grad for p in layer.parameters())
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Add a batch to the validation measures of its tasks."""
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Add a batch to the test measures of its tasks."""
+        self._evaluate("test", batch)
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Return the logits of each task in the batch, or of every task for a bare tensor."""
+        if isinstance(batch, Mapping):
+            return self.net.forward_tasks({task: x for task, (x, _) in batch.items()})
+        return self(batch[0] if isinstance(batch, list | tuple) else batch)
+
+    def _evaluate(self, stage: Stage, batch: Batch) -> None:
+        outputs = self.net.forward_tasks({task: x for task, (x, _) in batch.items()})
+        for task, (_, y) in batch.items():
+            self.evaluation.update(stage, task, outputs[task], y)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation measures."""
+        self._log_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test measures."""
+        self._log_evaluation("test")
+
+    def _log_evaluation(self, stage: Stage) -> None:
+        # Every process computes every task's measures, also one whose shard held nothing of a task: computing
+        # is a collective operation. Only those that anybody has seen are logged.
+        for task, values in self.evaluation.compute(stage).items():
+            for name, value in values.items():
+                self.log(f"{self.log_prefix}{task}/{stage}_{name}", value)
+
+    # Export
+
+    def export(
+        self, path: str | Path, *, task: str | None = None, ckpt_path: str | Path | None = None
+    ) -> None:
+        """Write plain timm weights.
+
+        Args:
+            path: File to write: ``.safetensors``, or anything that ``torch.load`` reads.
+            task: The task whose readout becomes timm's classifier; None leaves the classifier out.
+            ckpt_path: Checkpoint to read the weights from first; by default those of the module as it is.
+
+        Raises:
+            ConfigurationError: If the checkpoint does not fit or the task is unknown.
+        """
+        if ckpt_path is not None:
+            load_checkpoint(self, ckpt_path, "ckpt_path", strict=True)
+        save_weights(export_state_dict(self.net, task), path)

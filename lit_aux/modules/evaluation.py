@@ -1,0 +1,115 @@
+"""Losses and metrics of every task, in training and in evaluation."""
+
+import warnings
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from lit_aux.errors import ConfigurationError
+
+Stage = Literal["val", "test"]
+
+
+class _MeanLoss(Metric):
+    """A size-weighted mean that also tells how many samples it is of; NaN stays NaN."""
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, size: int) -> None:
+        self.total = self.total + loss.detach().float() * size
+        self.count = self.count + size
+
+    def compute(self) -> Tensor:
+        return torch.stack((self.total / self.count, self.count))
+
+
+class TaskEvaluation(nn.Module):
+    """A loss and a set of metrics for each task and stage.
+
+    Args:
+        tasks: Number of outputs of each task.
+        losses: One loss for all tasks or one by task; cross-entropy by default.
+        metrics: Metrics by name, copied for each task and stage; accuracy by default.
+
+    Raises:
+        ConfigurationError: If losses are given by task and one is missing.
+    """
+
+    def __init__(
+        self,
+        tasks: Mapping[str, int],
+        losses: nn.Module | Mapping[str, nn.Module] | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(losses, Mapping) and set(losses) != set(tasks):
+            raise ConfigurationError(
+                f"losses: given for {', '.join(losses)}, but the tasks are {', '.join(tasks)}; one for each"
+            )
+        self.tasks = tuple(tasks)
+        shared = nn.CrossEntropyLoss() if losses is None else losses
+        by_task = shared if isinstance(shared, Mapping) else dict.fromkeys(tasks, shared)
+        # Keys hold a stage or a slash, so that no task's name meets one of ModuleDict's own attributes.
+        self.losses = nn.ModuleDict({f"/{task}": by_task[task] for task in tasks})
+        self.measures = nn.ModuleDict(
+            {
+                f"{stage}/{task}": _metrics(n, metrics)
+                for stage in ("train", "val", "test")
+                for task, n in tasks.items()
+            }
+        )
+        self.means = nn.ModuleDict(
+            {f"{stage}/{task}": _MeanLoss() for stage in ("val", "test") for task in tasks}
+        )
+
+    def _metrics(self, stage: str, task: str) -> dict[str, Metric]:
+        found = cast(nn.ModuleDict, self.measures[f"{stage}/{task}"])
+        return {name: cast(Metric, metric) for name, metric in found.items()}
+
+    def train_step(self, task: str, outputs: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Metric]]:
+        """Return the loss of one batch, and the training metrics after it was added to them."""
+        loss: Tensor = self.losses[f"/{task}"](outputs, y)
+        metrics = self._metrics("train", task)
+        for metric in metrics.values():
+            metric.update(outputs.detach(), y)
+        return loss, metrics
+
+    def update(self, stage: Stage, task: str, outputs: Tensor, y: Tensor) -> None:
+        """Add one batch to the measures of a stage."""
+        cast(_MeanLoss, self.means[f"{stage}/{task}"]).update(self.losses[f"/{task}"](outputs, y), len(y))
+        for metric in self._metrics(stage, task).values():
+            metric.update(outputs, y)
+
+    def compute(self, stage: Stage) -> dict[str, dict[str, Tensor]]:
+        """Return loss and metrics of each task that any process has seen, and start afresh."""
+        result: dict[str, dict[str, Tensor]] = {}
+        for task in self.tasks:
+            mean = cast(_MeanLoss, self.means[f"{stage}/{task}"])
+            metrics = self._metrics(stage, task)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
+                loss, count = mean.compute()
+                values = {name: metric.compute() for name, metric in metrics.items()}
+            for metric in (mean, *metrics.values()):
+                metric.reset()
+            if count > 0:
+                result[task] = {"loss": loss, **values}
+        return result
+
+
+def _metrics(size: int, metrics: Mapping[str, Metric] | None) -> nn.ModuleDict:
+    if metrics is None:
+        return nn.ModuleDict({"accuracy": MulticlassAccuracy(num_classes=size, average="micro")})
+    return nn.ModuleDict({name: deepcopy(metric) for name, metric in metrics.items()})

@@ -1,0 +1,78 @@
+"""Weights from checkpoints and to files, with errors that say what does not fit."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from lit_aux.errors import ConfigurationError
+from lit_aux.phases.state import read_checkpoint
+
+
+def load_checkpoint(module: LightningModule, path: str | Path, option: str, *, strict: bool) -> None:
+    """Load a checkpoint's weights into a module, nothing else.
+
+    Args:
+        module: One of the project's modules.
+        path: A checkpoint of one of them.
+        option: The option that named the file, for the error.
+        strict: Whether the readout must fit as well. Otherwise one of another shape stays as it was drawn:
+            the tasks may have changed.
+
+    Raises:
+        ConfigurationError: If the file is missing or broken, or its network is another one.
+    """
+    state: dict[str, Tensor] = dict(read_checkpoint(path, option)["state_dict"])
+    own = module.state_dict()
+    if not strict:
+        other = [
+            k for k in own if k.startswith("net.readout.") and k in state and state[k].shape != own[k].shape
+        ]
+        if other:
+            rank_zero_info(f"{option}: the readout in {str(path)!r} is for other tasks; a fresh one is used")
+        state = {k: own[k] if k in other else v for k, v in state.items()}
+    missing = [k for k in own if k not in state]
+    surplus = [k for k in state if k not in own]
+    shapes = [k for k in own if k in state and state[k].shape != own[k].shape]
+    if shapes:
+        name = shapes[0]
+        raise ConfigurationError(
+            f"{option}: {str(path)!r} holds {name!r} of shape {tuple(state[name].shape)}, the network has "
+            f"{tuple(own[name].shape)}; it is a checkpoint of another network"
+        )
+    if missing or surplus:
+        what = f"lacks {missing[0]!r}" if missing else f"holds the unknown {surplus[0]!r}"
+        raise ConfigurationError(f"{option}: {str(path)!r} {what}; it is a checkpoint of another network")
+    with torch.no_grad():
+        module.load_state_dict(state)
+
+
+def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Write tensors by name, whole or not at all.
+
+    Args:
+        weights: What to write.
+        path: The file: ``.safetensors``, or anything else for ``torch.save``.
+
+    Raises:
+        ConfigurationError: If the file cannot be written.
+    """
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            save_file(dict(weights), partial)
+        else:
+            torch.save(dict(weights), partial)
+        partial.replace(target)
+    except OSError as error:
+        raise ConfigurationError(f"output: {str(target)!r} cannot be written ({error.strerror})") from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,118 @@
+"""Pretraining on auxiliary tasks, then finetuning on the main one."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from lightning.pytorch import Callback
+from torch import nn
+
+from lit_aux.callbacks import WeightRescaling
+from lit_aux.errors import ConfigurationError
+from lit_aux.modules.base import AuxiliaryModule
+from lit_aux.modules.loading import load_checkpoint
+from lit_aux.phases.phase import Phase, PhaseSettings
+
+
+class PretrainFinetuneModule(AuxiliaryModule):
+    """Pretrains on some tasks and finetunes on others (PT+FT), or fits a linear probe (LP).
+
+    The phases are ``pretrain``, then ``finetune``, ``probe``, or ``probe`` and ``finetune``. A first phase
+    that was trained before with the same configuration, data and seed is found and reused.
+
+    Args:
+        backbone: A network that returns features (batch, features), or the name of a timm network.
+        tasks: Number of outputs of each task; the command line takes it from the data.
+        pretrain_tasks: Tasks of the first phase; by default all that are not finetuned on. Where there are
+            none, finetuning starts from the backbone's own (pretrained) weights.
+        finetune_tasks: Tasks of the later phases.
+        finetune: ``"full"`` trains every parameter, ``"probe"`` the readout alone, ``"probe_then_full"``
+            first the readout, then every parameter (Kumar et al. 2022, arXiv 2202.10054).
+        rescale: Multiply the weights by this factor before the first phase after pretraining (Lippl &
+            Lindsey 2023, arXiv 2310.02396); None leaves them.
+        rescale_preset: Which weights: ``"all"`` (as published), ``"weights"`` without biases and
+            normalization, ``"backbone"`` without the readout.
+        readout: Whether the finetuned tasks' readout is kept or drawn anew after pretraining.
+        readout_scale: Multiplies a readout that is drawn anew.
+        pretrained: Checkpoint of a first phase to start from in place of pretraining.
+        pretrain_settings: Optimizer, schedule and limits of pretraining.
+        finetune_settings: The same of finetuning.
+        probe_settings: The same of the linear probe; those of finetuning by default.
+        **kwargs: As for :class:`AuxiliaryModule`.
+
+    Raises:
+        ConfigurationError: If tasks, factor or checkpoint do not fit.
+    """
+
+    later_phase_options = frozenset(
+        {"finetune", "rescale", "rescale_preset", "readout", "readout_scale", "pretrained"}
+    )
+
+    def __init__(
+        self,
+        backbone: nn.Module | str,
+        tasks: dict[str, int] | None = None,
+        *,
+        pretrain_tasks: list[str] | None = None,
+        finetune_tasks: list[str] | None = None,
+        finetune: Literal["full", "probe", "probe_then_full"] = "full",
+        rescale: float | None = None,
+        rescale_preset: Literal["all", "weights", "backbone"] = "all",
+        readout: Literal["keep", "reset"] = "keep",
+        readout_scale: float = 1.0,
+        pretrained: str | None = None,
+        pretrain_settings: PhaseSettings | None = None,
+        finetune_settings: PhaseSettings | None = None,
+        probe_settings: PhaseSettings | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.pretrain_tasks = pretrain_tasks
+        self.finetune_tasks = finetune_tasks or ["main"]
+        self.finetune = finetune
+        self.rescale = rescale
+        self.rescale_preset = rescale_preset
+        self.readout = readout
+        self.readout_scale = readout_scale
+        self.pretrained = pretrained
+        self._pretrain_settings = pretrain_settings or PhaseSettings()
+        self._finetune_settings = finetune_settings or PhaseSettings()
+        self._probe_settings = probe_settings or self._finetune_settings
+        super().__init__(backbone, tasks, **kwargs)
+        _ = self.phases  # what does not fit is said now, not when training starts
+        if pretrained is not None:
+            load_checkpoint(self, pretrained, "pretrained", strict=False)
+
+    def default_phases(self) -> list[Phase]:
+        """Return pretraining, unless its outcome is given, and what follows it."""
+        return [*self._pretraining(), *self._finetuning()]
+
+    def _pretraining(self) -> Iterator[Phase]:
+        tasks = self.pretrain_tasks
+        if tasks is None:
+            tasks = [task for task in self.tasks if task not in self.finetune_tasks]
+        if self.pretrained is not None:
+            return
+        if tasks:
+            yield Phase(name="pretrain", tasks=tasks, **vars(self._pretrain_settings))
+        elif getattr(self.net.backbone, "pretrained", None) is False:
+            raise ConfigurationError(
+                "pretrain_tasks: no task is left to pretrain on and the backbone is not pretrained; set the "
+                "backbone's pretrained, name a checkpoint in --model.pretrained, or add a task to the data"
+            )
+
+    def _finetuning(self) -> Iterator[Phase]:
+        first: dict[str, Any] = {"readout": self.readout, "readout_scale": self.readout_scale}
+        first["callbacks"] = self._rescaling()
+        if self.finetune != "full":
+            settings = vars(self._probe_settings)
+            yield Phase(name="probe", tasks=self.finetune_tasks, trainable="readout", **first, **settings)
+            first = {}
+        if self.finetune != "probe":
+            yield Phase(name="finetune", tasks=self.finetune_tasks, **first, **vars(self._finetune_settings))
+
+    def _rescaling(self) -> list[Callback]:
+        if self.rescale is None:
+            return []
+        rescaling = WeightRescaling(
+            self.rescale, preset=self.rescale_preset, reestimate_batchnorm=self.reestimate_batchnorm
+        )
+        return [rescaling]

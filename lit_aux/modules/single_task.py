@@ -1,0 +1,38 @@
+"""One task, from scratch: the baseline."""
+
+from typing import Any
+
+from torch import nn
+
+from lit_aux.modules.base import AuxiliaryModule
+from lit_aux.phases.phase import Phase, PhaseSettings
+
+
+class SingleTaskModule(AuxiliaryModule):
+    """Trains one task alone (STL).
+
+    Args:
+        backbone: A network that returns features (batch, features), or the name of a timm network.
+        tasks: Number of outputs of each task; the command line takes it from the data.
+        task: The task that trains.
+        settings: Optimizer, schedule and limits.
+        **kwargs: As for :class:`AuxiliaryModule`.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module | str,
+        tasks: dict[str, int] | None = None,
+        *,
+        task: str = "main",
+        settings: PhaseSettings | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.task = task
+        self._settings = settings or PhaseSettings()
+        super().__init__(backbone, tasks, **kwargs)
+        _ = self.phases  # what does not fit is said now, not when training starts
+
+    def default_phases(self) -> list[Phase]:
+        """Return the one phase on the one task."""
+        return [Phase(name="train", tasks=[self.task], **vars(self._settings))]

@@ -1,0 +1,120 @@
+"""What a phase is: which tasks train, which parameters train, and when it is over."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any, Literal
+
+from lightning.pytorch import Callback
+from lightning.pytorch.cli import ReduceLROnPlateau
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lit_aux.errors import ConfigurationError
+
+OptimizerCallable = Callable[[Iterable[Tensor]], Optimizer]
+LRSchedulerCallable = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
+
+
+@dataclass(kw_only=True)
+class PhaseSettings:
+    """How a phase is optimized and when it ends.
+
+    Args:
+        optimizer: Builds the optimizer from the parameters that train; a new one for every phase. Adam with
+            learning rate 1e-3 by default.
+        lr_scheduler: Builds the learning-rate schedule from the optimizer; constant by default.
+        lr_interval: Whether the schedule moves every epoch or every step.
+        max_epochs: Most epochs of this phase. A limit given to the Trainer holds as well, for every phase.
+        max_steps: Most optimizer steps of this phase; -1 for no limit.
+        max_time: Longest duration as ``DD:HH:MM:SS``.
+        stop_at_training_loss: The phase ends when the training loss of an epoch falls below this.
+        stop_on: The tasks whose loss must be below the threshold; all tasks of the phase by default.
+    """
+
+    optimizer: OptimizerCallable | None = None
+    lr_scheduler: LRSchedulerCallable | None = None
+    lr_interval: Literal["epoch", "step"] = "epoch"
+    max_epochs: int | None = None
+    max_steps: int = -1
+    max_time: str | None = None
+    stop_at_training_loss: float | None = None
+    stop_on: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_epochs is not None and self.max_epochs < 1:
+            raise ConfigurationError(f"max_epochs: {self.max_epochs} must be at least 1")
+        if self.max_steps < -1 or self.max_steps == 0:
+            raise ConfigurationError(f"max_steps: {self.max_steps} must be at least 1, or -1 for no limit")
+        threshold = self.stop_at_training_loss
+        if threshold is not None and not (isfinite(threshold) and threshold > 0):
+            raise ConfigurationError(f"stop_at_training_loss: {threshold} must be a finite number above 0")
+
+
+@dataclass(kw_only=True)
+class Phase(PhaseSettings):
+    """One stage of a run: some tasks, some parameters, one optimizer, one ending.
+
+    Args:
+        name: Names the phase in logs, checkpoints and tables.
+        tasks: The tasks that train; a batch holds only these.
+        trainable: ``"all"`` parameters, the ``"readout"`` alone (a linear probe), or patterns of parameter
+            names such as ``net.backbone.network.layer4.*``.
+        readout: Whether the readout of the phase's tasks is kept or drawn anew when the phase starts.
+        readout_scale: Multiplies a readout that is drawn anew.
+        order: ``"interleaved"``: every step holds a batch of every task. ``"sequential"``: all batches of the
+            first task, then all of the next.
+        task_weights: Weight of each task's loss; 1 by default.
+        balance_tasks: In sequential order, weigh each task by the number of batches of the first task over
+            its own, so that every task has the same say in an epoch.
+        rescale: Multiply the weights by this before the phase starts; None leaves them.
+        callbacks: Callbacks that are present in this phase only.
+    """
+
+    name: str
+    tasks: list[str]
+    trainable: Literal["all", "readout"] | list[str] = "all"
+    readout: Literal["keep", "reset"] = "keep"
+    readout_scale: float = 1.0
+    order: Literal["interleaved", "sequential"] = "interleaved"
+    task_weights: dict[str, float] | None = None
+    balance_tasks: bool = False
+    rescale: float | None = None
+    callbacks: list[Callback] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.name or not self.name.replace("_", "").replace("-", "").isalnum():
+            raise ConfigurationError(f"phases: name {self.name!r} must be letters, digits, '-' and '_'")
+        if not self.tasks:
+            raise ConfigurationError(f"phases: phase {self.name!r} names no task")
+        for option, names in (("stop_on", self.stop_on or []), ("task_weights", self.task_weights or {})):
+            unknown = [name for name in names if name not in self.tasks]
+            if unknown:
+                raise ConfigurationError(f"{option}: {unknown[0]!r} is not a task of phase {self.name!r}")
+
+    def weight(self, task: str) -> float:
+        """Return the weight of a task's loss."""
+        return 1.0 if self.task_weights is None else self.task_weights.get(task, 1.0)
+
+
+def check_phases(phases: Sequence[Any], tasks: Iterable[str]) -> None:
+    """Raise unless phases have different names and hold known tasks.
+
+    Raises:
+        ConfigurationError: If there is no phase, two share a name, or one names an unknown task.
+    """
+    if not phases:
+        raise ConfigurationError("phases: the list is empty; give at least one phase")
+    names = [phase.name for phase in phases]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigurationError(f"phases: the name {name!r} is used twice; every phase needs its own")
+    known = list(tasks)
+    for phase in phases:
+        for task in phase.tasks:
+            if task not in known:
+                raise ConfigurationError(
+                    f"phases: phase {phase.name!r} names task {task!r}; the data has {', '.join(known)}"
+                )

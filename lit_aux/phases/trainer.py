@@ -1,0 +1,381 @@
+"""A Trainer that runs a list of phases, each as one Lightning fit."""
+
+import os
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import lightning.pytorch as pl
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer, WeightAveraging
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.seed import isolate_rng
+from lightning.pytorch.utilities.types import EVAL_DATALOADERS, TRAIN_DATALOADERS
+
+from lit_aux.callbacks import StopAtTrainingLoss, WeightRescaling
+from lit_aux.errors import ConfigurationError
+from lit_aux.phases.checkpoint import PhaseCheckpoint
+from lit_aux.phases.ending import why_it_ended
+from lit_aux.phases.keeper import PhaseKeeper
+from lit_aux.phases.loggers import LoggerName, RunLogger, build_logger
+from lit_aux.phases.phase import Phase
+from lit_aux.phases.resume import PhaseCheckpointConnector, ResumePoint, find_resume_point
+from lit_aux.phases.state import PhaseResult
+from lit_aux.phases.store import PhaseStore, phase_key
+
+# Their scores belong to one phase, so that each phase finds them as they were built.
+_AFRESH = (EarlyStopping, Checkpoint, Timer, WeightAveraging)
+
+
+class PhaseTrainer(Trainer):
+    """Lightning's Trainer for modules that have ``phases``; for any other module, Lightning's Trainer.
+
+    ``fit`` enters each phase and runs it as a fit of its own: optimizers, loaders, schedules and the process
+    group's wrapping are built anew, and ``max_epochs``, ``max_steps``, ``max_time``, ``fast_dev_run`` and
+    ``trainer.estimated_stepping_batches`` hold for each phase. Steps in the logs count on. Each phase ends
+    with a test of its tasks, and ``phase_results`` says how each went.
+
+    Args:
+        logger: ``"csv"``, ``"tensorboard"``, ``"wandb"``, or what Lightning's Trainer takes.
+        phase_store: Folder in which finished first phases are kept and found again; True for ``phases`` in
+            ``default_root_dir``, False for none. A phase is stored only in a run with a global seed.
+        test_after_phase: Whether each phase ends with a test of its tasks.
+        **kwargs: As for Lightning's Trainer.
+    """
+
+    def __init__(
+        self,
+        *,
+        logger: LoggerName | Logger | Iterable[Logger] | bool | None = "csv",
+        phase_store: bool | str = True,
+        test_after_phase: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        root = str(kwargs.setdefault("default_root_dir", None) or "runs")
+        kwargs["default_root_dir"] = root
+        kwargs["callbacks"] = _with_checkpoint(kwargs)
+        if isinstance(logger, str):
+            plain = kwargs.get("fast_dev_run") or kwargs.get("barebones")
+            logger = False if plain else build_logger(logger, root)
+        super().__init__(logger=logger, **kwargs)
+        self._connector = self._checkpoint_connector = PhaseCheckpointConnector(self)
+        self.test_after_phase = test_after_phase
+        self.phase_results: list[PhaseResult] = []
+        self.phase_name = ""
+        store = phase_store if isinstance(phase_store, str) else f"{root}/phases"
+        self._store = PhaseStore(store) if phase_store and not kwargs.get("fast_dev_run") else None
+        self._limits = (self.min_epochs, self.max_epochs, self.min_steps, self.max_steps)
+        self._snapshots = {id(c): deepcopy(vars(c)) for c in self._callback_list if isinstance(c, _AFRESH)}
+        self._phases: list[Phase] = []
+        self._index = 0
+        self._key: str | None = None
+        self._logged_steps = 0
+        self._started = 0.0
+        self._settled = False
+
+    @property
+    def _callback_list(self) -> list[Callback]:
+        callbacks: list[Callback] = self.callbacks
+        return callbacks
+
+    def fit(  # noqa: D417
+        self,
+        model: LightningModule,
+        train_dataloaders: TRAIN_DATALOADERS | LightningDataModule | None = None,
+        val_dataloaders: EVAL_DATALOADERS | None = None,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | Path | None = None,
+        weights_only: bool | None = None,
+    ) -> None:
+        """Train: run every phase of the module, one after another.
+
+        Args:
+            ckpt_path: Checkpoint to resume from, in the phase that wrote it. ``last``: the newest of this
+                ``default_root_dir``.
+            weights_only: Lightning's own; checkpoints of this Trainer load with True.
+
+        Raises:
+            ConfigurationError: If the phases, the callbacks or the checkpoint do not fit together.
+        """
+        phases: Sequence[Phase] | None = getattr(model, "phases", None)
+        self._connector.phased = bool(phases)
+        if not phases:
+            super().fit(
+                model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only=weights_only
+            )
+            return
+        if isinstance(train_dataloaders, LightningDataModule):
+            train_dataloaders, datamodule = None, train_dataloaders
+        self._phases = list(phases)
+        self._check_callbacks()
+        names = [phase.name for phase in phases]
+        root = str(self.default_root_dir)
+        resume = find_resume_point(ckpt_path, names, root)
+        self.phase_results = list(resume.results)
+        self._logged_steps = resume.logged_steps
+        try:
+            for index in range(resume.phase, len(phases)):
+                point = resume if index == resume.phase else ResumePoint(phase=index)
+                self._run_phase(index, model, train_dataloaders, val_dataloaders, datamodule, point)
+        except BaseException:
+            self._discard_empty_run(phases)
+            raise
+        finally:
+            if self._store is not None:
+                self._store.release()
+
+    def _check_callbacks(self) -> None:
+        if isinstance(self.strategy.launcher, _MultiProcessingLauncher):
+            raise ConfigurationError(
+                "trainer.strategy: strategies that spawn or fork cannot run several phases; use strategy=ddp"
+            )
+        if len(self._phases) > 1 and any(isinstance(c, WeightRescaling) for c in self._callback_list):
+            raise ConfigurationError(
+                "trainer.callbacks: WeightRescaling would act before the first phase; set --model.rescale, "
+                "or put it into the callbacks of one phase"
+            )
+
+    def _run_phase(
+        self,
+        index: int,
+        model: LightningModule,
+        train: TRAIN_DATALOADERS | None,
+        val: EVAL_DATALOADERS | None,
+        datamodule: LightningDataModule | None,
+        resume: ResumePoint,
+    ) -> None:
+        """Run one phase as a fit, then test it."""
+        phase = self._phases[index]
+        self._index, self.phase_name, self._key = index, phase.name, None
+        self._settled = resume.current is not None
+        self._started = time.monotonic() - resume.seconds
+        result = PhaseResult(**(resume.current or {"name": phase.name, "tasks": list(phase.tasks)}))
+        self._enter(phase, model, datamodule, resume)
+        self.phase_results.append(result)
+        if len(self._phases) > 1:
+            rank_zero_info(
+                f"Phase {index + 1} of {len(self._phases)}: {phase.name} on {', '.join(phase.tasks)}"
+            )
+        trained_batches = self.limit_train_batches
+        with self._phase_callbacks(phase):
+            self._prepare_loops(phase)
+            if self._settled:  # the checkpoint is of the phase's end: restore it, train no step
+                self.limit_train_batches = 0
+            try:
+                super().fit(model, train, val, datamodule, resume.path, weights_only=True)
+            finally:
+                self.limit_train_batches = trained_batches
+            self._leave(model, result)
+            if self.test_after_phase and _has_test_data(model, datamodule):
+                result.metrics |= self._test(model, datamodule)
+        result.seconds = time.monotonic() - self._started
+        rank_zero_info(f"Phase {phase.name} ended: {result.reason}")
+
+    def _enter(
+        self, phase: Phase, model: LightningModule, data: LightningDataModule | None, resume: ResumePoint
+    ) -> None:
+        """Seed, and tell the module and the data which phase it is."""
+        seed = self._phase_seed(phase)
+        if seed is not None:
+            with _kept_environment():
+                pl.seed_everything(seed, verbose=False)
+        cast(Any, model).enter_phase(phase)
+        set_phase = getattr(data, "set_phase", None)
+        if set_phase is not None:
+            set_phase(phase.tasks, phase.order)
+
+    def _phase_seed(self, phase: Phase) -> int | None:
+        """Derive the phase's seed from the global one, whatever the phases before have drawn."""
+        seed = os.environ.get("PL_GLOBAL_SEED")
+        return None if seed is None else (int(seed) + zlib.crc32(phase.name.encode())) % 2**32
+
+    def _prepare_loops(self, phase: Phase) -> None:
+        """Give the phase new loops with its own limits; only the step of the logs counts on."""
+        min_epochs, max_epochs, min_steps, max_steps = self._limits
+        epochs = [n for n in (max_epochs, phase.max_epochs) if n is not None and n >= 0]
+        steps = [n for n in (max_steps, phase.max_steps) if n >= 0]
+        self.fit_loop = _FitLoop(
+            self, min_epochs=min_epochs, max_epochs=min(epochs) if epochs else max_epochs
+        )
+        self.fit_loop.epoch_loop = _TrainingEpochLoop(
+            self, min_steps=min_steps, max_steps=min(steps) if steps else -1
+        )
+        self.fit_loop.epoch_loop._batches_that_stepped = self._logged_steps
+
+    @contextmanager
+    def _phase_callbacks(self, phase: Phase) -> Iterator[None]:
+        """Add the phase's callbacks, and start those afresh whose state belongs to one phase."""
+        own = self._callback_list
+        for callback in own:
+            if id(callback) in self._snapshots:
+                vars(callback).clear()
+                vars(callback).update(deepcopy(self._snapshots[id(callback)]))
+        extra: list[Callback] = [PhaseKeeper(), *phase.callbacks]
+        if phase.stop_at_training_loss is not None:
+            monitor = [f"{phase.name}/{task}/train_loss" for task in phase.stop_on or phase.tasks]
+            single = phase.stop_on is None and len(phase.tasks) == 1
+            extra.append(StopAtTrainingLoss(phase.stop_at_training_loss, monitor=None if single else monitor))
+        if phase.max_time is not None:
+            extra.append(Timer(phase.max_time))
+        self.callbacks = sorted([*extra, *own], key=lambda c: isinstance(c, Checkpoint))
+        try:
+            yield
+        finally:
+            self.callbacks = own
+
+    def look_up_phase(self, model: LightningModule) -> None:
+        """Load a first phase that was trained before, in ``on_fit_start``; otherwise claim it."""
+        datamodule = self.datamodule  # type: ignore[attr-defined]
+        fingerprint = getattr(datamodule, "fingerprint", None)
+        phase = self._phases[self._index]
+        seed = self._phase_seed(phase)
+        resuming = self._checkpoint_connector._ckpt_path is not None
+        if self._store is None or self._index or len(self._phases) < 2 or resuming:
+            return
+        if fingerprint is None or seed is None:
+            return
+        key = self.strategy.broadcast(
+            phase_key(self, model, phase, seed, fingerprint(phase.tasks, phase.order))
+        )
+        while True:
+            answer = self.strategy.broadcast(self._store.claim(key) if self.is_global_zero else "")
+            if answer != "busy":
+                break
+            time.sleep(0.5)
+        if answer == "claimed":
+            self._key = key
+            return
+        content = self.strategy.broadcast(self._store.load(key) if self.is_global_zero else {})
+        model.load_state_dict(content["state_dict"])
+        result = self.phase_results[-1]
+        vars(result).update(content["result"], reused=True, checkpoint=None)
+        self.fit_loop.epoch_loop._batches_that_stepped = content["logged_steps"]
+        self._settled = True
+        self.limit_train_batches = 0  # the fit that is under way ends before its first step
+
+    def settle_phase(self) -> None:
+        """Write down how the phase went, while its callbacks still know."""
+        if self._settled:
+            return
+        result = self.phase_results[-1]
+        result.reason = why_it_ended(self)
+        result.epochs, result.steps = self.current_epoch, self.global_step
+        prefix = f"{result.name}/"
+        found = {
+            n.removeprefix(prefix): float(v) for n, v in self.callback_metrics.items() if n.startswith(prefix)
+        }
+        result.metrics.update(found)
+        self._settled = True
+
+    def _leave(self, model: LightningModule, result: PhaseResult) -> None:
+        """Store a first phase that this run claimed; write the checkpoint of one it reused."""
+        self.settle_phase()
+        self._logged_steps = self.fit_loop.epoch_loop._batches_that_stepped
+        if result.reused:
+            self._save_reused(model)
+        result.checkpoint = self.newest_checkpoint() or result.checkpoint
+        if self._key is not None and self._store is not None:
+            if self.is_global_zero:
+                stored = {"result": result.asdict(), "logged_steps": self._logged_steps}
+                self._store.save(self._key, {"state_dict": model.state_dict(), **stored})
+            self._store.release()
+
+    def _save_reused(self, model: LightningModule) -> None:
+        """Write the checkpoint of a phase that was taken from the store, as if it had been trained here."""
+        for callback in self.checkpoint_callbacks:
+            if isinstance(callback, PhaseCheckpoint):
+                callback.save(self, model)
+
+    def _test(self, model: LightningModule, datamodule: LightningDataModule | None) -> dict[str, float]:
+        prefix = f"{self.phase_name}/"
+        with isolate_rng():
+            super().test(model, datamodule=datamodule, verbose=False)
+        found = {k.removeprefix(prefix): float(v) for k, v in self.callback_metrics.items()}
+        self.state.fn = TrainerFn.FITTING
+        return found
+
+    def phase_info(self) -> dict[str, Any]:
+        """Return what a checkpoint says about where the run is."""
+        *done, current = [result.asdict() for result in self.phase_results]
+        return {
+            "phase": self._index,
+            "phases": [phase.name for phase in self._phases],
+            "current": current if self._settled else None,
+            "results": done,
+            "logged_steps": self.fit_loop.epoch_loop._batches_that_stepped,
+            "seconds": time.monotonic() - self._started,
+        }
+
+    def newest_checkpoint(self) -> str | None:
+        """Return the path that the phase's checkpoint callback wrote last."""
+        for callback in self.checkpoint_callbacks:
+            path = getattr(callback, "best_model_path", "")
+            if path:
+                return str(path)
+        return None
+
+    def _discard_empty_run(self, phases: Sequence[Phase]) -> None:
+        """Remove the folder of a run that failed before its first step."""
+        trained = len(self.phase_results) > 1 or self.global_step > 0
+        if not trained and self.is_global_zero:
+            for logger in self.loggers:
+                if isinstance(logger, RunLogger):
+                    logger.discard()
+
+    def export(
+        self,
+        model: LightningModule,
+        ckpt_path: str,
+        output: str,
+        task: str | None = None,
+        datamodule: LightningDataModule | None = None,
+        weights_only: Literal[True] | None = True,
+    ) -> None:
+        """Export: write a checkpoint's network as plain timm weights.
+
+        Args:
+            model: A module with ``export``.
+            ckpt_path: The checkpoint to read.
+            output: The file to write; ``.safetensors`` or anything torch saves.
+            task: The task whose readout becomes the classifier; None exports the backbone alone.
+            datamodule: Not used; it names the tasks on the command line.
+            weights_only: Not used; present so that a run's saved configuration can be given.
+        """
+        cast(Any, model).export(output, task=task, ckpt_path=ckpt_path)
+
+
+def _with_checkpoint(kwargs: dict[str, Any]) -> list[Callback]:
+    """Return the callbacks, with the phase's checkpoint unless checkpointing is off or arranged otherwise."""
+    given = kwargs.get("callbacks") or []
+    callbacks = [given] if isinstance(given, Callback) else list(given)
+    wanted = kwargs.get("enable_checkpointing") is not False and not kwargs.get("barebones")
+    if wanted and not any(isinstance(c, PhaseCheckpoint) for c in callbacks):
+        callbacks.append(PhaseCheckpoint())
+    return callbacks
+
+
+def _has_test_data(model: LightningModule, datamodule: LightningDataModule | None) -> bool:
+    from lightning.pytorch.utilities.model_helpers import is_overridden
+
+    source: Any = datamodule if datamodule is not None else model
+    parent: Any = LightningDataModule if datamodule is not None else LightningModule
+    return is_overridden("test_dataloader", source, parent)
+
+
+@contextmanager
+def _kept_environment(names: tuple[str, ...] = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")) -> Iterator[None]:
+    """Keep the global seed's variables as they are while a phase's own seed is set."""
+    kept = {name: os.environ[name] for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
