@@ -120,10 +120,9 @@ def _trainer_loaders(trainer: Trainer) -> tuple[CombinedLoader, bool]:
         trainer.validating = True
         loop.setup_data()
         trainer.training = True
-    loaders = [] if trainer.val_dataloaders is None else trainer.val_dataloaders
-    validation = CombinedLoader(loaders, _mode(loop, "sequential"))
-    if validation.flattened:
-        return validation, False
+    loaders = trainer.val_dataloaders
+    if loaders is not None and not (isinstance(loaders, list | tuple | dict) and not loaders):
+        return CombinedLoader(loaders, _mode(loop, "sequential")), False
     trainer.fit_loop.setup_data()
     return CombinedLoader(trainer.train_dataloader, _mode(trainer.fit_loop, "max_size_cycle")), True
 
@@ -136,8 +135,8 @@ def _mode(loop: Any, default: Any) -> Any:
 def training_batches(trainer: Trainer) -> Generator[Any, None, None]:
     """Yield the training batches of this process without touching the fit's own iterators and generators.
 
-    Consume under an isolated random state. The loaders are set up at the call, outside of it: the fit is about
-    to do the same, and what that draws belongs to the fit.
+    Consume under an isolated random state. The loaders are set up at the call, outside of it: the fit is
+    about to do the same, and what that draws belongs to the fit.
     """
     trainer.fit_loop.setup_data()
     return _training_batches(trainer)

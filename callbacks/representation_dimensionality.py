@@ -24,7 +24,7 @@ from lit_aux.functional.dimensionality import shared_dimensionality
 
 Pairing = Literal["feature", "sample"]
 
-GROUP_BYTES = 1 << 30
+GROUP_BYTES = 3 << 29
 """Activations (before and after) held at a time; more layers than fit take further passes of the probe."""
 
 

@@ -102,7 +102,7 @@ class StopAtTrainingLoss(Callback):
         self._reset_epoch()
         if not all(value < self.threshold for value in values.values()) or not _may_stop(trainer):
             return
-        found = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+        found = ", ".join(f"{name} {_below(value, self.threshold)}" for name, value in values.items())
         epochs = f"{self._epochs} epoch{'s' if self._epochs > 1 else ''}"
         self.stop_reason = f"{found} < {self.threshold:g} after {epochs}"
         trainer.should_stop = True
@@ -130,6 +130,12 @@ class StopAtTrainingLoss(Callback):
         values = [metrics[name].detach().to(device, _dtype(device)) for name in self.monitor or []]
         mean = trainer.strategy.reduce(torch.stack(values), reduce_op="mean")
         return dict(zip(self.monitor or [], torch.as_tensor(mean).tolist(), strict=True))
+
+
+def _below(value: float, threshold: float) -> str:
+    """Write a value with three digits, or as many as it takes to see that it is below the threshold."""
+    texts = (f"{value:.{digits}g}" for digits in range(3, 18))
+    return next((text for text in texts if float(text) < threshold), repr(value))
 
 
 def _dtype(device: torch.device) -> torch.dtype:

@@ -118,11 +118,11 @@ class WeightRescaling(Callback):
         """Rescale, unless that was done before."""
         self._refuse_averaging(trainer)
         chosen = self.select(pl_module)
+        self.names = list(chosen)
         # Strategies that load the checkpoint only after this hook bring back weights that were rescaled.
         late = trainer.strategy.restore_checkpoint_after_setup and trainer.ckpt_path is not None
         if self._applied or late:
             return
-        self.names = list(chosen)
         self.norm_before = _norm(chosen)
         with torch.no_grad():
             for parameter in chosen.values():

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from argparse import ArgumentError
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -56,11 +57,23 @@ def main(args: ArgsType = None) -> int:
         return 0
     try:
         _run(args)
-    except NonFiniteLossError as error:
-        return _complain(error, 1)
-    except (ConfigurationError, MisconfigurationException) as error:
-        return _complain(error, 2)
+    except Exception as error:
+        known = _known_cause(error)
+        if known is None:
+            raise
+        print(f"lit-aux: error: {' '.join(str(known).split())}", file=sys.stderr)
+        return 1 if isinstance(known, NonFiniteLossError) else 2
     return 0
+
+
+def _known_cause(error: BaseException | None) -> BaseException | None:
+    """Find the error that was meant for people among those that it led to."""
+    known = (ConfigurationError, NonFiniteLossError, MisconfigurationException, ArgumentError)
+    chain = []
+    while error is not None:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    return next((e for kind in known for e in chain if isinstance(e, kind)), None)
 
 
 def _run(args: ArgsType) -> None:
@@ -69,14 +82,8 @@ def _run(args: ArgsType) -> None:
         args=args,
         seed_everything_default=0,
         auto_configure_optimizers=False,
-        parser_kwargs={"parser_mode": "omegaconf+"},
+        parser_kwargs={"parser_mode": "omegaconf+", "exit_on_error": False},
     )
-
-
-def _complain(error: Exception, code: int) -> int:
-    line = " ".join(str(error).split())
-    print(f"lit-aux: error: {line}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -61,20 +61,33 @@ class MultiTaskLoader(ResumableLoader[TaskBatch]):
         self.training = all(task.order.training for task in self.tasks.values())
         self.order: Order = order if self.training else "interleaved"
         self.first_epoch = first_epoch
+        self.num_workers, self.pin_memory = num_workers, pin_memory
+        self._start_workers()
+
+    def _start_workers(self) -> None:
+        """Have batches fetched by other processes, if that is wanted."""
         self._requests: _Requests | None = None
-        if num_workers > 0:
-            self._requests = _Requests(self)
-            self._workers: DataLoader[Any] = DataLoader(
-                _Steps(self.tasks),
-                sampler=self._requests,
-                batch_size=None,
-                num_workers=num_workers,
-                collate_fn=_as_it_is,
-                pin_memory=pin_memory,
-                persistent_workers=True,
-                # without an own generator each pass would advance the global one, even in evaluation
-                generator=torch.Generator(),
-            )
+        if self.num_workers == 0:
+            return
+        self._requests = _Requests(self)
+        self._workers: DataLoader[Any] = DataLoader(
+            _Steps(self.tasks),
+            sampler=self._requests,
+            batch_size=None,
+            num_workers=self.num_workers,
+            collate_fn=_as_it_is,
+            pin_memory=self.pin_memory,
+            persistent_workers=True,
+            # without an own generator each pass would advance the global one, even in evaluation
+            generator=torch.Generator(),
+        )
+
+    def __copy__(self) -> Self:
+        """Return a loader over the same data, at the same place, whose passes leave this one's alone."""
+        clone = type(self).__new__(type(self))
+        vars(clone).update(vars(self))
+        clone._start_workers()
+        return clone
 
     def __len__(self) -> int:
         lengths = [len(task) for task in self.tasks.values()]

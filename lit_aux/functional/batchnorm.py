@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-
 Batch = TypeVar("Batch")
 
 
@@ -75,19 +74,23 @@ def reestimate_batchnorm(
             size = forward(batch)
             total += size
             for layer, state in zip(layers, sums, strict=True):
-                assert layer.running_mean is not None and layer.running_var is not None
+                assert layer.running_mean is not None
+                assert layer.running_var is not None
                 mean = layer.running_mean.double().cpu()
                 state += size * torch.stack((mean, layer.running_var.double().cpu() + mean.square()))
             if max_samples is not None and total >= max_samples:
                 break
-    flat = reduce(torch.cat([torch.tensor([float(total)], dtype=torch.float64), *(s.flatten() for s in sums)]))
+    flat = reduce(
+        torch.cat([torch.tensor([float(total)], dtype=torch.float64), *(s.flatten() for s in sums)])
+    )
     count = flat[0].item()
     if count == 0:
         return 0
     moments = torch.split(flat[1:] / count, [s.numel() for s in sums])
     for layer, moment in zip(layers, moments, strict=True):
         mean, square = moment.view(2, -1)
-        assert layer.running_mean is not None and layer.running_var is not None
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
         layer.running_mean.copy_(mean)
         layer.running_var.copy_(square - mean.square())
     return int(count)

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lit_aux.callbacks._probe import training_batches, transfer
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.batchnorm import batchnorm_layers, reestimate_batchnorm
 from lit_aux.models import MultiHeadNet, TimmBackbone, export_state_dict
@@ -206,8 +208,7 @@ class AuxiliaryModule(LightningModule, ABC):
 
     def on_validation_model_eval(self) -> None:
         """Bring batch-normalization statistics up to date before a validation during training."""
-        if self.trainer.training or self.trainer.validating:
-            self.refresh_batchnorm()
+        self.refresh_batchnorm()
         super().on_validation_model_eval()
 
     def on_train_end(self) -> None:
@@ -217,16 +218,15 @@ class AuxiliaryModule(LightningModule, ABC):
     @torch.no_grad()
     def refresh_batchnorm(self) -> None:
         """Re-estimate the statistics of the batch-normalization layers that train, once for given weights."""
-        loader = None if self.trainer.sanity_checking else self.trainer.train_dataloader
         layers = [layer for layer in batchnorm_layers(self.net) if layer.training or self._trains(layer)]
         step = self.trainer.global_step
-        if not self.reestimate_batchnorm or loader is None or not layers or step == self._refreshed_at:
+        training = self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
+        if not (self.reestimate_batchnorm and training and layers) or step == self._refreshed_at:
             return
         strategy = self.trainer.strategy
 
         def forward(batch: Any) -> int:
-            moved = strategy.batch_to_device(self.trainer.precision_plugin.convert_input(batch))
-            inputs = {task: x for task, (x, _) in moved.items()}
+            inputs = {task: x for task, (x, _) in transfer(self.trainer, self, batch).items()}
             with self.trainer.precision_plugin.forward_context():
                 self.net.forward_tasks(inputs)
             return sum(len(x) for x in inputs.values())
@@ -235,7 +235,7 @@ class AuxiliaryModule(LightningModule, ABC):
         with isolate_rng():
             reestimate_batchnorm(
                 self.net,
-                loader,
+                training_batches(self.trainer),
                 forward,
                 layers=layers,
                 max_samples=samples,

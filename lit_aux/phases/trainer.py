@@ -175,8 +175,10 @@ class PhaseTrainer(Trainer):
             finally:
                 self.limit_train_batches = trained_batches
             self._leave(model, result)
-            if self.test_after_phase and _has_test_data(model, datamodule):
+            tested = any("/test_" in name for name in result.metrics)
+            if self.test_after_phase and not tested and _has_test_data(model, datamodule):
                 result.metrics |= self._test(model, datamodule)
+            self._store_phase(model, result)
         result.seconds = time.monotonic() - self._started
         rank_zero_info(f"Phase {phase.name} ended: {result.reason}")
 
@@ -277,17 +279,21 @@ class PhaseTrainer(Trainer):
         self._settled = True
 
     def _leave(self, model: LightningModule, result: PhaseResult) -> None:
-        """Store a first phase that this run claimed; write the checkpoint of one it reused."""
+        """Write the checkpoint of a phase that was not trained here, and note where it is."""
         self.settle_phase()
         self._logged_steps = self.fit_loop.epoch_loop._batches_that_stepped
         if result.reused:
             self._save_reused(model)
         result.checkpoint = self.newest_checkpoint() or result.checkpoint
-        if self._key is not None and self._store is not None:
-            if self.is_global_zero:
-                stored = {"result": result.asdict(), "logged_steps": self._logged_steps}
-                self._store.save(self._key, {"state_dict": model.state_dict(), **stored})
-            self._store.release()
+
+    def _store_phase(self, model: LightningModule, result: PhaseResult) -> None:
+        """Store a first phase that this run claimed, for others to find."""
+        if self._key is None or self._store is None:
+            return
+        if self.is_global_zero:
+            stored = {"result": result.asdict(), "logged_steps": self._logged_steps}
+            self._store.save(self._key, {"state_dict": model.state_dict(), **stored})
+        self._store.release()
 
     def _save_reused(self, model: LightningModule) -> None:
         """Write the checkpoint of a phase that was taken from the store, as if it had been trained here."""

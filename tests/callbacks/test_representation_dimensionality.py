@@ -2,6 +2,7 @@ import csv
 import math
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -306,7 +307,7 @@ def test_everything_is_logged_through_any_logger(tmp_path: Any) -> None:
     module, callback = Phased(), RepresentationDimensionality([CONV], every_n_epochs=2)
     logger = CSVLogger(tmp_path)
     trainer(tmp_path, callback, logger=logger, max_epochs=5).fit(module, train_loader(), val_loader())
-    rows = list(csv.DictReader(open(f"{logger.log_dir}/metrics.csv")))
+    rows = list(csv.DictReader(Path(logger.log_dir, "metrics.csv").read_text().splitlines()))
     logged = [row for row in rows if row[f"first/{CONV}/ensd"]]
     assert [int(row["step"]) for row in logged] == [8, 16, 20]
     for key in ("pr_before", "pr_after", "ensd", "pr_ratio", "ensd_ratio"):

@@ -60,6 +60,12 @@ def test_the_reason_is_for_people(tmp_path: Any) -> None:
     assert callback.stop_reason == "training loss 0.44 < 0.45 after 3 epochs"
 
 
+def test_the_reason_shows_that_the_loss_is_below(tmp_path: Any) -> None:
+    callback = StopAtTrainingLoss(1.07)
+    trainer(tmp_path, callback).fit(Scripted([[1.06996] * 3] * 2), loader())
+    assert callback.stop_reason == "training loss 1.06996 < 1.07 after 1 epoch"
+
+
 def test_accumulated_gradients_do_not_divide_the_loss(tmp_path: Any) -> None:
     module = Scripted(EPOCHS)
     trainer(tmp_path, StopAtTrainingLoss(0.6), max_epochs=5, accumulate_grad_batches=2).fit(module, loader())
@@ -101,17 +107,18 @@ def test_each_fit_starts_afresh(tmp_path: Any) -> None:
 
 def test_a_resumed_run_counts_on_and_a_stopped_one_stays_stopped(tmp_path: Any) -> None:
     def run(max_epochs: int, ckpt: Any = None, **options: Any) -> tuple[Scripted, str | None]:
-        module, callback = Scripted(EPOCHS), StopAtTrainingLoss(0.45)
+        script = [[1.0] * 3, [1.0] * 3, [0.2, 0.2, 0.5], [0.0] * 3]
+        module, callback = Scripted(script), StopAtTrainingLoss(0.35)
         save = ModelCheckpoint(dirpath=tmp_path, save_last=True, save_top_k=-1, every_n_train_steps=1)
         fit = trainer(tmp_path, callback, save, max_epochs=max_epochs, enable_checkpointing=True, **options)
-        fit.fit(module, loader(), ckpt_path=ckpt)
+        fit.fit(module, DataLoader(images(12), batch_size=4), ckpt_path=ckpt)
         return module, callback.stop_reason
 
     run(5, max_steps=8)  # ends within the third epoch
     part = tmp_path / "epoch=2-step=8.ckpt"
     torch.load(part, weights_only=True)
     module, reason = run(5, part)
-    assert (module.steps, reason) == (1, "training loss 0.44 < 0.45 after 3 epochs")
+    assert (module.steps, reason) == (1, "training loss 0.3 < 0.35 after 3 epochs")
 
     save = ModelCheckpoint(dirpath=tmp_path / "end", save_last=True, save_on_train_epoch_end=True)
     callback = StopAtTrainingLoss(0.45)

@@ -1,6 +1,7 @@
 import math
 import re
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -76,7 +77,7 @@ def test_norms_are_those_of_the_chosen_parameters_and_are_logged(tmp_path: Any) 
     trainer(tmp_path, callback, logger=logger, max_epochs=1).fit(module, train_loader())
     assert callback.norm_before == pytest.approx(expected, rel=1e-12)
     assert callback.norm_after == pytest.approx(expected / 4, rel=1e-12)
-    text = open(f"{logger.log_dir}/metrics.csv").read()
+    text = Path(logger.log_dir, "metrics.csv").read_text()
     assert all(f"rescale/{name}" in text for name in ("factor", "norm_before", "norm_after"))
 
 
@@ -125,11 +126,11 @@ def test_resuming_a_run_without_or_with_another_rescaling_is_refused(tmp_path: A
         fit.fit(Foreign(Named()), train_loader(), ckpt_path=ckpt)
 
     run()
-    with pytest.raises(ConfigurationError, match="ckpt_path.*without rescaling"):
+    with pytest.raises(ConfigurationError, match=r"ckpt_path.*without rescaling"):
         run(WeightRescaling(0.5), ckpt=tmp_path / "last.ckpt")
     (tmp_path / "last.ckpt").unlink()
     run(WeightRescaling(0.5))
-    with pytest.raises(ConfigurationError, match="ckpt_path.*started with"):
+    with pytest.raises(ConfigurationError, match=r"ckpt_path.*started with"):
         run(WeightRescaling(0.5, preset="weights"), ckpt=tmp_path / "last.ckpt")
 
 
