@@ -1,7 +1,9 @@
 """The command line: ``lit-aux fit | validate | test | predict | export``."""
 
+import logging
 import os
 import sys
+import warnings
 from argparse import ArgumentError
 from typing import Any
 
@@ -77,6 +79,7 @@ def _known_cause(error: BaseException | None) -> BaseException | None:
 
 
 def _run(args: ArgsType) -> None:
+    _hush()
     AuxiliaryCLI(
         trainer_class=PhaseTrainer,
         args=args,
@@ -84,6 +87,22 @@ def _run(args: ArgsType) -> None:
         auto_configure_optimizers=False,
         parser_kwargs={"parser_mode": "omegaconf+", "exit_on_error": False},
     )
+
+
+_NOISE = ("litlogger", "weights_only", "TPU available", "`Trainer.fit` stopped")
+
+
+def _hush() -> None:
+    """Leave out what Lightning says about other products, and what the report tells better."""
+    for name in (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.pytorch.trainer.connectors.checkpoint_connector",
+    ):
+        logger = logging.getLogger(name)
+        if not logger.filters:
+            logger.addFilter(lambda record: not any(part in record.getMessage() for part in _NOISE))
+    for message in (".*LeafSpec.*", ".*smaller than the logging interval.*", ".*across ranks is zero.*"):
+        warnings.filterwarnings("ignore", message=message)
 
 
 if __name__ == "__main__":

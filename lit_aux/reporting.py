@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from lit_aux.callbacks import RepresentationDimensionality
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
+    from matplotlib.axes import Axes
     from rich.table import Table
 
     from lit_aux.callbacks import LayerDimensionality
@@ -21,7 +22,7 @@ def report(trainer: "Trainer") -> Path:
     """Print how a run's phases ended and which features were reused; write the same to the run's folder.
 
     Writes ``summary.json`` and ``summary.png`` into ``trainer.log_dir``, or ``default_root_dir`` without a
-    logger.
+    logger. Layers are shown for the last phase; the file holds them for every phase.
 
     Args:
         trainer: A :class:`~lit_aux.PhaseTrainer` after ``fit``.
@@ -37,17 +38,25 @@ def report(trainer: "Trainer") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     content = {"phases": [p.asdict() for p in phases], "layers": [asdict(row) for row in layers]}
     (folder / "summary.json").write_text(json.dumps(_finite(content), indent=2) + "\n")
+    shown = [_short_name(row) for row in layers if row.phase == layers[-1].phase]
     console = Console()
     console.print(phase_table(phases))
-    if layers:
-        console.print(layer_table(layers))
-    for phase in phases:
-        if phase.checkpoint is not None:
-            console.print(f"checkpoint of {phase.name}: {phase.checkpoint}", soft_wrap=True, highlight=False)
-    picture = draw(phases, layers, folder / "summary.png")
-    console.print(f"picture: {picture}", soft_wrap=True, highlight=False)
-    console.print(f"metrics: {folder / 'summary.json'}", soft_wrap=True, highlight=False)
+    if shown:
+        console.print(layer_table(shown))
+    found = {f"checkpoint of {p.name}": p.checkpoint for p in phases if p.checkpoint is not None}
+    found["picture"] = str(draw(phases, shown, folder / "summary.png"))
+    found["metrics"] = str(folder / "summary.json")
+    for what, where in found.items():
+        console.print(f"{what}: {where}", soft_wrap=True, highlight=False)
     return folder
+
+
+def _short_name(row: "LayerDimensionality") -> "LayerDimensionality":
+    """Name a layer as timm or the user does, without the path to it in the project's modules."""
+    name = row.layer
+    for prefix in ("net.", "backbone.", "network."):
+        name = name.removeprefix(prefix)
+    return replace(row, layer=name)
 
 
 def _measuring(trainer: "Trainer") -> list[RepresentationDimensionality]:
@@ -74,48 +83,44 @@ def _number(metrics: dict[str, float], name: str) -> str:
 
 def phase_table(phases: Sequence["PhaseResult"]) -> "Table":
     """Return a table with a row for each phase and task."""
+    from rich import box
     from rich.table import Table
 
-    table = Table(title="Phases", title_justify="left")
+    table = Table(title="How each phase ended", title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("phase", "task"):
         table.add_column(name)
-    for name in ("test accuracy", "test loss", "train loss", "epochs", "seconds"):
+    for name in ("accuracy", "loss", "train loss"):
         table.add_column(name, justify="right")
     table.add_column("why it ended", overflow="fold")
     for phase in phases:
         for i, task in enumerate(phase.tasks):
             stage = "test" if f"{task}/test_loss" in phase.metrics else "val"
-            reason = f"reused; {phase.reason}" if phase.reused else phase.reason
+            reason = f"trained before; {phase.reason}" if phase.reused else phase.reason
             table.add_row(
                 phase.name if i == 0 else "",
                 task,
                 _number(phase.metrics, f"{task}/{stage}_accuracy"),
                 _number(phase.metrics, f"{task}/{stage}_loss"),
                 _number(phase.metrics, f"{task}/train_loss"),
-                str(phase.epochs) if i == 0 else "",
-                f"{phase.seconds:.1f}" if i == 0 else "",
                 reason if i == 0 else "",
             )
     return table
 
 
 def layer_table(layers: Sequence["LayerDimensionality"]) -> "Table":
-    """Return a table with a row for each layer that was measured."""
+    """Return a table with a row for each layer that was measured in one phase."""
+    from rich import box
     from rich.table import Table
 
-    table = Table(title="Which features were reused", title_justify="left")
-    for name in ("phase", "layer"):
-        table.add_column(name)
-    for name in ("PR before", "PR after", "ENSD", "PR after/before", "ENSD/PR after"):
+    title = f"Which features {layers[0].phase} reused" if layers[0].phase else "Which features were reused"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("layer", overflow="fold")
+    for name in ("PR before", "PR after", "ENSD", "after/before", "ENSD/after"):
         table.add_column(name, justify="right")
     table.add_column("verdict")
-    last = None
     for row in layers:
         values = (row.pr_before, row.pr_after, row.ensd, row.pr_ratio, row.ensd_ratio)
-        table.add_row(
-            row.phase if row.phase != last else "", row.layer, *(f"{v:.2f}" for v in values), row.verdict
-        )
-        last = row.phase
+        table.add_row(row.layer, *(f"{value:.2f}" for value in values), row.verdict)
     return table
 
 
@@ -124,44 +129,45 @@ def draw(phases: Sequence["PhaseResult"], layers: Sequence["LayerDimensionality"
 
     Args:
         phases: How each phase went.
-        layers: What was measured in each layer; the last phase's are drawn.
+        layers: What was measured in the layers of one phase.
         path: The PNG to write.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from lit_aux.callbacks._picture import _draw_phase
+    from lit_aux.callbacks.picture import draw_layers
 
-    shown = [row for row in layers if row.phase == layers[-1].phase] if layers else []
-    figure = Figure(figsize=(11, 4.6) if shown else (5.5, 4.2), layout="constrained")
+    height = max(2.2, 0.42 * len(layers) + 1.3)
+    figure = Figure(figsize=(10.5, height) if layers else (5.5, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 2, width_ratios=(1, 1.9)) if shown else [figure.subplots()]
+    axes = figure.subplots(1, 2, width_ratios=(1, 1.7)) if layers else [figure.subplots()]
     _draw_phases(axes[0], phases)
-    if shown:
-        _draw_phase(axes[1], shown[0].phase, shown)
-    figure.savefig(path, dpi=150)
+    if layers:
+        draw_layers(axes[1], layers[0].phase, layers)
+        axes[1].set_xlabel("dimensions")
+        handles, labels = axes[1].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower right", ncols=3, frameon=False)
+    figure.savefig(path, dpi=150, facecolor="white", bbox_inches="tight", pad_inches=0.15)
     return path
 
 
-def _draw_phases(axes: Any, phases: Sequence["PhaseResult"]) -> None:
-    """Draw each phase's accuracy on each of its tasks as a labelled bar."""
-    rows = [
-        (
-            f"{phase.name}\n{task}",
-            phase.metrics.get(f"{task}/test_accuracy", phase.metrics.get(f"{task}/val_accuracy")),
-        )
-        for phase in phases
-        for task in phase.tasks
-    ]
-    known = [(label, value) for label, value in rows if value is not None]
+def _draw_phases(axes: "Axes", phases: Sequence["PhaseResult"]) -> None:
+    """Draw the accuracy of each phase on each of its tasks as a labelled bar."""
+    known: dict[str, float] = {}
+    for phase in phases:
+        for task in phase.tasks:
+            value = phase.metrics.get(f"{task}/test_accuracy", phase.metrics.get(f"{task}/val_accuracy"))
+            if value is not None:
+                known[f"{phase.name}\n{task}"] = value
     places = range(len(known))
-    axes.barh(places, [value for _, value in known], color="#4477aa", height=0.6)
-    axes.set_yticks(places, [label for label, _ in known])
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1.18)
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
-    for place, (_, value) in zip(places, known, strict=True):
-        axes.text(value + 0.02, place, f"{value:.3f}", va="center")
+    axes.barh(places, list(known.values()), color="#8fb3d4", height=0.55)
+    axes.set_yticks(places, list(known))
+    axes.set_ylim(len(known) - 0.4, -0.6)
+    axes.set_xlim(0, 1.2)
+    axes.set_xticks([0, 0.5, 1.0])
+    for place, value in zip(places, known.values(), strict=True):
+        axes.text(value + 0.02, place, f"{value:.3f}", va="center", fontweight="bold")
     axes.set_xlabel("accuracy")
-    axes.set_title("How each phase ended", loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title("How each phase ended", loc="left", fontsize=10)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)

@@ -279,7 +279,8 @@ class AuxiliaryModule(LightningModule, ABC):
         # is a collective operation. Only those that anybody has seen are logged.
         for task, values in self.evaluation.compute(stage).items():
             for name, value in values.items():
-                self.log(f"{self.log_prefix}{task}/{stage}_{name}", value)
+                # Equal on every process already: the maximum leaves it as it is.
+                self.log(f"{self.log_prefix}{task}/{stage}_{name}", value, sync_dist=True, reduce_fx="max")
 
     # Export
 

@@ -1,9 +1,9 @@
 """Losses and metrics of every task, in training and in evaluation."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Literal, cast
+from typing import Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,10 @@ Stage = Literal["val", "test"]
 
 
 class _MeanLoss(Metric):
-    """A size-weighted mean that also tells how many samples it is of; NaN stays NaN."""
+    """A size-weighted mean that also tells how many samples it is of; NaN stays NaN.
+
+    Sums are float64, so that it does not matter how samples are divided into batches and processes.
+    """
 
     full_state_update = False
     total: Tensor
@@ -24,15 +27,25 @@ class _MeanLoss(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros(()), dist_reduce_fx="sum")
+        for name in ("total", "count"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, loss: Tensor, size: int) -> None:
-        self.total = self.total + loss.detach().float() * size
+        self.total = self.total + loss.detach().to(self.total.device).double() * size
         self.count = self.count + size
 
     def compute(self) -> Tensor:
         return torch.stack((self.total / self.count, self.count))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Self:
+        """Follow moves to another device, but stay in float64 whatever dtype the module is cast to."""
+
+        def move(tensor: Tensor) -> Tensor:
+            device = fn(torch.empty(0, device=tensor.device)).device
+            return tensor if device.type == "mps" else tensor.to(device)  # MPS has no float64
+
+        super()._apply(move, exclude_state)
+        return self
 
 
 class TaskEvaluation(nn.Module):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lit_aux.errors import ConfigurationError
 
@@ -15,7 +15,12 @@ LoggerName = Literal["csv", "tensorboard", "wandb"]
 
 
 def _next_version(root: Path) -> int:
-    """Make and claim the next free ``version_N`` folder; two processes never get the same one."""
+    """Make and claim the next free ``version_N`` folder; two runs never get the same one.
+
+    Of the processes of one run only the first claims: Lightning tells the others its folder.
+    """
+    if getattr(rank_zero_only, "rank", 0):
+        return 0
     root.mkdir(parents=True, exist_ok=True)
     taken = [int(p.name[8:]) for p in root.glob("version_*") if p.name[8:].isdigit()]
     version = max(taken, default=-1) + 1

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer, WeightAveraging
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelSummary, Timer, WeightAveraging
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
@@ -228,7 +228,11 @@ class PhaseTrainer(Trainer):
             extra.append(StopAtTrainingLoss(phase.stop_at_training_loss, monitor=None if single else monitor))
         if phase.max_time is not None:
             extra.append(Timer(phase.max_time))
-        self.callbacks = sorted([*extra, *own], key=lambda c: isinstance(c, Checkpoint))
+        if self._index > 0:  # the network is described once
+            own_now = [c for c in own if not isinstance(c, ModelSummary)]
+        else:
+            own_now = own
+        self.callbacks = sorted([*extra, *own_now], key=lambda c: isinstance(c, Checkpoint))
         try:
             yield
         finally:

@@ -7,10 +7,11 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from callback_helpers import Foreign, network, train_loader, trainer, val_loader
+from callback_helpers import Foreign, images, network, train_loader, trainer, val_loader
 from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
+from torch.utils.data import DataLoader
 
 from lit_aux.callbacks import WeightRescaling
 from lit_aux.errors import ConfigurationError
@@ -169,6 +170,19 @@ def test_batchnorm_statistics_are_those_of_the_rescaled_network(tmp_path: Any) -
     torch.testing.assert_close(
         watch.weights["net.1.running_var"].double(), maps.var((0, 2, 3)), rtol=2e-2, atol=1e-6
     )
+
+
+def test_reestimation_leaves_a_persistent_worker_to_the_fit(tmp_path: Any) -> None:
+    runs = []
+    for reestimate in (False, True):
+        module = Foreign()
+        pl.seed_everything(3, verbose=False)
+        loader = DataLoader(images(12), batch_size=3, shuffle=True, num_workers=1, persistent_workers=True)
+        trainer(tmp_path, WeightRescaling(0.5, reestimate_batchnorm=reestimate)).fit(module, loader)
+        runs.append(module)
+    # In training mode the network does not depend on the statistics: only the data could tell the runs apart.
+    pairs = zip(runs[0].parameters(), runs[1].parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("how", ["module", "submodule", "in place"])
