@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lit_aux.callbacks._layers import hooked
-from lit_aux.callbacks._probe import fixed_rng, slices
+from lit_aux.callbacks.probe import fixed_rng, slices
 from lit_aux.errors import ConfigurationError
 
 Spatial = Literal["flatten", "mean"]

@@ -15,10 +15,10 @@ from torch import Tensor
 from lit_aux.callbacks._activations import Spatial, activations, measure_sizes
 from lit_aux.callbacks._layers import resolve_layers
 from lit_aux.callbacks._logging import log_scalars, prefix_of
-from lit_aux.callbacks._picture import plot
-from lit_aux.callbacks._probe import collect_probe, default_to_input
 from lit_aux.callbacks._weights import snapshot, swapped
 from lit_aux.callbacks.layer_dimensionality import LayerDimensionality
+from lit_aux.callbacks.picture import plot
+from lit_aux.callbacks.probe import collect_probe, default_to_input
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.dimensionality import shared_dimensionality
 

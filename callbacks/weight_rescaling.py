@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lit_aux.callbacks._logging import log_scalars
 from lit_aux.callbacks._names import READOUTS, clean, is_readout, match
-from lit_aux.callbacks._probe import default_to_input, training_batches, transfer
+from lit_aux.callbacks.probe import default_to_input, training_batches, transfer
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.batchnorm import reestimate_batchnorm as reestimate
 

@@ -8,16 +8,25 @@ from argparse import ArgumentError
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 import lit_aux.data
 import lit_aux.modules  # noqa: F401 - so that their classes can be named without a path
+from lit_aux._messages import located, parsing_message
 from lit_aux.errors import ConfigurationError, NonFiniteLossError
 from lit_aux.phases import PhaseTrainer
 
 
 class AuxiliaryCLI(LightningCLI):
     """LightningCLI that takes the tasks from the data and reports after fit."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(*args, **kwargs)
+        except ConfigurationError as error:
+            message = located(str(error), getattr(self, "config", None))
+            raise ConfigurationError(message) from error
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what must agree."""
@@ -30,6 +39,15 @@ class AuxiliaryCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Leave the command line in charge: a checkpoint's hyperparameters must not override it."""
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Build the Trainer; what it refuses is the user's to correct."""
+        try:
+            return super()._instantiate_trainer(config, callbacks)
+        except ConfigurationError:
+            raise
+        except (ValueError, TypeError, MisconfigurationException, ModuleNotFoundError) as error:
+            raise ConfigurationError(f"--trainer: {error}") from error
 
     def after_fit(self) -> None:
         """Print and draw what came out."""
@@ -63,7 +81,10 @@ def main(args: ArgsType = None) -> int:
         known = _known_cause(error)
         if known is None:
             raise
-        print(f"lit-aux: error: {' '.join(str(known).split())}", file=sys.stderr)
+        message = str(known)
+        if isinstance(known, ArgumentError):
+            message = parsing_message(message, sys.argv[1:] if args is None else list(args))
+        print(f"lit-aux: error: {' '.join(message.split())}", file=sys.stderr)
         return 1 if isinstance(known, NonFiniteLossError) else 2
     return 0
 

@@ -114,8 +114,8 @@ def layer_table(layers: Sequence["LayerDimensionality"]) -> "Table":
 
     title = f"Which features {layers[0].phase} reused" if layers[0].phase else "Which features were reused"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("layer", overflow="fold")
-    for name in ("PR before", "PR after", "ENSD", "after/before", "ENSD/after"):
+    table.add_column("layer", no_wrap=True)
+    for name in ("PR before", "PR after", "ENSD", "PR ratio", "ENSD/PR"):
         table.add_column(name, justify="right")
     table.add_column("verdict")
     for row in layers:

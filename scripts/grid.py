@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Run one configuration over rescale factors, numbers of main images and seeds; print the means.
 
-usage: grid.py CONFIG --out DIR [--factors 1 .5] [--n-main 20 200] [--seeds 0 1 2] [-- further lit-aux options]
+usage: grid.py CONFIG --out DIR [--factors 1 .5] [--n-main 20 200] [--seeds 0 1 2] [-- more lit-aux options]
 
-Each run is one `lit-aux fit` in this process, and a row of DIR/results.csv and rows of DIR/measures.csv as it ends.
-Runs that have their row are skipped, so that an interrupted grid goes on where it stopped.
+Each run is one `lit-aux fit` in this process; as it ends it adds a row to DIR/results.csv and its layers to
+DIR/measures.csv. Runs that have their row are skipped: an interrupted grid goes on where it stopped.
 """
 
 import argparse
@@ -17,11 +17,24 @@ from statistics import fmean, stdev
 
 from lit_aux.cli import main as lit_aux
 
-FIELDS = ["setup", "seed", "n_main", "rescale", "accuracy", "loss", "train_loss", "epochs", "seconds", "reason"]
+FIELDS = [
+    "setup",
+    "seed",
+    "n_main",
+    "rescale",
+    "accuracy",
+    "loss",
+    "train_loss",
+    "epochs",
+    "seconds",
+    "reason",
+]
 
 
 def arguments() -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("config", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--factors", type=float, nargs="+", default=[1.0, 0.5, 0.25, 0.125])
@@ -55,7 +68,9 @@ def run(config: Path, out: Path, key: dict[str, object], rest: list[str]) -> Non
     options += ["--seed_everything", str(key["seed"]), "--data.n_main", str(key["n_main"])]
     if key["rescale"] != "":
         options += ["--model.rescale", str(key["rescale"])]
-    code = lit_aux(["fit", "--config", str(config), *options, "--trainer.enable_progress_bar", "false", *rest])
+    code = lit_aux(
+        ["fit", "--config", str(config), *options, "--trainer.enable_progress_bar", "false", *rest]
+    )
     if code:
         raise SystemExit(code)
     newest = max(root.glob("version_*/summary.json"), key=lambda p: p.stat().st_mtime)
@@ -103,7 +118,9 @@ def main() -> None:
         if not done:
             run(options.config, options.out, key, rest)
     cells(read(options.out / "results.csv"), ["setup", "n_main", "rescale"], ["accuracy", "loss"])
-    last = [row for row in read(options.out / "measures.csv") if row["layer"].endswith(("global_pool", "layer4"))]
+    last = [
+        row for row in read(options.out / "measures.csv") if row["layer"].endswith(("global_pool", "layer4"))
+    ]
     cells(last, ["setup", "layer", "n_main", "rescale"], ["pr_before", "pr_after", "ensd"])
 
 

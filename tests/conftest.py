@@ -38,7 +38,7 @@ class ToyTasks(Dataset[dict[str, tuple[Tensor, Tensor]]]):
 
 
 class ToyData(LightningDataModule):
-    """Tasks ``main`` and ``aux`` through ordinary shuffling DataLoaders, which draw from torch's global state."""
+    """Tasks ``main`` and ``aux`` through shuffling DataLoaders, which draw from torch's global state."""
 
     def __init__(
         self, n: int = 24, seed: int = 0, tasks: Sequence[str] = ("main", "aux"), batch: int = 8

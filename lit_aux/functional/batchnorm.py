@@ -17,23 +17,46 @@ def batchnorm_layers(model: nn.Module) -> list[_BatchNorm]:
 
 
 @contextmanager
-def _batch_statistics(model: nn.Module, layers: list[_BatchNorm]) -> Iterator[None]:
-    """Put ``model`` in eval mode but ``layers`` in train mode, each storing the last batch's statistics."""
+def _batch_statistics(model: nn.Module, layers: list[_BatchNorm]) -> Iterator[list[int]]:
+    """Put ``model`` in eval mode but ``layers`` in train mode, each storing the last batch's statistics.
+
+    Yields for each layer the number of values per channel in the last batch.
+    """
     modes = [(module, module.training) for module in model.modules()]
     momenta = [layer.momentum for layer in layers]
     counts = [None if c is None else c.clone() for c in (layer.num_batches_tracked for layer in layers)]
+    sizes = [0] * len(layers)
+
+    def note(place: int) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            sizes[place] = inputs[0].numel() // inputs[0].shape[1]
+
+        return hook
+
     model.eval()
+    hooks = [layer.register_forward_pre_hook(note(i)) for i, layer in enumerate(layers)]
     for layer in layers:
         layer.training, layer.momentum = True, 1.0
     try:
-        yield
+        yield sizes
     finally:
+        for handle in hooks:
+            handle.remove()
         for layer, momentum, count in zip(layers, momenta, counts, strict=True):
             layer.momentum = momentum
             if count is not None and layer.num_batches_tracked is not None:
                 layer.num_batches_tracked.copy_(count)
         for module, mode in modes:
             module.training = mode
+
+
+def _sums(layer: _BatchNorm, size: int) -> Tensor:
+    """Return number, sum and sum of squares of the values per channel, from one batch's statistics."""
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    mean, variance = layer.running_mean.double().cpu(), layer.running_var.double().cpu()
+    squares = (size - 1) * variance + size * mean.square()  # torch stores the unbiased variance
+    return torch.stack((torch.full_like(mean, size), size * mean, squares))
 
 
 @torch.no_grad()
@@ -50,8 +73,9 @@ def reestimate_batchnorm(
 
     After a few optimizer steps the exponential averages still describe the weights of many steps ago, and a
     network that fits its training data can be at chance in eval mode. Here every layer's statistics are those
-    that its present weights produce: the size-weighted mean over batches of the batch mean, and the variance
-    around it (within and between batches). Dropout is off and everything else in the model is left as it was.
+    that its present weights produce: the mean and the unbiased variance of all values of a channel, pooled
+    over batches (within each of which deeper layers see the batch's own normalization, as in training).
+    Dropout is off and everything else in the model is left as it was.
 
     Args:
         model: The network; only its batch-normalization layers change.
@@ -67,30 +91,27 @@ def reestimate_batchnorm(
     layers = batchnorm_layers(model) if layers is None else layers
     if not layers:
         return 0
-    sums = [torch.zeros(2, layer.num_features, dtype=torch.float64) for layer in layers]
+    sums = [torch.zeros(3, layer.num_features, dtype=torch.float64) for layer in layers]
     total = 0
-    with _batch_statistics(model, layers):
+    kept = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]  # type: ignore[union-attr, misc]
+    with _batch_statistics(model, layers) as sizes:
         for batch in batches:
-            size = forward(batch)
-            total += size
-            for layer, state in zip(layers, sums, strict=True):
-                assert layer.running_mean is not None
-                assert layer.running_var is not None
-                mean = layer.running_mean.double().cpu()
-                state += size * torch.stack((mean, layer.running_var.double().cpu() + mean.square()))
+            total += forward(batch)
+            for layer, state, size in zip(layers, sums, sizes, strict=True):
+                state += _sums(layer, size)
             if max_samples is not None and total >= max_samples:
                 break
     flat = reduce(
         torch.cat([torch.tensor([float(total)], dtype=torch.float64), *(s.flatten() for s in sums)])
     )
-    count = flat[0].item()
-    if count == 0:
-        return 0
-    moments = torch.split(flat[1:] / count, [s.numel() for s in sums])
-    for layer, moment in zip(layers, moments, strict=True):
-        mean, square = moment.view(2, -1)
+    parts = torch.split(flat[1:], [s.numel() for s in sums])
+    for layer, part, (mean, variance) in zip(layers, parts, kept, strict=True):
+        number, first, second = part.view(3, -1)
         assert layer.running_mean is not None
         assert layer.running_var is not None
+        if number[0] > 1:
+            mean = first / number
+            variance = (second - number * mean.square()) / (number - 1)
         layer.running_mean.copy_(mean)
-        layer.running_var.copy_(square - mean.square())
-    return int(count)
+        layer.running_var.copy_(variance)
+    return int(flat[0].item())

@@ -9,16 +9,14 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lit_aux.callbacks._probe import training_batches, transfer
 from lit_aux.errors import ConfigurationError
-from lit_aux.functional.batchnorm import batchnorm_layers, reestimate_batchnorm
 from lit_aux.models import MultiHeadNet, TimmBackbone, export_state_dict
 from lit_aux.modules.evaluation import Stage, TaskEvaluation
 from lit_aux.modules.loading import load_checkpoint, save_weights
+from lit_aux.modules.statistics import moving_layers, reestimate, share
 from lit_aux.phases.phase import Phase, check_phases
 
 Batch = Mapping[str, tuple[Tensor, Tensor]]
@@ -37,6 +35,8 @@ class AuxiliaryModule(LightningModule, ABC):
         losses: A loss for every task, or one by task; cross-entropy by default.
         metrics: torchmetrics by name, the same for every task; accuracy by default. Each is copied.
         phases: Phases in place of the module's own.
+        num_features: Number of features that the backbone returns; needed where it has no attribute of this
+            name.
         reestimate_batchnorm: Re-estimate batch-normalization statistics on the phase's training data before
             each evaluation and at the end of a phase. After a few steps the running averages lag so far
             behind the weights that a network which fits its training data can test at chance. False is what
@@ -58,6 +58,7 @@ class AuxiliaryModule(LightningModule, ABC):
         losses: nn.Module | dict[str, nn.Module] | None = None,
         metrics: dict[str, Metric] | None = None,
         phases: list[Phase] | None = None,
+        num_features: int | None = None,
         reestimate_batchnorm: bool = True,
         batchnorm_samples: int = 1000,
         compile: bool = False,
@@ -71,7 +72,7 @@ class AuxiliaryModule(LightningModule, ABC):
             raise ConfigurationError(f"batchnorm_samples: {batchnorm_samples} must be at least 2")
         self.backbone_is_given = isinstance(backbone, nn.Module)
         network = backbone if isinstance(backbone, nn.Module) else TimmBackbone(backbone)
-        self.net = MultiHeadNet(network, tasks)
+        self.net = MultiHeadNet(network, tasks, num_features=num_features)
         self.tasks = dict(tasks)
         self.evaluation = TaskEvaluation(tasks, losses, metrics)
         self.reestimate_batchnorm = reestimate_batchnorm
@@ -215,37 +216,18 @@ class AuxiliaryModule(LightningModule, ABC):
         """Bring batch-normalization statistics up to date at the end."""
         self.refresh_batchnorm()
 
-    @torch.no_grad()
     def refresh_batchnorm(self) -> None:
         """Re-estimate the statistics of the batch-normalization layers that train, once for given weights."""
-        layers = [layer for layer in batchnorm_layers(self.net) if layer.training or self._trains(layer)]
+        layers = moving_layers(self.net)
         step = self.trainer.global_step
         training = self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
-        if not (self.reestimate_batchnorm and training and layers) or step == self._refreshed_at:
+        if not (training and layers) or step == self._refreshed_at:
             return
-        strategy = self.trainer.strategy
-
-        def forward(batch: Any) -> int:
-            inputs = {task: x for task, (x, _) in transfer(self.trainer, self, batch).items()}
-            with self.trainer.precision_plugin.forward_context():
-                self.net.forward_tasks(inputs)
-            return sum(len(x) for x in inputs.values())
-
-        samples = max(2, self.batchnorm_samples // self.trainer.world_size)
-        with isolate_rng():
-            reestimate_batchnorm(
-                self.net,
-                training_batches(self.trainer),
-                forward,
-                layers=layers,
-                max_samples=samples,
-                reduce=lambda total: strategy.reduce(total.to(self.device), reduce_op="sum").cpu(),
-            )
+        if self.reestimate_batchnorm:
+            reestimate(self.trainer, self, layers, self.batchnorm_samples)
+        else:
+            share(self.trainer, layers)
         self._refreshed_at = step
-
-    @staticmethod
-    def _trains(layer: nn.Module) -> bool:
-        return any(p.requires_grad for p in layer.parameters())
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the validation measures of its tasks."""

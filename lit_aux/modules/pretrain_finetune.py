@@ -112,7 +112,11 @@ class PretrainFinetuneModule(AuxiliaryModule):
     def _rescaling(self) -> list[Callback]:
         if self.rescale is None:
             return []
-        rescaling = WeightRescaling(
-            self.rescale, preset=self.rescale_preset, reestimate_batchnorm=self.reestimate_batchnorm
-        )
+        try:
+            rescaling = WeightRescaling(
+                self.rescale, preset=self.rescale_preset, reestimate_batchnorm=self.reestimate_batchnorm
+            )
+        except ConfigurationError as error:  # the callback's names for what are options of this module
+            text = str(error).replace("factor: ", "rescale: ", 1).replace("preset: ", "rescale_preset: ", 1)
+            raise ConfigurationError(text) from error
         return [rescaling]

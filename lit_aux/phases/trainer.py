@@ -228,11 +228,9 @@ class PhaseTrainer(Trainer):
             extra.append(StopAtTrainingLoss(phase.stop_at_training_loss, monitor=None if single else monitor))
         if phase.max_time is not None:
             extra.append(Timer(phase.max_time))
-        if self._index > 0:  # the network is described once
-            own_now = [c for c in own if not isinstance(c, ModelSummary)]
-        else:
-            own_now = own
-        self.callbacks = sorted([*extra, *own_now], key=lambda c: isinstance(c, Checkpoint))
+        # The network is described once, in the first phase.
+        kept = [c for c in own if self._index == 0 or not isinstance(c, ModelSummary)]
+        self.callbacks = sorted([*extra, *kept], key=lambda c: isinstance(c, Checkpoint))
         try:
             yield
         finally:

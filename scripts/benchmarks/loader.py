@@ -37,7 +37,7 @@ def benchmark_loader(
     return [
         ("in-memory loader, samples/s", mine, ""),
         ("DataLoader(TensorDataset, shuffle=True), samples/s", other, ""),
-        ("ratio", median(a / b for a, b in rates), "at least 5"),
+        ("ratio", median(a / b for a, b in rates), ">= 5"),
     ]
 
 

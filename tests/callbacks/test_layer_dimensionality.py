@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from lit_aux.callbacks import LayerDimensionality, verdict
-from lit_aux.callbacks._picture import plot
+from lit_aux.callbacks.picture import plot
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from lit_aux.callbacks._layers import resolve_layers
-from lit_aux.callbacks._probe import default_to_input, slices
 from lit_aux.callbacks._weights import snapshot, swapped
+from lit_aux.callbacks.probe import default_to_input, slices
 from lit_aux.errors import ConfigurationError
 
 

@@ -265,8 +265,8 @@ def test_wrong_phases_are_refused() -> None:
         Phase(name="a", tasks=[])
     with pytest.raises(ConfigurationError, match="letters"):
         Phase(name="a/b", tasks=["main"])
+    model = module(phases=[Phase(name="a", tasks=["main"], trainable=["nothing.*"])])
     with pytest.raises(ConfigurationError, match="matches no parameter"):
-        model = module(phases=[Phase(name="a", tasks=["main"], trainable=["nothing.*"])])
         model.enter_phase(model.phases[0])
 
 

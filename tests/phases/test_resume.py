@@ -258,7 +258,7 @@ def test_pretrained_of_another_network_is_refused(tmp_path: Path) -> None:
 
 
 def test_pretrained_with_other_tasks_keeps_the_backbone(tmp_path: Path) -> None:
-    whole, expected = run(tmp_path)
+    whole, _ = run(tmp_path)
     path = str(whole.phase_results[0].checkpoint)
     from test_phase_trainer import toy_backbone_with_features
 

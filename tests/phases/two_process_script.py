@@ -27,7 +27,9 @@ class Backbone(nn.Sequential):
     num_features = 6
 
     def __init__(self) -> None:
-        super().__init__(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        super().__init__(
+            nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
 
 
 class Record(Callback):
@@ -64,7 +66,7 @@ def _copy(module: LightningModule) -> dict[str, Tensor]:
 def data() -> DigitsDataModule:
     """Return digits in numbers that two processes cannot share evenly."""
     return DigitsDataModule(
-        n_main=21, n_aux=41, n_val=23, n_test=37, size=8, channels=1, batch_size=6, eval_batch_size=7, seed=0
+        n_main=21, n_aux=41, n_val=23, n_test=29, size=8, channels=1, batch_size=6, eval_batch_size=7, seed=0
     )
 
 
@@ -98,7 +100,9 @@ def run(folder: Path, name: str) -> None:
         strategy="ddp",
         precision="64-true",
         default_root_dir=folder / "runs",
-        callbacks=[record, dimensionality],
+        callbacks=[record] if name == "published" else [record, dimensionality],
+        # Validation would hide it if the ranks' running averages differed at the end.
+        limit_val_batches=0 if name == "published" else 1.0,
         enable_progress_bar=False,
         enable_model_summary=False,
     )

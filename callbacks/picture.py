@@ -36,7 +36,7 @@ def plot(results: Sequence[LayerDimensionality], path: str | os.PathLike[str]) -
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(tables), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
     for axis, phase, table in zip(axes, phases, tables, strict=True):
-        _draw_phase(axis, phase, table)
+        draw_layers(axis, phase, table)
     _scale(axes[-1], results)
     axes[-1].set_xlabel("dimensions")
     handles, labels = axes[0].get_legend_handles_labels()
@@ -49,8 +49,14 @@ def plot(results: Sequence[LayerDimensionality], path: str | os.PathLike[str]) -
     return path
 
 
-def _draw_phase(axis: "Axes", phase: str, table: list[LayerDimensionality]) -> None:
-    """Draw one phase: a row per layer, first layer on top, the verdict at the right."""
+def draw_layers(axis: "Axes", phase: str, table: Sequence[LayerDimensionality]) -> None:
+    """Draw one phase: a row per layer, first layer on top, the verdict at the right.
+
+    Args:
+        axis: Where to draw; the verdicts need room at its right.
+        phase: The title.
+        table: The layers, in network order.
+    """
     y = list(range(len(table)))
     for i, row in enumerate(table):
         if i % 2:
@@ -73,9 +79,10 @@ def _draw_phase(axis: "Axes", phase: str, table: list[LayerDimensionality]) -> N
     for side in ("top", "right", "left"):
         axis.spines[side].set_visible(False)
     axis.tick_params(axis="y", length=0)
+    _scale(axis, table)
 
 
-def _label(axis: "Axes", phase: str, table: list[LayerDimensionality]) -> None:
+def _label(axis: "Axes", phase: str, table: Sequence[LayerDimensionality]) -> None:
     """Write layer names at the left, the verdict and its two ratios at the right."""
     names = [row.layer for row in table]
     prefix = _common_prefix(names)
@@ -83,7 +90,7 @@ def _label(axis: "Axes", phase: str, table: list[LayerDimensionality]) -> None:
     axis.set_ylim(len(table) - 0.5, -0.5)
     where = prefix.rstrip(".")
     axis.set_title(f"{phase} · {where}" if phase and where else phase or where, loc="left", fontsize=10)
-    columns = ((1.03, "left"), (1.25, "right"), (1.39, "right"))
+    columns = ((1.03, "left"), (1.31, "right"), (1.45, "right"))
     for i, row in enumerate(table):
         cells = (row.verdict, _short(row.pr_ratio), _short(row.ensd_ratio))
         for (x, side), cell in zip(columns, cells, strict=True):

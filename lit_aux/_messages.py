@@ -1,0 +1,233 @@
+"""What the command line says about a wrong option: one line, with the option as the user wrote it."""
+
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+_KEY = re.compile(r'Parser key "([^"]+)":')
+_CLASS = re.compile(r"Problem with given class_path '([^']+)'")
+_UNKNOWN = re.compile(r"Option '([^']+)' is not accepted|unrecognized arguments: --(\S+)")
+_NO_CLASS = re.compile(r"(?:module '[^']+' has no attribute '[^']+'|No module named '[^']+'|^Import path \S+ does not)")
+_REQUIRED = re.compile(r"the following arguments are required: (\S+)")
+_EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value: (.*))?$")
+_GIVEN = re.compile(r"Given value: (.*)$")
+_CALLABLE = re.compile(r"\. Got value: Namespace\(class_path='([^']+)'")
+_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+_EXAMPLES = {
+    "model": "lit_aux.modules.SingleTaskModule",
+    "data": "lit_aux.data.DigitsDataModule",
+    "optimizer": "torch.optim.SGD",
+    "lr_scheduler": "torch.optim.lr_scheduler.StepLR",
+    "callbacks": "lit_aux.callbacks.WeightRescaling",
+}
+_NOTHING = ("NoneType", "dot import path", "path but")
+
+
+def parsing_message(error: str, arguments: Sequence[str]) -> str:
+    """Make one readable line of what jsonargparse says.
+
+    Args:
+        error: Its message, of many lines where types are nested.
+        arguments: The command line, to find the file that an error in a configuration file comes from.
+    """
+    if match := re.match(r"unrecognized arguments: (.+)", error):
+        return _unrecognized(match[1])
+    if match := re.match(r"Subcommand '\S+' does not accept option '([^']+)'", error):
+        return _unrecognized(f"--{match[1]}")
+    if match := re.match(r"the following arguments are required: (?:\w+\.)?(\S+)", error):
+        return f"--{match[1]}: nothing is given; name a configuration (--config FILE) or a class (--{match[1]} CLASS)"
+    if error.startswith("Problems parsing config"):
+        reason = " ".join(error.partition(":")[2].split()).replace('in "<unicode string>", ', "at ")
+        return f"--config: {_broken_file(arguments)} is not valid YAML ({reason})"
+    if match := re.match(r'Parser key "config": (.+)', error):
+        return f"--config: {match[1][0].lower()}{match[1][1:]}"
+    if match := re.match(r"argument subcommand: invalid choice: (\S+) \(choose from (.+)\)", error):
+        return f"{match[1]} is no command; choose {match[2]}".replace("'", "")
+    if match := re.match(r'expected "subcommand" to be one of \{(.+)\}', error):
+        return f"no command is given; choose {match[1].replace(',', ', ')}"
+    return _nested(error) or error
+
+
+def _nested(error: str) -> str | None:
+    """Find in the tree of reasons the first that is not merely one member of a union, with its option."""
+    stack: list[tuple[int, str]] = []
+    owner: str | None = None
+    expected: list[str] = []
+    leaf: tuple[list[str], str] | None = None
+    for line in error.splitlines():
+        text = line.strip().removeprefix("- ")
+        if not text:
+            continue
+        depth = len(line) - len(line.lstrip())
+        while stack and stack[-1][0] >= depth and not line.lstrip().startswith("- Does not validate"):
+            stack.pop()
+        path = [key for _, key in stack]
+        if match := _CLASS.search(text):
+            owner = match[1]
+        elif match := _UNKNOWN.search(text):
+            name = (match[1] or match[2]).partition("=")[0]
+            if callable_class := _CALLABLE.search(text):
+                owner = callable_class[1]
+            return _unknown_option(path, name, owner)
+        elif _NO_CLASS.search(text):
+            return _no_class(path, (_CALLABLE.search(text) or [None, None])[1] or owner or text, text)
+        elif match := _REQUIRED.search(text):
+            return f"{_option([*path, match[1]])}: {_last(owner)} needs it, and nothing is given"
+        if match := _KEY.search(text):
+            stack.append((depth, match[1]))
+            expected, leaf = [], None
+            text, path = text[match.end() :].strip(), [key for _, key in stack]
+        if match := _EXPECTED.search(text):
+            expected.append(match[1])
+            if match[2] is not None:
+                return _wrong_type(path, expected, match[2])
+        elif (match := _GIVEN.match(text)) and leaf is None and expected:
+            leaf = (path, match[1])
+            return _wrong_type(path, expected, match[1])
+    return None
+
+
+def _option(path: Iterable[str]) -> str:
+    """Write a path of keys as the option that sets it."""
+    return "--" + ".".join(key for key in path if key != "init_args")
+
+
+def _last(class_path: str | None) -> str:
+    return (class_path or "the class").rpartition(".")[2]
+
+
+def _unknown_option(path: list[str], name: str, owner: str | None) -> str:
+    option = _option([*path, name])
+    if _last(owner) in ("LightningModule", "LightningDataModule"):
+        return f"{option}: no class is chosen yet; put --config FILE or {_option(path)} CLASS before it"
+    return f"{option}: unknown option of {_last(owner)}{_hint(name, options_of(owner))}"
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _no_class(path: list[str], class_path: str, text: str) -> str:
+    if text.startswith("Import path"):
+        words = text.split()
+        return f"{_option(path)}: {words[2]} is not a {words[-1]}"
+    module, _, name = class_path.rpartition(".")
+    try:
+        known = [n for n, value in vars(import_module(module)).items() if isinstance(value, type)]
+    except ImportError:
+        known = []
+    return f"{_option(path)}: no class {class_path!r}{_hint(name, known)}"
+
+
+def _wrong_type(path: list[str], expected: list[str], given: str) -> str:
+    """Say what a value should have been."""
+    given = given.removesuffix(".").partition(". Got value: Namespace")[0]
+    choices: list[str] = []
+    kinds: list[str] = []
+    for kind in expected:
+        if kind.startswith("typing.Literal["):
+            choices += [c.strip().strip("'\"") for c in kind[len("typing.Literal[") : -1].split(",")]
+        elif not any(word in kind for word in _NOTHING):
+            plain = re.sub(r"<class '(?:.*\.)?([^'.]+)'>", r"\1", kind)
+            kinds.append(_TYPES.get(plain, f"a {plain}".lower()))
+    if choices:
+        return f"{_option(path)}: {given!r} is not one of {', '.join(choices)}"
+    if kinds:
+        return f"{_option(path)}: {given!r} is not {' or '.join(dict.fromkeys(kinds))}"
+    example = next((_EXAMPLES[key] for key in reversed(path) if key in _EXAMPLES), "torch.nn.Linear")
+    return f"{_option(path)}: no class {given!r}; name one with its module, as in {example}"
+
+
+def options_of(class_path: str | None) -> list[str]:
+    """Return the arguments of a class, those of its bases included where it passes them on."""
+    module, _, name = (class_path or "").rpartition(".")
+    try:
+        cls = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        return []
+    names: list[str] = []
+    for base in inspect.getmro(cls) if isinstance(cls, type) else ():
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
+        names += [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+            break
+    return [name for name in names if name != "self"]
+
+
+def _unrecognized(words: str) -> str:
+    """Explain an argument that no option takes."""
+    name, _, _ = words.split()[0].partition("=")
+    if not name.startswith("-"):
+        return f"{name!r} belongs to no option"
+    roots = ["config", "model", "data", "trainer", "ckpt_path", "seed_everything"]
+    head, _, tail = name.lstrip("-").partition(".")
+    if head == "trainer" and tail:
+        return f"{name}: unknown option of the Trainer{_hint(tail, options_of('lit_aux.phases.PhaseTrainer'))}"
+    if near := get_close_matches(head, roots, n=1):
+        return f"{name}: unknown option; did you mean '--{near[0]}{'.' if tail else ''}{tail}'?"
+    return f"{name}: unknown option; options begin with --config, --model, --data or --trainer"
+
+
+def _broken_file(arguments: Sequence[str]) -> str:
+    """Find the configuration file that cannot be read as YAML."""
+    import yaml
+
+    words = [*arguments, ""]
+    named = [b if a in ("--config", "-c") else a.partition("=")[2] for a, b in zip(words, words[1:], strict=False)
+             if a in ("--config", "-c") or a.startswith("--config=")]
+    for file in named:
+        try:
+            yaml.safe_load(Path(file).read_text())
+        except (yaml.YAMLError, UnicodeDecodeError):
+            return f"{file!r}"
+        except OSError:
+            continue
+    return "the file"
+
+
+def located(message: str, config: Any) -> str:
+    """Give an option that is told by its own name alone (``rescale: ...``) its full name.
+
+    Args:
+        message: An error that begins with the name of an argument and quotes its value.
+        config: The parsed options.
+
+    Returns:
+        The message with ``--model.rescale`` in place of ``rescale`` where exactly one option has that name
+        and that value; else as it was.
+    """
+    match = re.match(r"(?:trainer\.)?(\w+):? ", message)
+    if match is None or config is None:
+        return message
+    found = list(_paths(config, match[1]))
+    quoted = [path for path, value in found if _is_quoted(value, message)]
+    paths = [path for path, _ in found] if len(found) == 1 else quoted
+    if len(paths) != 1:
+        return message
+    return f"{_option(paths[0])}{message[match.end(1) :]}"
+
+
+def _is_quoted(value: Any, message: str) -> bool:
+    return value is not None and re.search(rf"(?<![\w.]){re.escape(str(value))}(?![\w])", message) is not None
+
+
+def _paths(config: Any, name: str, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield where an option occurs; entries of lists cannot be named on the command line."""
+    items: Iterable[tuple[str, Any]] = ()
+    if isinstance(config, Namespace):
+        items = vars(config).items()
+    elif isinstance(config, Mapping):
+        items = config.items()
+    for key, value in items:
+        if key == name:
+            yield (*path, str(key)), value
+        yield from _paths(value, name, (*path, str(key)))

@@ -1,0 +1,62 @@
+"""Batch-normalization statistics that belong to the weights as they are, on every process."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lit_aux.callbacks.probe import training_batches, transfer
+from lit_aux.functional.batchnorm import batchnorm_layers, reestimate_batchnorm
+
+
+def moving_layers(net: nn.Module) -> list[_BatchNorm]:
+    """Return the batch-normalization layers whose statistics move in this phase."""
+    return [
+        layer
+        for layer in batchnorm_layers(net)
+        if layer.training or any(p.requires_grad for p in layer.parameters())
+    ]
+
+
+@torch.no_grad()
+def reestimate(trainer: Trainer, module: Any, layers: list[_BatchNorm], samples: int) -> None:
+    """Re-estimate the statistics of layers on the phase's training data.
+
+    Args:
+        trainer: In a fit.
+        module: Its module, with ``net``.
+        layers: The layers.
+        samples: Training images to use, over all processes.
+    """
+
+    def forward(batch: Any) -> int:
+        inputs = {task: x for task, (x, _) in transfer(trainer, module, batch).items()}
+        with trainer.precision_plugin.forward_context():
+            module.net.forward_tasks(inputs)
+        return sum(len(x) for x in inputs.values())
+
+    with isolate_rng():
+        reestimate_batchnorm(
+            module.net,
+            training_batches(trainer),
+            forward,
+            layers=layers,
+            max_samples=max(2, samples // trainer.world_size),
+            reduce=lambda total: trainer.strategy.reduce(total.to(module.device), reduce_op="sum").cpu(),
+        )
+
+
+@torch.no_grad()
+def share(trainer: Trainer, layers: list[_BatchNorm]) -> None:
+    """Give every process the running averages of the first, as data-parallel training does before each step.
+
+    Without this the processes would evaluate different networks, of which only the first one's is saved.
+    """
+    if trainer.world_size == 1 or not torch.distributed.is_initialized():
+        return
+    for layer in layers:
+        for buffer in layer.buffers():
+            torch.distributed.broadcast(buffer, 0)

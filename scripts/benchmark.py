@@ -1,0 +1,57 @@
+"""Print every performance figure that the project claims, and its target.
+
+    python scripts/benchmark.py [training loader dimensionality startup gpu] [--cpu-time] [--repetitions N]
+
+Ratios are medians over interleaved repetitions in one process. ``--cpu-time`` counts processor instead of wall-clock
+seconds, for a machine that is busy with other things (use it with ``OMP_NUM_THREADS=1``).
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.dimensionality import benchmark_dimensionality
+from benchmarks.loader import benchmark_loader
+from benchmarks.startup import benchmark_startup
+from benchmarks.training import benchmark_gpu, benchmark_training
+
+Row = tuple[str, float, str]
+
+
+def verdict(value: float, target: str) -> str:
+    """Say whether a value meets a target such as ``>= 0.95``."""
+    sign, _, bound = target.partition(" ")
+    if sign not in ("<=", ">="):
+        return ""
+    return "ok" if (value >= float(bound) if sign == ">=" else value <= float(bound)) else "MISSED"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    names = ["training", "loader", "dimensionality", "startup", "gpu"]
+    parser.add_argument("which", nargs="*", choices=[*names, []], help="default: all")
+    parser.add_argument("--cpu-time", action="store_true")
+    parser.add_argument("--repetitions", type=int, default=5)
+    options = parser.parse_args()
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    count = options.repetitions
+    benchmarks: dict[str, Callable[[], list[Row]]] = {
+        "training": lambda: benchmark_training(count, clock),
+        "loader": lambda: benchmark_loader(threads=torch.get_num_threads()),
+        "dimensionality": lambda: benchmark_dimensionality(count),
+        "startup": lambda: benchmark_startup(count, options.cpu_time),
+        "gpu": lambda: benchmark_gpu(count),
+    }
+    results = [(name, row) for name in options.which or names for row in benchmarks[name]()]
+    print(f"\ntorch {torch.__version__}, {torch.get_num_threads()} threads of {os.cpu_count()} cores")
+    print(f"{'what':86s} {'measured':>10s}  {'target':14s}")
+    for name, (what, value, target) in results:
+        print(f"{name + ': ' + what:86s} {value:10.3g}  {target:14s} {verdict(value, target)}".rstrip())
+
+
+if __name__ == "__main__":
+    main()
