@@ -13,7 +13,9 @@ from jsonargparse import Namespace
 _KEY = re.compile(r'Parser key "([^"]+)":')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
 _UNKNOWN = re.compile(r"Option '([^']+)' is not accepted|unrecognized arguments: --(\S+)")
-_NO_CLASS = re.compile(r"(?:module '[^']+' has no attribute '[^']+'|No module named '[^']+'|^Import path \S+ does not)")
+_NO_CLASS = re.compile(
+    r"(?:module '[^']+' has no attribute '[^']+'|No module named '[^']+'|^Import path \S+ does not)"
+)
 _REQUIRED = re.compile(r"the following arguments are required: (\S+)")
 _EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value: (.*))?$")
 _GIVEN = re.compile(r"Given value: (.*)$")
@@ -59,7 +61,6 @@ def _nested(error: str) -> str | None:
     stack: list[tuple[int, str]] = []
     owner: str | None = None
     expected: list[str] = []
-    leaf: tuple[list[str], str] | None = None
     for line in error.splitlines():
         text = line.strip().removeprefix("- ")
         if not text:
@@ -76,19 +77,20 @@ def _nested(error: str) -> str | None:
                 owner = callable_class[1]
             return _unknown_option(path, name, owner)
         elif _NO_CLASS.search(text):
-            return _no_class(path, (_CALLABLE.search(text) or [None, None])[1] or owner or text, text)
+            if callable_class := _CALLABLE.search(text):
+                owner = callable_class[1]
+            return _no_class(path, owner or "", text)
         elif match := _REQUIRED.search(text):
             return f"{_option([*path, match[1]])}: {_last(owner)} needs it, and nothing is given"
         if match := _KEY.search(text):
             stack.append((depth, match[1]))
-            expected, leaf = [], None
+            expected, owner = [], None
             text, path = text[match.end() :].strip(), [key for _, key in stack]
         if match := _EXPECTED.search(text):
             expected.append(match[1])
             if match[2] is not None:
                 return _wrong_type(path, expected, match[2])
-        elif (match := _GIVEN.match(text)) and leaf is None and expected:
-            leaf = (path, match[1])
+        elif (match := _GIVEN.match(text)) and expected:
             return _wrong_type(path, expected, match[1])
     return None
 
@@ -118,6 +120,8 @@ def _no_class(path: list[str], class_path: str, text: str) -> str:
     if text.startswith("Import path"):
         words = text.split()
         return f"{_option(path)}: {words[2]} is not a {words[-1]}"
+    attribute = re.search(r"module '([^']+)' has no attribute '([^']+)'", text)
+    class_path = ".".join(attribute.groups()) if attribute else class_path
     module, _, name = class_path.rpartition(".")
     try:
         known = [n for n, value in vars(import_module(module)).items() if isinstance(value, type)]
@@ -171,7 +175,9 @@ def _unrecognized(words: str) -> str:
     roots = ["config", "model", "data", "trainer", "ckpt_path", "seed_everything"]
     head, _, tail = name.lstrip("-").partition(".")
     if head == "trainer" and tail:
-        return f"{name}: unknown option of the Trainer{_hint(tail, options_of('lit_aux.phases.PhaseTrainer'))}"
+        return (
+            f"{name}: unknown option of the Trainer{_hint(tail, options_of('lit_aux.phases.PhaseTrainer'))}"
+        )
     if near := get_close_matches(head, roots, n=1):
         return f"{name}: unknown option; did you mean '--{near[0]}{'.' if tail else ''}{tail}'?"
     return f"{name}: unknown option; options begin with --config, --model, --data or --trainer"
@@ -182,8 +188,11 @@ def _broken_file(arguments: Sequence[str]) -> str:
     import yaml
 
     words = [*arguments, ""]
-    named = [b if a in ("--config", "-c") else a.partition("=")[2] for a, b in zip(words, words[1:], strict=False)
-             if a in ("--config", "-c") or a.startswith("--config=")]
+    named = [
+        b if a in ("--config", "-c") else a.partition("=")[2]
+        for a, b in zip(words, words[1:], strict=False)
+        if a in ("--config", "-c") or a.startswith("--config=")
+    ]
     for file in named:
         try:
             yaml.safe_load(Path(file).read_text())

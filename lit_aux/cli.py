@@ -17,6 +17,11 @@ from lit_aux._messages import located, parsing_message
 from lit_aux.errors import ConfigurationError, NonFiniteLossError
 from lit_aux.phases import PhaseTrainer
 
+_DESCRIPTION = (
+    "Train a network on one task, on several at once, or by pretraining and finetuning; rescale its weights in "
+    "between; see which features were reused. Start with: lit-aux fit --config configs/quickstart.yaml"
+)
+
 
 class AuxiliaryCLI(LightningCLI):
     """LightningCLI that takes the tasks from the data and reports after fit."""
@@ -24,9 +29,16 @@ class AuxiliaryCLI(LightningCLI):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         try:
             super().__init__(*args, **kwargs)
-        except ConfigurationError as error:
-            message = located(str(error), getattr(self, "config", None))
-            raise ConfigurationError(message) from error
+        except Exception as error:
+            known = _known_cause(error)
+            if not isinstance(known, ConfigurationError):
+                raise
+            raise ConfigurationError(located(str(known), self._options())) from error
+
+    def _options(self) -> Any:
+        """Return the options as parsed; None where parsing failed."""
+        config = getattr(self, "config", None)
+        return None if config is None else config.get(config.get("subcommand", ""))
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what must agree."""
@@ -106,7 +118,7 @@ def _run(args: ArgsType) -> None:
         args=args,
         seed_everything_default=0,
         auto_configure_optimizers=False,
-        parser_kwargs={"parser_mode": "omegaconf+", "exit_on_error": False},
+        parser_kwargs={"description": _DESCRIPTION, "parser_mode": "omegaconf+", "exit_on_error": False},
     )
 
 

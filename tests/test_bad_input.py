@@ -58,6 +58,7 @@ def refused(
 ) -> Callable[..., str]:
     """Run the command line and return its one line of complaint."""
     steps: list[int] = []
+    monkeypatch.setattr("sys.argv", ["lit-aux"])  # lest Lightning warn of two command lines
     monkeypatch.setattr(AuxiliaryModule, "training_step", lambda self, batch, i: steps.append(i))
 
     def run(*arguments: str, config: Config | None = None, command: str = "fit") -> str:

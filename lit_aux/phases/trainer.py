@@ -1,15 +1,12 @@
 """A Trainer that runs a list of phases, each as one Lightning fit."""
 
-import os
 import time
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import lightning.pytorch as pl
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelSummary, Timer, WeightAveraging
 from lightning.pytorch.loggers import Logger
@@ -29,8 +26,9 @@ from lit_aux.phases.keeper import PhaseKeeper
 from lit_aux.phases.loggers import LoggerName, RunLogger, build_logger
 from lit_aux.phases.phase import Phase
 from lit_aux.phases.resume import PhaseCheckpointConnector, ResumePoint, find_resume_point
+from lit_aux.phases.reuse import FirstPhaseReuse
+from lit_aux.phases.seeding import seed_phase
 from lit_aux.phases.state import PhaseResult
-from lit_aux.phases.store import PhaseStore, phase_key
 
 # Their scores belong to one phase, so that each phase finds them as they were built.
 _AFRESH = (EarlyStopping, Checkpoint, Timer, WeightAveraging)
@@ -72,12 +70,12 @@ class PhaseTrainer(Trainer):
         self.phase_results: list[PhaseResult] = []
         self.phase_name = ""
         store = phase_store if isinstance(phase_store, str) else f"{root}/phases"
-        self._store = PhaseStore(store) if phase_store and not kwargs.get("fast_dev_run") else None
+        keep = phase_store and not kwargs.get("fast_dev_run")
+        self._reuse = FirstPhaseReuse(store) if keep else None
         self._limits = (self.min_epochs, self.max_epochs, self.min_steps, self.max_steps)
         self._snapshots = {id(c): deepcopy(vars(c)) for c in self._callback_list if isinstance(c, _AFRESH)}
         self._phases: list[Phase] = []
         self._index = 0
-        self._key: str | None = None
         self._logged_steps = 0
         self._started = 0.0
         self._settled = False
@@ -130,8 +128,8 @@ class PhaseTrainer(Trainer):
             self._discard_empty_run(phases)
             raise
         finally:
-            if self._store is not None:
-                self._store.release()
+            if self._reuse is not None:
+                self._reuse.release()
 
     def _check_callbacks(self) -> None:
         if isinstance(self.strategy.launcher, _MultiProcessingLauncher):
@@ -155,11 +153,11 @@ class PhaseTrainer(Trainer):
     ) -> None:
         """Run one phase as a fit, then test it."""
         phase = self._phases[index]
-        self._index, self.phase_name, self._key = index, phase.name, None
+        self._index, self.phase_name = index, phase.name
         self._settled = resume.current is not None
         self._started = time.monotonic() - resume.seconds
         result = PhaseResult(**(resume.current or {"name": phase.name, "tasks": list(phase.tasks)}))
-        self._enter(phase, model, datamodule, resume)
+        self._enter(phase, model, datamodule)
         self.phase_results.append(result)
         if len(self._phases) > 1:
             rank_zero_info(
@@ -178,27 +176,19 @@ class PhaseTrainer(Trainer):
             tested = any("/test_" in name for name in result.metrics)
             if self.test_after_phase and not tested and _has_test_data(model, datamodule):
                 result.metrics |= self._test(model, datamodule)
-            self._store_phase(model, result)
+            if self._reuse is not None:
+                self._reuse.keep(self, model, result, self._logged_steps)
         result.seconds = time.monotonic() - self._started
         rank_zero_info(f"Phase {phase.name} ended: {result.reason}")
 
-    def _enter(
-        self, phase: Phase, model: LightningModule, data: LightningDataModule | None, resume: ResumePoint
-    ) -> None:
+    @staticmethod
+    def _enter(phase: Phase, model: LightningModule, data: LightningDataModule | None) -> None:
         """Seed, and tell the module and the data which phase it is."""
-        seed = self._phase_seed(phase)
-        if seed is not None:
-            with _kept_environment():
-                pl.seed_everything(seed, verbose=False)
+        seed_phase(phase)
         cast(Any, model).enter_phase(phase)
         set_phase = getattr(data, "set_phase", None)
         if set_phase is not None:
             set_phase(phase.tasks, phase.order)
-
-    def _phase_seed(self, phase: Phase) -> int | None:
-        """Derive the phase's seed from the global one, whatever the phases before have drawn."""
-        seed = os.environ.get("PL_GLOBAL_SEED")
-        return None if seed is None else (int(seed) + zlib.crc32(phase.name.encode())) % 2**32
 
     def _prepare_loops(self, phase: Phase) -> None:
         """Give the phase new loops with its own limits; only the step of the logs counts on."""
@@ -237,31 +227,15 @@ class PhaseTrainer(Trainer):
             self.callbacks = own
 
     def look_up_phase(self, model: LightningModule) -> None:
-        """Load a first phase that was trained before, in ``on_fit_start``; otherwise claim it."""
-        datamodule = self.datamodule  # type: ignore[attr-defined]
-        fingerprint = getattr(datamodule, "fingerprint", None)
-        phase = self._phases[self._index]
-        seed = self._phase_seed(phase)
-        resuming = self._checkpoint_connector._ckpt_path is not None
-        if self._store is None or self._index or len(self._phases) < 2 or resuming:
+        """Take a first phase that was trained before, in ``on_fit_start``, so that no step is trained."""
+        resuming = self._connector._ckpt_path is not None
+        if self._reuse is None or self._index or len(self._phases) < 2 or resuming:
             return
-        if fingerprint is None or seed is None:
+        content = self._reuse.look_up(self, model, self._phases[0])
+        if content is None:
             return
-        key = self.strategy.broadcast(
-            phase_key(self, model, phase, seed, fingerprint(phase.tasks, phase.order))
-        )
-        while True:
-            answer = self.strategy.broadcast(self._store.claim(key) if self.is_global_zero else "")
-            if answer != "busy":
-                break
-            time.sleep(0.5)
-        if answer == "claimed":
-            self._key = key
-            return
-        content = self.strategy.broadcast(self._store.load(key) if self.is_global_zero else {})
         model.load_state_dict(content["state_dict"])
-        result = self.phase_results[-1]
-        vars(result).update(content["result"], reused=True, checkpoint=None)
+        vars(self.phase_results[-1]).update(content["result"], reused=True, checkpoint=None)
         self.fit_loop.epoch_loop._batches_that_stepped = content["logged_steps"]
         self._settled = True
         self.limit_train_batches = 0  # the fit that is under way ends before its first step
@@ -287,15 +261,6 @@ class PhaseTrainer(Trainer):
         if result.reused:
             self._save_reused(model)
         result.checkpoint = self.newest_checkpoint() or result.checkpoint
-
-    def _store_phase(self, model: LightningModule, result: PhaseResult) -> None:
-        """Store a first phase that this run claimed, for others to find."""
-        if self._key is None or self._store is None:
-            return
-        if self.is_global_zero:
-            stored = {"result": result.asdict(), "logged_steps": self._logged_steps}
-            self._store.save(self._key, {"state_dict": model.state_dict(), **stored})
-        self._store.release()
 
     def _save_reused(self, model: LightningModule) -> None:
         """Write the checkpoint of a phase that was taken from the store, as if it had been trained here."""
@@ -377,13 +342,3 @@ def _has_test_data(model: LightningModule, datamodule: LightningDataModule | Non
     source: Any = datamodule if datamodule is not None else model
     parent: Any = LightningDataModule if datamodule is not None else LightningModule
     return is_overridden("test_dataloader", source, parent)
-
-
-@contextmanager
-def _kept_environment(names: tuple[str, ...] = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")) -> Iterator[None]:
-    """Keep the global seed's variables as they are while a phase's own seed is set."""
-    kept = {name: os.environ[name] for name in names if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(kept)
