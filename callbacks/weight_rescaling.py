@@ -116,7 +116,7 @@ class WeightRescaling(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Rescale, unless that was done before."""
-        self._refuse_averaging(trainer)
+        self.check(trainer, pl_module)
         chosen = self.select(pl_module)
         self.names = list(chosen)
         # Strategies that load the checkpoint only after this hook bring back weights that were rescaled.
@@ -140,6 +140,15 @@ class WeightRescaling(Callback):
                 "rescale/norm_after": self.norm_after,
             },
         )
+
+    def check(self, trainer: Trainer, module: nn.Module) -> None:
+        """Say now what the start of the fit would refuse.
+
+        Raises:
+            ConfigurationError: For patterns that match no parameter, or a callback that averages weights.
+        """
+        self._refuse_averaging(trainer)
+        self.select(module)
 
     def select(self, module: nn.Module) -> dict[str, nn.Parameter]:
         """Return the parameters that would be multiplied, by name; tied ones once.

@@ -18,8 +18,8 @@ from lit_aux.errors import ConfigurationError, NonFiniteLossError
 from lit_aux.phases import PhaseTrainer
 
 _DESCRIPTION = (
-    "Train a network on one task, on several at once, or by pretraining and finetuning; rescale its weights in "
-    "between; see which features were reused. Start with: lit-aux fit --config configs/quickstart.yaml"
+    "Train a network on one task, on several at once, or by pretraining and finetuning; rescale its weights "
+    "in between; see which features were reused. Start with: lit-aux fit --config configs/quickstart.yaml"
 )
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from lit_aux.callbacks import RepresentationDimensionality
+
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -57,7 +59,8 @@ def test_callbacks_in_your_own_project() -> None:
     loader = DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), batch_size=8)
     space = {"your_module": YourModule(), "your_loader": loader}
     exec(compile(shortened(code), "README.md", "exec"), space)
-    measure = next(c for c in space["trainer"].callbacks if type(c).__name__ == "RepresentationDimensionality")
+    callbacks = space["trainer"].callbacks
+    measure = next(c for c in callbacks if isinstance(c, RepresentationDimensionality))
     assert [row.layer for row in measure.results] == ["net.0", "net.1", "net.2"]
 
 

@@ -15,7 +15,7 @@ from torchmetrics import Metric
 from lit_aux.errors import ConfigurationError
 from lit_aux.models import MultiHeadNet, TimmBackbone, export_state_dict
 from lit_aux.modules.evaluation import Stage, TaskEvaluation
-from lit_aux.modules.loading import load_checkpoint, save_weights
+from lit_aux.modules.loading import check_fit, load_checkpoint, save_weights
 from lit_aux.modules.statistics import moving_layers, reestimate, share
 from lit_aux.phases.phase import Phase, check_phases
 
@@ -81,6 +81,7 @@ class AuxiliaryModule(LightningModule, ABC):
         self._given_phases = phases
         self._phases: list[Phase] | None = None
         self._refreshed_at = -1
+        self._logged: set[str] = set()
         self._weights: dict[str, float] = {}
         if compile:
             self.net.compile()
@@ -168,6 +169,10 @@ class AuxiliaryModule(LightningModule, ABC):
         monitor = getattr(scheduler, "monitor", None)
         return {"optimizer": optimizer, "lr_scheduler": config | ({"monitor": monitor} if monitor else {})}
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another network in one line."""
+        check_fit(self.state_dict(), checkpoint["state_dict"], "ckpt_path", self.trainer.ckpt_path)
+
     # Training
 
     def on_train_start(self) -> None:
@@ -184,6 +189,7 @@ class AuxiliaryModule(LightningModule, ABC):
 
     def on_train_epoch_start(self) -> None:
         """Keep what is frozen in eval mode, lest its batch-normalization statistics move."""
+        self._logged.clear()
         for module in self.net.modules():
             parameters = list(module.parameters())
             if parameters and not any(p.requires_grad for p in parameters):
@@ -194,16 +200,19 @@ class AuxiliaryModule(LightningModule, ABC):
         outputs = self.net.forward_tasks({task: x for task, (x, _) in batch.items()})
         total: Tensor | None = None
         for task, (_, y) in batch.items():
-            loss, metrics = self.evaluation.train_step(task, outputs[task], y)
-            weighted = self._weights.get(task, 1.0) * loss
+            weighted = self._weights.get(task, 1.0) * self.evaluation.train_step(task, outputs[task], y)
             total = weighted if total is None else total + weighted
-            name = f"{self.log_prefix}{task}/train_"
-            options: Any = {"on_step": False, "on_epoch": True, "batch_size": len(y)}
-            self.log(f"{name}loss", loss.detach(), sync_dist=True, **options)
-            self.log_dict({f"{name}{metric}": value for metric, value in metrics.items()}, **options)
+            self._log_training(task)
         if total is None:
             raise ConfigurationError("the training data gave a batch without any task")
         return total
+
+    def _log_training(self, task: str) -> None:
+        """Log a task's measures once an epoch: they add up by themselves, and logging costs more than that."""
+        if task not in self._logged:
+            self._logged.add(task)
+            for name, measure in self.evaluation.training_measures(task).items():
+                self.log(f"{self.log_prefix}{task}/train_{name}", measure, on_step=False, on_epoch=True)
 
     # Evaluation
 

@@ -48,6 +48,13 @@ class _MeanLoss(Metric):
         return self
 
 
+class _TrainingLoss(_MeanLoss):
+    """The mean alone."""
+
+    def compute(self) -> Tensor:
+        return super().compute()[0]
+
+
 class TaskEvaluation(nn.Module):
     """A loss and a set of metrics for each task and stage.
 
@@ -85,19 +92,24 @@ class TaskEvaluation(nn.Module):
         )
         self.means = nn.ModuleDict(
             {f"{stage}/{task}": _MeanLoss() for stage in ("val", "test") for task in tasks}
+            | {f"train/{task}": _TrainingLoss() for task in tasks}
         )
 
     def _metrics(self, stage: str, task: str) -> dict[str, Metric]:
         found = cast(nn.ModuleDict, self.measures[f"{stage}/{task}"])
         return {name: cast(Metric, metric) for name, metric in found.items()}
 
-    def train_step(self, task: str, outputs: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Metric]]:
-        """Return the loss of one batch, and the training metrics after it was added to them."""
+    def train_step(self, task: str, outputs: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of one batch, after adding it to the task's training measures."""
         loss: Tensor = self.losses[f"/{task}"](outputs, y)
-        metrics = self._metrics("train", task)
-        for metric in metrics.values():
+        cast(_MeanLoss, self.means[f"train/{task}"]).update(loss, len(y))
+        for metric in self._metrics("train", task).values():
             metric.update(outputs.detach(), y)
-        return loss, metrics
+        return loss
+
+    def training_measures(self, task: str) -> dict[str, Metric]:
+        """Return a task's training measures by name, which whoever logs them resets."""
+        return {"loss": cast(Metric, self.means[f"train/{task}"]), **self._metrics("train", task)}
 
     def update(self, stage: Stage, task: str, outputs: Tensor, y: Tensor) -> None:
         """Add one batch to the measures of a stage."""

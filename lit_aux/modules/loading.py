@@ -35,6 +35,25 @@ def load_checkpoint(module: LightningModule, path: str | Path, option: str, *, s
         if other:
             rank_zero_info(f"{option}: the readout in {str(path)!r} is for other tasks; a fresh one is used")
         state = {k: own[k] if k in other else v for k, v in state.items()}
+    check_fit(own, state, option, path)
+    with torch.no_grad():
+        module.load_state_dict(state)
+
+
+def check_fit(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], option: str, path: str | Path | None
+) -> None:
+    """Refuse weights of another network.
+
+    Args:
+        own: The network's tensors by name.
+        state: A checkpoint's.
+        option: The option that named the file, for the error.
+        path: The file.
+
+    Raises:
+        ConfigurationError: If names or shapes differ.
+    """
     missing = [k for k in own if k not in state]
     surplus = [k for k in state if k not in own]
     shapes = [k for k in own if k in state and state[k].shape != own[k].shape]
@@ -47,8 +66,6 @@ def load_checkpoint(module: LightningModule, path: str | Path, option: str, *, s
     if missing or surplus:
         what = f"lacks {missing[0]!r}" if missing else f"holds the unknown {surplus[0]!r}"
         raise ConfigurationError(f"{option}: {str(path)!r} {what}; it is a checkpoint of another network")
-    with torch.no_grad():
-        module.load_state_dict(state)
 
 
 def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:

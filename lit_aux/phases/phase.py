@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import ReduceLROnPlateau
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -50,6 +51,20 @@ class PhaseSettings:
         threshold = self.stop_at_training_loss
         if threshold is not None and not (isfinite(threshold) and threshold > 0):
             raise ConfigurationError(f"stop_at_training_loss: {threshold} must be a finite number above 0")
+        self._try_optimizer()
+
+    def _try_optimizer(self) -> None:
+        """Build optimizer and schedule once for nothing: a later phase's mistake is known before the first."""
+        if self.optimizer is None:
+            return
+        option = "optimizer"
+        try:
+            optimizer = self.optimizer([nn.Parameter(torch.zeros(1, 1))])
+            if self.lr_scheduler is not None:
+                option = "lr_scheduler"
+                self.lr_scheduler(optimizer)
+        except (ValueError, TypeError) as error:
+            raise ConfigurationError(f"{option}: it cannot be built: {error}") from error
 
 
 @dataclass(kw_only=True)

@@ -4,6 +4,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,13 @@ class PhaseStore:
     def release(self) -> None:
         """Let others train the phase that this process claimed, if it did not store it."""
         if self._lock is not None:
+            # Whoever opened the file meanwhile and gets its lock looks for the phase again, or trains it too.
+            with suppress(OSError):
+                Path(self._lock.lock_file).unlink(missing_ok=True)
             self._lock.release()
             self._lock = None
+            with suppress(OSError):  # not empty: other phases are stored
+                self.root.rmdir()
 
     def save(self, key: str, content: Mapping[str, Any]) -> None:
         """Store a finished phase, whole or not at all."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -114,7 +114,7 @@ class PhaseTrainer(Trainer):
         if isinstance(train_dataloaders, LightningDataModule):
             train_dataloaders, datamodule = None, train_dataloaders
         self._phases = list(phases)
-        self._check_callbacks()
+        self._check_callbacks(model)
         names = [phase.name for phase in phases]
         root = str(self.default_root_dir)
         resume = find_resume_point(ckpt_path, names, root)
@@ -130,8 +130,11 @@ class PhaseTrainer(Trainer):
         finally:
             if self._reuse is not None:
                 self._reuse.release()
+            if self.is_global_zero:
+                with suppress(OSError):  # only where nothing was written into it
+                    Path(root).rmdir()
 
-    def _check_callbacks(self) -> None:
+    def _check_callbacks(self, model: LightningModule) -> None:
         if isinstance(self.strategy.launcher, _MultiProcessingLauncher):
             raise ConfigurationError(
                 "trainer.strategy: strategies that spawn or fork cannot run several phases; use strategy=ddp"
@@ -141,6 +144,9 @@ class PhaseTrainer(Trainer):
                 "trainer.callbacks: WeightRescaling would act before the first phase; set --model.rescale, "
                 "or put it into the callbacks of one phase"
             )
+        for callback in (c for phase in self._phases for c in phase.callbacks):
+            if isinstance(callback, WeightRescaling):
+                callback.check(self, model)
 
     def _run_phase(
         self,

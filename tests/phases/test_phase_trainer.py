@@ -5,31 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FEATURES, ToyData, toy_backbone, toy_trainer
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from torch import nn
+from toys import FEATURES, TASKS, ToyData, toy_backbone, toy_module, toy_trainer
 
 from lit_aux.callbacks import WeightRescaling
 from lit_aux.errors import ConfigurationError, NonFiniteLossError
-from lit_aux.modules import PretrainFinetuneModule, SingleTaskModule
+from lit_aux.modules import SingleTaskModule
 from lit_aux.phases import Phase, PhaseSettings
-
-TASKS = {"main": 2, "aux": 2}
-
-
-def module(**kwargs: Any) -> PretrainFinetuneModule:
-    options: dict[str, Any] = {
-        "pretrain_settings": PhaseSettings(max_epochs=3),
-        "finetune_settings": PhaseSettings(max_epochs=2),
-    }
-    return PretrainFinetuneModule(toy_backbone_with_features(), TASKS, **{**options, **kwargs})
-
-
-def toy_backbone_with_features() -> nn.Module:
-    backbone = toy_backbone()
-    backbone.num_features = 10  # type: ignore[assignment]
-    return backbone
 
 
 class Witness(Callback):
@@ -53,7 +36,8 @@ def test_each_phase_counts_from_zero_and_plans_its_own_steps(tmp_path: Path) -> 
     witness = Witness()
     trainer = toy_trainer(tmp_path, callbacks=[witness])
     trainer.fit(
-        module(finetune="probe_then_full", probe_settings=PhaseSettings(max_steps=4)), datamodule=ToyData()
+        toy_module(finetune="probe_then_full", probe_settings=PhaseSettings(max_steps=4)),
+        datamodule=ToyData(),
     )
     phases = ["pretrain", "probe", "finetune"]
     steps = {name: [s for p, _, s in witness.seen if p == name] for name in phases}
@@ -80,14 +64,14 @@ def test_limits_of_the_trainer_hold_for_each_phase(
     tmp_path: Path, options: dict[str, Any], expected: list[int]
 ) -> None:
     trainer = toy_trainer(tmp_path, **options)
-    trainer.fit(module(), datamodule=ToyData())
+    trainer.fit(toy_module(), datamodule=ToyData())
     assert [result.steps for result in trainer.phase_results] == expected
 
 
 def test_max_time_holds_for_each_phase(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path, max_time="00:00:00:01", limit_val_batches=0)
     endless = PhaseSettings(max_epochs=10**6)
-    trainer.fit(module(pretrain_settings=endless, finetune_settings=endless), datamodule=ToyData())
+    trainer.fit(toy_module(pretrain_settings=endless, finetune_settings=endless), datamodule=ToyData())
     assert len(trainer.phase_results) == 2
     for result in trainer.phase_results:
         assert result.reason.startswith("max_time")
@@ -106,11 +90,11 @@ def test_a_phase_starts_from_the_weights_of_the_one_before(tmp_path: Path) -> No
             ends[pl_module.phase.name] = {k: v.clone() for k, v in pl_module.state_dict().items()}
 
     data = ToyData()
-    toy_trainer(tmp_path, callbacks=[Copy()]).fit(module(), datamodule=data)
-    parameters = dict(module().named_parameters())
+    toy_trainer(tmp_path, callbacks=[Copy()]).fit(toy_module(), datamodule=data)
+    parameters = dict(toy_module().named_parameters())
     for name in parameters:
         assert torch.equal(ends["pretrain"][name], starts["finetune"][name]), name
-    rows = module().net.task_slices["main"]
+    rows = toy_module().net.task_slices["main"]
     weight = "net.readout.weight"
     assert torch.equal(starts["pretrain"][weight][rows], ends["pretrain"][weight][rows])
 
@@ -122,7 +106,7 @@ def test_the_readout_is_drawn_anew_with_its_scale(tmp_path: Path) -> None:
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
             kept[pl_module.phase.name] = pl_module.net.readout.weight.detach().clone()
 
-    net = module(readout="reset", readout_scale=1e-3)
+    net = toy_module(readout="reset", readout_scale=1e-3)
     toy_trainer(tmp_path, callbacks=[Copy()]).fit(net, datamodule=ToyData())
     main = net.net.task_slices["main"]
     assert kept["finetune"][main].abs().max() < 1e-3 < kept["pretrain"][main].abs().max()
@@ -130,7 +114,7 @@ def test_the_readout_is_drawn_anew_with_its_scale(tmp_path: Path) -> None:
 
 def test_the_log_steps_count_on(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path, log_every_n_steps=1)
-    trainer.fit(module(), datamodule=ToyData())
+    trainer.fit(toy_module(), datamodule=ToyData())
     rows = [line.split(",") for line in Path(trainer.log_dir, "metrics.csv").read_text().splitlines()]  # type: ignore[arg-type]
     step, first, second = (
         rows[0].index(name) for name in ("step", "pretrain/aux/train_loss", "finetune/main/train_loss")
@@ -155,7 +139,7 @@ def test_rescaling_acts_once_before_finetuning(tmp_path: Path) -> None:
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             self._note("end", pl_module)
 
-    toy_trainer(tmp_path, callbacks=[Norm()]).fit(module(rescale=0.25), datamodule=ToyData())
+    toy_trainer(tmp_path, callbacks=[Norm()]).fit(toy_module(rescale=0.25), datamodule=ToyData())
     found = {(when, phase): norm for when, phase, norm in norms}
     assert found["start", "finetune"] == pytest.approx(0.25 * found["end", "pretrain"], rel=1e-6)
 
@@ -179,7 +163,7 @@ def test_scores_of_stopping_and_checkpoints_start_afresh(tmp_path: Path) -> None
 
     trainer = toy_trainer(tmp_path, callbacks=[Log(), stop, best], max_epochs=5)
     long = PhaseSettings(max_epochs=5)
-    trainer.fit(module(pretrain_settings=long, finetune_settings=long), datamodule=ToyData())
+    trainer.fit(toy_module(pretrain_settings=long, finetune_settings=long), datamodule=ToyData())
     assert [r.epochs for r in trainer.phase_results] == [2, 2]
     assert all("early stopping" in r.reason for r in trainer.phase_results)
     assert [Path(p).parent.name for p in paths] == ["pretrain", "finetune"]
@@ -189,7 +173,7 @@ def test_scores_of_stopping_and_checkpoints_start_afresh(tmp_path: Path) -> None
 def test_training_threshold_says_why(tmp_path: Path) -> None:
     easy = PhaseSettings(max_epochs=400, stop_at_training_loss=0.4)
     trainer = toy_trainer(tmp_path, limit_val_batches=0)
-    trainer.fit(module(pretrain_settings=easy), datamodule=ToyData())
+    trainer.fit(toy_module(pretrain_settings=easy), datamodule=ToyData())
     first = trainer.phase_results[0]
     assert 0 < first.epochs < 400
     assert first.reason.startswith("training loss 0.3")
@@ -198,7 +182,7 @@ def test_training_threshold_says_why(tmp_path: Path) -> None:
 
 def test_every_phase_has_a_checkpoint_and_a_test(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path)
-    trainer.fit(module(), datamodule=ToyData())
+    trainer.fit(toy_module(), datamodule=ToyData())
     for result, task in zip(trainer.phase_results, ["aux", "main"], strict=True):
         assert Path(str(result.checkpoint)).is_file()
         content = torch.load(str(result.checkpoint), weights_only=True)
@@ -213,7 +197,7 @@ def test_every_phase_has_a_checkpoint_and_a_test(tmp_path: Path) -> None:
 def test_plain_trainer_with_several_phases_is_refused(tmp_path: Path) -> None:
     trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_progress_bar=False)
     with pytest.raises(ConfigurationError, match="PhaseTrainer"):
-        trainer.fit(module(), datamodule=ToyData())
+        trainer.fit(toy_module(), datamodule=ToyData())
 
 
 def test_plain_trainer_with_one_phase_works(tmp_path: Path) -> None:
@@ -226,31 +210,31 @@ def test_plain_trainer_with_one_phase_works(tmp_path: Path) -> None:
         max_epochs=2,
     )
     data = ToyData(tasks=["main"])
-    trainer.fit(SingleTaskModule(toy_backbone_with_features(), {"main": 2}), datamodule=data)
+    trainer.fit(SingleTaskModule(toy_backbone(), {"main": 2}), datamodule=data)
     assert "train/main/train_loss" in trainer.callback_metrics
 
 
 def test_rescaling_among_the_trainers_callbacks_is_refused(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path, callbacks=[WeightRescaling(0.5)])
     with pytest.raises(ConfigurationError, match=r"--model\.rescale"):
-        trainer.fit(module(), datamodule=ToyData())
+        trainer.fit(toy_module(), datamodule=ToyData())
 
 
 def test_spawning_strategies_are_refused(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path, strategy="ddp_spawn", devices=2)
     with pytest.raises(ConfigurationError, match="strategy=ddp"):
-        trainer.fit(module(), datamodule=ToyData())
+        trainer.fit(toy_module(), datamodule=ToyData())
 
 
 def test_checkpoint_of_other_phases_is_refused(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path)
     trainer.fit(
-        SingleTaskModule(toy_backbone_with_features(), TASKS, settings=PhaseSettings(max_epochs=1)),
+        SingleTaskModule(toy_backbone(), TASKS, settings=PhaseSettings(max_epochs=1)),
         datamodule=ToyData(),
     )
     path = trainer.phase_results[0].checkpoint
     with pytest.raises(ConfigurationError, match=r"--model\.pretrained"):
-        toy_trainer(tmp_path).fit(module(), datamodule=ToyData(), ckpt_path=path)
+        toy_trainer(tmp_path).fit(toy_module(), datamodule=ToyData(), ckpt_path=path)
 
 
 def test_wrong_phases_are_refused() -> None:
@@ -260,12 +244,12 @@ def test_wrong_phases_are_refused() -> None:
         ([Phase(name="a", tasks=["nope"])], "nope"),
     ]:
         with pytest.raises(ConfigurationError, match=match):
-            module(phases=phases)
+            toy_module(phases=phases)
     with pytest.raises(ConfigurationError, match="names no task"):
         Phase(name="a", tasks=[])
     with pytest.raises(ConfigurationError, match="letters"):
         Phase(name="a/b", tasks=["main"])
-    model = module(phases=[Phase(name="a", tasks=["main"], trainable=["nothing.*"])])
+    model = toy_module(phases=[Phase(name="a", tasks=["main"], trainable=["nothing.*"])])
     with pytest.raises(ConfigurationError, match="matches no parameter"):
         model.enter_phase(model.phases[0])
 
@@ -280,7 +264,7 @@ def test_a_loss_that_is_not_finite_stops_with_phase_and_step(tmp_path: Path) -> 
     with pytest.raises(
         NonFiniteLossError, match=r"phase 'finetune', epoch 1, step 5: .*pretrain\.ckpt|finetune\.ckpt"
     ):
-        trainer.fit(module(), datamodule=ToyData())
+        trainer.fit(toy_module(), datamodule=ToyData())
     kept = list(tmp_path.glob("version_0/checkpoints/*.ckpt"))
     assert {p.stem for p in kept} >= {"pretrain"}
     for path in kept:
@@ -294,13 +278,13 @@ def test_a_run_that_fails_before_its_first_step_leaves_nothing(tmp_path: Path) -
             raise ConfigurationError("--data.root: no data here")
 
     with pytest.raises(ConfigurationError, match="no data here"):
-        toy_trainer(tmp_path).fit(module(), datamodule=Broken())
+        toy_trainer(tmp_path).fit(toy_module(), datamodule=Broken())
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
     assert not list(tmp_path.glob("version_*"))
 
 
 def test_forward_gives_each_task() -> None:
-    model = module().eval()
+    model = toy_module().eval()
     x = torch.randn(3, FEATURES)
     everything = model(x)
     assert {task: tuple(y.shape) for task, y in everything.items()} == {"main": (3, 2), "aux": (3, 2)}
@@ -318,7 +302,7 @@ def test_seeded_phases_do_not_depend_on_what_was_drawn_before(tmp_path: Path) ->
                 torch.rand(self.count)
 
         seed_everything(3)
-        model = module()
+        model = toy_module()
         toy_trainer(tmp_path / str(extra), callbacks=[Draw()]).fit(model, datamodule=ToyData())
         states.append({k: v.clone() for k, v in model.state_dict().items()})
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])

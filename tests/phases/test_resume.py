@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ToyData, toy_trainer
 from lightning.pytorch import Callback, seed_everything
-from test_phase_trainer import module
+from toys import ToyData, toy_backbone, toy_module, toy_trainer
 
 from lit_aux.callbacks import RepresentationDimensionality
 from lit_aux.errors import ConfigurationError
@@ -38,7 +37,7 @@ def run(
 ) -> tuple[PhaseTrainer, Any]:
     """Run the same two phases as every other test here."""
     seed_everything(11)
-    model: PretrainFinetuneModule = module(
+    model: PretrainFinetuneModule = toy_module(
         rescale=0.5,
         pretrain_settings=PhaseSettings(
             max_epochs=4, optimizer=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)
@@ -170,7 +169,7 @@ def test_what_concerns_the_first_phase_decides_reuse(
         seed_everything(4)
         short = {"pretrain_settings": PhaseSettings(max_epochs=1)}
         trainer = toy_trainer(tmp_path)
-        trainer.fit(module(**{**short, **options}), datamodule=ToyData())
+        trainer.fit(toy_module(**{**short, **options}), datamodule=ToyData())
     assert trainer.phase_results[0].reused is same
 
 
@@ -179,12 +178,12 @@ def test_other_seed_or_data_is_another_phase(tmp_path: Path, seed: int, data: To
     for number, source in ((4, ToyData()), (seed, data)):
         seed_everything(number)
         trainer = toy_trainer(tmp_path)
-        trainer.fit(module(pretrain_settings=PhaseSettings(max_epochs=1)), datamodule=source)
+        trainer.fit(toy_module(pretrain_settings=PhaseSettings(max_epochs=1)), datamodule=source)
     assert not trainer.phase_results[0].reused
 
 
 def test_an_unseeded_run_stores_nothing(tmp_path: Path) -> None:
-    toy_trainer(tmp_path).fit(module(pretrain_settings=PhaseSettings(max_epochs=1)), datamodule=ToyData())
+    toy_trainer(tmp_path).fit(toy_module(pretrain_settings=PhaseSettings(max_epochs=1)), datamodule=ToyData())
     assert not (tmp_path / "phases").exists()
 
 
@@ -233,7 +232,7 @@ def test_pretrained_equals_the_whole_run(tmp_path: Path) -> None:
     whole, expected = run(tmp_path / "whole")
     path = str(whole.phase_results[0].checkpoint)
     seed_everything(11)
-    model = module(
+    model = toy_module(
         rescale=0.5,
         pretrained=path,
         finetune_settings=PhaseSettings(max_epochs=4, optimizer=lambda p: torch.optim.Adam(p, lr=1e-2)),
@@ -250,19 +249,17 @@ def test_pretrained_of_another_network_is_refused(tmp_path: Path) -> None:
     wrong["state_dict"]["net.backbone.0.weight"] = torch.zeros(3, 3)
     torch.save(wrong, tmp_path / "wrong.ckpt")
     with pytest.raises(ConfigurationError, match=r"pretrained: .*net\.backbone\.0\.weight.*another network"):
-        module(pretrained=str(tmp_path / "wrong.ckpt"))
+        toy_module(pretrained=str(tmp_path / "wrong.ckpt"))
     del wrong["state_dict"]["net.backbone.0.weight"]
     torch.save(wrong, tmp_path / "wrong.ckpt")
     with pytest.raises(ConfigurationError, match="lacks"):
-        module(pretrained=str(tmp_path / "wrong.ckpt"))
+        toy_module(pretrained=str(tmp_path / "wrong.ckpt"))
 
 
 def test_pretrained_with_other_tasks_keeps_the_backbone(tmp_path: Path) -> None:
     whole, _ = run(tmp_path)
     path = str(whole.phase_results[0].checkpoint)
-    from test_phase_trainer import toy_backbone_with_features
-
-    model = PretrainFinetuneModule(toy_backbone_with_features(), {"main": 5}, pretrained=path)
+    model = PretrainFinetuneModule(toy_backbone(), {"main": 5}, pretrained=path)
     stored = torch.load(path, weights_only=True)["state_dict"]
     assert torch.equal(model.state_dict()["net.backbone.0.weight"], stored["net.backbone.0.weight"])
     assert model.net.readout.weight.shape == (5, 10)

@@ -1,0 +1,79 @@
+"""The report says what was measured, in a table, a picture and a file."""
+
+import json
+import math
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+from rich.console import Console
+from toys import ToyData, toy_module, toy_trainer
+
+from lit_aux import report
+from lit_aux.callbacks import LayerDimensionality, RepresentationDimensionality
+from lit_aux.phases import PhaseResult
+from lit_aux.reporting import draw, layer_table, phase_table
+
+
+def printed(table: object) -> str:
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115 - the console's own
+    console.print(table)
+    return console.export_text()
+
+
+def row(layer: str, before: float, after: float, ensd: float) -> LayerDimensionality:
+    return LayerDimensionality.compare(
+        "finetune", layer, before, after, ensd, nested_below=0.8, replaced_below=0.5
+    )
+
+
+def test_tables_hold_what_was_measured() -> None:
+    phases = [
+        PhaseResult("pretrain", ["aux", "other"], "max_epochs: 3 reached", reused=True),
+        PhaseResult("finetune", ["main"], "training loss 0.009 < 0.01 after 7 epochs"),
+    ]
+    phases[0].metrics = {"aux/test_accuracy": 0.25, "aux/test_loss": 1.5, "other/val_accuracy": 0.125}
+    text = printed(phase_table(phases))
+    for part in ("aux", "0.250", "1.500", "0.125", "trained before; max_epochs: 3", "0.009 < 0.01"):
+        assert part in text
+    text = printed(layer_table([row("layer4", 6.8, 2.05, 2.62), row("layer1", math.nan, 1.0, 1.0)]))
+    for part in ("layer4", "6.80", "2.05", "2.62", "0.30", "1.28", "nested", "undefined", "nan"):
+        assert part in text
+
+
+def test_report_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layers = ["net.backbone.0", "net.readout"]
+    measure = RepresentationDimensionality(layers, num_samples=20, picture=False)
+    trainer = toy_trainer(tmp_path, callbacks=[measure])
+    trainer.fit(toy_module(), datamodule=ToyData())
+    folder = report(trainer)
+    assert folder == Path(str(trainer.log_dir))
+    content = json.loads((folder / "summary.json").read_text())
+    assert [phase["name"] for phase in content["phases"]] == ["pretrain", "finetune"]
+    assert content["phases"][1]["metrics"] == trainer.phase_results[1].metrics
+    assert [(r["phase"], r["layer"]) for r in content["layers"]] == [
+        (phase, layer) for phase in ("pretrain", "finetune") for layer in layers
+    ]
+    assert content["layers"][2]["pr_before"] == measure.results[2].pr_before
+    image = matplotlib.image.imread(folder / "summary.png")
+    assert image.std() > 0.05  # something is drawn
+    text = capsys.readouterr().out
+    for result in trainer.phase_results:
+        assert str(result.checkpoint) in text
+        assert f"{result.metrics[f'{result.tasks[0]}/test_accuracy']:.3f}" in text
+
+
+def test_numbers_that_json_does_not_know_become_null(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path, logger=False)
+    trainer.fit(toy_module(), datamodule=ToyData())
+    trainer.phase_results[0].metrics["aux/odd"] = math.inf
+    report(trainer)
+    content = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert content["phases"][0]["metrics"]["aux/odd"] is None
+
+
+def test_picture_without_layers_and_with_values_that_are_not_finite(tmp_path: Path) -> None:
+    phases = [PhaseResult("train", ["main"], metrics={"main/test_accuracy": 0.5})]
+    for name, layers in {"plain": [], "odd": [row("a", math.nan, 1.0, 1.0), row("b", 2.0, 1.0, 1.0)]}.items():
+        path = draw(phases, layers, tmp_path / f"{name}.png")
+        assert matplotlib.image.imread(path).std() > 0.02
