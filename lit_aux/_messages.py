@@ -218,15 +218,20 @@ def located(message: str, config: Any) -> str:
     if match is None or config is None:
         return message
     found = list(_paths(config, match[1]))
-    quoted = [path for path, value in found if _is_quoted(value, message)]
-    paths = [path for path, _ in found] if len(found) == 1 else quoted
+    places = [_place(value, message) for _, value in found]
+    first = min(places, default=len(message))
+    paths = [
+        path for (path, _), place in zip(found, places, strict=True) if len(found) == 1 or place == first
+    ]
     if len(paths) != 1:
         return message
     return f"{_option(paths[0])}{message[match.end(1) :]}"
 
 
-def _is_quoted(value: Any, message: str) -> bool:
-    return value is not None and re.search(rf"(?<![\w.]){re.escape(str(value))}(?![\w])", message) is not None
+def _place(value: Any, message: str) -> int:
+    """Return where a message quotes a value, its length if it does not."""
+    quoted = re.search(rf"(?<![\w.]){re.escape(str(value))}(?!\w)", message)
+    return len(message) if value is None or quoted is None else quoted.start()
 
 
 def _paths(config: Any, name: str, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -82,11 +82,8 @@ class TaskDataModule(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         at_least("--data.n_val", n_val, 0)
-        for option, value in (
-            ("n_test", n_test),
-            ("batch_size", batch_size),
-            ("eval_batch_size", eval_batch_size),
-        ):
+        sizes = {"n_test": n_test, "batch_size": batch_size, "eval_batch_size": eval_batch_size}
+        for option, value in sizes.items():
             at_least(f"--data.{option}", value, 1)
         at_least("--data.size", size, 1)
         if channels not in (None, 1, 3):

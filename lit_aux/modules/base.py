@@ -120,6 +120,7 @@ class AuxiliaryModule(LightningModule, ABC):
         """Prepare the weights and what trains; a PhaseTrainer calls this before the phase's fit."""
         self.phase = phase
         self._refreshed_at = -1
+        self.evaluation.reset()
         self.train()  # a phase before may have frozen layers into eval mode
         if phase.readout == "reset":
             self.net.reset_readout(phase.readout_scale, phase.tasks)

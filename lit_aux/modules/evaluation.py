@@ -99,6 +99,12 @@ class TaskEvaluation(nn.Module):
         found = cast(nn.ModuleDict, self.measures[f"{stage}/{task}"])
         return {name: cast(Metric, metric) for name, metric in found.items()}
 
+    def reset(self) -> None:
+        """Forget what a fit that was interrupted has left."""
+        for module in self.modules():
+            if isinstance(module, Metric):
+                module.reset()
+
     def train_step(self, task: str, outputs: Tensor, y: Tensor) -> Tensor:
         """Return the loss of one batch, after adding it to the task's training measures."""
         loss: Tensor = self.losses[f"/{task}"](outputs, y)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -57,6 +58,13 @@ class RunLogger(CSVLogger):
         if self._version is not None:
             self._experiment = None
             shutil.rmtree(self.log_dir, ignore_errors=True)
+
+
+def discard_runs(loggers: Iterable[Logger]) -> None:
+    """Remove the folders of a run that failed before its first step."""
+    for logger in loggers:
+        if isinstance(logger, RunLogger):
+            logger.discard()
 
 
 def build_logger(kind: str, root: str | Path) -> Logger:

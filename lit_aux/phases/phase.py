@@ -54,7 +54,7 @@ class PhaseSettings:
         self._try_optimizer()
 
     def _try_optimizer(self) -> None:
-        """Build optimizer and schedule once for nothing: a later phase's mistake is known before the first."""
+        """Build optimizer and schedule for nothing, to know a later phase's mistake before the first."""
         if self.optimizer is None:
             return
         option = "optimizer"

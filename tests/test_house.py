@@ -1,0 +1,129 @@
+"""The habits of the house: which way imports run, how long files are, what is public and documented."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ["errors", "functional", "models", "data", "metrics", "callbacks", "phases", "modules", "cli"]
+WITHOUT_LIGHTNING = ["errors", "functional", "models", "metrics"]
+SOURCES = sorted([*ROOT.glob("lit_aux/**/*.py"), *ROOT.glob("callbacks/**/*.py")])
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[0] if parts[0] == "callbacks" else parts[1]
+
+
+def imports(path: Path) -> set[str]:
+    """Return every module that a file imports, anywhere in it but for type checkers alone."""
+    tree = ast.parse(path.read_text())
+    only_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in only_types:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_there_are_sources() -> None:
+    assert {room_of(path) for path in SOURCES} >= set(ROOMS)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_downwards(path: Path) -> None:
+    room = room_of(path)
+    if room not in ROOMS:  # the package itself and the report stand beside the rooms
+        return
+    above = ROOMS[: ROOMS.index(room) + 1]
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "lit_aux" and len(parts) > 1 and parts[1] in ROOMS:
+            assert parts[1] in above, f"{path.name} of {room} imports {name}"
+        if room == "callbacks":
+            assert not name.startswith(("lit_aux.models", "lit_aux.data")), name
+        if room in WITHOUT_LIGHTNING:
+            assert parts[0] not in ("lightning", "pytorch_lightning", "lightning_fabric"), name
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_are_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 300
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_is_public_is_documented(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), "the file says nothing of itself"
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    for node in tree.body:
+        if not isinstance(node, kinds) or node.name.startswith("_"):
+            continue
+        assert ast.get_docstring(node), node.name
+        for inner in node.body if isinstance(node, ast.ClassDef) else []:
+            public = isinstance(inner, kinds) and not inner.name.startswith("_")
+            assert not public or ast.get_docstring(inner), f"{node.name}.{inner.name}"
+
+
+def test_importing_costs_no_heavy_package() -> None:
+    heavy = ["lightning", "pytorch_lightning", "timm", "sklearn", "torchvision", "wandb"]
+    code = f"""
+import sys, lit_aux
+print([name for name in {[*heavy, "matplotlib", "torchmetrics"]} if name in sys.modules])
+import lit_aux.functional, lit_aux.models, lit_aux.metrics  # torchmetrics itself imports matplotlib
+print([name for name in {heavy} if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.split("\n")[:2] == ["[]", "[]"]
+
+
+PUBLIC = {
+    "lit_aux": ["Phase", "PhaseSettings", "PhaseTrainer", "report"],
+    "lit_aux.functional": ["participation_ratio", "effective_shared_dimensions"],
+    "lit_aux.models": ["MultiHeadNet", "TimmBackbone"],
+    "lit_aux.metrics": ["ParticipationRatio", "EffectiveSharedDimensions"],
+    "lit_aux.callbacks": ["WeightRescaling", "RepresentationDimensionality", "StopAtTrainingLoss"],
+    "lit_aux.data": [
+        "DigitsDataModule",
+        "FashionMNISTDataModule",
+        "CIFAR100DataModule",
+        "ImageFolderDataModule",
+        "RandomCropFlip",
+    ],
+    "lit_aux.modules": ["SingleTaskModule", "MultiTaskModule", "PretrainFinetuneModule"],
+    "lit_aux.cli": ["main"],
+}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_names_exist(module: str) -> None:
+    found = importlib.import_module(module)
+    for name in PUBLIC[module]:
+        assert callable(getattr(found, name))
+    for name in getattr(found, "__all__", []):
+        assert hasattr(found, name)
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (ROOT / "lit_aux" / "py.typed").is_file()
+    text = (ROOT / "pyproject.toml").read_text()
+    assert 'lit_aux = ["py.typed"]' in text
+    packages = {p.parent.relative_to(ROOT).as_posix().replace("/", ".") for p in ROOT.glob("lit_aux/**/__init__.py")}
+    for package in packages:
+        assert f'"{package}"' in text, f"{package} is not installed"
