@@ -2,13 +2,13 @@
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-from jsonargparse import Namespace
+from lit_aux._options import option_of
 
 _KEY = re.compile(r'Parser key "([^"]+)":')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
@@ -43,7 +43,8 @@ def parsing_message(error: str, arguments: Sequence[str]) -> str:
     if match := re.match(r"Subcommand '\S+' does not accept option '([^']+)'", error):
         return _unrecognized(f"--{match[1]}")
     if match := re.match(r"the following arguments are required: (?:\w+\.)?(\S+)", error):
-        return f"--{match[1]}: nothing is given; name a configuration (--config FILE) or a class (--{match[1]} CLASS)"
+        option = f"--{match[1]}"
+        return f"{option}: nothing is given; name a configuration (--config FILE) or a class ({option} CLASS)"
     if error.startswith("Problems parsing config"):
         reason = " ".join(error.partition(":")[2].split()).replace('in "<unicode string>", ', "at ")
         return f"--config: {_broken_file(arguments)} is not valid YAML ({reason})"
@@ -81,7 +82,7 @@ def _nested(error: str) -> str | None:
                 owner = callable_class[1]
             return _no_class(path, owner or "", text)
         elif match := _REQUIRED.search(text):
-            return f"{_option([*path, match[1]])}: {_last(owner)} needs it, and nothing is given"
+            return f"{option_of([*path, match[1]])}: {_last(owner)} needs it, and nothing is given"
         if match := _KEY.search(text):
             stack.append((depth, match[1]))
             expected, owner = [], None
@@ -95,19 +96,14 @@ def _nested(error: str) -> str | None:
     return None
 
 
-def _option(path: Iterable[str]) -> str:
-    """Write a path of keys as the option that sets it."""
-    return "--" + ".".join(key for key in path if key != "init_args")
-
-
 def _last(class_path: str | None) -> str:
     return (class_path or "the class").rpartition(".")[2]
 
 
 def _unknown_option(path: list[str], name: str, owner: str | None) -> str:
-    option = _option([*path, name])
+    option = option_of([*path, name])
     if _last(owner) in ("LightningModule", "LightningDataModule"):
-        return f"{option}: no class is chosen yet; put --config FILE or {_option(path)} CLASS before it"
+        return f"{option}: no class is chosen yet; put --config FILE or {option_of(path)} CLASS before it"
     return f"{option}: unknown option of {_last(owner)}{_hint(name, options_of(owner))}"
 
 
@@ -119,7 +115,7 @@ def _hint(name: str, known: Iterable[str]) -> str:
 def _no_class(path: list[str], class_path: str, text: str) -> str:
     if text.startswith("Import path"):
         words = text.split()
-        return f"{_option(path)}: {words[2]} is not a {words[-1]}"
+        return f"{option_of(path)}: {words[2]} is not a {words[-1]}"
     attribute = re.search(r"module '([^']+)' has no attribute '([^']+)'", text)
     class_path = ".".join(attribute.groups()) if attribute else class_path
     module, _, name = class_path.rpartition(".")
@@ -127,7 +123,7 @@ def _no_class(path: list[str], class_path: str, text: str) -> str:
         known = [n for n, value in vars(import_module(module)).items() if isinstance(value, type)]
     except ImportError:
         known = []
-    return f"{_option(path)}: no class {class_path!r}{_hint(name, known)}"
+    return f"{option_of(path)}: no class {class_path!r}{_hint(name, known)}"
 
 
 def _wrong_type(path: list[str], expected: list[str], given: str) -> str:
@@ -142,11 +138,11 @@ def _wrong_type(path: list[str], expected: list[str], given: str) -> str:
             plain = re.sub(r"<class '(?:.*\.)?([^'.]+)'>", r"\1", kind)
             kinds.append(_TYPES.get(plain, f"a {plain}".lower()))
     if choices:
-        return f"{_option(path)}: {given!r} is not one of {', '.join(choices)}"
+        return f"{option_of(path)}: {given!r} is not one of {', '.join(choices)}"
     if kinds:
-        return f"{_option(path)}: {given!r} is not {' or '.join(dict.fromkeys(kinds))}"
+        return f"{option_of(path)}: {given!r} is not {' or '.join(dict.fromkeys(kinds))}"
     example = next((_EXAMPLES[key] for key in reversed(path) if key in _EXAMPLES), "torch.nn.Linear")
-    return f"{_option(path)}: no class {given!r}; name one with its module, as in {example}"
+    return f"{option_of(path)}: no class {given!r}; name one with its module, as in {example}"
 
 
 def options_of(class_path: str | None) -> list[str]:
@@ -190,7 +186,7 @@ def _broken_file(arguments: Sequence[str]) -> str:
     words = [*arguments, ""]
     named = [
         b if a in ("--config", "-c") else a.partition("=")[2]
-        for a, b in zip(words, words[1:], strict=False)
+        for a, b in pairwise(words)
         if a in ("--config", "-c") or a.startswith("--config=")
     ]
     for file in named:
@@ -201,47 +197,3 @@ def _broken_file(arguments: Sequence[str]) -> str:
         except OSError:
             continue
     return "the file"
-
-
-def located(message: str, config: Any) -> str:
-    """Give an option that is told by its own name alone (``rescale: ...``) its full name.
-
-    Args:
-        message: An error that begins with the name of an argument and quotes its value.
-        config: The parsed options.
-
-    Returns:
-        The message with ``--model.rescale`` in place of ``rescale`` where exactly one option has that name
-        and that value; else as it was.
-    """
-    match = re.match(r"(?:trainer\.)?(\w+):? ", message)
-    if match is None or config is None:
-        return message
-    found = list(_paths(config, match[1]))
-    places = [_place(value, message) for _, value in found]
-    first = min(places, default=len(message))
-    paths = [
-        path for (path, _), place in zip(found, places, strict=True) if len(found) == 1 or place == first
-    ]
-    if len(paths) != 1:
-        return message
-    return f"{_option(paths[0])}{message[match.end(1) :]}"
-
-
-def _place(value: Any, message: str) -> int:
-    """Return where a message quotes a value, its length if it does not."""
-    quoted = re.search(rf"(?<![\w.]){re.escape(str(value))}(?!\w)", message)
-    return len(message) if value is None or quoted is None else quoted.start()
-
-
-def _paths(config: Any, name: str, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield where an option occurs; entries of lists cannot be named on the command line."""
-    items: Iterable[tuple[str, Any]] = ()
-    if isinstance(config, Namespace):
-        items = vars(config).items()
-    elif isinstance(config, Mapping):
-        items = config.items()
-    for key, value in items:
-        if key == name:
-            yield (*path, str(key)), value
-        yield from _paths(value, name, (*path, str(key)))

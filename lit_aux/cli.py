@@ -13,7 +13,8 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 import lit_aux.data
 import lit_aux.modules  # noqa: F401 - so that their classes can be named without a path
-from lit_aux._messages import located, parsing_message
+from lit_aux._messages import parsing_message
+from lit_aux._options import located
 from lit_aux.errors import ConfigurationError, NonFiniteLossError
 from lit_aux.phases import PhaseTrainer
 

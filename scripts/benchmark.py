@@ -2,8 +2,8 @@
 
     python scripts/benchmark.py [training loader dimensionality startup gpu] [--cpu-time] [--repetitions N]
 
-Ratios are medians over interleaved repetitions in one process. ``--cpu-time`` counts processor instead of wall-clock
-seconds, for a machine that is busy with other things (use it with ``OMP_NUM_THREADS=1``).
+Ratios are medians over interleaved repetitions in one process. ``--cpu-time`` counts processor instead of
+wall-clock seconds, for a machine that is busy with other things (use it with ``OMP_NUM_THREADS=1``).
 """
 
 import argparse
@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 
 import torch
-
 from benchmarks.dimensionality import benchmark_dimensionality
 from benchmarks.loader import benchmark_loader
 from benchmarks.startup import benchmark_startup

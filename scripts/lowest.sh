@@ -7,6 +7,6 @@ tree=$(mktemp -d)
 trap 'rm -rf "$tree"' EXIT
 uv venv --quiet --python 3.11 "$tree/venv"
 export VIRTUAL_ENV="$tree/venv"
-uv pip install --resolution lowest-direct --group dev --editable ".[tensorboard,imagenet]"
+uv pip install --compile-bytecode --resolution lowest-direct --group dev --editable ".[tensorboard,imagenet]"
 uv pip list --quiet
 "$tree/venv/bin/python" -m pytest "$@"

@@ -110,7 +110,7 @@ def short(config: dict[str, Any], root: Path) -> list[str]:
 
 
 def few_probes(config: dict[str, Any], root: Path) -> Path:
-    """Copy a configuration with a small probe: options of a callback in a list have no name to set them by."""
+    """Copy a configuration with a small probe: a callback in a list has no options of its own."""
     for callback in config["trainer"].get("callbacks", []):
         if callback["class_path"].endswith("RepresentationDimensionality"):
             callback.setdefault("init_args", {}).update(num_samples=8, picture=False)

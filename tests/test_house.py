@@ -124,6 +124,8 @@ def test_the_package_says_that_it_is_typed() -> None:
     assert (ROOT / "lit_aux" / "py.typed").is_file()
     text = (ROOT / "pyproject.toml").read_text()
     assert 'lit_aux = ["py.typed"]' in text
-    packages = {p.parent.relative_to(ROOT).as_posix().replace("/", ".") for p in ROOT.glob("lit_aux/**/__init__.py")}
+    packages = {
+        p.parent.relative_to(ROOT).as_posix().replace("/", ".") for p in ROOT.glob("lit_aux/**/__init__.py")
+    }
     for package in packages:
         assert f'"{package}"' in text, f"{package} is not installed"

@@ -93,7 +93,7 @@ def reestimate_batchnorm(
         return 0
     sums = [torch.zeros(3, layer.num_features, dtype=torch.float64) for layer in layers]
     total = 0
-    kept = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]  # type: ignore[union-attr, misc]
+    kept = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]  # type: ignore[union-attr]
     with _batch_statistics(model, layers) as sizes:
         for batch in batches:
             total += forward(batch)

@@ -209,7 +209,7 @@ class AuxiliaryModule(LightningModule, ABC):
         return total
 
     def _log_training(self, task: str) -> None:
-        """Log a task's measures once an epoch: they add up by themselves, and logging costs more than that."""
+        """Log a task's measures once an epoch: they add up by themselves, and each logging costs time."""
         if task not in self._logged:
             self._logged.add(task)
             for name, measure in self.evaluation.training_measures(task).items():

@@ -15,7 +15,7 @@ def why_it_ended(trainer: "PhaseTrainer") -> str:
     Callbacks that have a ``stop_reason`` speak for themselves; Lightning's own and the Trainer's limits are
     recognized.
     """
-    callbacks: list[Callback] = trainer.callbacks
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     for callback in callbacks:
         reason = getattr(callback, "stop_reason", None)
         if isinstance(reason, str):

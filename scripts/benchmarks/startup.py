@@ -55,7 +55,15 @@ def benchmark_startup(repetitions: int = 7, cpu_time: bool = False) -> list[Row]
     middle = {name: median(times[name] for times in rounds) for name in COMMANDS}
     return [
         ("import torch, seconds", middle["torch"], ""),
-        ("import lit_aux, seconds more", median(t["lit_aux"] - t["torch"] for t in rounds), "<= 0.5"),
+        (
+            "import lit_aux, seconds more than that (it waits with torch until needed)",
+            median(t["lit_aux"] - t["torch"] for t in rounds),
+            "<= 0.5",
+        ),
         ("bare LightningCLI --help, seconds", middle["bare --help"], ""),
-        ("lit-aux --help, times that", median(t["lit-aux --help"] / t["bare --help"] for t in rounds), "<= 1.2"),
+        (
+            "lit-aux --help, times that",
+            median(t["lit-aux --help"] / t["bare --help"] for t in rounds),
+            "<= 1.2",
+        ),
     ]

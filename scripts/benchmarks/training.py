@@ -1,8 +1,8 @@
 """Steps per second of ``lit-aux fit`` against a bare PyTorch loop with the same network, data in memory.
 
 The fit is the command line's own, in process, with its default settings: CSV log, progress bar, metrics,
-checkpoint. Steady steps are all that follow the first epoch, ends of epochs included. Beside them stands what a
-whole phase takes, from its first preparation to its last test.
+checkpoint. Steady steps are all that follow the first epoch, ends of epochs included. Beside them stands what
+a whole fit takes beyond its steps, from parsing the options to the report.
 """
 
 import time
@@ -54,7 +54,9 @@ def fit(folder: Path, images: int, epochs: int, clock: Clock, on_gpu: bool) -> t
     from lit_aux.cli import main
 
     StepClock.clock = staticmethod(clock)
-    trainer = {"accelerator": "gpu", "devices": 1, "precision": "bf16-mixed"} if on_gpu else {"accelerator": "cpu"}
+    trainer = (
+        {"accelerator": "gpu", "devices": 1, "precision": "bf16-mixed"} if on_gpu else {"accelerator": "cpu"}
+    )
     model = {
         "backbone": {"class_path": "lit_aux.models.TimmBackbone", "init_args": {"name": "resnet18"}},
         "settings": {
@@ -106,11 +108,11 @@ def bare_loop(images: int, epochs: int, clock: Clock, on_gpu: bool) -> list[floa
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
     times = []
     for _ in range(epochs):
-        for index in torch.randperm(images, device=device).split(BATCH):
+        for index in torch.split(torch.randperm(images, device=device), BATCH):
             with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
                 loss = nn.functional.cross_entropy(network(x[index]), y[index])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             times.append(_now(clock))
     return times

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from toys import FEATURES, ToyData, toy_trainer
 from lightning.pytorch import Callback, LightningDataModule, seed_everything
 from lightning.pytorch.cli import ReduceLROnPlateau
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics import MeanSquaredError
 from torchmetrics.classification import MulticlassAccuracy
+from toys import FEATURES, ToyData, toy_trainer
 
 from lit_aux.data import DigitsDataModule
 from lit_aux.errors import ConfigurationError
@@ -35,7 +35,7 @@ def copied(module: nn.Module) -> dict[str, Tensor]:
 
 
 class Spy(Callback):
-    """Keeps every step: its phase, tasks, epoch, loss, learning rate, and the weights at both ends of phases."""
+    """Keeps every step (batch, loss, learning rate, weights) and the weights at both ends of phases."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, Any]] = []
@@ -86,7 +86,7 @@ def losses_by_hand(model: Any, step: dict[str, Any]) -> dict[str, float]:
     for task, (x, y) in step["batch"].items():
         rows = model.net.task_slices[task]
         logits = features[row : row + len(x)] @ weight[rows].T + bias[rows]
-        found[task] = float(nn.functional.cross_entropy(logits, y))
+        found[task] = nn.functional.cross_entropy(logits, y).item()
         row += len(x)
     return found
 
@@ -122,7 +122,8 @@ class UnevenData(LightningDataModule):
         self.sizes, self.order = sizes, ""
         generator = torch.Generator().manual_seed(seed)
         self.sets = {
-            task: (torch.randn(n, FEATURES, generator=generator), torch.arange(n) % 2) for task, n in sizes.items()
+            task: (torch.randn(n, FEATURES, generator=generator), torch.arange(n) % 2)
+            for task, n in sizes.items()
         }
 
     def set_phase(self, tasks: list[str], order: str) -> None:
@@ -259,7 +260,11 @@ class Convolutional(nn.Sequential):
     def __init__(self) -> None:
         layers: list[nn.Module] = []
         for inputs, outputs in ((1, 16), (16, 32), (32, 32)):
-            layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+            layers += [
+                nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(),
+            ]
         super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
@@ -305,7 +310,9 @@ def test_without_reestimation_running_averages_are_those_of_the_steps(tmp_path: 
     model, _, spy = finetuned(tmp_path, False)
     mean = torch.zeros(16)
     for step in spy.steps:
-        x = nn.functional.conv2d(step["batch"]["main"][0], step["weights"]["net.backbone.0.weight"], padding=1)
+        x = nn.functional.conv2d(
+            step["batch"]["main"][0], step["weights"]["net.backbone.0.weight"], padding=1
+        )
         mean = 0.9 * mean + 0.1 * x.mean((0, 2, 3))
     torch.testing.assert_close(model.state_dict()["net.backbone.1.running_mean"], mean, rtol=1e-4, atol=1e-5)
 
@@ -342,7 +349,12 @@ def test_a_plateau_of_a_monitored_measure_lowers_the_rate(tmp_path: Path) -> Non
             max_epochs=3,
             optimizer=sgd(0.2),
             lr_scheduler=lambda o: ReduceLROnPlateau(
-                o, monitor="train/main/train_loss", patience=0, threshold=1e6, threshold_mode="abs", factor=0.1
+                o,
+                monitor="train/main/train_loss",
+                patience=0,
+                threshold=1e6,
+                threshold_mode="abs",
+                factor=0.1,
             ),
         ),
     )
@@ -446,9 +458,7 @@ def test_bfloat16_on_the_cpu(tmp_path: Path) -> None:
     assert all(v.dtype == torch.float32 for v in model.state_dict().values() if v.is_floating_point())
 
 
-def test_a_compiled_network_trains_as_the_plain_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_compiled_network_trains_as_the_plain_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     original = nn.Module.compile
 

@@ -1,10 +1,11 @@
 """Phases on two gloo processes: ranks stay equal, and what is logged is over all samples.
 
-One launch of ``two_process_script.py`` trains everything (in float64, so that rounding hides nothing); the tests
-look at what its two processes wrote down.
+One launch of ``two_process_script.py`` trains everything (in float64, so that rounding hides nothing); the
+tests look at what its two processes wrote down.
 """
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,15 +28,21 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Report]]
     folder = tmp_path_factory.mktemp("two")
     script = Path(__file__).with_name("two_process_script.py")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PL_")}
-    done = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-W", "ignore", str(script), str(folder)],
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
         cwd=folder,
         env={**environment, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+        start_new_session=True,
+    ) as process:
+        try:
+            _, errors = process.communicate(timeout=300)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # the second process too
+            raise
+    assert process.returncode == 0, errors[-3000:]
     return {
         name: [torch.load(folder / f"{name}-{rank}.pt", weights_only=False) for rank in (0, 1)]
         for name in ("probed", "stopped", "published")
@@ -160,9 +167,11 @@ def test_dimensionality_is_that_of_one_process(reports: dict[str, list[Report]])
             module = network("probed", first["phases"][phase][when])
             kept: dict[str, np.ndarray] = {}
             for layer in LAYERS:
-                module.get_submodule(layer).register_forward_hook(
-                    lambda _m, _i, out, layer=layer: kept.__setitem__(layer, out.detach().flatten(1).numpy())
-                )
+
+                def note(_: nn.Module, __: Any, out: Tensor, at: Any = (kept, layer)) -> None:
+                    at[0][at[1]] = out.detach().flatten(1).numpy()
+
+                module.get_submodule(layer).register_forward_hook(note)
             module(x)
             found.append(kept)
         for layer in LAYERS:
