@@ -83,8 +83,7 @@ class Phase(PhaseSettings):
         task_weights: Weight of each task's loss; 1 by default.
         balance_tasks: In sequential order, weigh each task by the number of batches of the first task over
             its own, so that every task has the same say in an epoch.
-        rescale: Multiply the weights by this before the phase starts; None leaves them.
-        callbacks: Callbacks that are present in this phase only.
+        callbacks: Callbacks that are present in this phase only; ``WeightRescaling`` here acts as it starts.
     """
 
     name: str
@@ -95,7 +94,6 @@ class Phase(PhaseSettings):
     order: Literal["interleaved", "sequential"] = "interleaved"
     task_weights: dict[str, float] | None = None
     balance_tasks: bool = False
-    rescale: float | None = None
     callbacks: list[Callback] = field(default_factory=list)
 
     def __post_init__(self) -> None:
