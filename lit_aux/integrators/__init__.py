@@ -1,0 +1,30 @@
+"""How small full-batch networks move: gradient flow and gradient descent, many replicas at once."""
+
+from lit_aux.integrators.base import Integrator
+from lit_aux.integrators.descent import Descent
+from lit_aux.integrators.gradient_descent import GradientDescent
+from lit_aux.integrators.gradient_flow import GradientFlow
+from lit_aux.integrators.objective import FunctionObjective, Objective
+from lit_aux.integrators.state import Counts, IntegratorState, Observer, Solution, Stretch
+from lit_aux.integrators.torch_optimizer import TorchOptimizer
+
+INTEGRATORS: dict[str, type[GradientFlow] | type[GradientDescent]] = {
+    kind.name: kind for kind in (GradientFlow, GradientDescent)
+}
+"""By the names that options and tables use."""
+
+__all__ = [
+    "INTEGRATORS",
+    "Counts",
+    "Descent",
+    "FunctionObjective",
+    "GradientDescent",
+    "GradientFlow",
+    "Integrator",
+    "IntegratorState",
+    "Objective",
+    "Observer",
+    "Solution",
+    "Stretch",
+    "TorchOptimizer",
+]

@@ -1,0 +1,194 @@
+"""What gradient descent and torch's optimizers have in common: steps, back-off and stopping."""
+
+from abc import abstractmethod
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lit_aux.errors import ConfigurationError
+from lit_aux.integrators.base import Integrator, finite_start
+from lit_aux.integrators.objective import Objective
+from lit_aux.integrators.state import IntegratorState, Stretch
+
+
+class Batched(Protocol):
+    """An objective that can be cut into mini-batches."""
+
+    def rows(self) -> int:
+        """Return the number of training rows, the same for all replicas."""
+        ...
+
+    def batch(self, chosen: Tensor) -> Objective:
+        """Return the objective of some rows, counted over all tasks one after another."""
+        ...
+
+
+class Descent(Integrator):
+    """Steps of fixed size with a back-off for each replica.
+
+    A replica whose loss exceeds ``divergence`` or is not finite begins anew with its learning rate divided by
+    ten, up to ``max_backoffs`` times; the others do not notice. One that cannot be saved keeps its start and
+    ends with ``converged`` false.
+
+    Args:
+        lr: Learning rate at the start, for all replicas.
+        batch_size: Rows of a mini-batch, drawn without replacement; None for all rows. The threshold then
+            holds for the mean over an epoch.
+        divergence: Loss above which a replica begins anew.
+        max_backoffs: How often.
+        seed: Of the order of mini-batches.
+
+    Raises:
+        ConfigurationError: If an option is out of range.
+    """
+
+    def __init__(
+        self,
+        lr: float = 0.1,
+        *,
+        batch_size: int | None = None,
+        divergence: float = 100.0,
+        max_backoffs: int = 6,
+        seed: int = 0,
+    ) -> None:
+        if not lr > 0:
+            raise ConfigurationError(f"lr: {lr} must be above 0")
+        if batch_size is not None and batch_size < 1:
+            raise ConfigurationError(f"batch_size: {batch_size} must be at least 1")
+        if not divergence > 0:
+            raise ConfigurationError(f"divergence: {divergence} must be above 0")
+        if max_backoffs < 0:
+            raise ConfigurationError(f"max_backoffs: {max_backoffs} must be at least 0")
+        self.lr = lr
+        self.batch_size = batch_size
+        self.divergence = divergence
+        self.max_backoffs = max_backoffs
+        self.seed = seed
+
+    def _begin(self, state: IntegratorState) -> None:
+        y = state.theta.clone()
+        n = len(y)
+        state.work = {"y": y, "start": y.clone(), "f": torch.empty_like(y)}
+        losses = finite_start(state.objective.value_and_gradient(y, state.work["f"]))
+        state.counts.loss[:] = losses
+        state.counts.lr[:] = self.lr
+        state.counts.curvature[:] = np.nan
+        state.control = {
+            "lr": np.full(n, self.lr),
+            "steps": np.zeros(n, dtype=np.int64),
+            "backoffs": np.zeros(n, dtype=np.int64),
+            "sum": np.zeros(n),
+            "batches": np.zeros(n, dtype=np.int64),
+            "start_loss": losses.copy(),
+        }
+
+    def advance(self, state: IntegratorState, evaluations: int) -> IntegratorState:
+        """Move every replica that is under way by ``evaluations`` steps, in place."""
+        for _ in range(evaluations):
+            if state.finished:
+                break
+            self._step(state)
+        if not state.finished:
+            state.theta.index_copy_(0, torch.from_numpy(state.rows).to(state.theta.device), state.work["y"])
+        return state
+
+    def _step(self, state: IntegratorState) -> None:
+        """Evaluate, look who is done or lost, and move the others."""
+        objective = state.objective if self.batch_size is None else self._minibatch(state)
+        losses = objective.value_and_gradient(state.work["y"], state.work["f"])
+        values = losses.double().cpu().numpy()
+        state.counts.evaluations[state.rows] += 1
+        with np.errstate(invalid="ignore"):
+            lost = ~(values <= self.divergence)
+        below = self._is_below(state, values, lost)
+        over = below | self._limits(state)
+        if lost.any():
+            over |= self._back_off(state, lost)
+        state.counts.loss[state.rows] = np.where(lost, state.counts.loss[state.rows], values)
+        state.counts.converged[state.rows] = below & ~lost
+        moving = ~(over | lost)
+        if moving.any():
+            self._move(state, moving)
+            self._count(state, moving)
+        if over.any():
+            state.drop(over, state.work["y"])
+
+    def _is_below(
+        self, state: IntegratorState, values: NDArray[np.float64], lost: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        """Return whose loss (of the whole epoch, for mini-batches) is below the threshold."""
+        goal = state.threshold[state.rows]
+        if self.batch_size is None:
+            return np.asarray((values < goal) & ~lost)
+        control = state.control
+        control["sum"] += np.where(lost, 0.0, values)
+        control["batches"] += 1
+        rows = cast(Batched, state.objective).rows()
+        ended = control["batches"] >= -(-rows // self.batch_size)
+        below = ended & (control["sum"] / control["batches"] < goal)
+        control["sum"][ended], control["batches"][ended] = 0.0, 0
+        return np.asarray(below & ~lost)
+
+    def _limits(self, state: IntegratorState) -> NDArray[np.bool_]:
+        """Return who has reached the latest time or the last step."""
+        rows, counts = state.rows, state.counts
+        late = counts.time[rows] >= state.max_time[rows] * (1 - 1e-9)
+        return np.asarray(late | (state.control["steps"] >= state.max_evaluations))
+
+    def _back_off(self, state: IntegratorState, lost: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Put lost replicas back to their start with a smaller step; return those without another chance."""
+        control, rows = state.control, np.flatnonzero(lost)
+        index = torch.from_numpy(rows).to(state.theta.device)
+        state.work["y"].index_copy_(0, index, state.work["start"].index_select(0, index))
+        control["lr"][rows] /= 10
+        control["backoffs"][rows] += 1
+        control["steps"][rows] = 0
+        control["sum"][rows], control["batches"][rows] = 0.0, 0
+        globally = state.rows[rows]
+        state.counts.time[globally] = 0.0
+        state.counts.rejected[globally] += 1
+        state.counts.lr[globally] = control["lr"][rows]
+        state.counts.accepted[globally] = 0
+        state.counts.loss[globally] = control["start_loss"][rows]
+        if state.observer is not None:
+            state.observer.restart(globally)
+        self._forget(state, rows)
+        return lost & (control["backoffs"] > self.max_backoffs)
+
+    def _count(self, state: IntegratorState, moving: NDArray[np.bool_]) -> None:
+        """Count the step, and show it to those who watch."""
+        control, counts = state.control, state.counts
+        control["steps"] += moving
+        globally = state.rows[moving]
+        start = counts.time[globally].copy()
+        # steps times rate, not a running sum: a million additions of .1 would miss the published instants
+        counts.time[globally] = control["steps"][moving] * control["lr"][moving]
+        counts.accepted[globally] += 1
+        if state.observer is not None:
+            index = torch.from_numpy(np.flatnonzero(moving)).to(state.theta.device)
+            y = state.work["y"]
+            after = y if moving.all() else y.index_select(0, index)
+            state.observer.observe(Stretch(globally, start, counts.time[globally], after, after))
+
+    def _minibatch(self, state: IntegratorState) -> Objective:
+        """Return the objective of the next rows; all replicas that started together see the same order."""
+        objective = cast(Any, state.objective)
+        rows = objective.rows()
+        assert self.batch_size is not None
+        batches = -(-rows // self.batch_size)
+        step = int(state.counts.evaluations[state.rows].max())
+        epoch, number = divmod(step, batches)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(rows, generator=generator)
+        chosen: Objective = objective.batch(order[number * self.batch_size : (number + 1) * self.batch_size])
+        return chosen
+
+    @abstractmethod
+    def _move(self, state: IntegratorState, moving: NDArray[np.bool_]) -> None:
+        """Take one step with the gradients in ``work["f"]``; replicas that do not move keep their place."""
+
+    def _forget(self, state: IntegratorState, rows: NDArray[np.int64]) -> None:
+        """Forget what was learnt about replicas that begin anew."""

@@ -1,0 +1,305 @@
+"""Gradient flow by a stabilised explicit method, many replicas at once."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lit_aux.errors import ConfigurationError
+from lit_aux.integrators._chebyshev import coefficients, longest_step, stages_for
+from lit_aux.integrators._step_control import adapt, shorten
+from lit_aux.integrators.base import Integrator, finite_start
+from lit_aux.integrators.state import IntegratorState, Stretch
+
+Mask = NDArray[np.bool_]
+
+NUDGE = 1e-3
+"""Size of the gradient differences that tell the curvature, relative to the parameters: with much smaller
+ones a single ReLU that turns on in between looks like a curvature of thousands."""
+
+POWER = 0
+"""Stage of a replica whose curvature is being estimated."""
+
+
+class GradientFlow(Integrator):
+    """Follows dy/dt = -grad L(y) by second-order Runge-Kutta-Chebyshev steps with error control (RKC2).
+
+    A step of s stages is stable for h * curvature up to .653 (s^2 - 1), so that stiff problems cost far fewer
+    gradients than descent, and the end is the flow's whatever the tolerance's order of magnitude. Every
+    replica has its own step, stages and end; in one evaluation of the batch each replica computes the
+    gradient that *it* needs next, so none waits for another.
+
+    Sommeijer, Shampine & Verwer, "RKC: an explicit solver for parabolic PDEs", J. Comp. Appl. Math. 88
+    (1998).
+
+    Args:
+        tolerance: Error of a step relative to the norm of a replica's whole parameter vector.
+        max_stages: Most stages of a step; fewer where rounding would reach a tenth of the tolerance (129 in
+            float32 at the default).
+        power_iterations: Gradient differences in an estimate of the curvature (half of them after the first).
+        landing: The last step is shortened until the loss is between this share of the threshold and the
+            threshold.
+
+    Raises:
+        ConfigurationError: If an option is out of range.
+    """
+
+    name = "gradient_flow"
+
+    def __init__(
+        self,
+        tolerance: float = 1e-2,
+        *,
+        max_stages: int = 1000,
+        power_iterations: int = 8,
+        landing: float = 0.95,
+    ) -> None:
+        if not 0 < tolerance < 1:
+            raise ConfigurationError(f"tolerance: {tolerance} must be between 0 and 1, such as 1e-2")
+        if max_stages < 2:
+            raise ConfigurationError(f"max_stages: {max_stages} must be at least 2")
+        if power_iterations < 2:
+            raise ConfigurationError(f"power_iterations: {power_iterations} must be at least 2")
+        if not 0 <= landing < 1:
+            raise ConfigurationError(f"landing: {landing} must be at least 0 and below 1")
+        self.tolerance = tolerance
+        self.max_stages = max_stages
+        self.power_iterations = power_iterations
+        self.landing = landing
+
+    def _begin(self, state: IntegratorState) -> None:
+        y = state.theta.clone()
+        slope = torch.empty_like(y)
+        losses = finite_start(state.objective.value_and_gradient(y, slope))
+        slope.neg_()
+        generator = torch.Generator().manual_seed(0)
+        direction = torch.randn(y.shape[1], generator=generator, dtype=torch.float64).to(y)
+        n = len(y)
+        state.work = {
+            "y": y,
+            "slope": slope,
+            "now": torch.empty_like(y),
+            "old": torch.empty_like(y),
+            "direction": slope / _norm(slope).clamp_min(1e-300)[:, None]
+            + direction / direction.norm() * (0.1 * torch.ones(n, 1).to(y)),
+            "f": torch.empty_like(y),
+        }
+        state.control = {
+            "stage": np.full(n, POWER),
+            "stages": np.zeros(n, dtype=np.int64),
+            "left": np.full(n, self.power_iterations),
+            "h": np.zeros(n),
+            "loss": losses,
+            "norm": _norm(y).double().cpu().numpy(),
+            "curvature": np.zeros(n),
+            "age": np.zeros(n, dtype=np.int64),
+            "error": np.ones(n),
+            "h_before": np.zeros(n),
+            "landings": np.zeros(n, dtype=np.int64),
+            "rate": np.zeros(n),
+            "direction": np.ones(n),
+            "nudge": np.zeros(n),
+        }
+        state.counts.loss[:] = losses
+        state.counts.evaluations[:] = 1
+        over = (losses < state.threshold) | (state.max_time <= 0)
+        state.counts.converged[:] = losses < state.threshold
+        if over.any():
+            state.drop(over, y)
+        if not state.finished:
+            self._power(state, np.arange(len(state.rows)))
+
+    def advance(self, state: IntegratorState, evaluations: int) -> IntegratorState:
+        """Move every replica that is under way by ``evaluations`` gradients, in place."""
+        for _ in range(evaluations):
+            if state.finished:
+                break
+            self._tick(state)
+        if not state.finished:
+            state.theta.index_copy_(0, torch.from_numpy(state.rows).to(state.theta.device), state.work["y"])
+        return state
+
+    def _tick(self, state: IntegratorState) -> None:
+        """Evaluate one gradient of every replica, each at the point that it needs next."""
+        work, control = state.work, state.control
+        losses = state.objective.value_and_gradient(work["now"], work["f"])
+        work["f"].neg_()
+        state.counts.evaluations[state.rows] += 1
+        stage, stages = control["stage"], control["stages"]
+        at_end = (stage == stages) & (stage != POWER)
+        in_power = stage == POWER
+        inner = ~(at_end | in_power)
+        if inner.any():
+            self._next_stage(state, inner)
+        if in_power.any():
+            self._after_power(state, np.flatnonzero(in_power))
+        if at_end.any():
+            self._after_step(state, np.flatnonzero(at_end), losses)
+
+    def _next_stage(self, state: IntegratorState, inner: Mask) -> None:
+        """Form Y_{j+1} of the replicas inside a step; rows of the others are filled by what follows."""
+        work, control = state.work, state.control
+        rows = control["stage"]
+        table = np.zeros((5, len(rows)))
+        for i in np.flatnonzero(inner):
+            table[:, i] = coefficients(int(control["stages"][i]))[rows[i]]
+        table[3:] *= control["h"]
+        old, now, y, slope, f = work["old"], work["now"], work["y"], work["slope"], work["f"]
+        if not inner.all():  # their points are still needed
+            keep = torch.from_numpy(np.flatnonzero(~inner)).to(old.device)
+            kept = now.index_select(0, keep)
+        if len(rows) == 1:
+            c = table[:, 0].tolist()
+            old.mul_(c[2]).add_(now, alpha=c[1]).add_(y, alpha=c[0])
+            old.add_(f, alpha=c[3]).add_(slope, alpha=c[4])
+        else:
+            k = torch.from_numpy(table).to(old)[:, :, None]
+            old.mul_(k[2]).addcmul_(now, k[1]).addcmul_(y, k[0]).addcmul_(f, k[3]).addcmul_(slope, k[4])
+        work["old"], work["now"] = now, old
+        if not inner.all():
+            work["now"].index_copy_(0, keep, kept)
+        control["stage"] = np.where(inner, control["stage"] + 1, control["stage"])
+
+    def _power(self, state: IntegratorState, rows: NDArray[np.int64]) -> None:
+        """Go to a point beside y, whose gradient tells the curvature in that direction."""
+        work, control = state.work, state.control
+        index = _index(rows, work["y"])
+        direction = work["direction"].index_select(0, index)
+        size = _norm(direction).clamp_min(torch.finfo(direction.dtype).tiny)
+        nudge = NUDGE * np.maximum(control["norm"][rows], 1e-8)
+        control["nudge"][rows] = nudge
+        scaled = direction * (torch.from_numpy(nudge).to(size) / size)[:, None]
+        work["now"].index_copy_(0, index, work["y"].index_select(0, index) + scaled)
+        control["stage"][rows] = POWER
+
+    def _after_power(self, state: IntegratorState, rows: NDArray[np.int64]) -> None:
+        work, control = state.work, state.control
+        index = _index(rows, work["y"])
+        change = work["f"].index_select(0, index) - work["slope"].index_select(0, index)
+        size = _norm(change)
+        found = size.double().cpu().numpy() / control["nudge"][rows]
+        usable = np.isfinite(found) & (found > 0)
+        work["direction"].index_copy_(
+            0,
+            index,
+            torch.where(
+                torch.from_numpy(usable).to(size.device)[:, None],
+                change / size.clamp_min(torch.finfo(size.dtype).tiny)[:, None],
+                work["direction"].index_select(0, index),
+            ),
+        )
+        control["left"][rows] -= 1
+        again = control["left"][rows] > 0
+        done = rows[~again]
+        if len(done):
+            values = np.maximum(1.2 * np.where(usable, found, 0.0)[~again], 1e-12)
+            control["curvature"][done] = values
+            counts = state.counts
+            globally = state.rows[done]
+            counts.curvature[globally] = np.maximum(counts.curvature[globally], values)
+            control["age"][done] = 0
+            fresh = done[control["h"][done] == 0]
+            control["h"][fresh] = 1 / control["curvature"][fresh]
+            self._first_stage(state, done)
+        if again.any():
+            self._power(state, rows[again])
+
+    def _first_stage(self, state: IntegratorState, rows: NDArray[np.int64]) -> None:
+        """Begin a step: choose its stages and form Y_1."""
+        work, control = state.work, state.control
+        curvature = control["curvature"][rows]
+        left = state.max_time[state.rows[rows]] - state.counts.time[state.rows[rows]]
+        most = self._most_stages(work["y"].dtype)
+        h = np.minimum(control["h"][rows], longest_step(most, curvature))
+        h = np.where(h > left, left, h)
+        stages = np.minimum(stages_for(h, curvature), most)
+        control["h"][rows], control["stages"][rows], control["stage"][rows] = h, stages, 1
+        first = np.array([coefficients(int(s))[0, 3] for s in stages]) * h
+        index = _index(rows, work["y"])
+        y = work["y"].index_select(0, index)
+        work["old"].index_copy_(0, index, y)
+        factor = torch.from_numpy(first).to(y)[:, None]
+        work["now"].index_copy_(
+            0, index, torch.addcmul(y, work["slope"].index_select(0, index), factor, out=y)
+        )
+
+    def _most_stages(self, dtype: torch.dtype) -> int:
+        """Return how many stages rounding allows: it grows with their square."""
+        return min(self.max_stages, max(2, int((self.tolerance / (10 * torch.finfo(dtype).eps)) ** 0.5)))
+
+    def _after_step(self, state: IntegratorState, rows: NDArray[np.int64], losses: Tensor) -> None:
+        """Judge a step by its error and its loss, take it or try a shorter one."""
+        work, control = state.work, state.control
+        index = _index(rows, work["y"])
+        h = control["h"][rows]
+        y, end = work["y"].index_select(0, index), work["now"].index_select(0, index)
+        slope, f = work["slope"].index_select(0, index), work["f"].index_select(0, index)
+        half = torch.from_numpy(0.4 * h).to(y)[:, None]
+        estimate = torch.sub(y, end).mul_(0.8).addcmul_(slope + f, half)
+        measured = torch.stack([_norm(estimate), _norm(end), losses.index_select(0, index)])
+        size, norm, loss = measured.double().cpu().numpy()
+        scale = self.tolerance * np.maximum(control["norm"][rows], norm)
+        with np.errstate(all="ignore"):
+            error = size / np.maximum(scale, 1e-300)
+            error = np.where(np.isfinite(error) & np.isfinite(loss), np.maximum(error, 1e-10), np.inf)
+        globally = state.rows[rows]
+        goal = state.threshold[globally]
+        overshot = (loss < self.landing * goal) & (error <= 1) & (control["landings"][rows] < 12)
+        accepted = (error <= 1) & ~overshot
+        shorten(control, rows, error, overshot, loss, goal)
+        state.counts.rejected[globally[error > 1]] += 1
+        if accepted.any():
+            chosen = _index(np.flatnonzero(accepted), y)
+            kept = (y, end, slope, f)
+            whole = bool(accepted.all())
+            y, end, slope, f = (t if whole else t.index_select(0, chosen) for t in kept)
+            self._accept(state, rows[accepted], (y, end, slope, f))
+            adapt(control, rows[accepted], error[accepted], loss[accepted], norm[accepted])
+        self._go_on(state, rows, accepted, error > 1)
+
+    def _accept(self, state: IntegratorState, rows: NDArray[np.int64], parts: tuple[Tensor, ...]) -> None:
+        """Move replicas to the end of their step."""
+        y, end, slope, f = parts
+        globally, index = state.rows[rows], _index(rows, y)
+        counts, control, work = state.counts, state.control, state.work
+        start = counts.time[globally].copy()
+        latest = state.max_time[globally]
+        arrived = start + control["h"][rows]
+        counts.time[globally] = np.where(arrived >= latest * (1 - 1e-12), latest, arrived)
+        if state.observer is not None:
+            stages = control["stages"][rows]
+            stretch = Stretch(globally, start, counts.time[globally], y, end, slope, f, stages)
+            state.observer.observe(stretch)
+        work["y"].index_copy_(0, index, end)
+        work["slope"].index_copy_(0, index, f)
+        counts.accepted[globally] += 1
+        counts.stages[globally] += control["stages"][rows]
+
+    def _go_on(self, state: IntegratorState, rows: NDArray[np.int64], accepted: Mask, rejected: Mask) -> None:
+        """Let replicas that are done leave, and begin the next step of the others."""
+        control, counts, globally = state.control, state.counts, state.rows[rows]
+        counts.loss[globally] = control["loss"][rows]
+        below = control["loss"][rows] < state.threshold[globally]
+        counts.converged[globally] = below
+        stuck = control["h"][rows] <= 1e-14 * np.maximum(counts.time[globally], 1e-30)
+        spent = counts.evaluations[globally] >= state.max_evaluations
+        late = counts.time[globally] >= state.max_time[globally]
+        over = np.zeros(len(state.rows), dtype=bool)
+        over[rows] = below | stuck | spent | late
+        old = (control["age"][rows] >= 25) | (rejected & (control["age"][rows] > 0))
+        control["left"][rows[old]] = max(2, self.power_iterations // 2)
+        stays = ~over[rows]
+        if (old & stays).any():
+            self._power(state, rows[old & stays])
+        if (~old & stays).any():
+            self._first_stage(state, rows[~old & stays])
+        if over.any():
+            state.drop(over, state.work["y"])
+
+
+def _norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=1)
+
+
+def _index(rows: NDArray[np.int64], like: Tensor) -> Tensor:
+    return torch.from_numpy(rows).to(like.device)

@@ -1,0 +1,191 @@
+"""Where a batch of replicas is on its way."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lit_aux.integrators.objective import Objective
+
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class Stretch:
+    """One accepted step of some replicas, for those who watch.
+
+    Attributes:
+        replicas: Their indices.
+        start: Time at its beginning, one a replica.
+        end: Time at its end.
+        before: Parameters (k, P) at its beginning.
+        after: Parameters at its end.
+        slope_before: dy/dt (k, P) at its beginning; None where the path is not a smooth curve.
+        slope_after: dy/dt at its end.
+        stages: Number of stages of the step, one a replica: many where it is long for the stiffest direction,
+            so that the slopes say little about the path in between.
+    """
+
+    replicas: NDArray[np.int64]
+    start: Floats
+    end: Floats
+    before: Tensor
+    after: Tensor
+    slope_before: Tensor | None = None
+    slope_after: Tensor | None = None
+    stages: NDArray[np.int64] | None = None
+
+
+class Observer(Protocol):
+    """Sees the path, for instance to keep the smallest test loss on it."""
+
+    def observe(self, stretch: Stretch) -> None:
+        """Take notice of an accepted step."""
+        ...
+
+    def restart(self, replicas: NDArray[np.int64]) -> None:
+        """Forget what was seen of replicas that begin anew."""
+        ...
+
+
+@dataclass
+class Counts:
+    """What the replicas cost and where they are; every array has one entry a replica.
+
+    Attributes:
+        loss: Training loss.
+        time: Flow time; for descent the sum of learning rates.
+        evaluations: Gradient evaluations.
+        accepted: Accepted steps.
+        rejected: Rejected steps.
+        stages: Stages of the accepted steps.
+        curvature: Largest curvature seen (with its safety factor); for descent NaN.
+        lr: Learning rate of descent; NaN for flow.
+        converged: Whether the loss is below the threshold.
+        finished: Whether the replica has left the batch.
+    """
+
+    loss: Floats
+    time: Floats
+    evaluations: NDArray[np.int64]
+    accepted: NDArray[np.int64]
+    rejected: NDArray[np.int64]
+    stages: NDArray[np.int64]
+    curvature: Floats
+    lr: Floats
+    converged: NDArray[np.bool_]
+    finished: NDArray[np.bool_]
+
+    @classmethod
+    def zeros(cls, replicas: int) -> "Counts":
+        """Return the counts of replicas that have not begun."""
+        integers = [np.zeros(replicas, dtype=np.int64) for _ in range(4)]
+        return cls(
+            np.full(replicas, np.inf),
+            np.zeros(replicas),
+            *integers,
+            np.zeros(replicas),
+            np.full(replicas, np.nan),
+            np.zeros(replicas, dtype=bool),
+            np.zeros(replicas, dtype=bool),
+        )
+
+
+@dataclass
+class IntegratorState:
+    """A batch of replicas under way; what an integrator's ``start`` returns and ``advance`` moves.
+
+    Attributes:
+        theta: Parameters (R, P) of all replicas; those under way are brought up to date by ``advance``.
+        counts: Costs and positions, one entry a replica.
+        rows: Indices of the replicas that are under way.
+        objective: The losses of those.
+        work: Buffers (A, P) of those, by name.
+        control: Numbers that steer them, one entry each, by name.
+        optimizers: Of replicas that are moved by torch's, their parameter and optimizer.
+        saved_optimizers: What a checkpoint holds of optimizers that have not been built again yet.
+    """
+
+    theta: Tensor
+    counts: Counts
+    rows: NDArray[np.int64]
+    objective: Objective
+    threshold: Floats
+    max_time: Floats
+    max_evaluations: float
+    observer: Observer | None = None
+    work: dict[str, Tensor] = field(default_factory=dict)
+    control: dict[str, NDArray[Any]] = field(default_factory=dict)
+    optimizers: dict[int, tuple[nn.Parameter, Optimizer]] = field(default_factory=dict)
+    saved_optimizers: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        """Whether no replica is under way."""
+        return len(self.rows) == 0
+
+    def drop(self, over: NDArray[np.bool_], position: Tensor) -> None:
+        """Take replicas out of the batch; their parameters are rows of ``position``."""
+        gone = torch.from_numpy(np.flatnonzero(over)).to(position.device)
+        self.theta.index_copy_(
+            0, torch.from_numpy(self.rows[over]).to(position.device), position.index_select(0, gone)
+        )
+        self.counts.finished[self.rows[over]] = True
+        keep = np.flatnonzero(~over)
+        self.rows = self.rows[keep]
+        kept = torch.from_numpy(keep).to(position.device)
+        self.objective = self.objective.select(kept)
+        self.work = {name: tensor.index_select(0, kept) for name, tensor in self.work.items()}
+        self.control = {name: values[keep] for name, values in self.control.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a resumed run needs, as tensors and numbers."""
+        arrays = {name: torch.from_numpy(values.copy()) for name, values in vars(self.counts).items()}
+        control = {name: torch.from_numpy(values.copy()) for name, values in self.control.items()}
+        rows = torch.from_numpy(self.rows.copy())
+        optimizers = {replica: deepcopy(o.state_dict()) for replica, (_, o) in self.optimizers.items()}
+        return {
+            "optimizers": self.saved_optimizers | optimizers,
+            "theta": self.theta.clone(),
+            "rows": rows,
+            "counts": arrays,
+            "control": control,
+            "work": {name: tensor.clone() for name, tensor in self.work.items()},
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken, from a start on the same problem."""
+        self.theta.copy_(saved["theta"])
+        # those that are done from the very start have left the objective already
+        places = np.searchsorted(self.rows, saved["rows"].numpy())
+        self.rows = saved["rows"].numpy().copy()
+        self.objective = self.objective.select(torch.from_numpy(places).to(self.theta.device))
+        self.optimizers, self.saved_optimizers = {}, dict(saved["optimizers"])
+        self.counts = Counts(**{name: values.numpy().copy() for name, values in saved["counts"].items()})
+        self.control = {name: values.numpy().copy() for name, values in saved["control"].items()}
+        self.work = {n: tensor.to(self.theta.device, copy=True) for n, tensor in saved["work"].items()}
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Where an integration ended.
+
+    Attributes:
+        parameters: In the form in which they were given.
+        loss: Training loss, float64: a number, or one a replica.
+        evaluations: Gradient evaluations, likewise.
+        converged: Whether the loss is below the threshold, likewise.
+        counts: Steps, stages, curvature and times, one entry a replica.
+    """
+
+    parameters: Any
+    loss: Tensor
+    evaluations: Tensor
+    converged: Tensor
+    counts: Counts

@@ -1,0 +1,176 @@
+"""What the small networks of the teacher-student experiments have in common."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.models._problems import Problems
+
+
+def generator_for(seed: int, *purpose: str) -> torch.Generator:
+    """Return a generator of its own for every seed and purpose; torch uses 32 bits of a seed."""
+    digest = blake2b(repr((seed, *purpose)).encode(), digest_size=8).digest()
+    words = np.random.SeedSequence(int.from_bytes(digest, "little")).generate_state(1)
+    return torch.Generator().manual_seed(int(words[0]))
+
+
+class StudentNet(nn.Module, ABC):
+    """A network whose parameters carry a leading replica axis; one replica is a plain network.
+
+    Parameters are in two dictionaries, ``first`` and ``readout``, so that their names begin with these words.
+    The readouts of all tasks lie side by side on one axis.
+
+    Attributes:
+        replicas: Number of replicas R.
+        task_slices: Where each task's outputs are.
+
+    Args:
+        in_features: Number of inputs D.
+        tasks: Number of outputs of each task.
+        replicas: Number of replicas.
+        init_scale: Scale of the weights at the start, for all replicas or for each.
+        seeds: From what each replica draws its weights: equal seeds, equal weights. By default 0, 1, ...
+        dtype: ``"float64"`` or ``"float32"``.
+
+    Raises:
+        ConfigurationError: If an option is out of range.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        tasks: Mapping[str, int] | None = None,
+        *,
+        replicas: int = 1,
+        init_scale: float | Sequence[float] = 1e-3,
+        seeds: Sequence[int] | None = None,
+        dtype: str = "float64",
+    ) -> None:
+        super().__init__()
+        if in_features < 1:
+            raise ConfigurationError(f"in_features: {in_features} must be at least 1")
+        if dtype not in ("float32", "float64"):
+            raise unknown_name("dtype", dtype, ["float32", "float64"])
+        self.in_features = in_features
+        self.init_scale = init_scale
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        self.first = nn.ParameterDict()
+        self.readout = nn.ParameterDict()
+        self.configure(tasks or {"main": 1}, range(replicas) if seeds is None else seeds)
+
+    def configure(self, tasks: Mapping[str, int], seeds: Iterable[int]) -> None:
+        """Take tasks and replicas, and draw the weights anew.
+
+        Args:
+            tasks: Number of outputs of each task.
+            seeds: One a replica.
+
+        Raises:
+            ConfigurationError: If a number does not fit.
+        """
+        self.seeds = list(seeds)
+        self.replicas = len(self.seeds)
+        if self.replicas < 1:
+            raise ConfigurationError(f"replicas: {self.replicas} must be at least 1")
+        if not tasks or min(tasks.values()) < 1:
+            raise ConfigurationError(f"tasks: {dict(tasks)} must name tasks with at least one output each")
+        scale = torch.as_tensor(self.init_scale, dtype=torch.float64)
+        if scale.ndim > 1 or (scale.ndim == 1 and len(scale) != self.replicas):
+            raise ConfigurationError(
+                f"init_scale: {len(scale)} values for {self.replicas} replicas; give one, or one for each"
+            )
+        if not bool((scale > 0).all() and scale.isfinite().all()):
+            raise ConfigurationError(f"init_scale: {self.init_scale} must be finite and above 0")
+        self.scales = scale.expand(self.replicas).clone()
+        self.tasks = dict(tasks)
+        self.task_slices: dict[str, slice] = {}
+        start = 0
+        for task, outputs in tasks.items():
+            self.task_slices[task] = slice(start, start + outputs)
+            start += outputs
+        self.outputs = start
+        self._draw()
+
+    # What subclasses say
+
+    @abstractmethod
+    def _draw(self) -> None:
+        """Fill ``first`` and ``readout``."""
+
+    @abstractmethod
+    def reset_readout(self, scale: float | Sequence[float] = 1.0, tasks: Iterable[str] | None = None) -> None:
+        """Draw readouts anew at the initial scale times ``scale`` (for all replicas, or for each)."""
+
+    @abstractmethod
+    def objective(self, problems: Problems, rows: Tensor, names: Sequence[str], chunk: int) -> "object":
+        """Return the losses of some replicas as a function of what trains; see ``Student``."""
+
+    # For everybody
+
+    def task_slice(self, task: str) -> slice:
+        """Return where a task's outputs are.
+
+        Raises:
+            ConfigurationError: For a task that the network does not have.
+        """
+        if task not in self.task_slices:
+            raise unknown_name("task", task, self.task_slices)
+        return self.task_slices[task]
+
+    def factors(self, scale: float | Sequence[float]) -> Tensor:
+        """Return a scale for each replica, (R,) float64."""
+        values = torch.as_tensor(scale, dtype=torch.float64)
+        if values.ndim > 1 or (values.ndim == 1 and len(values) != self.replicas):
+            raise ConfigurationError(
+                f"readout_scale: {len(values)} values for {self.replicas} replicas; give one, or one for each"
+            )
+        return values.expand(self.replicas)
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Return the parameters by name, ``first.*`` and then ``readout.*``, in the order of :meth:`pack`."""
+        return dict(self.named_parameters())
+
+    def pack(self, rows: Tensor, names: Sequence[str]) -> Tensor:
+        """Return some parameters of some replicas as a matrix (k, P)."""
+        weights = self.weights()
+        return torch.cat([weights[name].detach()[rows].reshape(len(rows), -1) for name in names], dim=1)
+
+    @torch.no_grad()
+    def unpack(self, theta: Tensor, rows: Tensor, names: Sequence[str]) -> None:
+        """Write a matrix (k, P) of :meth:`pack` back into the parameters of some replicas."""
+        weights = self.weights()
+        parts = theta.split([weights[name][0].numel() for name in names], dim=1)
+        for name, part in zip(names, parts, strict=True):
+            parameter = weights[name]
+            parameter[rows] = part.reshape(len(rows), *parameter.shape[1:]).to(parameter.dtype)
+
+    def forward(self, x: Tensor, task: str | None = None) -> Tensor | dict[str, Tensor]:
+        """Return outputs.
+
+        Args:
+            x: Inputs (n, D) for all replicas, or (R, n, D).
+            task: The task; None for a dict over all.
+
+        Returns:
+            (R, n, o), or (n, o) for one replica and inputs (n, D).
+        """
+        outputs = self._outputs(x)
+        if self.replicas == 1 and x.ndim == 2:
+            outputs = outputs[0]
+        if task is not None:
+            return outputs[..., self.task_slice(task)]
+        return {name: outputs[..., where] for name, where in self.task_slices.items()}
+
+    def forward_tasks(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the outputs of each task on its own inputs."""
+        outputs = {task: self(x, task) for task, x in inputs.items()}
+        return outputs
+
+    @abstractmethod
+    def _outputs(self, x: Tensor) -> Tensor:
+        """Return all outputs (R, n, O)."""
