@@ -1,25 +1,33 @@
-"""Image data divided into tasks, and loaders that hand out batches ``{task: (x, y)}``."""
+"""Images divided into tasks, in batches ``{task: (x, y)}``, and synthetic teachers."""
 
 from lit_aux.data.base import TaskDataModule
 from lit_aux.data.cifar100 import CIFAR100DataModule
+from lit_aux.data.diagonal_teacher import DiagonalTeacherDataModule
 from lit_aux.data.digits import DigitsDataModule
 from lit_aux.data.fashion_mnist import FashionMNISTDataModule
 from lit_aux.data.image_folder import ImageFolderDataModule
 from lit_aux.data.loader import InMemoryLoader
 from lit_aux.data.multi_task_loader import MultiTaskLoader
+from lit_aux.data.relu_teacher import ReLUTeacherDataModule
+from lit_aux.data.relu_teacher_net import ReLUTeacher
 from lit_aux.data.tasks import assign_classes, draw_samples
+from lit_aux.data.teacher_base import TeacherDataModule
 from lit_aux.data.transforms import BatchTransform, RandomCropFlip
 
 __all__ = [
     "BatchTransform",
     "CIFAR100DataModule",
+    "DiagonalTeacherDataModule",
     "DigitsDataModule",
     "FashionMNISTDataModule",
     "ImageFolderDataModule",
     "InMemoryLoader",
     "MultiTaskLoader",
     "RandomCropFlip",
+    "ReLUTeacher",
+    "ReLUTeacherDataModule",
     "TaskDataModule",
+    "TeacherDataModule",
     "assign_classes",
     "draw_samples",
 ]

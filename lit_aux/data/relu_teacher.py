@@ -1,0 +1,177 @@
+"""ReLU teachers for ReLU networks."""
+
+from math import isfinite
+from numbers import Real
+from typing import Any, Literal
+
+from torch import Tensor
+
+from lit_aux.data.order import generator_for
+from lit_aux.data.relu_teacher_net import ReLUTeacher, correlated_directions, fresh_directions
+from lit_aux.data.teacher_base import DTYPES, DType, TeacherDataModule
+from lit_aux.data.teacher_draws import Sampling, orthogonal_directions, random_signs
+from lit_aux.data.teacher_grid import (
+    COMMON,
+    Cell,
+    as_list,
+    given_seed,
+    in_order,
+    positive_number,
+    span,
+    whole_number,
+)
+from lit_aux.errors import ConfigurationError, unknown_name
+
+OutputScale = Literal["sqrt", "units"]
+_SCALES = ("sqrt", "units")
+
+
+class ReLUTeacherDataModule(TeacherDataModule):
+    """Small ReLU networks as teachers, whose main units are correlated with the auxiliary ones.
+
+    Unit directions are rows of a random orthogonal matrix; main unit j has the product c_j with auxiliary
+    unit j. Output weights have random signs and equal size, drawn for each task. Lists of ``seed``,
+    ``n_main``, ``k_main``, ``correlation`` and ``magnitude`` span a grid; see :class:`TeacherDataModule`.
+
+    After Lippl & Lindsey (arXiv 2310.02396). Runs cannot be compared one to one with the published ones,
+    because scipy's generator of orthogonal matrices has changed.
+
+    Args:
+        seed: Of all that is drawn; by default that of ``seed_everything``, else 0.
+        n_main: Training rows of the task ``main``.
+        correlation: One number for all units, a list of one for each main unit, or the same as
+            ``"1.0|0.9|..."``. A list that holds strings or lists is an axis of the grid.
+        k_main: Units of the main teacher.
+        magnitude: Multiplies the main teacher's output weights.
+        cells: The replicas, each a dict of the five options above, in place of every combination of them.
+            What a cell leaves out is as the option says, which must be one value then.
+        k_aux: Units of the auxiliary teacher.
+        n_aux: Training rows of the task ``aux``.
+        in_features: Number of inputs d.
+        n_test: Test rows of each task.
+        output_scale: Output weights are +-1/sqrt(units) (``sqrt``) or +-1/units (``units``).
+        sampling: See :class:`TeacherDataModule`.
+        dtype: See :class:`TeacherDataModule`.
+        blocks_per_epoch: See :class:`TeacherDataModule`.
+
+    Raises:
+        ConfigurationError: For options that cannot be satisfied.
+    """
+
+    def __init__(
+        self,
+        seed: int | list[int] | None = None,
+        n_main: int | list[int] = 128,
+        correlation: float | list[float] | list[str | float | list[float]] | str = 1.0,
+        k_main: int | list[int] = 6,
+        magnitude: float | list[float] = 1.0,
+        cells: list[dict[str, Any]] | None = None,
+        *,
+        k_aux: int = 6,
+        n_aux: int = 1024,
+        in_features: int = 15,
+        n_test: int = 10_000,
+        output_scale: OutputScale = "sqrt",
+        sampling: Sampling = "published",
+        dtype: DType = "float64",
+        blocks_per_epoch: int = 1,
+    ) -> None:
+        k_aux = whole_number("k_aux", 1)(k_aux)
+        in_features = whole_number("in_features", 2)(in_features)
+        if output_scale not in _SCALES:
+            raise unknown_name("--data.output_scale", output_scale, _SCALES)
+        axes = {"seed": as_list(given_seed(seed)), "n_main": as_list(n_main), "k_main": as_list(k_main)}
+        axes |= {"correlation": _correlation_axis(correlation), "magnitude": as_list(magnitude)}
+        parsers = {**COMMON, "correlation": _correlation, "magnitude": positive_number("magnitude")}
+        replicas = [_resolve(cell, k_aux, in_features) for cell in span(axes, parsers, cells)]
+        replicas = in_order(replicas, "correlation" if cells is None else "cells")
+        self.output_scale: OutputScale = output_scale
+        super().__init__(
+            [{**cell, "correlation": "|".join(map(repr, cell["correlation"]))} for cell in replicas],
+            k_aux=k_aux,
+            n_aux=n_aux,
+            in_features=in_features,
+            n_test=n_test,
+            sampling=sampling,
+            dtype=dtype,
+            blocks_per_epoch=blocks_per_epoch,
+        )
+
+    def teacher(self, replica: int, task: str) -> ReLUTeacher:
+        """Return the teacher of a replica's task, in the data's dtype.
+
+        Raises:
+            ConfigurationError: For an unknown task.
+        """
+        self.check_task(task)
+        cell = self.replicas[replica]
+        basis = orthogonal_directions(cell["seed"], self.sampling, self.in_features)
+        if task == "aux":
+            directions, magnitude = basis[: self.k_aux], 1.0
+        else:
+            correlations = [float(c) for c in cell["correlation"].split("|")]
+            directions, magnitude = correlated_directions(basis, self.k_aux, correlations), cell["magnitude"]
+        units = len(directions)
+        # as many signs for every teacher: those of fewer units are the first of more
+        signs = random_signs(generator_for(cell["seed"], "signs", task), self.in_features)[:units].double()
+        size = magnitude / (units if self.output_scale == "units" else units**0.5)
+        dtype = DTYPES[self.dtype]
+        return ReLUTeacher(directions.to(dtype), (size * signs).to(dtype))
+
+    def apply_teacher(self, replica: int, task: str, x: Tensor) -> Tensor:
+        """Return the teacher's outputs for inputs (n, d)."""
+        return self.teacher(replica, task)(x)
+
+    def settings(self) -> dict[str, object]:
+        """Return the options that both tasks depend on."""
+        return super().settings() | {"output_scale": self.output_scale}
+
+
+def _correlation_axis(value: object) -> list[object]:
+    """Return the values of the axis; a list of numbers is a single value, a number for each unit."""
+    if isinstance(value, list | tuple):
+        return [value] if value and all(isinstance(entry, Real) for entry in value) else list(value)
+    return [value]
+
+
+def _correlation(value: object) -> float | tuple[float, ...]:
+    """Read one value: a number is for all units, a tuple has one for each."""
+    entries: list[Any] = value.split("|") if isinstance(value, str) else as_list(value)
+    numbers = []
+    for entry in entries:
+        try:
+            number = float(entry)
+        except (TypeError, ValueError):
+            number = float("nan")
+        if not (isfinite(number) and -1 <= number <= 1):
+            raise ConfigurationError(
+                f"--data.correlation {value}: {entry!r} must be a number from -1 to 1; give one, or one for "
+                "each main unit"
+            )
+        numbers.append(number + 0.0)  # -0.0 is 0.0
+    alone = isinstance(value, Real) or (isinstance(value, str) and len(numbers) == 1)
+    return numbers[0] if alone else tuple(numbers)
+
+
+def _resolve(cell: Cell, k_aux: int, in_features: int) -> Cell:
+    """Give every main unit its correlation, and refuse more units than fit."""
+    k_main, value = cell["k_main"], cell["correlation"]
+    correlations = value if isinstance(value, tuple) else (value,) * k_main
+    if len(correlations) != k_main:
+        raise ConfigurationError(
+            f"--data.correlation {'|'.join(map(repr, correlations))}: {len(correlations)} numbers for k_main "
+            f"{k_main}; give one for each main unit, or one for all"
+        )
+    for j, correlation in enumerate(correlations[k_aux:], k_aux + 1):
+        if correlation != 0:
+            raise ConfigurationError(
+                f"--data.correlation {correlation}: main unit {j} has no auxiliary unit, k_aux is {k_aux}; "
+                "it can only have 0"
+            )
+    fresh = fresh_directions(correlations)
+    if k_aux + fresh > in_features:
+        raise ConfigurationError(
+            f"--data.in_features {in_features}: {k_aux} auxiliary units and {fresh} main units that are not "
+            f"among them need {k_aux + fresh} orthogonal directions; give at least as many"
+        )
+    return {**cell, "correlation": correlations}

@@ -1,0 +1,240 @@
+"""What the data modules of synthetic teachers have in common."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from math import inf
+from typing import Any, Literal
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+
+from lit_aux.data.block_loader import BlockLoader
+from lit_aux.data.multi_task_loader import ORDERS, Order
+from lit_aux.data.teacher_draws import SAMPLINGS, Sampling, independent_rows, published_rows
+from lit_aux.data.teacher_grid import Cell, whole_number
+from lit_aux.data.tensor_cache import TensorCache
+from lit_aux.errors import ConfigurationError, unknown_name
+
+DType = Literal["float32", "float64"]
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_TEST_BYTES = 512 * 2**20
+
+
+class TeacherDataModule(LightningDataModule, ABC):
+    """Two regression tasks on Gaussian inputs whose targets synthetic teachers give, for a grid of replicas.
+
+    The tasks are ``aux``, which a network may be pretrained on, and ``main``. Every replica has its values of
+    the axes; those that see the same inputs share the very tensor, and stand beside each other. A loader
+    hands out numbers of blocks instead of batches: the module that trains asks for :meth:`train_set` itself.
+
+    Inputs depend on seed and numbers of rows alone, never on the teacher's other options.
+
+    Args:
+        replicas: The values of the axes for every replica, ``seed`` and ``n_main`` among them.
+        k_aux: Active entries or units of the auxiliary teacher.
+        n_aux: Training rows of the task ``aux``.
+        in_features: Number of inputs D.
+        n_test: Test rows of each task.
+        sampling: ``published`` draws as the published runs did; ``independent`` has a generator for every
+            seed and purpose, so that more rows of one kind leave all others as they are.
+        dtype: Of inputs and targets; numbers are drawn in float32 either way.
+        blocks_per_epoch: How many blocks of training steps are an epoch to Lightning.
+
+    Raises:
+        ConfigurationError: For options that cannot be satisfied.
+    """
+
+    def __init__(
+        self,
+        replicas: Sequence[Cell],
+        *,
+        k_aux: int,
+        n_aux: int,
+        in_features: int,
+        n_test: int,
+        sampling: Sampling,
+        dtype: DType,
+        blocks_per_epoch: int,
+    ) -> None:
+        super().__init__()
+        self.replicas: list[dict[str, Any]] = list(replicas)
+        if sampling not in SAMPLINGS:
+            raise unknown_name("--data.sampling", sampling, SAMPLINGS)
+        if dtype not in DTYPES:
+            raise unknown_name("--data.dtype", dtype, DTYPES)
+        self.k_aux, self.in_features = k_aux, in_features
+        self.n_aux = whole_number("n_aux", 1)(n_aux)
+        self.n_test = whole_number("n_test", 1)(n_test)
+        self.blocks_per_epoch = whole_number("blocks_per_epoch", 1)(blocks_per_epoch)
+        self.sampling: Sampling = sampling
+        self.dtype: DType = dtype
+        self.tasks = ["aux", "main"]
+        self._phase: tuple[list[str], Order, int] = (self.tasks, "interleaved", 0)
+        # What trains is held by those who train on it anyway. Test inputs are many more, and used in turn.
+        self._train = TensorCache(inf)
+        self._test = TensorCache(_TEST_BYTES)
+
+    # What subclasses say
+
+    @abstractmethod
+    def teacher(self, replica: int, task: str) -> Any:
+        """Return the teacher of a replica's task."""
+
+    @abstractmethod
+    def apply_teacher(self, replica: int, task: str, x: Tensor) -> Tensor:
+        """Return the targets (n,) that a teacher gives to inputs (n, D), in their dtype."""
+
+    def published_generator(self, seed: int) -> torch.Generator:
+        """Return the generator of the published draws as it is when the first inputs are drawn."""
+        return torch.Generator().manual_seed(seed)
+
+    def settings(self) -> dict[str, object]:
+        """Return the options that both tasks depend on, for :meth:`fingerprint`."""
+        names = ("k_aux", "in_features", "sampling", "dtype")
+        return {"kind": type(self).__name__, **{name: getattr(self, name) for name in names}}
+
+    # What there is
+
+    @property
+    def grid_size(self) -> int:
+        """Number of replicas."""
+        return len(self.replicas)
+
+    @property
+    def num_classes(self) -> dict[str, int]:
+        """Number of outputs of each task: one."""
+        return {"main": 1, "aux": 1}
+
+    def train_size(self, task: str) -> int:
+        """Return the number of training rows of a task; the largest where replicas differ."""
+        self.check_task(task)
+        return self.n_aux if task == "aux" else max(int(cell["n_main"]) for cell in self.replicas)
+
+    def train_set(self, replica: int, task: str) -> tuple[Tensor, Tensor]:
+        """Return what a replica trains on.
+
+        Args:
+            replica: Its place in ``replicas``.
+            task: ``aux`` or ``main``.
+
+        Returns:
+            Inputs (n, D) and targets (n, 1). Replicas with equal inputs get the same inputs object; all of a
+            seed get the same targets of ``aux``.
+
+        Raises:
+            ConfigurationError: For an unknown task.
+        """
+        return self._samples(self._train, "train", replica, task)
+
+    def test_set(self, replica: int, task: str) -> tuple[Tensor, Tensor]:
+        """Return ``n_test`` fresh inputs (n_test, D) and their targets (n_test, 1).
+
+        The inputs are those of other replicas with equal draws, as long as they are kept: half a gigabyte of
+        them is.
+
+        Raises:
+            ConfigurationError: For an unknown task.
+        """
+        return self._samples(self._test, "test", replica, task)
+
+    def inputs_key(self, split: str, replica: int, task: str) -> tuple[object, ...]:
+        """Return what tells the inputs of a replica's ``train`` or ``test`` set from others, undrawn."""
+        self.check_task(task)
+        cell = self.replicas[replica]
+        return (cell["seed"], *self._drawn(split, task, cell))
+
+    def fingerprint(self, tasks: Sequence[str], order: Order = "interleaved") -> str:
+        """Return a hash of all the data that training on ``tasks`` depends on.
+
+        That of ``aux`` alone knows the seeds, but not how many replicas share each or what they are for.
+        """
+        parts: list[object] = [sorted(self.settings().items()), sorted(tasks)]
+        parts.append(order if len(tasks) > 1 else None)
+        if "aux" in tasks:
+            parts.append((self.n_aux, sorted({cell["seed"] for cell in self.replicas})))
+        if "main" in tasks:
+            parts.append([sorted(cell.items()) for cell in self.replicas])
+            # published main rows are drawn after the auxiliary ones
+            parts.append(self.n_aux if self.sampling == "published" else None)
+        return blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+    # Lightning's hooks
+
+    def set_phase(
+        self, tasks: Sequence[str] | None = None, order: Order = "interleaved", first_epoch: int = 0
+    ) -> None:
+        """Say which tasks the next phase trains; the loaders are the same for all.
+
+        Args:
+            tasks: Their names; ``None`` for both.
+            order: Of several tasks.
+            first_epoch: The trainer's epoch at which the phase begins.
+
+        Raises:
+            ConfigurationError: For no task, an unknown task or an unknown order.
+        """
+        names = list(self.tasks if tasks is None else tasks)
+        for name in names:
+            self.check_task(name)
+        if not names:
+            raise ConfigurationError("tasks []: a phase needs at least one task")
+        if order not in ORDERS:
+            raise unknown_name("order", order, ORDERS)
+        self._phase = (names, order, first_epoch)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Do nothing: what is needed is drawn when it is asked for."""
+
+    def train_dataloader(self) -> BlockLoader:
+        """Return a loader of ``blocks_per_epoch`` numbers; a new one with every call."""
+        return BlockLoader(self.blocks_per_epoch)
+
+    def val_dataloader(self) -> list[Any]:
+        """Return no loader: there is no validation set."""
+        return []
+
+    def test_dataloader(self) -> BlockLoader:
+        """Return a loader of one number."""
+        return BlockLoader(1)
+
+    def predict_dataloader(self) -> BlockLoader:
+        """Return a loader of one number."""
+        return BlockLoader(1)
+
+    # Beneath
+
+    def check_task(self, task: str) -> None:
+        """Refuse an unknown task.
+
+        Raises:
+            ConfigurationError: Naming those that exist.
+        """
+        if task not in self.tasks:
+            raise unknown_name("tasks", task, self.tasks)
+
+    def _samples(self, cache: TensorCache, split: str, replica: int, task: str) -> tuple[Tensor, Tensor]:
+        self.check_task(task)
+        cell: Mapping[str, Any] = self.replicas[replica]
+        drawn = self._drawn(split, task, cell)
+        x = cache.get((cell["seed"], *drawn), lambda: self._rows(cell["seed"], drawn))
+        key = ("targets", task, cell["seed"] if task == "aux" else replica)
+        return x, cache.get(key, lambda: self.apply_teacher(replica, task, x).unsqueeze(1))
+
+    def _drawn(self, split: str, task: str, cell: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+        """Return which sets have to be drawn after another for the last of them to be the one wanted."""
+        order = [("aux", self.n_aux)]
+        if task == "main":
+            order.append(("main", int(cell["n_main"])))
+        if split == "test":
+            order.append(("test", self.n_test))
+        return tuple(order) if self.sampling == "published" else (order[-1],)
+
+    def _rows(self, seed: int, drawn: Sequence[tuple[str, int]]) -> Tensor:
+        if self.sampling == "published":
+            sizes = [size for _, size in drawn]
+            rows = published_rows(self.published_generator(seed), sizes, self.in_features)
+        else:
+            rows = independent_rows(seed, *drawn[-1], self.in_features)
+        return rows.to(DTYPES[self.dtype])
