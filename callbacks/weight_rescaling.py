@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import Any, Literal
 
 import torch
@@ -31,12 +32,14 @@ class WeightRescaling(Callback):
     when optimizers exist and hold no state yet, and never again: not after a resume and not in a second fit.
 
     Attributes:
+        factor: The factor, or the list of factors.
         names: The parameters that were multiplied, as in ``named_parameters``.
         norm_before: Their joint Euclidean norm before, once applied.
         norm_after: The same afterwards.
 
     Args:
-        factor: What to multiply by; finite and above 0.
+        factor: What to multiply by; finite and above 0. A list has one factor a replica, for parameters with
+            a leading replica axis of that length.
         preset: ``"all"`` parameters (as published: biases and normalization too), ``"weights"`` (two or more
             dimensions: kernels and matrices), or ``"backbone"``, everything outside the readout, which is
             recognised by a name component ``head``, ``heads``, ``readout``, ``readouts``, ``fc`` or
@@ -51,13 +54,14 @@ class WeightRescaling(Callback):
 
     Raises:
         ConfigurationError: For a bad factor or preset; at the start of a fit for a pattern that matches no
-            parameter, when nothing is chosen, next to a callback that averages weights (its average would
+            parameter, when nothing is chosen, for a list of factors and a parameter without as many replicas,
+            next to a callback that averages weights (its average would
             undo the rescale), or on resuming a run that was started without, or with another, rescaling.
     """
 
     def __init__(
         self,
-        factor: float,
+        factor: float | Sequence[float],
         *,
         preset: Preset = "all",
         include: list[str] | None = None,
@@ -67,15 +71,19 @@ class WeightRescaling(Callback):
         to_input: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__()
-        if not (math.isfinite(factor) and factor > 0):
-            raise ConfigurationError(
-                f"factor: {factor} cannot rescale weights; it must be finite and above 0"
-            )
+        factors = [float(one) for one in (factor if isinstance(factor, Sequence) else [factor])]
+        for one in factors:
+            if not (math.isfinite(one) and one > 0):
+                raise ConfigurationError(
+                    f"factor: {one} cannot rescale weights; it must be finite and above 0"
+                )
+        if not factors:
+            raise ConfigurationError("factor: [] is no factor; give a number, or one a replica")
         if preset not in ("all", "weights", "backbone"):
             raise ConfigurationError(f"preset: {preset!r} is unknown; use 'all', 'weights' or 'backbone'")
         if batchnorm_samples < 1:
             raise ConfigurationError(f"batchnorm_samples: {batchnorm_samples} is too few; use at least 1")
-        self.factor = float(factor)
+        self.factor: float | list[float] = factors if isinstance(factor, Sequence) else factors[0]
         self.preset = preset
         self.include = include
         self.exclude = exclude
@@ -124,9 +132,8 @@ class WeightRescaling(Callback):
         if self._applied or late:
             return
         self.norm_before = _norm(chosen)
-        with torch.no_grad():
-            for parameter in chosen.values():
-                parameter.mul_(self.factor)
+        for parameter in chosen.values():
+            self._scale(parameter)
         self.norm_after = _norm(chosen)
         self._applied = True
         if self.reestimate_batchnorm:
@@ -135,7 +142,7 @@ class WeightRescaling(Callback):
             trainer,
             pl_module,
             {
-                "rescale/factor": self.factor,
+                "rescale/factor": fmean(self.factor) if isinstance(self.factor, list) else self.factor,
                 "rescale/norm_before": self.norm_before,
                 "rescale/norm_after": self.norm_after,
             },
@@ -145,10 +152,18 @@ class WeightRescaling(Callback):
         """Say now what the start of the fit would refuse.
 
         Raises:
-            ConfigurationError: For patterns that match no parameter, or a callback that averages weights.
+            ConfigurationError: For patterns that match no parameter, a callback that averages weights, or
+                parameters with another number of replicas than there are factors.
         """
         self._refuse_averaging(trainer)
-        self.select(module)
+        chosen = self.select(module)
+        if isinstance(self.factor, list):
+            for name, parameter in chosen.items():
+                if parameter.ndim == 0 or len(parameter) != len(self.factor):
+                    raise ConfigurationError(
+                        f"factor: {len(self.factor)} factors for {name!r} of shape {tuple(parameter.shape)}; "
+                        "give one a replica (its leading axis), or a single number"
+                    )
 
     def select(self, module: nn.Module) -> dict[str, nn.Parameter]:
         """Return the parameters that would be multiplied, by name; tied ones once.
@@ -178,6 +193,15 @@ class WeightRescaling(Callback):
                 f"parameter of {type(module).__name__} to rescale"
             )
         return dict(chosen.values())
+
+    @torch.no_grad()
+    def _scale(self, parameter: nn.Parameter) -> None:
+        """Multiply in place; one replica after another, so that each is scaled as it would be alone."""
+        if not isinstance(self.factor, list):
+            parameter.mul_(self.factor)
+            return
+        for replica, factor in enumerate(self.factor):
+            parameter[replica].mul_(factor)
 
     @staticmethod
     def _refuse_averaging(trainer: Trainer) -> None:

@@ -1,3 +1,4 @@
+import csv
 import math
 import re
 from copy import deepcopy
@@ -197,6 +198,87 @@ def test_names_of_compiled_modules_are_the_plain_ones(tmp_path: Any, how: str) -
     callback = WeightRescaling(0.5, include=["net.head.*"])
     trainer(tmp_path, callback, fast_dev_run=True).fit(module, train_loader())
     assert callback.names == ["net.head.weight", "net.head.bias"]
+
+
+class Replicas(nn.Module):
+    """Three linear networks side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.first = nn.Parameter(torch.randn(3, 5, 16))
+        self.shift = nn.Parameter(torch.randn(3))
+        self.readout = nn.Parameter(torch.randn(3, 3, 5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("ni,rhi,roh->no", x.flatten(1), self.first, self.readout) + self.shift
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_factor_for_each_replica(tmp_path: Any, dtype: torch.dtype) -> None:
+    factors = [0.1, 3.0, 0.7]
+    logger, watch = CSVLogger(tmp_path), Watch()
+    module = Foreign(Replicas()).to(dtype)
+    before = deepcopy(module.state_dict())
+    callback = WeightRescaling(tuple(factors), exclude=["net.readout"])
+    data = DataLoader([(x.to(dtype), y) for x, y in images(6)], batch_size=3)
+    trainer(tmp_path, callback, watch, logger=logger, max_epochs=1).fit(module, data)
+    for name, value in watch.weights.items():
+        for r, factor in enumerate(factors):
+            alone = before[name][r] if name == "net.readout" else before[name][r] * factor
+            assert torch.equal(value[r], alone)
+    chosen = [before[name].double() for name in ("net.first", "net.shift")]
+    after = [watch.weights[name].double() for name in ("net.first", "net.shift")]
+    for norm, tensors in ((callback.norm_before, chosen), (callback.norm_after, after)):
+        assert norm == pytest.approx(torch.cat([t.flatten() for t in tensors]).norm().item(), rel=1e-12)
+    with Path(logger.log_dir, "metrics.csv").open() as file:
+        logged = next(csv.DictReader(file))
+    assert float(logged["rescale/factor"]) == pytest.approx(sum(factors) / 3)
+    assert callback.state_key == WeightRescaling(0.5, exclude=["net.readout"]).state_key
+
+
+def test_factors_of_replicas_are_not_applied_again_after_a_resume(tmp_path: Any) -> None:
+    def run(epochs: int, ckpt: Any = None) -> dict[str, torch.Tensor]:
+        module, data = Foreign(Replicas()), DataLoader(images(12), batch_size=6)
+        callbacks = [WeightRescaling([0.5, 1.0, 0.25]), ModelCheckpoint(dirpath=tmp_path, save_last=True)]
+        fit = trainer(tmp_path, *callbacks, max_epochs=epochs, enable_checkpointing=True)
+        fit.fit(module, data, ckpt_path=ckpt)
+        return deepcopy(module.state_dict())
+
+    whole = run(2)
+    run(1)
+    again = run(2, ckpt=tmp_path / "last.ckpt")
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("net", "factors", "message"),
+    [
+        (
+            Replicas,
+            [0.5, 0.5],
+            r"factor: 2 factors for 'net.first' of shape \(3, 5, 16\); give one a replica",
+        ),
+        (Named, [0.5] * 8, r"factor: 8 factors for 'net.head.weight' of shape \(3, 8\)"),
+    ],
+)
+def test_factors_for_another_number_of_replicas_are_refused(
+    tmp_path: Any, net: Any, factors: list[float], message: str
+) -> None:
+    module = Foreign(net())
+    before = deepcopy(module.state_dict())
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        trainer(tmp_path, WeightRescaling(factors)).fit(module, train_loader())
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("factors", "message"), [([], r"factor: \[\] is no factor"), ([0.5, -1.0], "factor: -1.0 cannot")]
+)
+def test_bad_lists_of_factors_are_refused(factors: list[float], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        WeightRescaling(factors)
 
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, math.nan, math.inf])

@@ -1,0 +1,127 @@
+"""What callbacks that read measures off the weights have in common."""
+
+import operator
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from lit_aux.callbacks._logging import log_scalars, prefix_of
+from lit_aux.callbacks.weight_measurement import WeightMeasurement
+from lit_aux.errors import ConfigurationError
+
+NAN = float("nan")
+Measures = dict[tuple[str, str], Sequence[float]]
+"""Values of every replica by layer and measure."""
+
+
+class WeightMeasures(Callback):
+    """Measures weights at the start of a fit, every few epochs and at its end; logs and keeps the values.
+
+    Every process measures for itself: replicated weights are equal, and so are the values.
+
+    Attributes:
+        results: What was measured, in order of time; a new fit of a phase replaces that phase's rows. Part of
+            checkpoints.
+
+    Args:
+        every_n_epochs: Measure every so many epochs of the fit too.
+        at_start: Whether to measure before the first step (after a rescale).
+    """
+
+    def __init__(self, *, every_n_epochs: int | None, at_start: bool) -> None:
+        super().__init__()
+        if every_n_epochs is not None and every_n_epochs < 1:
+            raise ConfigurationError(f"every_n_epochs: {every_n_epochs} is too few; use at least 1")
+        self.every_n_epochs = every_n_epochs
+        self.at_start = at_start
+        self.results: list[WeightMeasurement] = []
+        self._warned: set[str] = set()
+        self._forget()
+
+    @abstractmethod
+    def measure(self, trainer: Trainer, pl_module: LightningModule) -> Measures:
+        """Return the values of every replica by (layer, measure), as the weights are now."""
+
+    def _forget(self) -> None:
+        """Drop what belongs to one fit."""
+        self._epochs = 0
+        self._measured_at: int | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the results so far and where this fit is."""
+        rows = [{**asdict(row), "values": list(row.values)} for row in self.results]
+        return {"results": rows, "epochs": self._epochs, "measured_at": self._measured_at}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        rows = state_dict["results"]
+        self.results = [WeightMeasurement(**{**row, "values": tuple(row["values"])}) for row in rows]
+        self._epochs, self._measured_at = state_dict["epochs"], state_dict["measured_at"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Start afresh in every fit; a resume restores the state after this."""
+        if stage == "fit":
+            self._forget()
+            phase = prefix_of(pl_module).rstrip("/")
+            self.results = [row for row in self.results if row.phase != phase]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure before the first step; a resumed fit has done so already."""
+        if self.at_start and self._measured_at is None:
+            self._take(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure every few epochs."""
+        self._epochs += 1
+        if self.every_n_epochs is not None and self._epochs % self.every_n_epochs == 0:
+            self._take(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure at the end, unless the last epoch's end was just measured."""
+        if self._measured_at != self._epochs or not self._epochs:
+            self._take(trainer, pl_module)
+
+    def _take(self, trainer: Trainer, module: LightningModule) -> None:
+        """Measure, keep and log."""
+        self._measured_at = self._epochs
+        phase, step = prefix_of(module).rstrip("/"), trainer.fit_loop.epoch_loop._batches_that_stepped
+        rows = [
+            WeightMeasurement(phase, step, self._epochs, layer, measure, tuple(map(float, values)))
+            for (layer, measure), values in self.measure(trainer, module).items()
+        ]
+        self.results += rows
+        log_scalars(trainer, module, {f"{row.layer}/{row.measure}": row.value for row in rows})
+
+    def _each(self, what: str, count: int, value: Callable[[int], Tensor | float]) -> list[float]:
+        """Return one value a replica, NaN with a warning where a network does not let itself be measured."""
+        values = []
+        for replica in range(count):
+            try:
+                values.append(float(value(replica)))
+            except ConfigurationError as error:
+                # A diverged or collapsed replica must not end the fit of all the others.
+                values.append(NAN)
+                if what not in self._warned:
+                    self._warned.add(what)
+                    rank_zero_warn(f"{what} is undefined for replica {replica}: {error}")
+        return values
+
+
+def counts(option: str, k: int | Sequence[int]) -> list[int]:
+    """Return one or several counts as a list.
+
+    Raises:
+        ConfigurationError: If one is no integer of at least 1, one is given twice, or there is none.
+    """
+    try:
+        numbers = [operator.index(count) for count in (k if isinstance(k, Sequence) else [k])]
+    except TypeError:
+        numbers = []
+    if not numbers or min(numbers) < 1 or len(set(numbers)) < len(numbers):
+        raise ConfigurationError(f"{option}: {k!r} is not a count; give different integers of at least 1")
+    return numbers

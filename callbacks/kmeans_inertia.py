@@ -1,0 +1,131 @@
+"""Follow how few directions the input weights of hidden units lie in."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from lit_aux.callbacks._units import check_counts, find_one, find_weights, stacked
+from lit_aux.callbacks._weight_measures import Measures, WeightMeasures, counts
+from lit_aux.errors import ConfigurationError
+from lit_aux.functional.clustering import Reference, check_min_norm, check_reference, kmeans_inertia
+
+
+class KMeansInertia(WeightMeasures):
+    """Measures the share of the variance of units' directions that K clusters leave unexplained.
+
+    Near 0 for K small: the layer's units lie in K directions, the network has learned sparse features; near
+    1: the clusters explain nothing. See :func:`lit_aux.functional.kmeans_inertia` for the definition (Lippl &
+    Lindsey). Logged as ``{layer}/inertia_k{K}`` after the module's ``log_prefix``: the mean over replicas
+    where the layer has several networks' weights (R, H, d), with every replica's value in ``results``. A
+    replica with fewer than K directions, or weights that are not finite, has the value NaN.
+
+    Works in anybody's Trainer. Training is bit for bit what it is without the callback. Weights must not be
+    sharded.
+
+    Attributes:
+        results: A :class:`~lit_aux.callbacks.weight_measurement.WeightMeasurement` for each moment, layer and
+            K, in order of time; a new fit of a phase replaces that phase's rows.
+
+    Args:
+        layer: The name of, or a glob over, modules or parameters with weights (units, inputs) or (replicas,
+            units, inputs): ``net.0`` for an ``nn.Linear``, ``net.first.weight``. Convolutions count as
+            (channels, everything else). With a glob, every layer that it matches is measured.
+        k: The number of clusters, or several.
+        every_n_epochs: Measure every so many epochs of the fit too.
+        at_start: Whether to measure before the first step (after a rescale).
+        unit_weights: None counts units equally. ``"contribution"`` weighs each by the norm of its output
+            weights times that of its input weights, and needs ``readout``.
+        readout: The name of the parameter or module with the output weights (outputs, units) or (replicas,
+            outputs, units) for it.
+        reference: ``"mean"``, or ``"origin"``, which is the useful one for K = 1.
+        min_norm: Units with shorter input weights are dropped; those of length 0 always are.
+        seed: Of k-means.
+
+    Raises:
+        ConfigurationError: For bad options; before training starts for an unknown layer or readout, a readout
+            of another number of units, or more clusters than units.
+    """
+
+    def __init__(
+        self,
+        layer: str,
+        k: int | list[int],
+        *,
+        every_n_epochs: int | None = None,
+        at_start: bool = True,
+        unit_weights: Literal["contribution"] | None = None,
+        readout: str | None = None,
+        reference: Reference = "mean",
+        min_norm: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(every_n_epochs=every_n_epochs, at_start=at_start)
+        if unit_weights not in (None, "contribution"):
+            raise ConfigurationError(f"unit_weights: {unit_weights!r} is unknown; use 'contribution' or null")
+        if (unit_weights is None) != (readout is None):
+            raise ConfigurationError(
+                f"readout: {readout!r} does not go with unit_weights {unit_weights!r}; "
+                "give both ('contribution' and the readout's name) or neither"
+            )
+        check_reference(reference)
+        check_min_norm(min_norm)
+        self.layer = layer
+        self.k: Sequence[int] = counts("k", k)
+        self.unit_weights = unit_weights
+        self.readout = readout
+        self.reference: Reference = reference
+        self.min_norm = min_norm
+        self.seed = seed
+
+    @property
+    def state_key(self) -> str:
+        """Tell callbacks for different layers or measures apart."""
+        return self._generate_state_key(
+            layer=self.layer, k=self.k, unit_weights=self.unit_weights, reference=self.reference
+        )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse what cannot be measured before anything is trained."""
+        for name, weights in find_weights("layer", pl_module, self.layer).items():
+            check_counts(self.k, weights.shape[-2], name)
+            self._contributions(pl_module, name, weights)
+
+    def measure(self, trainer: Trainer, pl_module: LightningModule) -> Measures:
+        """Return the inertia of every replica by layer and K, as the weights are now."""
+        found: Measures = {}
+        for name, weights in find_weights("layer", pl_module, self.layer).items():
+            networks, counted = stacked(weights), self._contributions(pl_module, name, weights)
+            for k in self.k:
+                measure = f"inertia_k{k}"
+                one = partial(self._inertia, networks, counted, k)
+                found[name, measure] = self._each(f"{name}/{measure}", len(networks), one)
+        return found
+
+    def _inertia(self, networks: Tensor, counted: Tensor | None, k: int, replica: int) -> Tensor:
+        """Return the inertia of one replica."""
+        return kmeans_inertia(
+            networks[replica],
+            k,
+            unit_weights=None if counted is None else counted[replica],
+            reference=self.reference,
+            min_norm=self.min_norm,
+            seed=self.seed,
+        )
+
+    def _contributions(self, module: LightningModule, name: str, weights: Tensor) -> Tensor | None:
+        """Return what each unit contributes (R, H), or None where units count equally."""
+        if self.readout is None:
+            return None
+        first, readout = stacked(weights), stacked(find_one("readout", module, self.readout))
+        if readout.shape[-1] != first.shape[-2] or len(readout) != len(first):
+            raise ConfigurationError(
+                f"readout: {self.readout!r} of shape {tuple(readout.shape)} does not read the units of "
+                f"{name!r}, {tuple(first.shape)}; name one of shape (replicas, outputs, units)"
+            )
+        sizes: Tensor = torch.linalg.vector_norm(first.double(), dim=-1)
+        outputs: Tensor = torch.linalg.vector_norm(readout.double(), dim=-2)
+        return outputs * sizes
