@@ -2,21 +2,22 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.models import MultiHeadNet, TimmBackbone, export_state_dict
+from lit_aux.models import MultiHeadNet, StudentNet, TimmBackbone, export_state_dict
 from lit_aux.modules.evaluation import Stage, TaskEvaluation
 from lit_aux.modules.loading import check_fit, load_checkpoint, save_weights
+from lit_aux.modules.optimization import build_optimizer, task_weights
 from lit_aux.modules.statistics import moving_layers, reestimate, share
+from lit_aux.modules.students import Students, attach
+from lit_aux.modules.trainable import trainable_names
 from lit_aux.phases.phase import Phase, check_phases
 
 Batch = Mapping[str, tuple[Tensor, Tensor]]
@@ -30,7 +31,8 @@ class AuxiliaryModule(LightningModule, ABC):
     loss. Logged are ``{phase}/{task}/{train,val,test}_{loss,accuracy,...}``.
 
     Args:
-        backbone: A network that returns features (batch, features), or the name of a timm network.
+        backbone: A network that returns features (batch, features), the name of a timm network, or a
+            :class:`~lit_aux.models.StudentNet`, whose replicas all train at once on a teacher's data.
         tasks: Number of outputs of each task; the command line takes it from the data.
         losses: A loss for every task, or one by task; cross-entropy by default.
         metrics: torchmetrics by name, the same for every task; accuracy by default. Each is copied.
@@ -71,8 +73,15 @@ class AuxiliaryModule(LightningModule, ABC):
         if batchnorm_samples < 2:
             raise ConfigurationError(f"batchnorm_samples: {batchnorm_samples} must be at least 2")
         self.backbone_is_given = isinstance(backbone, nn.Module)
-        network = backbone if isinstance(backbone, nn.Module) else TimmBackbone(backbone)
-        self.net = MultiHeadNet(network, tasks, num_features=num_features)
+        self.net: Any
+        self.students: Students | None = None
+        if isinstance(backbone, StudentNet):
+            self.students = Students(self, backbone, tasks, losses or metrics or compile)
+            self.net, losses, metrics = backbone, nn.MSELoss(), {}
+            self.automatic_optimization = False
+        else:
+            network = backbone if isinstance(backbone, nn.Module) else TimmBackbone(backbone)
+            self.net = MultiHeadNet(network, tasks, num_features=num_features)
         self.tasks = dict(tasks)
         self.evaluation = TaskEvaluation(tasks, losses, metrics)
         self.reestimate_batchnorm = reestimate_batchnorm
@@ -107,12 +116,16 @@ class AuxiliaryModule(LightningModule, ABC):
     @property
     def data_config(self) -> Any:
         """The mean, deviation and input size that a pretrained backbone expects; None otherwise."""
-        return getattr(self.net.backbone, "data_config", None)
+        return getattr(getattr(self.net, "backbone", None), "data_config", None)
+
+    @property
+    def stop_reason(self) -> str | None:
+        """How students ended; None for other networks and while they are under way."""
+        return None if self.students is None else self.students.stop_reason()
 
     def forward(self, x: Tensor, task: str | None = None) -> Tensor | dict[str, Tensor]:
         """Return the logits of one task, or of every task by name."""
-        outputs: Tensor | dict[str, Tensor] = self.net(x, task)
-        return outputs
+        return self.net(x, task)  # type: ignore[no-any-return]
 
     # Phases
 
@@ -124,22 +137,17 @@ class AuxiliaryModule(LightningModule, ABC):
         self.train()  # a phase before may have frozen layers into eval mode
         if phase.readout == "reset":
             self.net.reset_readout(phase.readout_scale, phase.tasks)
-        chosen = self._trainable_names(phase)
+        chosen = trainable_names(self, phase)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name in chosen)
 
-    def _trainable_names(self, phase: Phase) -> set[str]:
-        names = [name for name, _ in self.named_parameters()]
-        if phase.trainable == "all":
-            return set(names)
-        patterns = ["net.readout.*"] if phase.trainable == "readout" else list(phase.trainable)
-        for pattern in patterns:
-            if not any(fnmatch(name, pattern) for name in names):
-                raise ConfigurationError(
-                    f"phases: trainable pattern {pattern!r} of phase {phase.name!r} matches no parameter; "
-                    f"names look like {names[0]!r} and {names[-1]!r}"
-                )
-        return {name for name in names if any(fnmatch(name, pattern) for pattern in patterns)}
+    def attach_data(self, data: Any, processes: int = 1) -> None:
+        """Take one replica for each of the data's, where the network is a student."""
+        attach(self, data, processes)
+
+    def configure_model(self) -> None:
+        """Bring students to the size of the data before a checkpoint is loaded."""
+        self.attach_data(self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def setup(self, stage: str) -> None:
         """Refuse several phases on a Trainer that would run only one fit."""
@@ -161,14 +169,9 @@ class AuxiliaryModule(LightningModule, ABC):
     def configure_optimizers(self) -> Any:
         """Build the phase's optimizer over what trains, and its schedule."""
         phase = self.phase or self.phases[0]
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        optimizer = phase.optimizer(parameters) if phase.optimizer else torch.optim.Adam(parameters)
-        if phase.lr_scheduler is None:
-            return optimizer
-        scheduler = phase.lr_scheduler(optimizer)
-        config = {"scheduler": scheduler, "interval": phase.lr_interval}
-        monitor = getattr(scheduler, "monitor", None)
-        return {"optimizer": optimizer, "lr_scheduler": config | ({"monitor": monitor} if monitor else {})}
+        if self.students is not None:
+            return self.students.optimizer(phase, trainable_names(self, phase))
+        return build_optimizer(phase, [p for p in self.parameters() if p.requires_grad])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another network in one line."""
@@ -179,14 +182,7 @@ class AuxiliaryModule(LightningModule, ABC):
     def on_train_start(self) -> None:
         """Work out the weight of each task's loss."""
         assert self.phase is not None
-        balance = {task: 1.0 for task in self.phase.tasks}
-        if self.phase.balance_tasks:
-            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            sizes = {task: data.train_size(task) for task in self.phase.tasks}
-            batches = {task: size / min(size, data.batch_size) for task, size in sizes.items()}
-            first = batches[self.phase.tasks[0]]
-            balance = {task: first / count for task, count in batches.items()}
-        self._weights = {task: self.phase.weight(task) * share for task, share in balance.items()}
+        self._weights = task_weights(self.phase, self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def on_train_epoch_start(self) -> None:
         """Keep what is frozen in eval mode, lest its batch-normalization statistics move."""
@@ -196,8 +192,10 @@ class AuxiliaryModule(LightningModule, ABC):
             if parameters and not any(p.requires_grad for p in parameters):
                 module.eval()
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the weighted sum of the losses of the batch's tasks."""
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        """Return the weighted sum of the losses of the batch's tasks; advance students by a block."""
+        if self.students is not None:
+            return self.students.train_and_log()
         outputs = self.net.forward_tasks({task: x for task, (x, _) in batch.items()})
         total: Tensor | None = None
         for task, (_, y) in batch.items():
@@ -244,11 +242,15 @@ class AuxiliaryModule(LightningModule, ABC):
         self._evaluate("val", batch)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Add a batch to the test measures of its tasks."""
+        """Add a batch to the test measures of its tasks; test students."""
+        if self.students is not None:
+            return self.students.test_and_log()
         self._evaluate("test", batch)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Return the logits of each task in the batch, or of every task for a bare tensor."""
+        if self.students is not None and not isinstance(batch, Tensor):
+            return self.students.predict()
         if isinstance(batch, Mapping):
             return self.net.forward_tasks({task: x for task, (x, _) in batch.items()})
         return self(batch[0] if isinstance(batch, list | tuple) else batch)
@@ -289,6 +291,8 @@ class AuxiliaryModule(LightningModule, ABC):
         Raises:
             ConfigurationError: If the checkpoint does not fit or the task is unknown.
         """
+        if self.students is not None:
+            raise ConfigurationError("export: students have no timm weights; use their checkpoint")
         if ckpt_path is not None:
             load_checkpoint(self, ckpt_path, "ckpt_path", strict=True)
         save_weights(export_state_dict(self.net, task), path)

@@ -64,7 +64,7 @@ class TaskEvaluation(nn.Module):
         metrics: Metrics by name, copied for each task and stage; accuracy by default.
 
     Raises:
-        ConfigurationError: If losses are given by task and one is missing.
+        ConfigurationError: If losses are given by task and one is missing, or accuracy has no classes.
     """
 
     def __init__(
@@ -74,6 +74,12 @@ class TaskEvaluation(nn.Module):
         metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         super().__init__()
+        single = [task for task, outputs in tasks.items() if outputs < 2]
+        if single and metrics is None:
+            raise ConfigurationError(
+                f"tasks: {single[0]!r} has one output, which is no classification; give losses and metrics, "
+                "or students (DiagonalNet, ReLUNet) as the backbone of teacher data"
+            )
         if isinstance(losses, Mapping) and set(losses) != set(tasks):
             raise ConfigurationError(
                 f"losses: given for {', '.join(losses)}, but the tasks are {', '.join(tasks)}; one for each"

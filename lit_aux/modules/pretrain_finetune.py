@@ -27,8 +27,8 @@ class PretrainFinetuneModule(AuxiliaryModule):
         finetune_tasks: Tasks of the later phases.
         finetune: ``"full"`` trains every parameter, ``"probe"`` the readout alone, ``"probe_then_full"``
             first the readout, then every parameter (Kumar et al. 2022, arXiv 2202.10054).
-        rescale: Multiply the weights by this factor before the first phase after pretraining (Lippl &
-            Lindsey 2023, arXiv 2310.02396); None leaves them.
+        rescale: Multiply the weights by this factor (or by one for each replica of a student) before the
+            first phase after pretraining (Lippl & Lindsey 2023, arXiv 2310.02396); None leaves them.
         rescale_preset: Which weights: ``"all"`` (as published), ``"weights"`` without biases and
             normalization, ``"backbone"`` without the readout.
         readout: Whether the finetuned tasks' readout is kept or drawn anew after pretraining.
@@ -55,10 +55,10 @@ class PretrainFinetuneModule(AuxiliaryModule):
         pretrain_tasks: list[str] | None = None,
         finetune_tasks: list[str] | None = None,
         finetune: Literal["full", "probe", "probe_then_full"] = "full",
-        rescale: float | None = None,
+        rescale: float | list[float] | None = None,
         rescale_preset: Literal["all", "weights", "backbone"] = "all",
         readout: Literal["keep", "reset"] = "keep",
-        readout_scale: float = 1.0,
+        readout_scale: float | list[float] = 1.0,
         pretrained: str | None = None,
         pretrain_settings: PhaseSettings | None = None,
         finetune_settings: PhaseSettings | None = None,
@@ -93,7 +93,7 @@ class PretrainFinetuneModule(AuxiliaryModule):
             return
         if tasks:
             yield Phase(name="pretrain", tasks=tasks, **vars(self._pretrain_settings))
-        elif getattr(self.net.backbone, "pretrained", None) is False:
+        elif getattr(getattr(self.net, "backbone", None), "pretrained", None) is False:
             raise ConfigurationError(
                 "pretrain_tasks: no task is left to pretrain on and the backbone is not pretrained; set the "
                 "backbone's pretrained, name a checkpoint in --model.pretrained, or add a task to the data"

@@ -45,12 +45,13 @@ class CallbackList:
         return callbacks
 
     @contextmanager
-    def of_phase(self, phase: Phase, first: bool) -> Iterator[None]:
+    def of_phase(self, phase: Phase, first: bool, stops_itself: bool = False) -> Iterator[None]:
         """Add the phase's callbacks for a while, and start those afresh whose state belongs to one phase.
 
         Args:
             phase: The phase.
             first: Whether it is the run's first; later ones do not describe the network again.
+            stops_itself: Whether the module, and no callback, looks after the training loss.
         """
         own = self.own
         for callback in own:
@@ -59,7 +60,7 @@ class CallbackList:
                 vars(callback).update(deepcopy(self._built[id(callback)]))
         kept = [c for c in own if first or not isinstance(c, ModelSummary)]
         # Checkpoints come last, as Lightning has it: they save what the others have done.
-        together = sorted([*_added(phase), *kept], key=lambda c: isinstance(c, Checkpoint))
+        together = sorted([*_added(phase, stops_itself), *kept], key=lambda c: isinstance(c, Checkpoint))
         self.trainer.callbacks = together  # type: ignore[attr-defined]
         try:
             yield
@@ -67,10 +68,10 @@ class CallbackList:
             self.trainer.callbacks = own  # type: ignore[attr-defined]
 
 
-def _added(phase: Phase) -> list[Callback]:
+def _added(phase: Phase, stops_itself: bool) -> list[Callback]:
     """Build what a phase's settings ask for; the keeper is always first."""
     added: list[Callback] = [PhaseKeeper(), *phase.callbacks]
-    if phase.stop_at_training_loss is not None:
+    if phase.stop_at_training_loss is not None and not stops_itself:
         monitor = [f"{phase.name}/{task}/train_loss" for task in phase.stop_on or phase.tasks]
         single = phase.stop_on is None and len(phase.tasks) == 1
         added.append(StopAtTrainingLoss(phase.stop_at_training_loss, monitor=None if single else monitor))

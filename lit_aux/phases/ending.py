@@ -12,9 +12,12 @@ if TYPE_CHECKING:
 def why_it_ended(trainer: "PhaseTrainer") -> str:
     """Say what ended the fit that has just run.
 
-    Callbacks that have a ``stop_reason`` speak for themselves; Lightning's own and the Trainer's limits are
-    recognized.
+    Modules and callbacks that have a ``stop_reason`` speak for themselves; Lightning's own and the Trainer's
+    limits are recognized.
     """
+    told = getattr(trainer.lightning_module, "stop_reason", None)
+    if isinstance(told, str):
+        return told
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     for callback in callbacks:
         reason = getattr(callback, "stop_reason", None)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_aux.errors import ConfigurationError
+from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.integrators import INTEGRATORS, Integrator
 
 OptimizerCallable = Callable[[Iterable[Tensor]], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
@@ -32,6 +33,17 @@ class PhaseSettings:
         max_time: Longest duration as ``DD:HH:MM:SS``.
         stop_at_training_loss: The phase ends when the training loss of an epoch falls below this.
         stop_on: The tasks whose loss must be below the threshold; all tasks of the phase by default.
+        integrator: How student networks move (``lit_aux.models.StudentNet``): ``"gradient_flow"``,
+            ``"gradient_descent"``, or an integrator with options. By default the ``optimizer`` where one is
+            given, else gradient flow. What follows concerns students alone.
+        max_evaluations: Most gradient evaluations of a replica.
+        max_flow_time: Latest flow time; for descent, the sum of learning rates.
+        block: Gradient evaluations of a replica in one batch of Lightning's.
+        chunk: Most replicas in one product; 0 for what is fastest.
+        test_every: Steps between two looks at the test loss of the main task, whose smallest value is kept;
+            None never looks.
+        test_unit: What gradient flow takes for a step there: the learning rate of the published runs.
+        test_thinning: By which factor the later of gradient flow's looks grow apart.
     """
 
     optimizer: OptimizerCallable | None = None
@@ -42,6 +54,14 @@ class PhaseSettings:
     max_time: str | None = None
     stop_at_training_loss: float | None = None
     stop_on: list[str] | None = None
+    integrator: Integrator | str | None = None
+    max_evaluations: int | None = None
+    max_flow_time: float | None = None
+    block: int = 200
+    chunk: int = 0
+    test_every: int | None = 50
+    test_unit: float = 0.1
+    test_thinning: float = 1.1
 
     def __post_init__(self) -> None:
         if self.max_epochs is not None and self.max_epochs < 1:
@@ -51,7 +71,25 @@ class PhaseSettings:
         threshold = self.stop_at_training_loss
         if threshold is not None and not (isfinite(threshold) and threshold > 0):
             raise ConfigurationError(f"stop_at_training_loss: {threshold} must be a finite number above 0")
+        if isinstance(self.integrator, str):
+            if self.integrator not in INTEGRATORS:
+                raise unknown_name("integrator", self.integrator, INTEGRATORS)
+            self.integrator = INTEGRATORS[self.integrator]()
+        self._check_students()
         self._try_optimizer()
+
+    def _check_students(self) -> None:
+        """Raise for an option of student networks that is out of range."""
+        for option, least in (("max_evaluations", 1), ("block", 1), ("chunk", 0), ("test_every", 1)):
+            value = getattr(self, option)
+            if value is not None and value < least:
+                raise ConfigurationError(f"{option}: {value} must be at least {least}")
+        for option in ("max_flow_time", "test_unit"):
+            value = getattr(self, option)
+            if value is not None and not value > 0:
+                raise ConfigurationError(f"{option}: {value} must be above 0")
+        if not self.test_thinning >= 1:
+            raise ConfigurationError(f"test_thinning: {self.test_thinning} must be at least 1")
 
     def _try_optimizer(self) -> None:
         """Build optimizer and schedule for nothing, to know a later phase's mistake before the first."""
@@ -77,7 +115,7 @@ class Phase(PhaseSettings):
         trainable: ``"all"`` parameters, the ``"readout"`` alone (a linear probe), or patterns of parameter
             names such as ``net.backbone.network.layer4.*``.
         readout: Whether the readout of the phase's tasks is kept or drawn anew when the phase starts.
-        readout_scale: Multiplies a readout that is drawn anew.
+        readout_scale: Multiplies a readout that is drawn anew; students take one for each replica as well.
         order: ``"interleaved"``: every step holds a batch of every task. ``"sequential"``: all batches of the
             first task, then all of the next.
         task_weights: Weight of each task's loss; 1 by default.
@@ -90,7 +128,7 @@ class Phase(PhaseSettings):
     tasks: list[str]
     trainable: Literal["all", "readout"] | list[str] = "all"
     readout: Literal["keep", "reset"] = "keep"
-    readout_scale: float = 1.0
+    readout_scale: float | list[float] = 1.0
     order: Literal["interleaved", "sequential"] = "interleaved"
     task_weights: dict[str, float] | None = None
     balance_tasks: bool = False

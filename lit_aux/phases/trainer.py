@@ -104,6 +104,7 @@ class PhaseTrainer(Trainer):
         if isinstance(train_dataloaders, LightningDataModule):
             train_dataloaders, datamodule = None, train_dataloaders
         self._phases = list(phases)
+        getattr(model, "attach_data", lambda *_: None)(datamodule, self.num_devices * self.num_nodes)
         self._check_callbacks(model)
         names = [phase.name for phase in phases]
         root = str(self.default_root_dir)
@@ -161,7 +162,8 @@ class PhaseTrainer(Trainer):
                 f"Phase {index + 1} of {len(self._phases)}: {phase.name} on {', '.join(phase.tasks)}"
             )
         trained_batches = self.limit_train_batches
-        with self._callback_list.of_phase(phase, first=index == 0):
+        stops_itself = getattr(model, "students", None) is not None
+        with self._callback_list.of_phase(phase, index == 0, stops_itself):
             self._prepare_loops(phase)
             if self._settled:  # the checkpoint is of the phase's end: restore it, train no step
                 self.limit_train_batches = 0
@@ -183,9 +185,7 @@ class PhaseTrainer(Trainer):
         """Seed, and tell the module and the data which phase it is."""
         seed_phase(phase)
         cast(Any, model).enter_phase(phase)
-        set_phase = getattr(data, "set_phase", None)
-        if set_phase is not None:
-            set_phase(phase.tasks, phase.order)
+        getattr(data, "set_phase", lambda *_: None)(phase.tasks, phase.order)
 
     def _prepare_loops(self, phase: Phase) -> None:
         """Give the phase new loops with its own limits; only the step of the logs counts on."""

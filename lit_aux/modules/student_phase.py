@@ -1,0 +1,209 @@
+"""One phase of a batch of students: from the weights of the network through an integrator and back."""
+
+import time
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lit_aux.errors import ConfigurationError
+from lit_aux.integrators import GradientFlow, Integrator, IntegratorState, TorchOptimizer
+from lit_aux.models import Problems, StudentNet
+from lit_aux.modules.best_test_loss import BestTestLoss
+from lit_aux.phases.phase import Phase
+
+
+class StudentPhase:
+    """Moves the replicas of a :class:`~lit_aux.models.StudentNet` through a phase.
+
+    Replicas that start from the same weights on the same data are trained once: in pretraining, one a seed.
+    The parameters of the network keep the full replica axis.
+
+    Args:
+        net: The network.
+        data: A teacher data module.
+        phase: What trains, how, and until when.
+        names: Names of the parameters that train, as in ``net.weights()``.
+    """
+
+    def __init__(self, net: StudentNet, data: Any, phase: Phase, names: Sequence[str]) -> None:
+        if not hasattr(data, "train_set"):
+            raise ConfigurationError(
+                f"data: {type(data).__name__} has no train_set; students train on teacher data, such as "
+                "DiagonalTeacherDataModule"
+            )
+        self.net, self.data, self.phase, self.names = net, data, phase, list(names)
+        self.integrator = integrator_of(phase)
+        self.state: IntegratorState | None = None
+        self.best: BestTestLoss | None = None
+        self.final: NDArray[np.float64] | None = None
+        self.seconds = 0.0
+        self._saved: dict[str, Any] | None = None
+        self._reported: set[int] = set()
+        self.chosen: list[int] = []
+        self.place: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+
+    # Going
+
+    def begin(self) -> None:
+        """Build the losses from the weights as they are, or go on where a checkpoint was."""
+        started = time.monotonic()
+        phase = self.phase
+        if self._saved is None:
+            self._share()
+        else:
+            self.chosen = self._saved["chosen"].tolist()
+            self.place = self._saved["place"].numpy().copy()
+        rows = torch.tensor(self.chosen, device=next(self.net.parameters()).device)
+        objective = self.net.objective(self.problems(phase.tasks), rows, self.names, phase.chunk)
+        theta = self.net.pack(rows, self.names)
+        if phase.test_every is not None:
+            self.best = self._watch(rows)
+        self.state = self.integrator.start(
+            objective,
+            theta,
+            threshold=phase.stop_at_training_loss or 0.0,
+            max_evaluations=np.inf if phase.max_evaluations is None else phase.max_evaluations,
+            max_time=phase.max_flow_time,
+            observer=self.best,
+        )
+        if self._saved is not None:
+            self.state.load_state_dict(self._saved["state"])
+            self.seconds = float(self._saved["seconds"])
+            if self.best is not None:
+                self.best.load_state_dict(self._saved["best"])
+            self._saved = None
+        self._conclude()
+        self.seconds += time.monotonic() - started
+
+    def advance(self, evaluations: int) -> None:
+        """Move every replica that is under way, and bring the network's weights up to date."""
+        if self.state is None:
+            self.begin()
+        assert self.state is not None
+        started = time.monotonic()
+        self.integrator.advance(self.state, evaluations)
+        rows = torch.arange(self.net.replicas, device=self.state.theta.device)
+        place = torch.from_numpy(self.place).to(self.state.theta.device)
+        self.net.unpack(self.state.theta.index_select(0, place), rows, self.names)
+        self._conclude()
+        self.seconds += time.monotonic() - started
+
+    @property
+    def finished(self) -> bool:
+        """Whether no replica is under way."""
+        return self.state is not None and self.state.finished
+
+    def _conclude(self) -> None:
+        """Test the replicas that have just ended."""
+        assert self.state is not None
+        if self.best is None:
+            return
+        if self.final is None:
+            self.final = np.full(len(self.chosen), np.nan)
+        ended = np.flatnonzero(self.state.counts.finished & np.isnan(self.final))
+        for start in range(0, len(ended), 64):
+            some = ended[start : start + 64]
+            index = torch.from_numpy(some).to(self.state.theta.device)
+            self.final[some] = self.best.test(some, self.state.theta.index_select(0, index))
+
+    # What is trained on
+
+    def problems(self, tasks: Sequence[str], split: str = "train") -> Problems:
+        """Return what the replicas have to fit, or are tested on."""
+        data = self.data
+        load = data.train_set if split == "train" else data.test_set
+        weights = {task: self.phase.weight(task) for task in tasks} if split == "train" else {}
+        cache = data.__dict__.setdefault("_derived", {})
+
+        def key(replica: int, task: str) -> Hashable:
+            return (split, data.inputs_key(split, replica, task))
+
+        return Problems(list(tasks), key, load, weights, cache, whole=split == "test")
+
+    def _share(self) -> None:
+        """Find the replicas that train, and which of them stands for which replica."""
+        names = list(self.net.weights())
+        weights = self.net.pack(torch.arange(self.net.replicas), names).cpu()
+        keys: dict[Hashable, int] = {}
+        chosen, place = [], []
+        for replica in range(self.net.replicas):
+            problem = []
+            for task in self.phase.tasks:
+                x, y = self.data.train_set(replica, task)
+                problem.append((id(x), id(y)))
+            key = (tuple(problem), weights[replica].numpy().tobytes())
+            if key not in keys:
+                keys[key] = len(chosen)
+                chosen.append(replica)
+            place.append(keys[key])
+        self.chosen, self.place = chosen, np.array(place)
+
+    def _watch(self, rows: Tensor) -> BestTestLoss:
+        """Watch the test loss of the main task, or of the phase's first where it is not trained."""
+        phase = self.phase
+        task = "main" if "main" in phase.tasks else phase.tasks[0]
+        loss = self.net.objective(self.problems([task], "test"), rows, self.names, phase.chunk)
+        unit = phase.test_unit if isinstance(self.integrator, GradientFlow) else self.integrator.lr  # type: ignore[attr-defined]
+        thinning = phase.test_thinning if isinstance(self.integrator, GradientFlow) else 1.0
+        assert phase.test_every is not None
+        return BestTestLoss(loss, len(rows), unit, unit * phase.test_every, thinning)
+
+    # What came out
+
+    def results(self, *, new: bool = False) -> list[dict[str, Any]]:
+        """Return one row a replica that has ended, in the columns of the results table and some more.
+
+        Args:
+            new: Only those that were not returned before.
+        """
+        if self.state is None:
+            return []
+        counts, rows = self.state.counts, []
+        for replica, place in enumerate(self.place.tolist()):
+            if not counts.finished[place] or (new and replica in self._reported):
+                continue
+            self._reported.add(replica)
+            row: dict[str, Any] = {"replica": replica, "solver": self.integrator.name}
+            if self.best is not None and self.final is not None:
+                row |= {"loss_best": float(self.best.best[place]), "loss_final": float(self.final[place])}
+            row |= {
+                "train_loss": float(counts.loss[place]),
+                "steps": int(counts.accepted[place]),
+                "converged": bool(counts.converged[place]),
+                "evaluations": int(counts.evaluations[place]),
+                "rejected": int(counts.rejected[place]),
+                "stages": int(counts.stages[place]),
+                "curvature": float(counts.curvature[place]),
+                "lr": float(counts.lr[place]),
+                "time": float(counts.time[place]),
+                "seconds": self.seconds,
+            }
+            rows.append(row)
+        return rows
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a resumed run needs; empty before the first block."""
+        if self.state is None:
+            return {}
+        saved = {
+            "chosen": torch.tensor(self.chosen),
+            "place": torch.from_numpy(self.place.copy()),
+            "state": self.state.state_dict(),
+            "seconds": self.seconds,
+        }
+        return saved | ({} if self.best is None else {"best": self.best.state_dict()})
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Keep what :meth:`state_dict` gave until training starts."""
+        self._saved = saved or None
+
+
+def integrator_of(phase: Phase) -> Integrator:
+    """Return the phase's integrator: what it names, else its optimizer, else gradient flow."""
+    if isinstance(phase.integrator, Integrator):
+        return phase.integrator
+    return GradientFlow() if phase.optimizer is None else TorchOptimizer(phase.optimizer)
