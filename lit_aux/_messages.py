@@ -51,9 +51,9 @@ def parsing_message(error: str, arguments: Sequence[str]) -> str:
     if match := re.match(r'Parser key "config": (.+)', error):
         return f"--config: {match[1][0].lower()}{match[1][1:]}"
     if match := re.match(r"argument subcommand: invalid choice: (\S+) \(choose from (.+)\)", error):
-        return f"{match[1]} is no command; choose {match[2]}".replace("'", "")
+        return f"{match[1]} is no command; choose {match[2]}, reproduce".replace("'", "")
     if match := re.match(r'expected "subcommand" to be one of \{(.+)\}', error):
-        return f"no command is given; choose {match[1].replace(',', ', ')}"
+        return f"no command is given; choose {match[1].replace(',', ', ')}, reproduce"
     return _nested(error) or error
 
 

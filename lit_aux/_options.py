@@ -1,10 +1,13 @@
 """Options of the command line by their full names."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jsonargparse import Namespace
+
+_OTHER_NAMES = {"factor": "rescale", "preset": "rescale_preset"}
+"""What a callback calls its argument where the module that builds it has another name for the option."""
 
 
 def option_of(path: Iterable[str]) -> str:
@@ -26,7 +29,7 @@ def located(message: str, config: Any) -> str:
     match = re.match(r"(?:trainer\.)?(\w+):? ", message)
     if match is None or config is None:
         return message
-    found = list(_paths(config, match[1]))
+    found = list(_paths(config, match[1])) or list(_paths(config, _OTHER_NAMES.get(match[1], "")))
     places = [_place(value, message) for _, value in found]
     first = min(places, default=len(message))
     paths = [
@@ -35,6 +38,26 @@ def located(message: str, config: Any) -> str:
     if len(paths) != 1:
         return message
     return f"{option_of(paths[0])}{message[match.end(1) :]}"
+
+
+def with_class_paths(words: Sequence[str]) -> list[str]:
+    """Write integrators that are named by their word (``gradient_descent``) as classes.
+
+    Only then do options of theirs that follow (``--model.settings.integrator.lr 0.1``) have an owner.
+
+    Args:
+        words: The command line.
+    """
+    from lit_aux.integrators import INTEGRATORS
+
+    classes = {name: f"lit_aux.integrators.{kind.__qualname__}" for name, kind in INTEGRATORS.items()}
+    written: list[str] = []
+    for word in words:
+        option, sign, value = word.rpartition("=")
+        if option.endswith(".integrator") or (written and written[-1].endswith(".integrator") and not sign):
+            word = f"{option}{sign}{classes.get(value, value)}"
+        written.append(word)
+    return written
 
 
 def _place(value: Any, message: str) -> int:

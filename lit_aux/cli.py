@@ -1,4 +1,4 @@
-"""The command line: ``lit-aux fit | validate | test | predict | export``."""
+"""The command line: ``lit-aux fit | validate | test | predict | export | reproduce``."""
 
 import logging
 import os
@@ -14,13 +14,14 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 import lit_aux.data
 import lit_aux.modules  # noqa: F401 - so that their classes can be named without a path
 from lit_aux._messages import parsing_message
-from lit_aux._options import located
+from lit_aux._options import located, with_class_paths
 from lit_aux.errors import ConfigurationError, NonFiniteLossError
 from lit_aux.phases import PhaseTrainer
 
 _DESCRIPTION = (
     "Train a network on one task, on several at once, or by pretraining and finetuning; rescale its weights "
-    "in between; see which features were reused. Start with: lit-aux fit --config configs/quickstart.yaml"
+    "in between; see which features were reused. Start with: lit-aux fit --config configs/quickstart.yaml. "
+    "The paper's experiments: lit-aux reproduce EXPERIMENT (lit-aux reproduce --help)"
 )
 
 
@@ -49,6 +50,11 @@ class AuxiliaryCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """Return Lightning's subcommands and ``export``."""
         return {**LightningCLI.subcommands(), "export": {"model", "datamodule"}}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse the command line, with words that stand for classes written out."""
+        words = sys.argv[1:] if args is None else args
+        self.config = parser.parse_args(with_class_paths(words) if isinstance(words, list) else words)
 
     def _parse_ckpt_path(self) -> None:
         """Leave the command line in charge: a checkpoint's hyperparameters must not override it."""
@@ -83,13 +89,13 @@ def main(args: ArgsType = None) -> int:
         args: Arguments in place of ``sys.argv``.
 
     Returns:
-        The exit code: 0 when all went well, 1 when training failed, 2 for a wrong option.
+        The exit code: 0 when all went well, 1 when training failed, 2 for a wrong option, 130 when Ctrl-C
+        ended ``reproduce``.
     """
     if os.environ.get("LIT_AUX_DEBUG"):
-        _run(args)
-        return 0
+        return _dispatch(args)
     try:
-        _run(args)
+        return _dispatch(args)
     except Exception as error:
         known = _known_cause(error)
         if known is None:
@@ -99,7 +105,6 @@ def main(args: ArgsType = None) -> int:
             message = parsing_message(message, sys.argv[1:] if args is None else list(args))
         print(f"lit-aux: error: {' '.join(message.split())}", file=sys.stderr)
         return 1 if isinstance(known, NonFiniteLossError) else 2
-    return 0
 
 
 def _known_cause(error: BaseException | None) -> BaseException | None:
@@ -110,6 +115,17 @@ def _known_cause(error: BaseException | None) -> BaseException | None:
         chain.append(error)
         error = error.__cause__ or error.__context__
     return next((e for kind in known for e in chain if isinstance(e, kind)), None)
+
+
+def _dispatch(args: ArgsType) -> int:
+    """Give ``reproduce``, which configures no model or data, to the experiments, the rest to Lightning."""
+    words = sys.argv[1:] if args is None else args
+    if isinstance(words, list) and words[:1] == ["reproduce"]:
+        from lit_aux.experiments import command
+
+        return command.run(words[1:], fit=_run)
+    _run(args)
+    return 0
 
 
 def _run(args: ArgsType) -> None:

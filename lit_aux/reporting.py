@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lit_aux.callbacks import RepresentationDimensionality
 
@@ -22,7 +22,8 @@ def report(trainer: "Trainer") -> Path:
     """Print how a run's phases ended and which features were reused; write the same to the run's folder.
 
     Writes ``summary.json`` and ``summary.png`` into ``trainer.log_dir``, or ``default_root_dir`` without a
-    logger. Layers are shown for the last phase; the file holds them for every phase.
+    logger. Layers are shown for the last phase; the file holds them for every phase. Of students there are
+    ``results.csv``, ``measures.csv`` and, for several n_main, ``students.png`` in place of the picture.
 
     Args:
         trainer: A :class:`~lit_aux.PhaseTrainer` after ``fit``.
@@ -44,7 +45,12 @@ def report(trainer: "Trainer") -> Path:
     if shown:
         console.print(layer_table(shown))
     found = {f"checkpoint of {p.name}": p.checkpoint for p in phases if p.checkpoint is not None}
-    found["picture"] = str(draw(phases, shown, folder / "summary.png"))
+    if getattr(trainer.lightning_module, "students", None) is None:
+        found["picture"] = str(draw(phases, shown, folder / "summary.png"))
+    else:
+        from lit_aux.experiments.student_report import report_students
+
+        found |= report_students(cast(Any, trainer.lightning_module), folder, console)
     found["metrics"] = str(folder / "summary.json")
     for what, where in found.items():
         console.print(f"{what}: {where}", soft_wrap=True, highlight=False)
@@ -78,7 +84,9 @@ def _finite(value: Any) -> Any:
 
 def _number(metrics: dict[str, float], name: str) -> str:
     value = metrics.get(name)
-    return "" if value is None else f"{value:.3f}"
+    if value is None:
+        return ""
+    return f"{value:.1e}" if 0 < abs(value) < 0.0005 else f"{value:.3f}"  # of students, whose losses vanish
 
 
 def phase_table(phases: Sequence["PhaseResult"]) -> "Table":
@@ -89,19 +97,21 @@ def phase_table(phases: Sequence["PhaseResult"]) -> "Table":
     table = Table(title="How each phase ended", title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("phase", "task"):
         table.add_column(name)
-    for name in ("accuracy", "loss", "train loss"):
+    accuracies = any(name.endswith("_accuracy") for phase in phases for name in phase.metrics)
+    for name in (*(("accuracy",) if accuracies else ()), "loss", "train loss"):
         table.add_column(name, justify="right")
     table.add_column("why it ended", overflow="fold")
     for phase in phases:
+        together = _number(phase.metrics, "train_loss")  # of students, over all tasks
         for i, task in enumerate(phase.tasks):
             stage = "test" if f"{task}/test_loss" in phase.metrics else "val"
             reason = f"trained before; {phase.reason}" if phase.reused else phase.reason
             table.add_row(
                 phase.name if i == 0 else "",
                 task,
-                _number(phase.metrics, f"{task}/{stage}_accuracy"),
+                *([_number(phase.metrics, f"{task}/{stage}_accuracy")] if accuracies else []),
                 _number(phase.metrics, f"{task}/{stage}_loss"),
-                _number(phase.metrics, f"{task}/train_loss"),
+                _number(phase.metrics, f"{task}/train_loss") or together,
                 reason if i == 0 else "",
             )
     return table

@@ -231,11 +231,133 @@ def test_configurations(name: str, refused: Any) -> None:
     assert all(part in message for part in expected), message
 
 
+def students(kind: str = "diagonal") -> Config:
+    """A correct run of two small students."""
+    diagonal = kind == "diagonal"
+    backbone = {
+        "class_path": f"lit_aux.models.{'DiagonalNet' if diagonal else 'ReLUNet'}",
+        "init_args": {"in_features": 8, **({} if diagonal else {"hidden": 4})},
+    }
+    flow = {"class_path": "lit_aux.integrators.GradientFlow", "init_args": {"tolerance": 0.01}}
+    settings = {"integrator": flow, "max_evaluations": 4}
+    options = {"backbone": backbone, "readout": "reset", "rescale": 0.5, "finetune_settings": settings}
+    small = {"seed": [0, 1], "n_main": 4, "n_aux": 6, "n_test": 4, "in_features": 8, "k_aux": 3, "k_main": 3}
+    kind = "DiagonalTeacherDataModule" if diagonal else "ReLUTeacherDataModule"
+    config = base()
+    config["trainer"].pop("limit_val_batches")
+    config["model"]["init_args"] = options
+    similarity = {"overlap": 3} if diagonal else {"correlation": 1.0}
+    config["data"] = {"class_path": f"lit_aux.data.{kind}", "init_args": small | similarity}
+    return config
+
+
+DIAGONAL = [
+    Case("--data.overlap=4", ["--data.overlap 4:", "k_main", "3"]),
+    Case("--data.overlap=[0, 4]", ["--data.overlap 4:", "k_main", "3"]),
+    Case("--data.overlap=-1", ["--data.overlap -1:", "at least 0"]),
+    Case("--data.overlap=0 --data.in_features=5", ["--data.in_features 5:", "at least 6"]),
+    Case("--data.k_main=4", ["--data.k_main 4:", "k_aux", "independent"]),
+    Case("--data.seed=[]", ["--data.seed []:", "at least one"]),
+    Case("--data.n_main=[4, 4]", ["--data.n_main:", "4", "twice"]),
+    Case("--data.n_main=0", ["--data.n_main 0:", "at least 1"]),
+    Case("--data.sampling=fresh", ["--data.sampling:", "'fresh'", "published, independent"]),
+    Case("--data.in_features=9", ["--model.backbone.in_features 8:", "9 inputs"]),
+    Case("--model.backbone.in_features=0", ["--model.backbone.in_features:", "0"]),
+    Case("--model.backbone.init_scale=[.1, .2, .3]", ["--model.backbone.init_scale:", "3 values"]),
+    Case("--model.backbone.init_scale=0", ["--model.backbone.init_scale:", "0"]),
+    Case("--model.backbone.dtype=float16", ["--model.backbone.dtype:", "'float16'", "'float32'"]),
+    Case("--model.backbone.hidden=8", ["--model.backbone.hidden:", "DiagonalNet"]),
+    Case("--model.rescale=[1, .5, .1]", ["--model.rescale:", "3 factors"]),
+    Case("--model.readout_scale=[1, .5, .1]", ["--model.readout_scale:", "3 values"]),
+    Case("--model.losses=torch.nn.MSELoss", ["losses", "mean squared error"]),
+    Case("--trainer.devices=2", ["--trainer.devices:", "2 processes"]),
+    Case(
+        "--model.finetune_settings.integrator=gradient_flw",
+        ["--model.finetune_settings.integrator:", "'gradient_flw'", "'gradient_flow'"],
+    ),
+    Case("--model.finetune_settings.integrator.tolerance=-1", ["integrator.tolerance:", "-1"]),
+    Case("--model.finetune_settings.integrator.lr=.1", ["integrator.lr:", "GradientFlow"]),
+    Case(
+        "--model.finetune_settings.integrator=gradient_descent --model.finetune_settings.integrator.lr=-1",
+        ["integrator.lr:", "-1"],
+    ),
+    Case("--model.finetune_settings.max_flow_time=0", ["--model.finetune_settings.max_flow_time:", "0"]),
+    Case("--model.finetune_settings.block=0", ["--model.finetune_settings.block:", "0"]),
+    Case(
+        "--data=lit_aux.data.DigitsDataModule --data.n_aux=16", ["data:", "DigitsDataModule", "teacher data"]
+    ),
+]
+RELU = [
+    Case("--data.correlation=1.5", ["--data.correlation 1.5:", "-1 to 1"]),
+    Case("--data.correlation=[.5, .5, -1.5]", ["--data.correlation", "-1.5", "-1 to 1"]),
+    Case("--data.correlation=[.5, .5]", ["--data.correlation", "2 numbers for k_main 3"]),
+    Case("--data.correlation=0 --data.in_features=5", ["--data.in_features 5:", "6 orthogonal"]),
+    Case("--data.magnitude=0", ["--data.magnitude 0", "above 0"]),
+    Case("--model.backbone.hidden=0", ["--model.backbone.hidden:", "0"]),
+]
+
+
+@pytest.mark.parametrize("case", [*DIAGONAL, *RELU], ids=lambda case: case.arguments)
+def test_student_options(case: Case, refused: Any) -> None:
+    options = case.arguments.removeprefix("--").split(" --")
+    config = students("relu" if case in RELU else "diagonal")
+    message = refused(*(f"--{option}" for option in options), config=config)
+    assert all(part in message for part in case.expected), message
+
+
+def test_a_deep_network_on_teacher_data(refused: Any) -> None:
+    config = base()
+    config["data"] = students()["data"]
+    message = refused(config=config)
+    assert all(part in message for part in ("tasks", "'main'", "DiagonalNet")), message
+    config["model"]["init_args"] |= {
+        "losses": {"class_path": "torch.nn.MSELoss"},
+        "metrics": {"mae": {"class_path": "torchmetrics.MeanAbsoluteError"}},
+    }
+    message = refused(config=config)
+    assert all(part in message for part in ("data", "DiagonalTeacherDataModule", "DiagonalNet")), message
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], ["fit, validate"]),
-        (["fitt"], ["fitt", "fit, validate"]),
+        ("", ["EXPERIMENT:", "diagonal-overlap"]),
+        ("diagonal-overlp", ["EXPERIMENT", "'diagonal-overlp'", "'diagonal-overlap'"]),
+        ("relu-overlap --setups STLL", ["--setups", "'STLL'"]),
+        ("diagonal-overlap --setups PT+FT(NTK)", ["--setups", "'PT+FT(NTK)'"]),
+        ("relu-overlap --overlap 3", ["--overlap", "relu-overlap"]),
+        ("diagonal-overlap --overlap 41", ["--overlap", "41"]),
+        ("relu-overlap --correlation 1.5", ["--correlation", "1.5", "-1 and 1"]),
+        ("relu-overlap --seeds -1", ["--seeds", "-1"]),
+        ("relu-overlap --tolerance -1", ["--tolerance", "-1"]),
+        ("relu-overlap --integrator gradient_flw", ["--integrator", "'gradient_flw'"]),
+        ("relu-overlap --max-steps 0", ["--max-steps", "0"]),
+        ("relu-overlap --tolerence 1", ["--tolerence", "'--tolerance'"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_reproduce(words: str, expected: list[str], refused: Any) -> None:
+    message = refused.words(["reproduce", *words.split()])
+    assert all(part in message for part in expected), message
+
+
+def test_reproduce_into_a_table_of_another_kind(
+    refused: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.mktemp("other") / "results.csv"
+    file.write_text("name,score\nours,1\n")
+    message = refused.words(["reproduce", "diagonal-overlap", "--out", str(file)])
+    assert "--out" in message
+    assert "results.csv" in message
+    assert file.read_text() == "name,score\nours,1\n"
+    assert [path.name for path in file.parent.iterdir()] == ["results.csv"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], ["fit, validate", "export, reproduce"]),
+        (["fitt"], ["fitt", "fit, validate", "export, reproduce"]),
         (["fit"], ["--model", "--config"]),
         (["fit", "--config", "none.yaml"], ["--config", "none.yaml"]),
         (["fit", "--model.rescale", "1"], ["--model.rescale:", "--config"]),

@@ -17,10 +17,12 @@ from lightning.pytorch import Trainer
 
 from lit_aux.cli import AuxiliaryCLI, main
 from lit_aux.data import CIFAR100DataModule, FashionMNISTDataModule, fashion_mnist
+from lit_aux.experiments import ResultsTable
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
-NAMES = [str(file.relative_to(CONFIGS)) for file in FILES]
+STUDENTS = [str(f.relative_to(CONFIGS)) for f in FILES if "TeacherDataModule" in f.read_text()]
+NAMES = [name for file in FILES if (name := str(file.relative_to(CONFIGS))) not in STUDENTS]
 
 
 @pytest.fixture(autouse=True)
@@ -146,6 +148,48 @@ def test_runs(
         assert phase["steps"] in (1, 2)
         assert all(f"{task}/test_accuracy" in phase["metrics"] for task in phase["tasks"])
     assert (run / "summary.png").is_file()
+
+
+SMALL_TEACHERS = {
+    "diagonal": ["in_features=20", "k_main=3", "overlap=[0, 3]"],
+    "relu": ["in_features=8", "k_main=3", "correlation=['0|0|0', '1.0']"],
+}
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_students_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = CONFIGS / name
+    config = yaml.safe_load(file.read_text())
+    kind, setup = file.parent.name, file.stem
+    options = [*SMALL_TEACHERS[kind], "k_aux=3", "n_main=[6, 8]", "n_aux=12", "n_test=20"]
+    words = [f"--data.{option}" for option in options]
+    words += [f"--model.backbone.{option}" for option in SMALL_TEACHERS[kind][:1]]
+    words += ["--model.backbone.hidden=10"] if kind == "relu" else []
+    settings = [key for key in config["model"]["init_args"] if key.endswith("settings")]
+    words += [f"--model.{key}.max_evaluations=20" for key in settings]
+    words += [
+        f"--trainer.{option}=false"
+        for option in ("enable_progress_bar", "enable_model_summary", "phase_store")
+    ]
+    words += ["--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}/runs"]
+    only_fit = {"fit": AuxiliaryCLI.subcommands()["fit"]}  # building the other parsers takes most of a second
+    monkeypatch.setattr(AuxiliaryCLI, "subcommands", staticmethod(lambda: only_fit))
+    assert main(["fit", "--config", str(file), *words]) == 0, capsys.readouterr().err
+    run = tmp_path / "runs" / "version_0"
+    trained = [phase["tasks"] for phase in json.loads((run / "summary.json").read_text())["phases"]]
+    assert trained == {"stl": [["main"]], "mtl": [["main", "aux"]]}.get(setup, [["aux"], ["main"]])
+    with ResultsTable(run / "results.csv") as table:
+        rows = table.rows()
+        assert {row["run"] for row in table.measures()} == table.done()
+    assert len(rows) == 2 * 2 * 2
+    assert {row["setup"] for row in rows} == {
+        {"stl": "STL", "mtl": "MTL", "ptft": "PT+FT", "lp": "PT+FT (LP)"}[setup]
+    }
+    assert all(float(row["loss_best"]) <= float(row["loss_final"]) for row in rows)
+    assert (run / "students.png").is_file()
+    assert "n_main" in capsys.readouterr().out
 
 
 def test_each_configuration_says_what_it_is() -> None:

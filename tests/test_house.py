@@ -9,8 +9,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ["errors", "functional", "models", "data", "metrics", "callbacks", "phases", "modules", "cli"]
-WITHOUT_LIGHTNING = ["errors", "functional", "models", "metrics"]
+ROOMS = [
+    "errors",
+    "functional",
+    "models",
+    "integrators",
+    "data",
+    "metrics",
+    "callbacks",
+    "phases",
+    "modules",
+    "experiments",
+    "cli",
+]
+WITHOUT_LIGHTNING = ["errors", "functional", "models", "integrators", "metrics"]
 SOURCES = sorted([*ROOT.glob("lit_aux/**/*.py"), *ROOT.glob("callbacks/**/*.py")])
 
 

@@ -1,0 +1,151 @@
+"""A CSV file whose lines are whole or absent: appended in one write, repaired when it is opened."""
+
+import csv
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+from lit_aux.errors import ConfigurationError
+
+
+class CsvLines:
+    """A CSV file with fixed columns.
+
+    Args:
+        path: The file.
+        columns: Its header.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        self.path, self.columns = path, tuple(columns)
+        self._file: int | None = None
+
+    @property
+    def _header(self) -> bytes:
+        return (",".join(self.columns) + "\n").encode()
+
+    def check(self) -> None:
+        """Raise if there is a file that is no table of these columns."""
+        try:
+            with self.path.open("rb") as file:
+                start = file.read(len(self._header) + 1)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._failure("read", error) from None
+        first = start.replace(b"\r\n", b"\n")[: len(self._header)]
+        torn = b"\n" not in first and self._header.startswith(first)  # its writer was killed at once
+        if first != self._header and not torn:
+            found = first.decode(errors="replace").partition("\n")[0][:60]
+            raise ConfigurationError(
+                f"--out {self.path}: the file begins with {found!r}, not with the columns "
+                f"{self.columns[0]},{self.columns[1]},...; name another file, this one is left as it is"
+            )
+
+    def open(self) -> None:
+        """Open for appending; write the header of a new file and cut off a line that is not whole."""
+        try:
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self.check()
+            size = os.fstat(self._file).st_size
+            whole = self._end_of_lines(size)
+            if whole < size:
+                os.ftruncate(self._file, whole)
+        except OSError as error:
+            raise self._failure("written", error) from None
+        if whole == 0:
+            self._write(self._header)
+
+    def _end_of_lines(self, size: int, block: int = 1 << 16) -> int:
+        """Return how many bytes the whole lines have, looking from the end."""
+        assert self._file is not None
+        end = size
+        while end > 0:
+            start = max(0, end - block)
+            found = os.pread(self._file, end - start, start).rfind(b"\n")
+            if found >= 0:
+                return start + found + 1
+            end = start
+        return 0
+
+    def rows(self) -> Iterator[dict[str, str]]:
+        """Yield the rows by column."""
+        with self.path.open(newline="") as file:
+            yield from csv.DictReader(file)
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add rows in one write and wait until they are on the disk.
+
+        Raises:
+            ValueError: For a column that the file does not have, or text of several lines.
+            ConfigurationError: If they cannot be written; the file is as before then.
+        """
+        content = self._text(rows)
+        if content:
+            self._write(content)
+
+    def keep(self, wanted: Callable[[dict[str, str]], bool]) -> None:
+        """Leave out rows, replacing the file as a whole if there are any."""
+        rows = list(self.rows())
+        kept = [row for row in rows if wanted(row)]
+        if len(kept) == len(rows):
+            return
+        new = self.path.with_name(f".{self.path.name}.new")
+        try:
+            new.write_bytes(self._header + self._text(kept))
+            os.replace(new, self.path)
+        except OSError as error:
+            raise self._failure("written", error) from None
+        self.close()
+        self.open()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _text(self, rows: Iterable[Mapping[str, Any]]) -> bytes:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        for row in rows:
+            if unknown := [name for name in row if name not in self.columns]:
+                raise ValueError(f"{self.path.name} has no column {unknown[0]!r}")
+            values = [_spelled(row.get(name)) for name in self.columns]
+            if any("\n" in value or "\r" in value for value in values):
+                raise ValueError(f"{self.path.name}: a value has several lines: {values}")
+            writer.writerow(values)
+        return text.getvalue().encode()
+
+    def _write(self, content: bytes) -> None:
+        """Write all or nothing: one call for one process, so that a kill leaves at most one torn line."""
+        if self._file is None:
+            raise ValueError(f"{self.path} is closed")
+        before = os.fstat(self._file).st_size
+        try:
+            written = os.write(self._file, content)
+            if written < len(content):  # the disk is full
+                raise OSError(0, f"only {written} of {len(content)} bytes could be written")
+            os.fsync(self._file)
+        except OSError as error:
+            os.ftruncate(self._file, before)
+            raise self._failure("written", error) from None
+
+    def _failure(self, verb: str, error: OSError) -> ConfigurationError:
+        return ConfigurationError(f"--out {self.path}: cannot be {verb} ({error.strerror})")
+
+
+def _spelled(value: Any) -> str:
+    """Write a value so that pandas reads it back: nothing for NaN, numbers of a sequence joined by ``|``."""
+    if value is None or (isinstance(value, float) and isnan(value)):
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return repr(float(value))  # numpy's own numbers spell their type
+    if isinstance(value, list | tuple):
+        return "|".join(str(float(part)) for part in value)
+    return str(value)

@@ -1,0 +1,140 @@
+"""``lit-aux reproduce``: its options, and a call of the runner."""
+
+import re
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.experiments.grids import ALL, EXPERIMENTS, KERNELS, PROBES, TRAINED, Experiment
+from lit_aux.experiments.options import DType, Options, Sampling
+from lit_aux.experiments.pool import SliceError
+from lit_aux.experiments.runner import reproduce
+
+_LISTS = {
+    "setups": f'which setups, as in "[STL, PT+FT]", of {", ".join((*TRAINED, *PROBES, *KERNELS))}',
+    "seeds": 'which seeds, as in "[0, 1]"',
+    "n_main": 'rows or images of the main task, as in "[16, 64]"',
+    "overlap": f"shared entries of diagonal teachers; {ALL!r} for as many as there are",
+    "k_main": "non-zero entries, or units, of the main teacher",
+    "correlation": "of main with auxiliary units: a number for all, or one for each as in 1|1|0",
+    "magnitude": "factor on the outputs of the ReLU main teacher",
+    "rescale": "factor on the pretrained weights",
+}
+_TYPED: dict[str, tuple[Any, Any, str]] = {
+    "integrator": (str, "gradient_flow", "gradient_flow, gradient_descent or a class of torch.optim"),
+    "tolerance": (float, 1e-2, "error per step of gradient flow, relative to the weights"),
+    "sampling": (Sampling, "published", "draw as the paper's code did, or each seed by itself"),
+    "output_scale": (Literal["sqrt", "units"], "sqrt", "ReLU teachers: weights 1/sqrt(units) or 1/units"),
+    "dtype": (DType | None, None, "precision; null chooses by experiment and integrator"),
+    "device": (str, "auto", "cpu, cuda, cuda:1, ..."),
+    "max_steps": (int | None, None, "most steps of every phase, in place of the published ones"),
+    "max_evaluations": (int, 20_000, "most gradients that flow takes for a run"),
+    "stride": (int, 50, "steps from one look at the test loss to the next"),
+    "replicas_per_slice": (int | None, None, "most runs that train as one batch; null chooses"),
+    "jobs": (int | None, None, "processes that train slices at a time; null: two on a CPU, one on a GPU"),
+    "store": (Path | None, None, "folder of pretrained networks; null for 'phases' beside the table"),
+}
+_FOR_IMAGES = ("device", "max_steps", "store", "jobs")
+_EPILOGUE = "For images, options after '--' go to lit-aux fit: -- --data.root DIR"
+
+
+class _Help(DefaultHelpFormatter):
+    """Leaves the lines of the description as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "".join(indent + line for line in text.splitlines(keepends=True))
+
+
+def _line(found: Experiment) -> str:
+    return f"  {found.name:18} {found.about} ({', '.join(found.axes)})"
+
+
+def parser() -> ArgumentParser:
+    """Return the parser of ``lit-aux reproduce``."""
+    names = "\n".join(map(_line, EXPERIMENTS.values()))
+    text = (
+        "Run an experiment of the paper; every run becomes a row of a results table. Started again, it goes "
+        f"on where it stopped.\n\nexperiments (axes beside seed and n_main):\n{names}\n\n"
+        f"Without options, the published grid. Each list may be a single value.\n{_EPILOGUE}"
+    )
+    made = ArgumentParser(
+        prog="lit-aux reproduce",
+        description=text,
+        exit_on_error=False,
+        formatter_class=_Help,
+        allow_abbrev=False,
+    )
+    made.add_argument("experiment", type=str, help="one of those above")
+    for name, text in _LISTS.items():
+        made.add_argument(*_spellings(name), type=Any, default=None, help=text)
+    for name, (kind, default, text) in _TYPED.items():
+        made.add_argument(*_spellings(name), type=kind, default=default, help=text)
+    made.add_argument(
+        "--out", type=str, default=None, help="the table; runs/EXPERIMENT/results.csv by default"
+    )
+    made.add_argument("--configs", type=Path | None, default=None, help="folder of the image configurations")
+    return made
+
+
+def run(arguments: Sequence[str], fit: Callable[[list[str]], Any]) -> int:
+    """Carry out ``lit-aux reproduce``.
+
+    Args:
+        arguments: What follows ``reproduce``.
+        fit: Carries out a ``lit-aux`` command line in this process, for image experiments.
+
+    Returns:
+        The exit code: 0, 1 where runs have no row because their process failed, 130 after Ctrl-C.
+
+    Raises:
+        ConfigurationError: For what is unknown or impossible.
+    """
+    own, rest = list(arguments), []
+    if "--" in own:
+        at = own.index("--")
+        own, rest = own[:at], own[at + 1 :]
+    given = _parse(own).as_dict()
+    name = given.pop("experiment")
+    typed = {option: given.pop(option) for option in _TYPED}
+    if name in EXPERIMENTS and EXPERIMENTS[name].network == "image":
+        for option, (_, default, _) in _TYPED.items():
+            if option not in _FOR_IMAGES and typed[option] != default:
+                raise ConfigurationError(
+                    f"{_spellings(option)[0]} {typed[option]}: {name} trains as its configuration says; "
+                    "change it after '--'"
+                )
+    try:
+        done = reproduce(name, options=Options(**typed), fit=fit, fit_arguments=rest, **given)
+    except SliceError as error:
+        print(f"lit-aux: error: {error}", file=sys.stderr)
+        return 1
+    return 0 if done else 130
+
+
+def _spellings(name: str) -> list[str]:
+    return list(dict.fromkeys(["--" + name.replace("_", "-"), f"--{name}"]))
+
+
+def _parse(arguments: list[str]) -> Any:
+    """Parse, saying what is unknown in the house's way."""
+    made = parser()
+    try:
+        return made.parse_args(arguments)
+    except ArgumentError as error:
+        text = str(error)
+        if match := re.match(r"unrecognized arguments: (.+)", text):
+            word = match[1].split()[0].partition("=")[0]
+            known = [_spellings(name)[0] for name in [*_LISTS, *_TYPED, "out", "configs"]]
+            if word.startswith("-"):
+                raise unknown_name("reproduce", word, known) from None
+            raise ConfigurationError(f'{word!r} belongs to no option; quote lists: "[0, 1]"') from None
+        if "arguments are required: experiment" in text:
+            raise ConfigurationError(
+                f"EXPERIMENT: nothing is given; name one of {', '.join(EXPERIMENTS)}"
+            ) from None
+        raise

@@ -1,0 +1,151 @@
+"""What a person sees of a grid: how far it is, and its means in the end."""
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean, stdev
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+    from rich.table import Table
+
+_AXES = ("setup", "k_main", "overlap", "correlation", "magnitude", "rescale", "solver")
+
+
+class GridProgress:
+    """Counts runs done, converged and left: a bar on a terminal, else a line now and then.
+
+    Args:
+        total: Runs that were asked for.
+        done: How many of them the table held already.
+        converged: How many of those had converged.
+        seconds: Least time between two lines where there is no terminal.
+    """
+
+    def __init__(self, total: int, done: int = 0, converged: int = 0, *, seconds: float = 30.0) -> None:
+        self.total, self.done, self.converged = total, done, converged
+        self._seconds, self._last = seconds, float("-inf")
+        self._what: dict[int, str] = {}  # by worker, what it does
+        self._now: dict[int, str] = {}  # and how far it is
+        self._bar: Progress | None = _bar() if sys.stdout.isatty() else None
+        self._task = self._bar.add_task("", total=total, completed=done, counts="") if self._bar else None
+
+    def __enter__(self) -> "GridProgress":
+        if self._bar is not None:
+            self._bar.start()
+        self._show()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        self._line(now=True)
+
+    def begin(self, what: str, worker: int = 0) -> None:
+        """Say what a worker does now."""
+        self._what[worker] = self._now[worker] = what
+        self._show()
+
+    def step(self, active: int, steps: int, worker: int = 0) -> None:
+        """Say how many runs of its slice still train, and for how many steps they have."""
+        self._now[worker] = f"{self._what[worker]}: {active} training, {steps:,} steps"
+        self._show()
+
+    def over(self, worker: int = 0) -> None:
+        """Say that a worker is done with its slice."""
+        self._now.pop(worker, None)
+        self._show()
+
+    def note(self, text: str) -> None:
+        """Say something that stays to be read."""
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, flush=True)
+
+    def end(self, converged: bool) -> None:
+        """Count a run that has its row."""
+        self.done += 1
+        self.converged += converged
+        self._show()
+
+    def _counts(self) -> str:
+        left = self.total - self.done
+        return f"{self.done} of {self.total} runs done, {self.converged} converged, {left} left"
+
+    def _show(self) -> None:
+        parts = [self._now[worker] for worker in sorted(self._now)]
+        text = " | ".join(parts) if len(parts) <= 2 else f"{len(parts)} slices"
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self.done, description=text, counts=self._counts())
+        else:
+            self._line(text)
+
+    def _line(self, what: str = "", now: bool = False) -> None:
+        if self._bar is None and (now or monotonic() - self._last >= self._seconds):
+            self._last = monotonic()
+            print(f"{self._counts()}{f' ({what})' if what else ''}", flush=True)
+
+
+def _bar() -> "Progress":
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[counts]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+
+
+def print_summary(rows: Sequence[Mapping[str, str]], value: str) -> None:
+    """Print the mean of a column in every cell of the grid, seeds taken together; n_main runs across.
+
+    Args:
+        rows: Rows of the results table.
+        value: The column, ``loss_best`` or ``accuracy``.
+    """
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200
+    if rows:
+        console.print(summary_table(rows, value))
+
+
+def summary_table(rows: Sequence[Mapping[str, str]], value: str) -> "Table":
+    """Return the table that :func:`print_summary` prints: mean and standard error, and how many converged."""
+    from rich import box
+    from rich.table import Table
+
+    axes = [name for name in _AXES if len({row[name] for row in rows}) > 1 or name == "setup"]
+    sizes = sorted({int(row["n_main"]) for row in rows})
+    table = Table(title=f"{value}, mean ± standard error over seeds", box=box.SIMPLE_HEAD)
+    for name in axes:
+        table.add_column(name, overflow="fold")
+    for n in sizes:
+        table.add_column(f"n {n}", justify="right")
+    table.add_column("converged", justify="right")
+    groups: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in axes), []).append(row)
+    for group, members in groups.items():
+        means = [mean_and_error(row[value] for row in members if int(row["n_main"]) == n) for n in sizes]
+        converged = sum(row["converged"] == "true" for row in members)
+        table.add_row(*group, *means, f"{converged}/{len(members)}")
+    return table
+
+
+def mean_and_error(values: Iterable[Any]) -> str:
+    """Return ``mean ± standard error`` of the values that are not empty, ``-`` where there are none."""
+    found = [float(value) for value in values if value != ""]
+    if not found:
+        return "-"
+    mean = f"{fmean(found):.4g}"
+    return f"{mean} ± {stdev(found) / len(found) ** 0.5:.2g}" if len(found) > 1 else mean

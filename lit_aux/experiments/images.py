@@ -1,0 +1,144 @@
+"""Image experiments: each run is one fit of a configuration in ``configs/`` with the grid's values."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from copy import deepcopy
+from math import isfinite
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+import lit_aux
+from lit_aux.errors import ConfigurationError, NonFiniteLossError
+from lit_aux.experiments.grids import Experiment
+from lit_aux.experiments.options import Options
+from lit_aux.experiments.run import Run
+
+Fit = Callable[[list[str]], Any]
+Config = dict[str, Any]
+_FILES = {"STL": "stl", "MTL": "mtl", "PT+FT": "ptft", "PT+FT (LP)": "lp"}
+
+
+def details(
+    found: Experiment, setups: Iterable[str], options: Options, arguments: Sequence[str], folder: Path | None
+) -> dict[str, dict[str, Any]]:
+    """Return what the runs of each setup depend on beside their place in the grid.
+
+    Args:
+        found: An image experiment, ``cifar100-resnet18`` say.
+        setups: Its setups.
+        options: Of these, ``max_steps`` matters to the numbers.
+        arguments: More options for ``lit-aux fit``.
+        folder: Where the configurations are; where None, the project's own, else ``configs`` in the working
+            folder.
+
+    Raises:
+        ConfigurationError: If a configuration is not there.
+    """
+    data, _, network = found.name.partition("-")
+    places = [Path(lit_aux.__file__).parents[1] / "configs", Path("configs")] if folder is None else [folder]
+    out = {}
+    for setup in setups:
+        name = f"{data}/{network}_{_FILES[setup]}.yaml"
+        file = next((place / name for place in places if (place / name).is_file()), None)
+        if file is None:
+            raise ConfigurationError(
+                f"--configs {folder or 'configs'}: there is no {name}; name the folder that has it"
+            )
+        out[setup] = {
+            "config": _as_published(data, setup, file),
+            "arguments": list(arguments),
+            "max_steps": options.max_steps,
+        }
+    return out
+
+
+def _as_published(data: str, setup: str, file: Path) -> Config:
+    """Read a configuration; on CIFAR-100, choose what the paper did where the file chooses better."""
+    config: Config = yaml.safe_load(file.read_text())
+    if data == "cifar100":
+        model = config["model"]["init_args"]
+        model["reestimate_batchnorm"] = False
+        if setup == "MTL":
+            model["schedule"] = "published"
+        for callback in config["trainer"]["callbacks"]:
+            if callback["class_path"].endswith("RepresentationDimensionality"):
+                resnet = "resnet" in file.name
+                callback["init_args"] = {"center": False} | ({"batchnorm": "train"} if resnet else {})
+    return config
+
+
+def fit_run(
+    run: Run, options: Options, folder: Path, fit: Fit
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Train one run.
+
+    Args:
+        run: A run of an image experiment, with its ``details`` as options.
+        options: ``device``, ``max_steps`` (of each phase) and ``store`` matter here.
+        folder: Where the run writes its checkpoints, logs and summary: into a folder of its own.
+        fit: Carries out the arguments of ``lit-aux``; raises when the run fails.
+
+    Returns:
+        The measured columns of its row, and the rows of its measures. A run whose loss became infinite has
+        nothing but ``converged = false``.
+    """
+    root = folder / run.run_hash
+    with TemporaryDirectory() as temporary:
+        file = Path(temporary) / "config.yaml"
+        file.write_text(yaml.safe_dump(_config(run, options, root), sort_keys=False))
+        try:
+            fit(["fit", "--config", str(file), *run.options["arguments"]])
+        except NonFiniteLossError:
+            return {"converged": False}, []
+        finally:
+            for empty in (root, folder):  # a fit that is refused at once leaves nothing
+                with suppress(OSError):
+                    empty.rmdir()
+    newest = max(root.glob("version_*/summary.json"), key=lambda path: path.stat().st_mtime)
+    return _measured(json.loads(newest.read_text()))
+
+
+def _config(run: Run, options: Options, root: Path) -> Config:
+    config: Config = deepcopy(run.options["config"])
+    config["seed_everything"] = run.axes["seed"]
+    config["data"]["init_args"]["n_main"] = run.axes["n_main"]
+    if "rescale" in run.axes:
+        config["model"]["init_args"]["rescale"] = run.axes["rescale"]
+    trainer = config["trainer"]
+    trainer |= {"default_root_dir": str(root), "enable_progress_bar": False}
+    if options.store is not None:
+        trainer["phase_store"] = str(options.store)
+    if options.max_steps is not None:
+        trainer["max_steps"] = options.max_steps
+    kind, _, index = options.device.partition(":")
+    if kind != "auto":
+        trainer["accelerator"] = kind
+        trainer["devices"] = [int(index)] if index else 1
+    return config
+
+
+def _measured(summary: Config) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Take a row and its measures from what ``lit-aux fit`` wrote."""
+    last = summary["phases"][-1]
+    metrics = last["metrics"]
+    row = {
+        "loss_final": metrics.get("main/test_loss"),
+        "train_loss": metrics.get("main/train_loss"),
+        "steps": last["steps"],
+        "converged": " < " in last["reason"],  # the training loss, below the threshold
+        "seconds": round(sum(phase["seconds"] for phase in summary["phases"]), 1),
+        "accuracy": metrics.get("main/test_accuracy"),
+    }
+    steps = {phase["name"]: phase["steps"] for phase in summary["phases"]}
+    measures = [
+        {"phase": phase, "step": steps.get(phase), "layer": layer["layer"], "measure": name, "value": value}
+        for layer in summary["layers"]
+        for phase in [layer["phase"]]
+        for name, value in layer.items()
+        if isinstance(value, int | float) and isfinite(value)
+    ]
+    return row, measures

@@ -1,0 +1,65 @@
+"""What is measured of a student at its end, as rows of ``measures.csv``."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from lit_aux.data import ReLUTeacher, TeacherDataModule
+from lit_aux.functional.norms import (
+    entry_share,
+    f1_norm,
+    f12_norm,
+    l1_norm,
+    l2_norm,
+    l12_norm,
+    top_share,
+)
+from lit_aux.models import DiagonalNet, ReLUNet, StudentNet
+
+COSTS = ("evaluations", "rejected", "stages", "curvature", "time", "lr")
+
+
+def measures_of(
+    net: StudentNet, data: TeacherDataModule, row: dict[str, Any], phase: str
+) -> list[dict[str, Any]]:
+    """Return what a replica cost, and norms and shares of student and teacher.
+
+    Args:
+        net: The trained network.
+        data: Its data.
+        row: What the phase says of the replica.
+        phase: The phase's name.
+    """
+    step, replica = row["steps"], row["replica"]
+    head = {"phase": phase, "step": step}
+    rows = [{**head, "layer": "", "measure": name, "value": row[name]} for name in COSTS]
+    student = _diagonal if isinstance(net, DiagonalNet) else _relu
+    for layer, measure, value in student(net, data, replica):  # type: ignore[arg-type]
+        rows.append({**head, "layer": layer, "measure": measure, "value": value})
+    return [row for row in rows if row["value"] == row["value"]]
+
+
+def _diagonal(net: DiagonalNet, data: TeacherDataModule, replica: int) -> Iterator[tuple[str, str, float]]:
+    with torch.no_grad():
+        beta = net.coefficients()[replica].cpu().double()
+    main, aux = data.teacher(replica, "main").double(), data.teacher(replica, "aux").double()
+    both = torch.stack([aux if task == "aux" else main for task in net.tasks])
+    for layer, coefficients in (("student", beta), ("teacher", both)):
+        yield layer, "l12", float(l12_norm(coefficients))
+        own = coefficients[net.task_slice("main")]
+        yield layer, "l1", float(l1_norm(own))
+        yield layer, "l2", float(l2_norm(own))
+        yield layer, "top_share", float(top_share(own[0], int((main != 0).sum())))
+        yield layer, "aux_share", float(entry_share(own[0], aux != 0))
+
+
+def _relu(net: ReLUNet, data: TeacherDataModule, replica: int) -> Iterator[tuple[str, str, float]]:
+    first = net.first["weight"].detach()[replica].cpu().double()
+    readout = net.readout["weight"].detach()[replica].cpu().double()
+    main = net.task_slice("main")
+    yield "student", "F_1", float(f1_norm(first, readout[main]))
+    yield "student", "F_12", float(f12_norm(first, readout))
+    teacher = data.teacher(replica, "main")
+    assert isinstance(teacher, ReLUTeacher)
+    yield "teacher", "F_1", float(f1_norm(teacher.directions.double(), teacher.readout.double()[None]))

@@ -1,0 +1,102 @@
+"""How the runs of an experiment are carried out: what the command line may change for all of them."""
+
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal
+
+from lit_aux.errors import ConfigurationError, unknown_name
+
+Sampling = Literal["published", "independent"]
+DType = Literal["float32", "float64"]
+INTEGRATORS = ("gradient_flow", "gradient_descent")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Choices that hold for every run of a call; None leaves one to the experiment.
+
+    Args:
+        integrator: ``gradient_flow``, ``gradient_descent`` or the name of a class in ``torch.optim``.
+        tolerance: Error per step of gradient flow, relative to the weights.
+        sampling: ``published`` draws teachers and inputs exactly as the paper's code does, ``independent``
+            gives every seed its own generator.
+        output_scale: Of ReLU teachers: weights +-1/sqrt(units), or ``units``: +-1/units, as in the published
+            tables of all grids but the overlap.
+        dtype: float64 for diagonal networks by gradient flow (they are followed to 1e-10), else float32.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ... or ``auto``.
+        max_steps: Most steps of every phase, in place of the published limits. Gradient flow ends at the same
+            time as that many published steps.
+        max_evaluations: Most gradients that flow may take for a replica: where units chatter at their kinks
+            it can cost hundreds of thousands to the end of the clock, and nothing changes any more.
+        stride: Steps from one look at the test loss to the next, on the published clock.
+        replicas_per_slice: Most runs that train as one batch; by default 256 of diagonal networks, which
+            share products, and 8 of ReLU networks on a CPU, where they do not (64 on a GPU and for ridge
+            regression).
+        jobs: Processes that carry out slices, the cores divided among them. By default two on a CPU, where
+            there are as many cores and at least 16 runs are left, else one: this process itself.
+        store: Folder in which pretrained networks are kept for other runs; None keeps none.
+
+    Raises:
+        ConfigurationError: For a value that cannot be.
+    """
+
+    integrator: str = "gradient_flow"
+    tolerance: float = 1e-2
+    sampling: Sampling = "published"
+    output_scale: Literal["sqrt", "units"] = "sqrt"
+    dtype: DType | None = None
+    device: str = "auto"
+    max_steps: int | None = None
+    max_evaluations: int = 20_000
+    stride: int = 50
+    replicas_per_slice: int | None = None
+    jobs: int | None = None
+    store: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.integrator not in INTEGRATORS:
+            _check_optimizer(self.integrator)
+        if not (isfinite(self.tolerance) and self.tolerance > 0):
+            raise ConfigurationError(f"--tolerance {self.tolerance}: must be a finite number above 0")
+        for option, value in (
+            ("max-steps", self.max_steps),
+            ("max-evaluations", self.max_evaluations),
+            ("stride", self.stride),
+            ("replicas-per-slice", self.replicas_per_slice),
+            ("jobs", self.jobs),
+        ):
+            if value is not None and value < 1:
+                raise ConfigurationError(f"--{option} {value}: must be at least 1")
+        _one_of("sampling", self.sampling, "published", "independent")
+        _one_of("output-scale", self.output_scale, "sqrt", "units")
+        _one_of("dtype", self.dtype, None, "float32", "float64")
+
+    def resolved_dtype(self, network: str) -> DType:
+        """Return the precision in which a kind of network trains."""
+        if self.dtype is not None:
+            return self.dtype
+        return "float64" if network == "diagonal" and self.integrator == "gradient_flow" else "float32"
+
+    def of_results(self, network: str) -> dict[str, Any]:
+        """Return the options on which a kind of network's numbers depend, beside those in its protocol."""
+        names = ["integrator", "sampling", "stride"] + (["output_scale"] if network == "relu" else [])
+        numbers = {name: getattr(self, name) for name in names}
+        if self.integrator == "gradient_flow":
+            numbers["tolerance"] = self.tolerance
+            numbers["max_evaluations"] = self.max_evaluations
+        return numbers
+
+
+def _one_of(option: str, value: Any, *choices: Any) -> None:
+    if value not in choices:
+        raise unknown_name(f"--{option}", value, [choice for choice in choices if choice is not None])
+
+
+def _check_optimizer(name: str) -> None:
+    """Raise unless torch has an optimizer of that name."""
+    import torch
+
+    known = [n for n, kind in vars(torch.optim).items() if isinstance(kind, type) and n != "Optimizer"]
+    if name not in known:
+        raise unknown_name("--integrator", name, [*INTEGRATORS, *known])

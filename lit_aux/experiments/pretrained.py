@@ -1,0 +1,50 @@
+"""Files of pretrained networks: written whole, and by one process at a time."""
+
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+
+@contextmanager
+def claimed(files: Iterable[Path]) -> Iterator[None]:
+    """Be the only process that makes these files; wait while another makes one of them.
+
+    Within, look again which of them are missing. A process that is killed leaves its claims to the others.
+
+    Args:
+        files: Those that are missing; their folder is made.
+    """
+    with ExitStack() as held:
+        for path in sorted(set(files)):  # all in the same order, so that no two wait for each other
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.callback(_give_back, _acquired(path.with_name(f".{path.name}.lock")))
+        yield
+
+
+def _acquired(path: Path) -> FileLock:
+    lock = FileLock(path)
+    lock.acquire()
+    return lock
+
+
+def _give_back(lock: FileLock) -> None:
+    with suppress(OSError):
+        Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
+
+
+def write(path: Path, weights: Tensor) -> None:
+    """Write weights whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
+    try:
+        torch.save(weights, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

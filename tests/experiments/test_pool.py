@@ -1,0 +1,183 @@
+"""Whatever happens to worker processes, rows stay whole and nobody is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from multiprocessing import active_children
+from pathlib import Path
+from unittest.mock import patch
+
+import pool_helpers
+import pytest
+
+from lit_aux.cli import main
+from lit_aux.errors import ConfigurationError
+from lit_aux.experiments import ResultsTable, SliceError, cells
+from lit_aux.experiments.display import GridProgress
+from lit_aux.experiments.pool import cores
+
+PROGRAM = """
+import pool_helpers, sys
+print("begins", flush=True)
+sys.exit(0 if pool_helpers.with_workers(pool_helpers.sleeps) else 130)
+"""
+
+
+def rows() -> list[dict[str, str]]:
+    with ResultsTable("results.csv") as table:
+        assert Counter(row["run"] for row in table.measures()) == Counter(table.done())
+        return table.rows()
+
+
+def finish(already: int) -> None:
+    """Start again: every run has its row once in the end."""
+    before = rows()
+    assert len(before) == already
+    assert pool_helpers.with_workers(pool_helpers.quick)
+    expected = {run.run_hash for run in cells("relu-overlap", **pool_helpers.CHOICE)}
+    found = rows()
+    assert Counter(row["run"] for row in found) == Counter(expected)
+    assert found[:already] == before
+    assert not active_children()
+
+
+def test_workers_carry_out_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("lit_aux.experiments.pool.cores", lambda: 7)
+    finish(0)
+    processes = {row["seconds"] for row in rows()}
+    assert len(processes) == 2
+    assert str(os.getpid()) not in processes
+    assert {row["steps"] for row in rows()} == {"3"}  # threads
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        ("killed", "its process was ended by SIGKILL, as when memory runs out"),
+        ("exits", "its process ended with code 3"),
+        ("raises", "RuntimeError: no luck"),
+        ("returns", "it ended without them"),
+    ],
+)
+def test_a_lost_worker_costs_its_slice_only(
+    trouble: str, reason: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SliceError) as error:
+        pool_helpers.with_workers(getattr(pool_helpers, trouble))
+    expected = f"STL, n 16: 1 of 2 runs have no row ({reason})"
+    assert expected in str(error.value)
+    assert "15 of 16 runs are in results.csv" in str(error.value)
+    streams = capfd.readouterr()
+    assert expected in streams.out.splitlines()
+    assert ("RuntimeError: no" in streams.err) == (trouble == "raises")
+    assert not active_children()
+    finish(15)
+
+
+def test_the_command_fails_where_a_slice_did(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lose(*_: object) -> list[str]:
+        return ["STL, n 16: 2 of 3 runs have no row (its process ended with code 3)"]
+
+    monkeypatch.setattr("lit_aux.experiments.runner.carry_out", lose)
+    assert main(["reproduce", "relu-overlap", "--setups=STL", "--jobs=2", "--out=results.csv"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("lit-aux: error: 0 of 288 runs are in results.csv; STL, n 16: 2 of 3 runs")
+
+
+def test_what_a_worker_refuses_is_refused() -> None:
+    with pytest.raises(ConfigurationError) as error:
+        pool_helpers.with_workers(pool_helpers.refuses)
+    assert str(error.value) == "--model: no"
+    assert not active_children()
+    assert rows()
+
+
+def test_ctrl_c_ends_workers(capsys: pytest.CaptureFixture[str]) -> None:
+    ended = GridProgress.end
+
+    def interrupt(self: GridProgress, converged: bool) -> None:
+        ended(self, converged)
+        if self.done == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    began = time.monotonic()
+    with patch.object(GridProgress, "end", interrupt):
+        assert not pool_helpers.with_workers(pool_helpers.sleeps)
+    assert time.monotonic() - began < 20
+    assert not active_children()
+    assert "interrupted: 2 of 16 runs" in capsys.readouterr().out
+    finish(2)
+
+
+def is_running(process: int) -> bool:
+    """Return whether there is such a process; one that nobody waited for does not run."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes as Linux shows them")
+@pytest.mark.parametrize("kill", ["ctrl-c", "parent"])
+def test_nobody_survives_the_command(kill: str) -> None:
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    command = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        until(lambda: Path("results.csv").exists() and len(Path("results.csv").read_text().splitlines()) == 3)
+        lines = Path("results.csv").read_text().splitlines()
+        workers = [int(line.split(",")[-2]) for line in lines[1:]]
+        assert all(map(is_running, workers))
+        if kill == "ctrl-c":  # a terminal tells the whole group
+            os.killpg(command.pid, signal.SIGINT)
+        else:
+            command.kill()
+        out, err = command.communicate(timeout=20)
+        assert command.returncode == (130 if kill == "ctrl-c" else -signal.SIGKILL)
+        assert "Traceback" not in err
+        assert ("interrupted: 2 of 16" in out) == (kill == "ctrl-c")
+        until(lambda: not any(map(is_running, workers)))
+        assert len(rows()) == 2
+    finally:
+        command.kill()
+
+
+def until(condition: object, seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("runs", "expected"), [(16, 2), (15, 1)])
+def test_default_jobs(runs: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[int] = []
+
+    def count(groups: object, options: object, jobs: int, *_: object) -> list[str]:
+        used.append(jobs)
+        return []
+
+    def train(group: object, *_: object) -> None:
+        used.append(1)
+
+    from lit_aux.experiments import Options, reproduce
+
+    monkeypatch.setattr("lit_aux.experiments.runner.cores", lambda: 5)
+    monkeypatch.setattr("lit_aux.experiments.runner.carry_out", count)
+    monkeypatch.setattr("lit_aux.experiments.runner._train", train)
+    choice = {"setups": "STL", "seeds": list(range(runs)), "n_main": 16, "correlation": 0}
+    reproduce("relu-overlap", options=Options(device="cpu"), **choice)
+    assert set(used) == {expected}
+    assert cores() >= 1

@@ -1,0 +1,56 @@
+"""Pretrained networks are made once, however many ask at the same time."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lit_aux.experiments.pretrained import claimed, write
+
+
+def test_who_comes_second_waits_and_finds_the_files(tmp_path: Path) -> None:
+    files = [tmp_path / "store" / f"{seed}.pt" for seed in range(3)]
+    made: list[Path] = []
+
+    def ask(wanted: list[Path]) -> None:
+        with claimed(path for path in wanted if not path.is_file()):
+            for path in [path for path in wanted if not path.is_file()]:
+                made.append(path)
+                time.sleep(0.05)
+                write(path, torch.ones(2))
+
+    asked = ([0, 1, 2], [2, 1, 0], [1], [2, 0], [0, 1, 2])
+    threads = [threading.Thread(target=ask, args=([files[i] for i in some],)) for some in asked]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert sorted(made) == files
+    assert sorted(path for path in (tmp_path / "store").iterdir()) == files
+
+
+def test_files_that_nobody_shares_are_made_at_the_same_time(tmp_path: Path) -> None:
+    both = threading.Barrier(2, timeout=10)
+
+    def ask(name: str) -> None:
+        with claimed([tmp_path / name]):
+            both.wait()
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not both.broken
+
+
+def test_a_failure_leaves_the_claim_to_others(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), claimed([tmp_path / "a.pt"]):
+        raise KeyError
+    with claimed([tmp_path / "a.pt"]):
+        write(tmp_path / "a.pt", torch.arange(3))
+    assert torch.load(tmp_path / "a.pt", weights_only=True).tolist() == [0, 1, 2]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
