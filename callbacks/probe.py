@@ -92,10 +92,12 @@ def collect_probe(
         trainer: The Trainer, inside a fit.
         module: The module; its batch transfer hooks are applied as in validation.
         n: How many inputs to take from a loader.
-        probe: ``None`` for the first ``n`` inputs of the validation set (``n`` training inputs, drawn once
-            with a fixed seed, where there is none), a loader, a function of the Trainer, or the inputs.
+        probe: ``None`` for the data module's own ``probe`` if it has one, else the first ``n`` inputs of the
+            validation set (``n`` training inputs, drawn once with a fixed seed, where there is none), a loader, a function of the Trainer, or the inputs.
         to_input: Finds the input in a batch of a loader.
     """
+    if probe is None:
+        probe = getattr(getattr(trainer, "datamodule", None), "probe", None)
     if callable(probe) and not isinstance(probe, Tensor):
         probe = probe(trainer)
     with fixed_rng():

@@ -160,6 +160,10 @@ class TeacherDataModule(LightningDataModule, ABC):
             parts.append(self.n_aux if self.sampling == "published" else None)
         return blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
+    def probe(self, trainer: Any = None) -> Tensor:
+        """Return test inputs (1000 at most) for callbacks that look at representations."""
+        return self.test_set(0, "main")[0][:1000]
+
     # Lightning's hooks
 
     def set_phase(

@@ -38,7 +38,9 @@ def report_students(module: "AuxiliaryModule", folder: Path, console: "Console")
     rows = student_rows(module)
     if not rows:
         return {}
-    console.print(student_table(rows), width=None if console.is_terminal else 120)
+    if not console.is_terminal:
+        console.width = max(console.width, 120)
+    console.print(student_table(rows))
     files = {}
     if len({row["n_main"] for row in rows}) > 1 and "loss_best" in rows[0]:
         files["picture"] = str(draw_students(rows, folder / "students.png"))
@@ -63,7 +65,10 @@ def student_table(rows: Sequence[Row]) -> "Table":
     shown = _shown(rows)
     for name in (*shown, "best", "final", "converged", "gradients"):
         # on a narrow terminal the correlations of many units are what breaks
-        table.add_column(name, justify="right", no_wrap=name != "correlation", overflow="fold")
+        units = name == "correlation"
+        table.add_column(
+            name, justify="right", no_wrap=not units, overflow="fold", min_width=11 if units else None
+        )
     for cell, members in by_cell(rows, shown).items():
         table.add_row(
             *(short(value) for _, value in cell),

@@ -32,7 +32,7 @@ def student_rows(module: AuxiliaryModule) -> list[Row]:
     """
     students = module.students
     assert students is not None
-    results = students.results.get(module.phases[-1].name, [])
+    results = students.ended(module.phases[-1].name)
     kind = type(students.net).__name__.removesuffix("Net").lower()
     setup = setup_of(module)
     rows = []

@@ -49,7 +49,14 @@ class DiagonalNet(StudentNet):
         return self.first["plus"][:, None] * plus - self.first["minus"][:, None] * minus
 
     def _outputs(self, x: Tensor) -> Tensor:
-        return x.to(self.dtype) @ self.coefficients().transpose(1, 2)
+        x = x.to(self.dtype)
+
+        def hidden(replica: int) -> Tensor:
+            rows = x if x.ndim == 2 else x[replica]
+            return torch.cat([rows * first[replica] for first in self.first.values()], dim=1)
+
+        self._show(hidden)
+        return x @ self.coefficients().transpose(1, 2)
 
     def objective(
         self, problems: Problems, rows: Tensor, names: Sequence[str], chunk: int = 0

@@ -57,6 +57,7 @@ class ReLUNet(StudentNet):
 
     def _outputs(self, x: Tensor) -> Tensor:
         hidden = (x.to(self.dtype) @ self.first["weight"].transpose(1, 2)).relu()
+        self._show(lambda replica: hidden[replica])
         return hidden @ self.readout["weight"].transpose(1, 2)
 
     def objective(

@@ -1,7 +1,7 @@
 """What the small networks of the teacher-student experiments have in common."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -23,7 +23,8 @@ class StudentNet(nn.Module, ABC):
     """A network whose parameters carry a leading replica axis; one replica is a plain network.
 
     Parameters are in two dictionaries, ``first`` and ``readout``, so that their names begin with these words.
-    The readouts of all tasks lie side by side on one axis.
+    The readouts of all tasks lie side by side on one axis. The hidden layer of replica i, (n, width), passes
+    through ``units.i``, where hooks (and ``RepresentationDimensionality(["*units.*"])``) find it.
 
     Attributes:
         replicas: Number of replicas R.
@@ -94,6 +95,7 @@ class StudentNet(nn.Module, ABC):
             self.task_slices[task] = slice(start, start + outputs)
             start += outputs
         self.outputs = start
+        self.units = nn.ModuleList(nn.Identity() for _ in range(self.replicas))
         self._draw()
 
     # What subclasses say
@@ -170,6 +172,12 @@ class StudentNet(nn.Module, ABC):
         """Return the outputs of each task on its own inputs."""
         outputs = {task: self(x, task) for task, x in inputs.items()}
         return outputs
+
+    def _show(self, hidden: Callable[[int], Tensor]) -> None:
+        """Pass each replica's hidden layer by those who listen; without any nothing is computed."""
+        for replica, unit in enumerate(self.units):
+            if unit._forward_hooks or unit._forward_pre_hooks:
+                unit(hidden(replica))
 
     @abstractmethod
     def _outputs(self, x: Tensor) -> Tensor:

@@ -97,6 +97,11 @@ class StudentPhase:
         """Whether no replica is under way."""
         return self.state is not None and self.state.finished
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a checkpoint was loaded that no block has followed yet."""
+        return self._saved is not None
+
     def _conclude(self) -> None:
         """Test the replicas that have just ended."""
         assert self.state is not None

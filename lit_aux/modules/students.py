@@ -114,6 +114,14 @@ class Students:
         converged = self.run.state.counts.converged[self.run.place]
         return f"{int(converged.sum())} of {len(converged)} replicas converged"
 
+    def ended(self, phase: str) -> list[dict[str, Any]]:
+        """Return the rows of a phase, also of one whose end was in the checkpoint."""
+        run = self.run
+        if phase not in self.results and run is not None and run.phase.name == phase and run.waiting:
+            run.begin()
+            self.results[phase] = run.results()
+        return self.results.get(phase, [])
+
     @torch.no_grad()
     def test_and_log(self) -> None:
         """Log the mean test loss over replicas of each task."""
