@@ -5,8 +5,10 @@ import os
 import sys
 import warnings
 from argparse import ArgumentError
+from collections.abc import Mapping
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -53,8 +55,9 @@ class AuxiliaryCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the command line, with words that stand for classes written out."""
-        words = sys.argv[1:] if args is None else args
-        self.config = parser.parse_args(with_class_paths(words) if isinstance(words, list) else words)
+        if isinstance(args, Mapping | Namespace):
+            return super().parse_arguments(parser, args)
+        self.config = parser.parse_args(with_class_paths(sys.argv[1:] if args is None else args))
 
     def _parse_ckpt_path(self) -> None:
         """Leave the command line in charge: a checkpoint's hyperparameters must not override it."""

@@ -1,9 +1,11 @@
 """Print every performance figure that the project claims, and its target.
 
-    python scripts/benchmark.py [training loader dimensionality startup gpu] [--cpu-time] [--repetitions N]
+    python scripts/benchmark.py [training loader dimensionality startup gpu students flow]
+        [--cpu-time] [--repetitions N] [--quick]
 
 Ratios are medians over interleaved repetitions in one process. ``--cpu-time`` counts processor instead of
 wall-clock seconds, for a machine that is busy with other things (use it with ``OMP_NUM_THREADS=1``).
+``--quick`` makes ``students`` and ``flow`` tiny: it shows that they run, and no figure means anything.
 """
 
 import argparse
@@ -13,8 +15,10 @@ from collections.abc import Callable
 
 import torch
 from benchmarks.dimensionality import benchmark_dimensionality
+from benchmarks.flow import benchmark_flow
 from benchmarks.loader import benchmark_loader
 from benchmarks.startup import benchmark_startup
+from benchmarks.students import benchmark_students
 from benchmarks.training import benchmark_gpu, benchmark_training
 
 Row = tuple[str, float, str]
@@ -31,9 +35,10 @@ def verdict(value: float, target: str) -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = ["training", "loader", "dimensionality", "startup", "gpu"]
+    names = ["training", "loader", "dimensionality", "startup", "gpu", "students", "flow"]
     parser.add_argument("which", nargs="*", choices=[*names, []], help="default: all")
     parser.add_argument("--cpu-time", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="tiny students, to see that it runs")
     parser.add_argument("--repetitions", type=int, default=5)
     options = parser.parse_args()
     clock = time.process_time if options.cpu_time else time.perf_counter
@@ -44,6 +49,8 @@ def main() -> None:
         "dimensionality": lambda: benchmark_dimensionality(count),
         "startup": lambda: benchmark_startup(count, options.cpu_time),
         "gpu": lambda: benchmark_gpu(count),
+        "students": lambda: benchmark_students(count, clock, options.quick),
+        "flow": lambda: benchmark_flow(count, clock, options.quick),
     }
     results = [(name, row) for name in options.which or names for row in benchmarks[name]()]
     print(f"\ntorch {torch.__version__}, {torch.get_num_threads()} threads of {os.cpu_count()} cores")

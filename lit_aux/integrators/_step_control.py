@@ -10,6 +10,27 @@ Floats = NDArray[np.float64]
 Control = dict[str, NDArray[Any]]
 
 
+POWER = 0
+"""Stage of a replica whose curvature is being estimated."""
+
+
+def fresh(losses: Floats, norms: Floats, power_iterations: int) -> Control:
+    """Return what steers replicas that are about to begin: each with an estimate of its curvature."""
+    n = len(losses)
+    whole = ("stages", "age", "landings")
+    numbers = ("h", "curvature", "h_before", "rate", "nudge")
+    return {
+        "stage": np.full(n, POWER),
+        "left": np.full(n, power_iterations),
+        "loss": losses,
+        "norm": norms,
+        "error": np.ones(n),
+        "direction": np.ones(n),
+        **{name: np.zeros(n, dtype=np.int64) for name in whole},
+        **{name: np.zeros(n) for name in numbers},
+    }
+
+
 def shorten(
     control: dict[str, NDArray[Any]],
     rows: NDArray[np.int64],

@@ -55,10 +55,14 @@ class Integrator(ABC):
         while not state.finished:
             self.advance(state, 1000)
         counts = state.counts
-        values = [torch.from_numpy(v) for v in (counts.loss, counts.evaluations, counts.converged)]
-        if objective.single:
-            values = [value[0] for value in values]
-        return Solution(objective.unpack(state.theta), *values, counts=counts)
+        row = 0 if objective.single else slice(None)
+        return Solution(
+            objective.unpack(state.theta),
+            loss=torch.from_numpy(counts.loss)[row],
+            evaluations=torch.from_numpy(counts.evaluations)[row],
+            converged=torch.from_numpy(counts.converged)[row],
+            counts=counts,
+        )
 
     def start(
         self,

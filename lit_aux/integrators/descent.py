@@ -87,20 +87,50 @@ class Descent(Integrator):
 
     def advance(self, state: IntegratorState, evaluations: int) -> IntegratorState:
         """Move every replica that is under way by ``evaluations`` steps, in place."""
-        for _ in range(evaluations):
-            if state.finished:
-                break
-            self._step(state)
+        left = evaluations
+        while left > 0 and not state.finished:
+            quiet = min(left - 1, self._quiet_steps(state))
+            everybody = np.ones(len(state.rows), dtype=bool)
+            goal = state.threshold[state.rows]
+            values = self._evaluate(state)
+            taken = 0
+            # nothing but the losses can stop these steps; what they add up to is counted at once
+            while taken < quiet and values.max() <= self.divergence and (values >= goal).all():
+                self._move(state, everybody)
+                taken += 1
+                values = self._evaluate(state)
+            state.counts.evaluations[state.rows] += taken + 1
+            if taken:
+                self._count(state, everybody, taken)
+            self._step(state, values)
+            left -= taken + 1
         if not state.finished:
             state.theta.index_copy_(0, torch.from_numpy(state.rows).to(state.theta.device), state.work["y"])
         return state
 
-    def _step(self, state: IntegratorState) -> None:
-        """Evaluate, look who is done or lost, and move the others."""
+    def _evaluate(self, state: IntegratorState) -> NDArray[np.float64]:
+        """Write the gradients and return the losses."""
         objective = state.objective if self.batch_size is None else self._minibatch(state)
         losses = objective.value_and_gradient(state.work["y"], state.work["f"])
-        values = losses.double().cpu().numpy()
-        state.counts.evaluations[state.rows] += 1
+        values: NDArray[np.float64] = losses.double().cpu().numpy()
+        return values
+
+    def _quiet_steps(self, state: IntegratorState) -> int:
+        """Return after how many steps at least somebody may reach a limit, or the observer wants to look."""
+        if self.batch_size is not None:
+            return 0
+        rows, lr = state.rows, state.control["lr"]
+        until = state.max_time[rows] * (1 - 1e-9)
+        if state.observer is not None:
+            next_time = getattr(state.observer, "next_time", None)
+            if next_time is None:  # it wants to see every step
+                return 0
+            until = np.minimum(until, next_time(rows))
+        last = np.minimum(until / lr, state.max_evaluations) - state.control["steps"]
+        return int(min(max(last.min() - 2, 0), 1e9))
+
+    def _step(self, state: IntegratorState, values: NDArray[np.float64]) -> None:
+        """Look who is done or lost, and move the others."""
         with np.errstate(invalid="ignore"):
             lost = ~(values <= self.divergence)
         below = self._is_below(state, values, lost)
@@ -158,16 +188,16 @@ class Descent(Integrator):
         self._forget(state, rows)
         return lost & (control["backoffs"] > self.max_backoffs)
 
-    def _count(self, state: IntegratorState, moving: NDArray[np.bool_]) -> None:
-        """Count the step, and show it to those who watch."""
+    def _count(self, state: IntegratorState, moving: NDArray[np.bool_], steps: int = 1) -> None:
+        """Count the steps, and show the last to those who watch."""
         control, counts = state.control, state.counts
-        control["steps"] += moving
+        control["steps"] += steps * moving
         globally = state.rows[moving]
         start = counts.time[globally].copy()
         # steps times rate, not a running sum: a million additions of .1 would miss the published instants
         counts.time[globally] = control["steps"][moving] * control["lr"][moving]
-        counts.accepted[globally] += 1
-        if state.observer is not None:
+        counts.accepted[globally] += steps
+        if state.observer is not None and steps == 1:
             index = torch.from_numpy(np.flatnonzero(moving)).to(state.theta.device)
             y = state.work["y"]
             after = y if moving.all() else y.index_select(0, index)

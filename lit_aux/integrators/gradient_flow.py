@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.integrators._chebyshev import coefficients, longest_step, stages_for
-from lit_aux.integrators._step_control import adapt, shorten
+from lit_aux.integrators._step_control import POWER, adapt, fresh, shorten
 from lit_aux.integrators.base import Integrator, finite_start
 from lit_aux.integrators.state import IntegratorState, Stretch
 
@@ -16,9 +16,6 @@ Mask = NDArray[np.bool_]
 NUDGE = 1e-3
 """Size of the gradient differences that tell the curvature, relative to the parameters: with much smaller
 ones a single ReLU that turns on in between looks like a curvature of thousands."""
-
-POWER = 0
-"""Stage of a replica whose curvature is being estimated."""
 
 
 class GradientFlow(Integrator):
@@ -74,32 +71,16 @@ class GradientFlow(Integrator):
         slope.neg_()
         generator = torch.Generator().manual_seed(0)
         direction = torch.randn(y.shape[1], generator=generator, dtype=torch.float64).to(y)
-        n = len(y)
         state.work = {
             "y": y,
             "slope": slope,
             "now": torch.empty_like(y),
             "old": torch.empty_like(y),
-            "direction": slope / _norm(slope).clamp_min(1e-300)[:, None]
-            + direction / direction.norm() * (0.1 * torch.ones(n, 1).to(y)),
+            "direction": slope / _norm(slope).clamp_min(1e-30)[:, None] + 0.1 * direction / direction.norm(),
             "f": torch.empty_like(y),
         }
-        state.control = {
-            "stage": np.full(n, POWER),
-            "stages": np.zeros(n, dtype=np.int64),
-            "left": np.full(n, self.power_iterations),
-            "h": np.zeros(n),
-            "loss": losses,
-            "norm": _norm(y).double().cpu().numpy(),
-            "curvature": np.zeros(n),
-            "age": np.zeros(n, dtype=np.int64),
-            "error": np.ones(n),
-            "h_before": np.zeros(n),
-            "landings": np.zeros(n, dtype=np.int64),
-            "rate": np.zeros(n),
-            "direction": np.ones(n),
-            "nudge": np.zeros(n),
-        }
+        norms = _norm(y).double().cpu().numpy()
+        state.control = fresh(losses, norms, self.power_iterations)
         state.counts.loss[:] = losses
         state.counts.evaluations[:] = 1
         over = (losses < state.threshold) | (state.max_time <= 0)
@@ -298,7 +279,8 @@ class GradientFlow(Integrator):
 
 
 def _norm(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=1)
+    norms: Tensor = torch.linalg.vector_norm(x, dim=1)
+    return norms
 
 
 def _index(rows: NDArray[np.int64], like: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ class FunctionObjective:
     def unpack(self, theta: Tensor) -> Any:
         """Return a matrix (R, P) in the form that the loss takes."""
         rows = () if self.single else (len(theta),)
-        parts = theta.split([s.numel() for s in self.shapes], dim=1)
+        parts = torch.split(theta, [s.numel() for s in self.shapes], dim=1)
         tensors = [p.reshape((*rows, *s)) for p, s in zip(parts, self.shapes, strict=True)]
         return tensors[0] if self.names is None else dict(zip(self.names, tensors, strict=True))
 

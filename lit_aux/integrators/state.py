@@ -85,15 +85,19 @@ class Counts:
     @classmethod
     def zeros(cls, replicas: int) -> "Counts":
         """Return the counts of replicas that have not begun."""
-        integers = [np.zeros(replicas, dtype=np.int64) for _ in range(4)]
+        none = np.zeros(replicas, dtype=np.int64)
+        no = np.zeros(replicas, dtype=bool)
         return cls(
-            np.full(replicas, np.inf),
-            np.zeros(replicas),
-            *integers,
-            np.zeros(replicas),
-            np.full(replicas, np.nan),
-            np.zeros(replicas, dtype=bool),
-            np.zeros(replicas, dtype=bool),
+            loss=np.full(replicas, np.inf),
+            time=np.zeros(replicas),
+            evaluations=none,
+            accepted=none.copy(),
+            rejected=none.copy(),
+            stages=none.copy(),
+            curvature=np.zeros(replicas),
+            lr=np.full(replicas, np.nan),
+            converged=no,
+            finished=no.copy(),
         )
 
 

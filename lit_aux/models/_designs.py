@@ -66,11 +66,13 @@ class Design:
         if self.rest is not None:
             difference = beta - self.target
             product = torch.mm(difference, self.matrix, out=out)
-            return torch.linalg.vecdot(difference, product) + self.rest
+            squares: Tensor = torch.linalg.vecdot(difference, product)
+            return self.rest + squares
         residual = torch.addmm(self.target, beta, self.matrix.T, beta=-1)
         if out is not None:
             torch.mm(residual, self.matrix, out=out)
-        return torch.linalg.vecdot(residual, residual)
+        squares = torch.linalg.vecdot(residual, residual)
+        return squares
 
     def select(self, rows: list[int]) -> "Design":
         """Return the design of some of the replicas."""

@@ -71,12 +71,12 @@ class DiagonalObjective:
         first = theta[:, : 2 * d] if self._frozen is None else self._frozen
         w_plus, w_minus = first[:, :d], first[:, d:]
         v = theta[:, 2 * d :] if self._frozen is None else theta
-        v = v.view(k, 2, o, d) if v.is_contiguous() else v.unflatten(1, (2, o, d))
+        v = v.view(k, 2, o, d)
         losses = torch.zeros_like(self._scale)
         if out is not None:
             out.zero_() if len(self._outputs) != o else None
             g_first = out[:, : 2 * d] if self._frozen is None else None
-            g_readout = (out[:, 2 * d :] if self._frozen is None else out).unflatten(1, (2, o, d))
+            g_readout = (out[:, 2 * d :] if self._frozen is None else out).view(k, 2, o, d)
         for position, output in enumerate(self._outputs):
             v_plus, v_minus = v[:, 0, output.number], v[:, 1, output.number]
             beta = torch.mul(w_plus, v_plus, out=self._beta).addcmul_(w_minus, v_minus, value=-1)

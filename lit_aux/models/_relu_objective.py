@@ -88,8 +88,9 @@ class ReLUObjective:
     def _views(self, theta: Tensor) -> tuple[Tensor | None, Tensor]:
         """Return first layer (k, H, d), None where it is frozen, and readouts (k, O, H)."""
         size = self.hidden * self.width if self._frozen is None else 0
-        readout = theta[:, size:].unflatten(1, (self.count, self.hidden))
-        return (theta[:, :size].unflatten(1, (self.hidden, self.width)) if size else None), readout
+        k = len(theta)
+        readout = theta[:, size:].view(k, self.count, self.hidden)
+        return (theta[:, :size].view(k, self.hidden, self.width) if size else None), readout
 
     def _evaluate(self, theta: Tensor, out: Tensor | None) -> Tensor:
         first, readout = self._views(theta)

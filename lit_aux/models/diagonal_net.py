@@ -46,7 +46,8 @@ class DiagonalNet(StudentNet):
         """Return beta (R, O, D) of all outputs, or of one task's."""
         where = slice(None) if task is None else self.task_slice(task)
         plus, minus = self.readout["plus"][:, where], self.readout["minus"][:, where]
-        return self.first["plus"][:, None] * plus - self.first["minus"][:, None] * minus
+        beta: Tensor = self.first["plus"][:, None] * plus - self.first["minus"][:, None] * minus
+        return beta
 
     def _outputs(self, x: Tensor) -> Tensor:
         x = x.to(self.dtype)

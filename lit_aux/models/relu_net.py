@@ -58,7 +58,8 @@ class ReLUNet(StudentNet):
     def _outputs(self, x: Tensor) -> Tensor:
         hidden = (x.to(self.dtype) @ self.first["weight"].transpose(1, 2)).relu()
         self._show(lambda replica: hidden[replica])
-        return hidden @ self.readout["weight"].transpose(1, 2)
+        outputs: Tensor = hidden @ self.readout["weight"].transpose(1, 2)
+        return outputs
 
     def objective(
         self, problems: Problems, rows: Tensor, names: Sequence[str], chunk: int = 0

@@ -146,7 +146,7 @@ class StudentNet(nn.Module, ABC):
     def unpack(self, theta: Tensor, rows: Tensor, names: Sequence[str]) -> None:
         """Write a matrix (k, P) of :meth:`pack` back into the parameters of some replicas."""
         weights = self.weights()
-        parts = theta.split([weights[name][0].numel() for name in names], dim=1)
+        parts = torch.split(theta, [weights[name][0].numel() for name in names], dim=1)
         for name, part in zip(names, parts, strict=True):
             parameter = weights[name]
             parameter[rows] = part.reshape(len(rows), *parameter.shape[1:]).to(parameter.dtype)

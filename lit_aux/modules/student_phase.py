@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.integrators import GradientFlow, Integrator, IntegratorState, TorchOptimizer
+from lit_aux.integrators import Descent, GradientFlow, Integrator, IntegratorState, TorchOptimizer
 from lit_aux.models import Problems, StudentNet
 from lit_aux.modules.best_test_loss import BestTestLoss
 from lit_aux.phases.phase import Phase
@@ -58,7 +58,7 @@ class StudentPhase:
             self.chosen = self._saved["chosen"].tolist()
             self.place = self._saved["place"].numpy().copy()
         rows = torch.tensor(self.chosen, device=next(self.net.parameters()).device)
-        objective = self.net.objective(self.problems(phase.tasks), rows, self.names, phase.chunk)
+        objective: Any = self.net.objective(self.problems(phase.tasks), rows, self.names, phase.chunk)
         theta = self.net.pack(rows, self.names)
         if phase.test_every is not None:
             self.best = self._watch(rows)
@@ -134,7 +134,8 @@ class StudentPhase:
         names = list(self.net.weights())
         weights = self.net.pack(torch.arange(self.net.replicas), names).cpu()
         keys: dict[Hashable, int] = {}
-        chosen, place = [], []
+        chosen: list[int] = []
+        place: list[int] = []
         for replica in range(self.net.replicas):
             problem = []
             for task in self.phase.tasks:
@@ -151,9 +152,10 @@ class StudentPhase:
         """Watch the test loss of the main task, or of the phase's first where it is not trained."""
         phase = self.phase
         task = "main" if "main" in phase.tasks else phase.tasks[0]
-        loss = self.net.objective(self.problems([task], "test"), rows, self.names, phase.chunk)
-        unit = phase.test_unit if isinstance(self.integrator, GradientFlow) else self.integrator.lr  # type: ignore[attr-defined]
-        thinning = phase.test_thinning if isinstance(self.integrator, GradientFlow) else 1.0
+        loss: Any = self.net.objective(self.problems([task], "test"), rows, self.names, phase.chunk)
+        descent = isinstance(self.integrator, Descent)
+        unit: float = getattr(self.integrator, "lr", phase.test_unit)
+        thinning = 1.0 if descent else phase.test_thinning
         assert phase.test_every is not None
         return BestTestLoss(loss, len(rows), unit, unit * phase.test_every, thinning)
 

@@ -87,7 +87,7 @@ class Students:
             full = f"{self._module.log_prefix}{name}"
             self._module.log(full, value, batch_size=1, prog_bar=name in shown)
 
-    def train_and_log(self) -> None:
+    def train_and_log(self) -> Tensor | None:
         """Advance by a block; end the phase when no replica is under way."""
         assert self.run is not None
         phase = self._phase
@@ -106,6 +106,7 @@ class Students:
             "evaluations": float(counts.evaluations.max()),
         }
         self._log(values, shown=("finished", "converged"))
+        return None  # there is no loss for Lightning to follow
 
     def stop_reason(self) -> str | None:
         """Say how the phase ended; None while replicas are under way."""

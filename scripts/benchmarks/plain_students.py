@@ -1,4 +1,4 @@
-"""Students as a user would write them: one ``nn.Module``, autograd, ``torch.optim.SGD``, one run at a time."""
+"""Students as a user would write them, with autograd and ``torch.optim.SGD``, beside batches of ours."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -55,7 +55,9 @@ def occupied(kind: str, integrator: Integrator, replicas: int, quick: bool = Fal
 def process_growth() -> list[float]:
     """Return the bytes per ReLU replica by which a fresh process grows (Linux), for each integrator."""
     command = [sys.executable, "-m", "benchmarks.student_memory"]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    answer = subprocess.run(
+        command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1]
+    )
     return [float(word) for word in answer.stdout.split()]
 
 

@@ -22,7 +22,7 @@ INTEGRATORS: dict[str, Integrator] = {
 }
 
 
-BLOCK = 50
+BLOCKS = {"gradient_flow": 12, "gradient_descent": 50}
 
 
 class Interrupt(Callback):
@@ -59,12 +59,14 @@ def run(
     similarity: tuple[int, ...] = (0, 3),
     evaluations: int = 400,
     ckpt_path: str | None = None,
+    block: int | None = None,
     **options: Any,
 ) -> PretrainFinetuneModule:
     torch.set_num_threads(1)
     seed_everything(0)
+    block = block or BLOCKS[integrator.name]
     settings = PhaseSettings(
-        integrator=integrator, block=BLOCK, stop_at_training_loss=1e-6, max_evaluations=evaluations
+        integrator=integrator, block=block, stop_at_training_loss=1e-6, max_evaluations=evaluations
     )
     data = data_of(kind, list(seeds), list(similarity))
     chosen = {"readout": "reset", "rescale": 0.5, "rescale_preset": "backbone", **options}
@@ -98,8 +100,9 @@ def test_interrupted_and_resumed_is_bit_identical(
 ) -> None:
     integrator, expected = whole
     ended = sorted(row["evaluations"] for row in numbers(expected, "finetune"))
-    last = -(-ended[-1] // BLOCK)
-    block = -(-ended[0] // BLOCK) + 1 if when == "after one has ended" else 2
+    size = BLOCKS[integrator.name]
+    last = -(-ended[-1] // size)
+    block = -(-ended[0] // size) + 1 if when == "after one has ended" else 2
     assert block <= last, "all end at once, or too soon"
     interrupt = Interrupt("pretrain" if when == "pretraining" else "finetune", block)
     with pytest.raises(ZeroDivisionError):
@@ -113,7 +116,7 @@ def test_interrupted_and_resumed_is_bit_identical(
 @pytest.mark.parametrize("kind", ["diagonal", "relu"])
 @pytest.mark.parametrize("name", ["gradient_flow", "gradient_descent"])
 def test_a_replica_alone_and_among_others_agrees(name: str, kind: str, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"kind": kind, "evaluations": 1000}
+    options: dict[str, Any] = {"kind": kind, "evaluations": 1000, "block": 250}
     together = run(tmp_path / "together", INTEGRATORS[name], **options)
     alone = run(tmp_path / "alone", INTEGRATORS[name], seeds=(1,), similarity=(3,), **options)
     limit = 1e-10 if name == "gradient_descent" else 1e-2
@@ -129,8 +132,14 @@ def test_a_replica_alone_and_among_others_agrees(name: str, kind: str, tmp_path:
 def test_each_replica_has_its_factor(tmp_path: Path) -> None:
     """A replica among others that are rescaled differently ends as among others that are not."""
     descent = INTEGRATORS["gradient_descent"]
-    equal = run(tmp_path / "equal", descent, rescale=0.5)
-    mixed = run(tmp_path / "mixed", descent, rescale=[0.5, 0.1, 0.5, 2.0], readout_scale=[1.0, 2.0, 1.0, 1.0])
+    equal = run(tmp_path / "equal", descent, rescale=0.5, block=400)
+    mixed = run(
+        tmp_path / "mixed",
+        descent,
+        block=400,
+        rescale=[0.5, 0.1, 0.5, 2.0],
+        readout_scale=[1.0, 2.0, 1.0, 1.0],
+    )
     for key, value in equal.state_dict().items():
         other = mixed.state_dict()[key]
         torch.testing.assert_close(other[[0, 2]], value[[0, 2]], rtol=1e-10, atol=0)

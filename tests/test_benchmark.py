@@ -1,0 +1,47 @@
+"""That the benchmark of the students runs, and what its own helpers say."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+
+
+def test_the_students_are_benchmarked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import benchmark
+
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "students", "flow", "--quick", "--repetitions", "1"])
+    benchmark.main()
+    lines = capsys.readouterr().out.splitlines()
+    for begin in ("students: diagonal STL", "students: ReLU, gradient_flow: bytes", "flow: diagonal MTL"):
+        assert any(line.startswith(begin) for line in lines), begin
+    assert not any(" nan" in line or " inf" in line for line in lines)
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "relu"])
+def test_the_plain_network_starts_where_the_first_replica_does(kind: str) -> None:
+    from benchmarks import plain_students as plain
+
+    students: Any = getattr(plain, kind)(*((1, 2) if kind == "diagonal" else (2,)), quick=True)
+    with torch.no_grad():
+        for number, weight in enumerate(students.net.parameters()):
+            weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(number)))
+    x, _ = students.data.train_set(0, "main")
+    torch.testing.assert_close(plain.plain(students.net)(x), students.net(x, "main")[0, :, 0])
+
+
+def test_bytes_count_every_storage_once() -> None:
+    from benchmarks.student_memory import held_bytes
+
+    x = torch.zeros(10, dtype=torch.float64)
+    assert held_bytes({"a": x, "b": [x[:5], x.view(2, 5)]}, torch.zeros(3, dtype=torch.float32)) == 92
