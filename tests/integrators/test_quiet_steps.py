@@ -51,9 +51,9 @@ def loss(y: Tensor) -> Tensor:
 
 def run(lr: float, observer: Any, block: int) -> Any:
     descent = GradientDescent(lr, divergence=1e3)
-    limits = {"threshold": np.array([1e-6, 0, 1e-6]), "max_time": np.array([1e9, 33.0, 1e9])}
+    limits = {"threshold": np.array([1e-6, 0, 1e-6]), "max_time": np.array([1e9, 9.0, 1e9])}
     start = torch.tensor([[1.0], [2.0], [3.0]], dtype=torch.float64)
-    state = descent.start(loss, start, observer=observer, max_evaluations=900, **limits)
+    state = descent.start(loss, start, observer=observer, max_evaluations=300, **limits)
     while not state.finished:
         descent.advance(state, block)
     return state
