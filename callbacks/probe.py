@@ -93,7 +93,8 @@ def collect_probe(
         module: The module; its batch transfer hooks are applied as in validation.
         n: How many inputs to take from a loader.
         probe: ``None`` for the data module's own ``probe`` if it has one, else the first ``n`` inputs of the
-            validation set (``n`` training inputs, drawn once with a fixed seed, where there is none), a loader, a function of the Trainer, or the inputs.
+            validation set (``n`` training inputs, drawn once with a fixed seed, where there is none); a
+            loader, a function of the Trainer, or the inputs.
         to_input: Finds the input in a batch of a loader.
     """
     if probe is None:

@@ -43,7 +43,11 @@ class Stretch:
 
 
 class Observer(Protocol):
-    """Sees the path, for instance to keep the smallest test loss on it."""
+    """Sees the path, for instance to keep the smallest test loss on it.
+
+    One that also has ``next_time(replicas)``, the time of each up to which nothing concerns it, is spared
+    the steps of descent before that, which are the faster for it.
+    """
 
     def observe(self, stretch: Stretch) -> None:
         """Take notice of an accepted step."""

@@ -61,7 +61,7 @@ class BestTestLoss:
         """Test at the instants within a step."""
         end = stretch.end * (1 + 1e-12)
         while True:
-            when = self._when(stretch.replicas)
+            when = self.next_time(stretch.replicas)
             due = np.flatnonzero(when <= end)
             if not len(due):
                 return
@@ -98,8 +98,8 @@ class BestTestLoss:
         self._first[replicas] /= 10
         self._interval[replicas] /= 10
 
-    def _when(self, replicas: NDArray[np.int64]) -> Floats:
-        """Return the next instants as descent counts its time: a step's number times its size."""
+    def next_time(self, replicas: NDArray[np.int64]) -> Floats:
+        """Return the next instants, as descent counts its time: a step's number times its size."""
         ratio = np.round(self._interval[replicas] / self._first[replicas], 9)
         return np.asarray((1 + ratio * self._number[replicas]) * self._first[replicas])
 

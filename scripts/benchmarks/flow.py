@@ -16,9 +16,10 @@ from .flow_table import table
 from .plain_students import Clock, Row, plain, plain_loop
 
 RATES = (0.1, 0.2, 0.4, 0.6, 0.8)
-SEEDS = (0, 3, 5)
-"""Of the ReLU problems: the first of which neither descent nor flow rests long, or for good, far above the
-threshold (seed 2, n 64 rests at .0134 under both)."""
+SEEDS = {256: (0, 1, 2), 64: (0, 1, 3)}
+"""Of the ReLU problems, by rows: the first three, but for seed 2 with 64 rows, whose flow was still at .0134
+after 2,500 gradients. With 256 rows seeds 1 and 2 rest on plateaus, where the flow takes many short steps;
+they are kept, because leaving them out would flatter it."""
 
 
 def fastest_descent(problem: Problem, limit: int, seed: int = 0) -> tuple[float, int] | None:
@@ -62,9 +63,9 @@ def against_descent(
         gains.append(descent.seconds / median(flows))
         rates.append(found[0])
         counts.append((descent.evaluations, flow.evaluations))
-    yield f"{what}: times less time than descent at its fastest rate ({median(rates)})", median(gains), target
-    yield "  gradients of descent", median(a for a, _ in counts), ""
-    yield "  gradients of flow", median(b for _, b in counts), ""
+    yield f"{what}: times less time than descent at its fastest rate, median of seeds", median(gains), target
+    for seed, gain, rate, (theirs, ours) in zip(seeds, gains, rates, counts, strict=True):
+        yield f"  seed {seed}: {theirs} gradients at rate {rate}, {ours} of flow; times less time", gain, ""
 
 
 def against_slow_descent(problem: Problem, clock: Clock, what: str, target: str) -> Iterator[Row]:
@@ -94,7 +95,7 @@ def against_plain_loop(problem: Problem, repetitions: int, clock: Clock) -> Iter
         steps = plain_loop(network, x, y[:, 0], 0.1, LIMIT, problem.threshold)
         gains.append((clock() - begun) / flow)
     yield (
-        f"ReLU, n 64, to 1e-8: times less time than a plain loop at lr .1 ({steps} steps)",
+        f"ReLU, n 64, seed 0, to 1e-8: times less time than a plain loop at lr .1 ({steps} steps)",
         median(gains),
         ">= 4",
     )
@@ -103,11 +104,11 @@ def against_plain_loop(problem: Problem, repetitions: int, clock: Clock) -> Iter
 def benchmark_flow(repetitions: int = 5, clock: Clock = time.perf_counter, quick: bool = False) -> list[Row]:
     """Return rows of what was measured, its value, and the target; ``quick`` tells nothing, but soon."""
     n64, n256 = (Problem("relu", n, quick=quick) for n in (64, 256))
-    seeds = SEEDS[:1] if quick else SEEDS
+    seeds = {n: some[:1] if quick else some for n, some in SEEDS.items()}
     return [
         *against_plain_loop(n64, min(repetitions, 3), clock),
-        *against_descent(n256, clock, seeds, "ReLU, n 256, three seeds", ">= 5"),
-        *against_descent(n64, clock, seeds, "ReLU, n 64, three seeds", ""),
+        *against_descent(n256, clock, seeds[256], "ReLU, n 256", ">= 5"),
+        *against_descent(n64, clock, seeds[64], "ReLU, n 64", ""),
         *against_slow_descent(Problem("diagonal", 64, 20, quick), clock, "diagonal MTL, + 64", ">= 10"),
         *table(clock, quick),
     ]

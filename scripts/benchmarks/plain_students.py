@@ -56,7 +56,7 @@ def plain_loop(
         if loss.item() < threshold:
             return step
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     return steps
 
