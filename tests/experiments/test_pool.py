@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from multiprocessing import active_children
 from pathlib import Path
 from unittest.mock import patch
@@ -20,7 +21,8 @@ from lit_aux.experiments.display import GridProgress
 from lit_aux.experiments.pool import cores
 
 PROGRAM = """
-import pool_helpers, sys
+import pool_helpers, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 print("begins", flush=True)
 sys.exit(0 if pool_helpers.with_workers(pool_helpers.sleeps) else 130)
 """
@@ -98,7 +100,15 @@ def test_what_a_worker_refuses_is_refused() -> None:
     assert rows()
 
 
-def test_ctrl_c_ends_workers(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def listening() -> Iterator[None]:
+    """Hear Ctrl-C even where the tests were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_ends_workers(capsys: pytest.CaptureFixture[str], listening: None) -> None:
     ended = GridProgress.end
 
     def interrupt(self: GridProgress, converged: bool) -> None:
