@@ -11,7 +11,7 @@ wall-clock seconds, for a machine that is busy with other things (use it with ``
 import argparse
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from benchmarks.dimensionality import benchmark_dimensionality
@@ -43,7 +43,7 @@ def main() -> None:
     options = parser.parse_args()
     clock = time.process_time if options.cpu_time else time.perf_counter
     count = options.repetitions
-    benchmarks: dict[str, Callable[[], list[Row]]] = {
+    benchmarks: dict[str, Callable[[], Iterable[Row]]] = {
         "training": lambda: benchmark_training(count, clock),
         "loader": lambda: benchmark_loader(threads=torch.get_num_threads()),
         "dimensionality": lambda: benchmark_dimensionality(count),
@@ -52,11 +52,12 @@ def main() -> None:
         "students": lambda: benchmark_students(count, clock, options.quick),
         "flow": lambda: benchmark_flow(count, clock, options.quick),
     }
-    results = [(name, row) for name in options.which or names for row in benchmarks[name]()]
     print(f"\ntorch {torch.__version__}, {torch.get_num_threads()} threads of {os.cpu_count()} cores")
-    print(f"{'what':86s} {'measured':>10s}  {'target':14s}")
-    for name, (what, value, target) in results:
-        print(f"{name + ': ' + what:86s} {value:10.3g}  {target:14s} {verdict(value, target)}".rstrip())
+    print(f"{'what':86s} {'measured':>10s}  {'target':14s}", flush=True)
+    for name in options.which or names:
+        for what, value, target in benchmarks[name]():
+            line = f"{name + ': ' + what:86s} {value:10.3g}  {target:14s} {verdict(value, target)}"
+            print(line.rstrip(), flush=True)
 
 
 if __name__ == "__main__":

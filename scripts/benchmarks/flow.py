@@ -101,14 +101,14 @@ def against_plain_loop(problem: Problem, repetitions: int, clock: Clock) -> Iter
     )
 
 
-def benchmark_flow(repetitions: int = 5, clock: Clock = time.perf_counter, quick: bool = False) -> list[Row]:
-    """Return rows of what was measured, its value, and the target; ``quick`` tells nothing, but soon."""
+def benchmark_flow(
+    repetitions: int = 5, clock: Clock = time.perf_counter, quick: bool = False
+) -> Iterator[Row]:
+    """Yield what was measured, its value, and the target, the longest last."""
     n64, n256 = (Problem("relu", n, quick=quick) for n in (64, 256))
     seeds = {n: some[:1] if quick else some for n, some in SEEDS.items()}
-    return [
-        *against_plain_loop(n64, min(repetitions, 3), clock),
-        *against_descent(n256, clock, seeds[256], "ReLU, n 256", ">= 5"),
-        *against_descent(n64, clock, seeds[64], "ReLU, n 64", ""),
-        *against_slow_descent(Problem("diagonal", 64, 20, quick), clock, "diagonal MTL, + 64", ">= 10"),
-        *table(clock, quick),
-    ]
+    yield from against_plain_loop(n64, min(repetitions, 3), clock)
+    yield from table(clock, quick)
+    yield from against_slow_descent(Problem("diagonal", 64, 20, quick), clock, "diagonal MTL, + 64", ">= 10")
+    yield from against_descent(n64, clock, seeds[64], "ReLU, n 64", "")
+    yield from against_descent(n256, clock, seeds[256], "ReLU, n 256", ">= 5")
