@@ -11,7 +11,7 @@ from lightning import LightningDataModule
 from torch import Tensor, nn
 
 from lit_aux.data.counts import at_least, check_classes_covered, resolve_counts, resolve_seed, split_sizes
-from lit_aux.data.multi_task_loader import ORDERS, MultiTaskLoader, Order
+from lit_aux.data.multi_task_loader import MultiTaskLoader, Order, phase_tasks
 from lit_aux.data.order import derive_seed
 from lit_aux.data.samples import Images, Samples
 from lit_aux.data.split import Split, split_apart, split_pool
@@ -196,15 +196,7 @@ class TaskDataModule(LightningDataModule, ABC):
         Raises:
             ConfigurationError: For no task, an unknown task or an unknown order.
         """
-        names = self.tasks if tasks is None else list(tasks)
-        for name in names:
-            if name not in self.task_classes:
-                raise unknown_name("tasks", name, self.task_classes)
-        if not names:
-            raise ConfigurationError("tasks []: a phase needs at least one task")
-        if order not in ORDERS:
-            raise unknown_name("order", order, ORDERS)
-        self._phase = (names, order, first_epoch)
+        self._phase = (phase_tasks(tasks, self.task_classes, order), order, first_epoch)
 
     def setup(self, stage: str | None = None) -> None:
         """Load, draw and resize the images of a stage, once; again only if the network wants another size."""

@@ -1,6 +1,6 @@
 """One loader over several tasks."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -16,6 +16,23 @@ from lit_aux.errors import ConfigurationError, unknown_name
 TaskBatch = dict[str, tuple[Tensor, Tensor]]
 Order = Literal["interleaved", "sequential"]
 ORDERS = ("interleaved", "sequential")
+
+
+def phase_tasks(tasks: Sequence[str] | None, known: Collection[str], order: str) -> list[str]:
+    """Return the tasks that a phase names, all that are known for None.
+
+    Raises:
+        ConfigurationError: For no task, an unknown task or an unknown order.
+    """
+    names = list(known if tasks is None else tasks)
+    for name in names:
+        if name not in known:
+            raise unknown_name("tasks", name, known)
+    if not names:
+        raise ConfigurationError("tasks []: a phase needs at least one task")
+    if order not in ORDERS:
+        raise unknown_name("order", order, ORDERS)
+    return names
 
 
 class MultiTaskLoader(ResumableLoader[TaskBatch]):

@@ -11,11 +11,11 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from lit_aux.data.block_loader import BlockLoader
-from lit_aux.data.multi_task_loader import ORDERS, Order
+from lit_aux.data.multi_task_loader import Order, phase_tasks
 from lit_aux.data.teacher_draws import SAMPLINGS, Sampling, independent_rows, published_rows
 from lit_aux.data.teacher_grid import Cell, whole_number
 from lit_aux.data.tensor_cache import TensorCache
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import unknown_name
 
 DType = Literal["float32", "float64"]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -179,14 +179,7 @@ class TeacherDataModule(LightningDataModule, ABC):
         Raises:
             ConfigurationError: For no task, an unknown task or an unknown order.
         """
-        names = list(self.tasks if tasks is None else tasks)
-        for name in names:
-            self.check_task(name)
-        if not names:
-            raise ConfigurationError("tasks []: a phase needs at least one task")
-        if order not in ORDERS:
-            raise unknown_name("order", order, ORDERS)
-        self._phase = (names, order, first_epoch)
+        self._phase = (phase_tasks(tasks, self.tasks, order), order, first_epoch)
 
     def setup(self, stage: str | None = None) -> None:
         """Do nothing: what is needed is drawn when it is asked for."""

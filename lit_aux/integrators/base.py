@@ -90,7 +90,7 @@ class Integrator(ABC):
         Raises:
             ConfigurationError: If a loss is not finite at the start.
         """
-        if isinstance(loss, FunctionObjective) or hasattr(loss, "value_and_gradient"):
+        if hasattr(loss, "value_and_gradient"):
             objective: Any = loss
             assert isinstance(parameters, Tensor)
             theta = parameters.detach().clone()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lit_aux.modules.student_phase import StudentPhase
 
@@ -38,9 +38,3 @@ class IntegratorOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a checkpoint was, once training starts."""
         self.run.load_state_dict(state_dict["students"])
-
-
-def total_loss(run: StudentPhase) -> Tensor:
-    """Return the mean training loss over replicas."""
-    assert run.state is not None
-    return torch.as_tensor(run.state.counts.loss.mean())
