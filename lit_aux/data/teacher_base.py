@@ -15,7 +15,7 @@ from lit_aux.data.multi_task_loader import Order, phase_tasks
 from lit_aux.data.teacher_draws import SAMPLINGS, Sampling, independent_rows, published_rows
 from lit_aux.data.teacher_grid import Cell, whole_number
 from lit_aux.data.tensor_cache import TensorCache
-from lit_aux.errors import unknown_name
+from lit_aux.errors import ConfigurationError, unknown_name
 
 DType = Literal["float32", "float64"]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -30,6 +30,10 @@ class TeacherDataModule(LightningDataModule, ABC):
     hands out numbers of blocks instead of batches: the module that trains asks for :meth:`train_set` itself.
 
     Inputs depend on seed and numbers of rows alone, never on the teacher's other options.
+
+    Attributes:
+        designs: What those who train worked out of inputs and targets.
+        moments: What they worked out of inputs alone.
 
     Args:
         replicas: The values of the axes for every replica, ``seed`` and ``n_main`` among them.
@@ -74,6 +78,8 @@ class TeacherDataModule(LightningDataModule, ABC):
         self._phase: tuple[list[str], Order, int] = (self.tasks, "interleaved", 0)
         # What trains is held by those who train on it anyway. Test inputs are many more, and used in turn.
         self._train = TensorCache(inf)
+        self.designs: dict[Any, Any] = {}
+        self.moments: dict[Any, Any] = {}
         self._test = TensorCache(_TEST_BYTES)
 
     # What subclasses say
@@ -144,6 +150,19 @@ class TeacherDataModule(LightningDataModule, ABC):
         self.check_task(task)
         cell = self.replicas[replica]
         return (cell["seed"], *self._drawn(split, task, cell))
+
+    def share_inputs(self, other: "TeacherDataModule") -> None:
+        """Keep inputs, and what is worked out of them, together with a data module of equal settings.
+
+        Raises:
+            ConfigurationError: If the settings differ.
+        """
+        if self._common() != other._common():
+            raise ConfigurationError("data: modules whose settings differ share no inputs")
+        self._train, self._test, self.moments = other._train, other._test, other.moments
+
+    def _common(self) -> dict[str, object]:
+        return {**self.settings(), "n_aux": self.n_aux, "n_test": self.n_test}
 
     def fingerprint(self, tasks: Sequence[str], order: Order = "interleaved") -> str:
         """Return a hash of all the data that training on ``tasks`` depends on.
@@ -216,7 +235,8 @@ class TeacherDataModule(LightningDataModule, ABC):
         cell: Mapping[str, Any] = self.replicas[replica]
         drawn = self._drawn(split, task, cell)
         x = cache.get((cell["seed"], *drawn), lambda: self._rows(cell["seed"], drawn))
-        key = ("targets", task, cell["seed"] if task == "aux" else replica)
+        own = ("seed",) if task == "aux" else tuple(sorted(cell))
+        key = ("targets", task, *drawn, *(cell[name] for name in own))
         return x, cache.get(key, lambda: self.apply_teacher(replica, task, x).unsqueeze(1))
 
     def _drawn(self, split: str, task: str, cell: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:

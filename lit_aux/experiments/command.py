@@ -26,7 +26,11 @@ _LISTS = {
     "rescale": "factor on the pretrained weights",
 }
 _TYPED: dict[str, tuple[Any, Any, str]] = {
-    "integrator": (str, "gradient_flow", "gradient_flow, gradient_descent or a class of torch.optim"),
+    "integrator": (
+        str,
+        "gradient_flow",
+        "gradient_flow, gradient_descent, exact (solved, diagonal) or a class of torch.optim",
+    ),
     "tolerance": (float, 1e-2, "error per step of gradient flow, relative to the weights"),
     "sampling": (Sampling, "published", "draw as the paper's code did, or each seed by itself"),
     "output_scale": (Literal["sqrt", "units"], "sqrt", "ReLU teachers: weights 1/sqrt(units) or 1/units"),

@@ -43,6 +43,8 @@ def cells(
     options = options or Options()
     found = experiment(name)
     wanted = _values.setups(setups, found)
+    if options.integrator == "exact":
+        wanted = _solvable(found, wanted, given=setups is not None)
     chosen_seeds = _values.whole("--seeds", seeds, found.seeds, 0, 2**32 - 1)
     sizes = sorted(_values.whole("--n-main", n_main, found.n_main, 1))
     grid = list(_grid(found, _values.axes(axes, found), options))
@@ -54,6 +56,21 @@ def cells(
         run = _run(found, setup, run_axes, options, (details or {}).get(setup, {}))
         runs.setdefault(run.run_hash, run)
     return list(runs.values())
+
+
+def _solvable(found: Experiment, wanted: Sequence[str], *, given: bool) -> list[str]:
+    """Return the setups that are solved instead of trained; refuse others if they were asked for."""
+    if found.network != "diagonal":
+        raise ConfigurationError(
+            f"--integrator exact: {found.name} has no networks that can be solved; diagonal ones can"
+        )
+    solvable = [setup for setup in wanted if setup != "MTL"]
+    if (given and len(solvable) < len(wanted)) or not solvable:
+        raise ConfigurationError(
+            "--integrator exact: MTL trains two outputs and cannot be solved; name other setups, or train it "
+            "by gradient_flow"
+        )
+    return solvable
 
 
 def _run(

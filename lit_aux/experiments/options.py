@@ -9,7 +9,7 @@ from lit_aux.errors import ConfigurationError, unknown_name
 
 Sampling = Literal["published", "independent"]
 DType = Literal["float32", "float64"]
-INTEGRATORS = ("gradient_flow", "gradient_descent")
+INTEGRATORS = ("gradient_flow", "gradient_descent", "exact")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,8 @@ class Options:
     """Choices that hold for every run of a call; None leaves one to the experiment.
 
     Args:
-        integrator: ``gradient_flow``, ``gradient_descent`` or the name of a class in ``torch.optim``.
+        integrator: ``gradient_flow``, ``gradient_descent``, ``exact`` (diagonal networks with one output are
+            solved instead of trained) or the name of a class in ``torch.optim``.
         tolerance: Error per step of gradient flow, relative to the weights.
         sampling: ``published`` draws teachers and inputs exactly as the paper's code does, ``independent``
             gives every seed its own generator.
@@ -76,7 +77,8 @@ class Options:
         """Return the precision in which a kind of network trains."""
         if self.dtype is not None:
             return self.dtype
-        return "float64" if network == "diagonal" and self.integrator == "gradient_flow" else "float32"
+        precise = network == "diagonal" and self.integrator in ("gradient_flow", "exact")
+        return "float64" if precise else "float32"
 
     def of_results(self, network: str) -> dict[str, Any]:
         """Return the options on which a kind of network's numbers depend, beside those in its protocol."""

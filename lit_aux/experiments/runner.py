@@ -112,7 +112,7 @@ def _run(
     if left and left[0].protocol is not None:
         gpu = _on_gpu(options.device)
         jobs = options.jobs or (1 if gpu or len(left) < _FEW else min(2, cores()))
-    groups = slices(left, options.replicas_per_slice, jobs, gpu)
+    groups = slices(left, options.replicas_per_slice, jobs, gpu, solved=options.integrator == "exact")
     with GridProgress(len(runs), len(held), converged) as progress:
 
         def emit(run: Run, row: dict[str, Any], measures: list[dict[str, Any]]) -> None:

@@ -9,7 +9,9 @@ from lit_aux.experiments.run import Run
 _RIDGE = ("(LP)", "(NTK)")
 
 
-def slices(runs: Sequence[Run], most: int | None = None, jobs: int = 1, gpu: bool = False) -> list[list[Run]]:
+def slices(
+    runs: Sequence[Run], most: int | None = None, jobs: int = 1, gpu: bool = False, solved: bool = False
+) -> list[list[Run]]:
     """Group runs that can train as one batch: of one experiment, setup and rescale factor.
 
     ReLU networks and images have one n_main in a group. Diagonal networks mix them, since what their replicas
@@ -22,16 +24,19 @@ def slices(runs: Sequence[Run], most: int | None = None, jobs: int = 1, gpu: boo
         jobs: How many groups will be under way at a time. For one, groups keep the order of the runs; for
             several, the longest come first, and diagonal networks are divided by seeds.
         gpu: Whether they run on a GPU.
+        solved: Whether they are solved instead of trained: then all runs of a seed make a group, since
+            drawing inputs takes longer than solving.
     """
     kinds: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         size = None if _network(run) == "diagonal" else run.axes["n_main"]
-        kinds.setdefault((run.experiment, run.setup, run.axes.get("rescale"), size), []).append(run)
+        kind = (run.axes["seed"],) if solved else (run.setup, run.axes.get("rescale"), size)
+        kinds.setdefault((run.experiment, *kind), []).append(run)
     groups: list[list[Run]] = []
-    for kind in kinds.values():
-        limit = _most(kind[0], gpu) if most is None else most
-        share = ceil(len(kind) / jobs) if _network(kind[0]) == "diagonal" else limit
-        groups += _packed(kind, limit, min(limit, share))
+    for alike in kinds.values():
+        limit = most or (len(alike) if solved else _most(alike[0], gpu))
+        divided = _network(alike[0]) == "diagonal" and not solved
+        groups += _packed(alike, limit, min(limit, ceil(len(alike) / jobs)) if divided else limit)
     return groups if jobs == 1 else sorted(groups, key=_cost, reverse=True)
 
 
@@ -39,7 +44,8 @@ def title(group: Sequence[Run]) -> str:
     """Return what a person calls a group: its setup and n_main."""
     sizes = sorted({run.axes["n_main"] for run in group})
     span = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    return f"{group[0].setup}, n {span}"
+    setups = ", ".join(dict.fromkeys(run.setup for run in group))
+    return f"{setups}, n {span}"
 
 
 def _network(run: Run) -> str:

@@ -17,7 +17,7 @@ from lit_aux.experiments.options import Options
 from lit_aux.experiments.pretrained import claimed, write
 from lit_aux.experiments.protocol import Protocol
 from lit_aux.experiments.run import Emit, Progress, Run
-from lit_aux.integrators import GradientDescent, GradientFlow, Integrator, TorchOptimizer
+from lit_aux.integrators import Exact, GradientDescent, GradientFlow, Integrator, TorchOptimizer
 from lit_aux.models import DiagonalNet, ReLUNet, StudentNet
 from lit_aux.modules import AuxiliaryModule, MultiTaskModule, PretrainFinetuneModule, SingleTaskModule
 from lit_aux.phases import PhaseSettings
@@ -27,7 +27,7 @@ def train_slice(runs: Sequence[Run], options: Options, progress: Progress, emit:
     """Carry out runs that differ in seed and teacher, as one batch of students.
 
     Args:
-        runs: Of one experiment and setup.
+        runs: Of one experiment.
         options: How they are carried out.
         progress: Told after every block how many runs are under way and how many gradients they have cost.
         emit: Given each run with its numbers and its measures, after the block in which it ended.
@@ -38,21 +38,33 @@ def train_slice(runs: Sequence[Run], options: Options, progress: Progress, emit:
         protocol = run.protocol
         # Nothing that is published of diagonal networks depends on n_main; ReLU batches and limits do.
         n_main = None if protocol.network == "diagonal" else run.axes["n_main"]
-        key = (run.axes.get("rescale"), protocol.init_scale, protocol.readout_scale, n_main)
+        key = (run.setup, run.axes.get("rescale"), protocol.init_scale, protocol.readout_scale, n_main)
         groups.setdefault(key, []).append(run)
+    before: TeacherDataModule | None = None
     for group in groups.values():
-        _Slice(group, options, progress, emit).carry_out()
+        current = _Slice(group, options, progress, emit, before)
+        current.carry_out()
+        before = current.data
 
 
 class _Slice:
     """Runs that share protocol, setup and rescale factor."""
 
-    def __init__(self, runs: Sequence[Run], options: Options, progress: Progress, emit: Emit) -> None:
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        options: Options,
+        progress: Progress,
+        emit: Emit,
+        before: TeacherDataModule | None,
+    ) -> None:
         self.runs, self.options, self.progress, self.emit = list(runs), options, progress, emit
         self.setup = self.runs[0].setup
         assert self.runs[0].protocol is not None
         self.protocol: Protocol = self.runs[0].protocol
         self.data = data_of(self.runs, options)
+        if before is not None:
+            self.data.share_inputs(before)
         self.order = match(self.runs, self.data)
 
     def carry_out(self) -> None:
@@ -103,7 +115,7 @@ class _Slice:
         steps = p.pretrain_max_steps if pretraining else p.max_steps
         limit = p.pretrain_divergence_limit if pretraining else p.divergence_limit
         integrator = integrator_of(self.options, lr, limit, None if pretraining else p.batch_size)
-        flow = isinstance(integrator, GradientFlow)
+        flow = isinstance(integrator, GradientFlow | Exact)
         return PhaseSettings(
             integrator=integrator,
             stop_at_training_loss=p.threshold,
@@ -198,6 +210,8 @@ def integrator_of(options: Options, lr: float, divergence: float, batch_size: in
     """Return the integrator that the options name, at the published learning rate."""
     if options.integrator == "gradient_flow":
         return GradientFlow(options.tolerance)
+    if options.integrator == "exact":
+        return Exact(lr)
     if options.integrator == "gradient_descent":
         return GradientDescent(lr, batch_size=batch_size, divergence=divergence)
     kind = getattr(torch.optim, options.integrator)

@@ -2,14 +2,15 @@
 
 from lit_aux.integrators.base import Integrator
 from lit_aux.integrators.descent import Descent
+from lit_aux.integrators.exact import Exact
 from lit_aux.integrators.gradient_descent import GradientDescent
 from lit_aux.integrators.gradient_flow import GradientFlow
 from lit_aux.integrators.objective import FunctionObjective, Objective
 from lit_aux.integrators.state import Counts, IntegratorState, Observer, Solution, Stretch
 from lit_aux.integrators.torch_optimizer import TorchOptimizer
 
-INTEGRATORS: dict[str, type[GradientFlow] | type[GradientDescent]] = {
-    kind.name: kind for kind in (GradientFlow, GradientDescent)
+INTEGRATORS: dict[str, type[GradientFlow] | type[GradientDescent] | type[Exact]] = {
+    kind.name: kind for kind in (GradientFlow, GradientDescent, Exact)
 }
 """By the names that options and tables use."""
 
@@ -17,6 +18,7 @@ __all__ = [
     "INTEGRATORS",
     "Counts",
     "Descent",
+    "Exact",
     "FunctionObjective",
     "GradientDescent",
     "GradientFlow",

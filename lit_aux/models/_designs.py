@@ -10,6 +10,29 @@ NEARLY_DEPENDENT = 1e-5
 
 
 @dataclass(frozen=True)
+class Moments:
+    """Second moments of inputs, and their Cholesky factor.
+
+    Attributes:
+        matrix: x'x (D, D), float64.
+        factor: Lower triangle (D, D); None where inputs are too nearly dependent to divide by it.
+    """
+
+    matrix: Tensor
+    factor: Tensor | None
+
+    @classmethod
+    def of(cls, x: Tensor, device: torch.device) -> "Moments":
+        """Work them out of inputs (n, D)."""
+        x = x.to(device, torch.float64)
+        matrix = x.T @ x
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        pivots = factor.diagonal()
+        good = not int(failed) and float(pivots.min()) >= NEARLY_DEPENDENT * float(pivots.max())
+        return cls(matrix, factor if good else None)
+
+
+@dataclass(frozen=True)
 class Design:
     """Inputs that some replicas share, and their targets.
 
@@ -34,7 +57,14 @@ class Design:
 
     @classmethod
     def of(
-        cls, x: Tensor, y: Tensor, dtype: torch.dtype, device: torch.device, *, whole: bool = False
+        cls,
+        x: Tensor,
+        y: Tensor,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        moments: Moments | None = None,
+        whole: bool = False,
     ) -> "Design":
         """Work out the cheaper form.
 
@@ -43,6 +73,7 @@ class Design:
             y: Targets (k, n).
             dtype: Of what is computed with.
             device: Where.
+            moments: Of x, where they are known; needed for no fewer rows than columns alone.
             whole: Whether no mini-batches will be taken.
         """
         n, d = x.shape
@@ -51,15 +82,14 @@ class Design:
             return cls(x, y, None, n)
         given = None if whole else (x, y)
         x, y = x.to(device, torch.float64), y.to(device, torch.float64)
-        moments, right = x.T @ x, y @ x
-        factor, failed = torch.linalg.cholesky_ex(moments)
-        pivots = factor.diagonal()
-        if int(failed) or float(pivots.min()) < NEARLY_DEPENDENT * float(pivots.max()):
+        known = moments or Moments.of(x, device)
+        factor = known.factor
+        if factor is None:
             return cls(x.to(dtype), y.to(dtype), None, n)
-        best = torch.cholesky_solve(right.T, factor).T
+        best = torch.cholesky_solve((y @ x).T, factor).T
         best = best + torch.cholesky_solve(((y - best @ x.T) @ x).T, factor).T
         rest = (y - best @ x.T).square().sum(1)
-        return cls(moments.to(dtype), best.to(dtype), rest.to(dtype), n, given)
+        return cls(known.matrix.to(dtype), best.to(dtype), rest.to(dtype), n, given)
 
     def errors(self, beta: Tensor, out: Tensor | None) -> Tensor:
         """Return the squared errors (k,) of coefficients (k, D); write x'(x beta - y) into ``out`` (k, D)."""

@@ -4,10 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_aux.models._designs import Design
+from lit_aux.errors import ConfigurationError
+from lit_aux.models._designs import Design, Moments
+from lit_aux.models._diagonal_solution import DiagonalProbes, solve_limit
 from lit_aux.models._problems import Problems, equal_sizes, narrow, neighbours, split_rows
 
 if TYPE_CHECKING:
@@ -98,6 +102,51 @@ class DiagonalObjective:
                 g_first[:, d:].addcmul_(v_minus, slope, value=-1)
         return losses.mul_(self._scale)
 
+    # Solving
+
+    def limit(self, theta: Tensor) -> tuple[Tensor, NDArray[np.int64]]:
+        """Return where gradient flow ends from parameters (k, P), and how many iterations that took."""
+        output = self._single()
+        end, iterations = theta.clone(), np.zeros(self.replicas, dtype=np.int64)
+        for group, design in zip(output.groups, output.designs, strict=True):
+            weights, iterations[group] = solve_limit(design, self._pathways(theta[group], output.number))
+            for name, place in self._pathways(end[group], output.number).items():
+                place.copy_(weights[name])
+        return end, iterations
+
+    def probe(self, theta: Tensor, lr: float | None) -> "_Probes | None":
+        """Return the path of linear probes from parameters (k, P); None where the first layer trains."""
+        output = self._single()
+        if self._frozen is None:
+            return None
+        designs = list(zip(output.groups, output.designs, strict=True))
+        v = theta.view(self.replicas, 2, self.count, self.width)[:, :, output.number]
+        found = DiagonalProbes(designs, self._frozen, v[:, 0], v[:, 1], lr)
+        return _Probes(found, theta, (self.replicas, 2, self.count, self.width), output.number)
+
+    def _single(self) -> _Output:
+        """Return the only output that counts."""
+        if len(self._outputs) > 1:
+            names = ", ".join(output.task for output in self._outputs)
+            raise ConfigurationError(
+                f"integrator: exact solves one output at a time, this phase trains {len(self._outputs)} "
+                f"({names}); choose gradient_flow"
+            )
+        return self._outputs[0]
+
+    def _pathways(self, theta: Tensor, output: int) -> dict[str, Tensor]:
+        """Return views of the weights of one output, each (k, D)."""
+        d = self.width
+        v = theta[:, 2 * d :].view(len(theta), 2, self.count, d)
+        return {
+            "w_plus": theta[:, :d],
+            "v_plus": v[:, 0, output],
+            "w_minus": theta[:, d : 2 * d],
+            "v_minus": v[:, 1, output],
+        }
+
+    # Mini-batches, and some of the replicas
+
     def rows(self) -> int:
         """Return the number of training rows over all tasks; see ``equal_sizes``."""
         return sum(self._sizes())
@@ -135,6 +184,23 @@ class DiagonalObjective:
         return DiagonalObjective((self.width, self.count), outputs, self._scale[keep], frozen)
 
 
+@dataclass
+class _Probes:
+    """Probes of one output within the parameters of all."""
+
+    found: DiagonalProbes
+    theta: Tensor
+    shape: tuple[int, int, int, int]
+    output: int
+
+    def at(self, time: NDArray[np.float64]) -> Tensor:
+        """Return parameters (k, P) at times (k,)."""
+        end = self.theta.clone()
+        k, _, _, d = self.shape
+        end.view(self.shape)[:, :, self.output] = self.found.at(time).view(k, 2, d)
+        return end
+
+
 def _load(problems: Problems, rows: Sequence[int], task: str) -> tuple[Tensor, Tensor]:
     """Return shared inputs (n, D) and targets (k, n, o)."""
     loaded = [problems.load(row, task) for row in rows]
@@ -146,8 +212,16 @@ def _design(
 ) -> Design:
     key = (task, output, problems.key(rows[0], task), tuple(rows), like.dtype, like.device)
     if key not in problems.cache:
+        inputs = (problems.key(rows[0], task), like.device)
+        if len(x) >= x.shape[1] and inputs not in problems.moments:
+            problems.moments[inputs] = Moments.of(x, like.device)
         problems.cache[key] = Design.of(
-            x, targets[..., output], like.dtype, like.device, whole=problems.whole
+            x,
+            targets[..., output],
+            like.dtype,
+            like.device,
+            moments=problems.moments.get(inputs),
+            whole=problems.whole,
         )
     design: Design = problems.cache[key]
     return design

@@ -18,7 +18,8 @@ class Problems:
         key: Of a replica and a task: equal where the inputs are the same.
         load: Of a replica and a task: inputs (n, D) and targets (n, o).
         weights: Weight of each task's rows; 1 by default.
-        cache: What was worked out of inputs, kept from one batch to the next.
+        cache: What was worked out of inputs and targets, kept from one batch to the next.
+        moments: What was worked out of inputs alone.
         whole: Whether no mini-batches are taken, so that the inputs themselves need not be kept.
     """
 
@@ -27,6 +28,7 @@ class Problems:
     load: Callable[[int, str], tuple[Tensor, Tensor]]
     weights: dict[str, float] = field(default_factory=dict)
     cache: dict[Any, Any] = field(default_factory=dict)
+    moments: dict[Any, Any] = field(default_factory=dict)
     whole: bool = False
 
 

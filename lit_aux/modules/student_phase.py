@@ -122,12 +122,12 @@ class StudentPhase:
         data = self.data
         load = data.train_set if split == "train" else data.test_set
         weights = {task: self.phase.weight(task) for task in tasks} if split == "train" else {}
-        cache = data.__dict__.setdefault("_derived", {})
 
         def key(replica: int, task: str) -> Hashable:
             return (split, data.inputs_key(split, replica, task))
 
-        return Problems(list(tasks), key, load, weights, cache, whole=split == "test")
+        whole = split == "test"
+        return Problems(list(tasks), key, load, weights, data.designs, data.moments, whole=whole)
 
     def _share(self) -> None:
         """Find the replicas that train, and which of them stands for which replica."""
@@ -154,7 +154,7 @@ class StudentPhase:
         task = "main" if "main" in phase.tasks else phase.tasks[0]
         loss: Any = self.net.objective(self.problems([task], "test"), rows, self.names, phase.chunk)
         descent = isinstance(self.integrator, Descent)
-        unit: float = getattr(self.integrator, "lr", phase.test_unit)
+        unit: float = getattr(self.integrator, "lr", None) or phase.test_unit
         thinning = 1.0 if descent else phase.test_thinning
         assert phase.test_every is not None
         return BestTestLoss(loss, len(rows), unit, unit * phase.test_every, thinning)

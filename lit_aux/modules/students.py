@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.models import StudentNet
+from lit_aux.integrators import Exact
+from lit_aux.models import DiagonalNet, StudentNet
 from lit_aux.modules.integrator_optimizer import IntegratorOptimizer
 from lit_aux.modules.student_phase import StudentPhase
 from lit_aux.phases.phase import Phase
@@ -165,6 +166,21 @@ def attach(module: "AuxiliaryModule", data: Any, processes: int) -> None:
         students.attach(data, module.tasks)
         for phase in module.phases:
             students.net.factors(phase.readout_scale)
+            if isinstance(phase.integrator, Exact):
+                _check_solvable(students.net, phase)
+
+
+def _check_solvable(net: StudentNet, phase: Phase) -> None:
+    if not isinstance(net, DiagonalNet):
+        raise ConfigurationError(
+            f"integrator: exact solves diagonal networks, not a {type(net).__name__}; choose gradient_flow "
+            "or gradient_descent"
+        )
+    if len(phase.tasks) > 1 or net.tasks[phase.tasks[0]] > 1:
+        raise ConfigurationError(
+            f"integrator: exact solves one output at a time, phase {phase.name!r} trains "
+            f"{sum(net.tasks[task] for task in phase.tasks)} ({', '.join(phase.tasks)}); choose gradient_flow"
+        )
 
 
 def _refuse_several(processes: int) -> None:

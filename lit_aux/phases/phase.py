@@ -34,8 +34,9 @@ class PhaseSettings:
         stop_at_training_loss: The phase ends when the training loss of an epoch falls below this.
         stop_on: The tasks whose loss must be below the threshold; all tasks of the phase by default.
         integrator: How student networks move (``lit_aux.models.StudentNet``): ``"gradient_flow"``,
-            ``"gradient_descent"``, or an integrator with options. By default the ``optimizer`` where one is
-            given, else gradient flow. What follows concerns students alone.
+            ``"gradient_descent"``, ``"exact"`` (solved; one output of a diagonal network), or an integrator
+            with options. By default the ``optimizer`` where one is given, else gradient flow. What follows
+            concerns students alone.
         max_evaluations: Most gradient evaluations of a replica.
         max_flow_time: Latest flow time; for descent, the sum of learning rates.
         block: Gradient evaluations of a replica in one batch of Lightning's.
