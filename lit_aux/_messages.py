@@ -10,6 +10,8 @@ from pathlib import Path
 
 from lit_aux._options import option_of
 
+OWN = "reproduce, regime, figures"
+"""Commands that are not Lightning's."""
 _KEY = re.compile(r'Parser key "([^"]+)":')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
 _UNKNOWN = re.compile(r"Option '([^']+)' is not accepted|unrecognized arguments: --(\S+)")
@@ -51,9 +53,9 @@ def parsing_message(error: str, arguments: Sequence[str]) -> str:
     if match := re.match(r'Parser key "config": (.+)', error):
         return f"--config: {match[1][0].lower()}{match[1][1:]}"
     if match := re.match(r"argument subcommand: invalid choice: (\S+) \(choose from (.+)\)", error):
-        return f"{match[1]} is no command; choose {match[2]}, reproduce".replace("'", "")
+        return f"{match[1]} is no command; choose {match[2]}, {OWN}".replace("'", "")
     if match := re.match(r'expected "subcommand" to be one of \{(.+)\}', error):
-        return f"no command is given; choose {match[1].replace(',', ', ')}, reproduce"
+        return f"no command is given; choose {match[1].replace(',', ', ')}, {OWN}"
     return _nested(error) or error
 
 

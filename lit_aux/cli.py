@@ -1,4 +1,4 @@
-"""The command line: ``lit-aux fit | validate | test | predict | export | reproduce``."""
+"""The command line: ``lit-aux fit | validate | test | predict | export | reproduce | regime | figures``."""
 
 import logging
 import os
@@ -23,7 +23,8 @@ from lit_aux.phases import PhaseTrainer
 _DESCRIPTION = (
     "Train a network on one task, on several at once, or by pretraining and finetuning; rescale its weights "
     "in between; see which features were reused. Start with: lit-aux fit --config configs/quickstart.yaml. "
-    "The paper's experiments: lit-aux reproduce EXPERIMENT (lit-aux reproduce --help)"
+    "The paper's experiments: lit-aux reproduce EXPERIMENT. Where a network is between lazy and rich: lit-aux "
+    "regime RUN. Pictures of the theory: lit-aux figures NAME. (Each has its own --help.)"
 )
 
 
@@ -93,7 +94,7 @@ def main(args: ArgsType = None) -> int:
 
     Returns:
         The exit code: 0 when all went well, 1 when training failed, 2 for a wrong option, 130 when Ctrl-C
-        ended ``reproduce``.
+        ended ``reproduce`` or ``regime``.
     """
     if os.environ.get("LIT_AUX_DEBUG"):
         return _dispatch(args)
@@ -121,12 +122,21 @@ def _known_cause(error: BaseException | None) -> BaseException | None:
 
 
 def _dispatch(args: ArgsType) -> int:
-    """Give ``reproduce``, which configures no model or data, to the experiments, the rest to Lightning."""
+    """Give commands that configure no model or data to their own rooms, the rest to Lightning."""
     words = sys.argv[1:] if args is None else args
-    if isinstance(words, list) and words[:1] == ["reproduce"]:
-        from lit_aux.experiments import command
+    name = words[0] if isinstance(words, list) and words else ""
+    if name == "reproduce":
+        from lit_aux.experiments.command import run as reproduce
 
-        return command.run(words[1:], fit=_run)
+        return reproduce(words[1:], fit=_run)
+    if name == "regime":
+        from lit_aux.regimes.command import run as regime
+
+        return regime(words[1:], fit=_run)
+    if name == "figures":
+        from lit_aux.figures.command import run as figures
+
+        return figures(words[1:])
     _run(args)
     return 0
 

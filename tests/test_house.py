@@ -20,6 +20,8 @@ ROOMS = [
     "phases",
     "modules",
     "experiments",
+    "figures",
+    "regimes",
     "cli",
 ]
 WITHOUT_LIGHTNING = ["errors", "functional", "models", "integrators", "metrics"]
@@ -111,8 +113,22 @@ loaded(*{heavy})
 
 PUBLIC = {
     "lit_aux": ["Phase", "PhaseSettings", "PhaseTrainer", "report"],
-    "lit_aux.functional": ["participation_ratio", "effective_shared_dimensions"],
-    "lit_aux.models": ["MultiHeadNet", "TimmBackbone"],
+    "lit_aux.functional": [
+        "participation_ratio",
+        "effective_shared_dimensions",
+        "kmeans_inertia",
+        "feature_alignment",
+        "q_penalty",
+        "group_penalty",
+        "mtl_marginal_penalty",
+        "relu_finetuning_penalty",
+        "l_order",
+        "feature_dependence",
+        "gradient_flow_limit",
+        "gradient_descent_probe",
+    ],
+    "lit_aux.integrators": ["GradientFlow", "GradientDescent", "Exact"],
+    "lit_aux.models": ["MultiHeadNet", "TimmBackbone", "DiagonalNet", "ReLUNet"],
     "lit_aux.metrics": ["ParticipationRatio", "EffectiveSharedDimensions"],
     "lit_aux.callbacks": ["WeightRescaling", "RepresentationDimensionality", "StopAtTrainingLoss"],
     "lit_aux.data": [
@@ -120,6 +136,8 @@ PUBLIC = {
         "FashionMNISTDataModule",
         "CIFAR100DataModule",
         "ImageFolderDataModule",
+        "DiagonalTeacherDataModule",
+        "ReLUTeacherDataModule",
         "RandomCropFlip",
     ],
     "lit_aux.modules": ["SingleTaskModule", "MultiTaskModule", "PretrainFinetuneModule"],

@@ -1,0 +1,211 @@
+"""``lit-aux regime``: its options, what it prints and what it writes."""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.regimes.sweep import Sweep, write_whole
+from lit_aux.regimes.sweep_options import check_layer, factors_of, resolved, seeds_of
+
+Fit = Callable[[list[str]], Any]
+_OWN = {
+    "--pretrained": "of a run: the checkpoint of pretraining, where it is not beside that of finetuning",
+    "--results": "a results table of lit-aux reproduce diagonal-...; its PT+FT rows are solved again",
+    "--run": "of a table: the hash of one row, or how it begins",
+    "--sampling": "of a table: published or independent, where its rows do not tell",
+    "--factors": 'of a deep network: rescale factors, "[1, 0.5, 0.25, 0.125]" by default',
+    "--seeds": 'of a deep network: as in "[0, 1]"; that of the configuration by default',
+    "--layer": "of a deep network: the layer to judge by; the last one before the readout by default",
+    "--out": "folder of regime.json and regime.png; that of the run or table, or runs/regime",
+}
+_OF_MODE = {
+    "run": {"--pretrained", "--out"},
+    "results": {"--results", "--run", "--sampling", "--out"},
+    "config": {"--factors", "--seeds", "--layer", "--out"},
+}
+_OF_FIT = ("--config", "-c", "--seed_everything", "--trainer", "--model", "--data")
+_USAGE = """usage: lit-aux regime RUN [--pretrained FILE] [--out DIR]
+       lit-aux regime --results FILE [--run HASH] [--out DIR]
+       lit-aux regime --config FILE [--factors LIST] [--seeds LIST] [--layer NAME] [--out DIR]
+                      [options of lit-aux fit]
+
+Where is my network? Finetuning may leave pretrained features as they are (lazy), choose few of them (nested
+feature selection) or ignore them (rich). This says where it is, and which factor on the pretrained weights
+(--model.rescale) brings it into the nested regime.
+
+RUN        A folder that lit-aux fit wrote for diagonal or ReLU students of pretraining and finetuning
+           (runs/version_0), or a checkpoint in it. Each feature is placed by its penalty. The factor is a
+           first-order suggestion: it takes what was learned as given.
+--results  The same for rows of a results table, solved exactly, since rows hold no weights.
+--config   Fits a deep network once for each factor and measures its layers. Pretraining is shared. Started
+           again, it goes on where it stopped. Checkpoints are kept only where asked for.
+
+Nothing here looks at test data: what is said to be best is so on validation data.
+
+options:
+"""
+
+
+def run(arguments: Sequence[str], fit: Fit) -> int:
+    """Carry out ``lit-aux regime``.
+
+    Args:
+        arguments: What follows ``regime``.
+        fit: Carries out a ``lit-aux`` command line in this process, for deep networks.
+
+    Returns:
+        The exit code: 0, or 130 after Ctrl-C.
+
+    Raises:
+        ConfigurationError: For what is unknown or impossible.
+    """
+    if {"--help", "-h"} & {*arguments}:
+        width = max(map(len, _OWN)) + 2
+        print(_USAGE + "\n".join(f"  {name:{width}}{text}" for name, text in _OWN.items()))
+        raise SystemExit(0)
+    own, rest = _split(arguments)
+    mode = _mode(own, rest)
+    for name in own:
+        if name not in _OF_MODE[mode]:
+            place = {"run": "a run's folder", "results": "--results", "config": "--config"}[mode]
+            raise ConfigurationError(f"{name} {own[name]}: has no meaning with {place}")
+    if mode == "config":
+        return _sweep(own, rest, fit)
+    if mode == "results":
+        from lit_aux.regimes.results_rows import read_results
+
+        path = Path(own["--results"])
+        print(f"solving the PT+FT rows of {path} ...", flush=True)
+        students, note = read_results(path, own.get("--run"), own.get("--sampling"))
+        return _report_students(students, note, _out(own, path.parent))
+    from lit_aux.regimes.run_folder import folder_of, read_run
+
+    students, note = read_run(rest[0], own.get("--pretrained"))
+    return _report_students(students, f"finetuning: {note}", _out(own, folder_of(Path(rest[0]))))
+
+
+def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return this command's own options, and what is left."""
+    own: dict[str, str] = {}
+    rest: list[str] = []
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        name, sign, value = word.partition("=")
+        if name not in _OWN:
+            rest.append(word)
+            continue
+        if not sign:
+            if not words:
+                raise ConfigurationError(f"{name}: nothing is given; it is {_OWN[name]}")
+            value = words.pop(0)
+        own[name] = value
+    return own, rest
+
+
+def _mode(own: Mapping[str, str], rest: Sequence[str]) -> str:
+    """Return what is asked for, refusing words that belong to nothing."""
+    options = [word.partition("=")[0] for word in rest if word.startswith("-") and not _is_number(word)]
+    for name in options:
+        if name not in _OF_FIT and name.partition(".")[0] not in _OF_FIT:
+            raise unknown_name("regime", name, [*_OWN, "--config", "--model.", "--data.", "--trainer."])
+    if "--results" in own:
+        if rest:
+            raise ConfigurationError(f"{rest[0]!r}: has no meaning with --results")
+        return "results"
+    if "--config" in options or "-c" in options:
+        if not rest[0].startswith("-"):
+            raise ConfigurationError(f"{rest[0]!r}: a run's folder and --config are two questions; give one")
+        return "config"
+    if options:
+        raise ConfigurationError(f"{options[0]}: goes with --config FILE, which is not given")
+    if len(rest) != 1:
+        what = "nothing is given" if not rest else f"{' '.join(rest)} is more than one"
+        raise ConfigurationError(f"RUN: {what}; give a run's folder, --results TABLE or --config FILE")
+    return "run"
+
+
+def _is_number(word: str) -> bool:
+    with suppress(ValueError):
+        float(word)
+        return True
+    return False
+
+
+def _out(own: Mapping[str, str], default: Path) -> Path:
+    """Return the folder for what is found, refusing what cannot be one."""
+    folder = Path(own.get("--out", default))
+    if folder.exists() and not folder.is_dir():
+        raise ConfigurationError(f"--out {folder}: is a file; name a folder")
+    return folder
+
+
+def _value(own: Mapping[str, str], name: str) -> Any:
+    """Return an option as YAML reads it."""
+    if name not in own:
+        return None
+    try:
+        return yaml.safe_load(own[name])
+    except yaml.YAMLError:
+        raise ConfigurationError(f'{name} {own[name]}: is no list; write it as "[1, 2]"') from None
+
+
+def _sweep(own: Mapping[str, str], words: Sequence[str], fit: Fit) -> int:
+    """Fit a deep network at every factor."""
+    from lit_aux.regimes.sweep_report import report_sweep
+
+    factors = factors_of(_value(own, "--factors"))
+    out = _out(own, Path("runs/regime"))
+    config = resolved(words, fit)
+    sweep = Sweep(config, factors, seeds_of(_value(own, "--seeds"), config), out)
+    if "--layer" in own:
+        check_layer(own["--layer"], config)
+    try:
+        fits = sweep.run(fit, lambda text: print(text, flush=True))
+    except (KeyboardInterrupt, SystemExit):  # within a fit, Lightning makes the latter of the former
+        print("stopped; the same command goes on with the factors that are left", flush=True)
+        return 130
+    report_sweep(fits, out, own.get("--layer"), words)
+    return 0
+
+
+def _report_students(students: Sequence[Any], note: str, out: Path) -> int:
+    """Print where students are, draw it, and write both."""
+    from rich.console import Console
+
+    from lit_aux.regimes.student_map import MOST, draw_students_map
+    from lit_aux.regimes.student_summary import groups_of, regime_table, remarks, summarize
+    from lit_aux.reporting import _finite
+
+    members = groups_of(students)
+    groups = [summarize(some) for some in members]
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 120)
+    console.print(regime_table(groups, students[0].penalty))
+    lines = [note, *remarks(groups, students[0].penalty)]
+    if len(groups) > MOST:
+        lines.append(f"the picture shows the first {MOST} of {len(groups)} cells")
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    content = {"penalty": students[0].penalty, "note": note, "cells": [group.asdict() for group in groups]}
+    files = {"picture": out / "regime.png", "numbers": out / "regime.json"}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        partial = out / f".regime.{os.getpid()}.png"
+        try:
+            draw_students_map(members, groups, partial).replace(files["picture"])
+        finally:
+            partial.unlink(missing_ok=True)
+        write_whole(files["numbers"], json.dumps(_finite(content), indent=2) + "\n")
+    except OSError as error:
+        raise ConfigurationError(f"--out {out}: cannot be written ({error.strerror})") from None
+    for what, path in files.items():
+        console.print(f"{what}: {path}", soft_wrap=True, highlight=False)
+    return 0

@@ -1,0 +1,188 @@
+"""Where students stand, cell by cell of their grid: shares of |beta| by regime, and the factor to try."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lit_aux.experiments.student_report import short
+from lit_aux.functional import REGIMES, regime
+from lit_aux.regimes.student_features import StudentFeatures
+from lit_aux.regimes.suggestion import Suggestion, suggest
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+AXES = ("overlap", "correlation", "k_main", "magnitude", "n_main", "rescale")
+
+
+@dataclass(frozen=True)
+class GroupSummary:
+    """Students that differ in nothing but their seed; every number is a mean over them.
+
+    Attributes:
+        cell: What they have in common: n_main, rescale, ...
+        seeds: Their seeds.
+        shares: Share of |beta| in each regime, by name; they sum to 1.
+        l_order: Median of the l-order over features, weighted by |beta|.
+        dependence: The same of the feature dependence.
+        pretrained_share: Share of |beta| on features that pretraining made.
+        suggestion: Which rescale factor brings those into the nested regime.
+    """
+
+    cell: Mapping[str, Any]
+    seeds: tuple[int, ...]
+    shares: Mapping[str, float]
+    l_order: float
+    dependence: float
+    pretrained_share: float
+    suggestion: Suggestion
+
+    def asdict(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return asdict(self)
+
+
+def groups_of(students: Sequence[StudentFeatures]) -> list[list[StudentFeatures]]:
+    """Return the students by cell, those of a cell together, in the order of the axes."""
+    found: dict[tuple[Any, ...], list[StudentFeatures]] = {}
+    for student in students:
+        found.setdefault(tuple(_key(student.cell.get(name)) for name in AXES), []).append(student)
+    return [found[key] for key in sorted(found)]
+
+
+def _key(value: Any) -> tuple[int, Any]:
+    if value is None:
+        return (0, 0)
+    return (1, value) if isinstance(value, int | float) else (2, str(value))
+
+
+def summarize(students: Sequence[StudentFeatures]) -> GroupSummary:
+    """Say where the students of one cell stand.
+
+    Only features that carry the solution count: each weighs as much as its share of the sum of |beta|.
+
+    Args:
+        students: Of one cell, one a seed. One that learned nothing (beta = 0) counts as no share at all.
+    """
+    single = [_of_one(student) for student in students]
+    cell = {name: students[0].cell[name] for name in AXES if name in students[0].cell}
+    return GroupSummary(
+        cell=cell,
+        seeds=tuple(int(student.cell["seed"]) for student in students),
+        shares={name: fmean(one[name] for one in single) for name in REGIMES},
+        l_order=fmean(one["l_order"] for one in single),
+        dependence=fmean(one["dependence"] for one in single),
+        pretrained_share=fmean(one["pretrained_share"] for one in single),
+        suggestion=suggest(students),
+    )
+
+
+def _of_one(student: StudentFeatures) -> dict[str, float]:
+    used = student.weight.nonzero()[:, 0]
+    weight = student.weight[used]
+    place = student.place(features=used)
+    order, dependence = place.l_order[0].nan_to_num(1.0), place.dependence[0].nan_to_num(0.0)
+    where = regime(dependence)
+    found = {name: float(weight[where == i].sum()) for i, name in enumerate(REGIMES)}
+    found["pretrained_share"] = float(weight[student.made[used]].sum())
+    return found | {
+        "l_order": weighted_median(order, weight),
+        "dependence": weighted_median(dependence, weight),
+    }
+
+
+def weighted_median(values: Tensor, weight: Tensor) -> float:
+    """Return the value below which half of the weight lies; NaN where there is no weight.
+
+    Args:
+        values: (D,).
+        weight: (D,), not negative.
+    """
+    if not len(values) or not weight.sum() > 0:
+        return float("nan")
+    order = values.argsort()
+    reached = weight[order].cumsum(0) >= 0.5 * weight.sum()
+    return float(values[order[int(reached.to(torch.int8).argmax())]])
+
+
+def regime_table(groups: Sequence[GroupSummary], penalty: str) -> "Table":
+    """Return a table with a row for each cell.
+
+    Args:
+        groups: At least one.
+        penalty: ``"q"`` or ``"relu"``.
+    """
+    from rich import box
+    from rich.table import Table
+
+    what = "inputs" if penalty == "q" else "units"
+    title = f"Where finetuning put its weight: shares of |beta| over {what}, means over seeds"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    axes = shown(groups)
+    for name in axes:
+        units = name == "correlation"
+        table.add_column(name, justify="right", no_wrap=not units, overflow="fold")
+    heads = ("pretrained", *REGIMES, "l-order", "dependence", "nested if rescale", "try")
+    for name in heads:
+        table.add_column(name, justify="right", no_wrap=True)
+    for group in groups:
+        found = group.suggestion
+        table.add_row(
+            *(short(group.cell[name]) for name in axes),
+            f"{group.pretrained_share:.0%}",
+            *(_bold(group, name) for name in REGIMES),
+            f"{group.l_order:.2f}",
+            f"{group.dependence:.2f}",
+            "-" if found.low is None else f"{found.low:.2g} to {found.high:.2g}",
+            "-" if found.factor is None else f"{found.factor:g}",
+        )
+    return table
+
+
+def _bold(group: GroupSummary, name: str) -> str:
+    """Write a share, the largest one in bold."""
+    text = f"{group.shares[name]:.0%}"
+    return f"[bold]{text}[/bold]" if group.shares[name] == max(group.shares.values()) else text
+
+
+def shown(groups: Sequence[GroupSummary]) -> list[str]:
+    """Return the axes that vary, n_main and rescale."""
+    values = {name: {str(group.cell.get(name)) for group in groups} for name in AXES}
+    always = ("n_main", "rescale")
+    return [n for n in AXES if n in groups[0].cell and (len(values[n]) > 1 or n in always)]
+
+
+def remarks(groups: Sequence[GroupSummary], penalty: str) -> list[str]:
+    """Return how the table is to be read, and why some cells have no factor.
+
+    Args:
+        groups: At least one.
+        penalty: ``"q"`` or ``"relu"``.
+    """
+    scale = (
+        "beta_aux is the effective strength 2 sqrt(AB) - gamma^2 of the weights themselves: about half of "
+        "|beta_aux| where pretraining left the two pathways unbalanced, as published runs do"
+        if penalty == "q"
+        else "beta_aux is ||w||^2 at the start of finetuning; each unit is placed by its own correlation "
+        "before and after, while the map is drawn for their median"
+    )
+    lines = [
+        "pretrained: share of |beta| on features that pretraining made (1 % of the strongest, or more)",
+        "l-order and dependence (of the penalty on beta_aux): medians over features, weighted by |beta|",
+        scale,
+    ]
+    if any(group.suggestion.factor is not None for group in groups):
+        lines.append(
+            "rescale: more than half of |beta| on pretrained features is nested there, if finetuning learned "
+            "the same beta again: a first-order suggestion. Whether nested is better, validation has to say"
+        )
+    axes = shown(groups)
+    for group in groups:
+        if group.suggestion.reason:
+            cell = ", ".join(f"{name} {short(group.cell[name])}" for name in axes)
+            lines.append(f"no factor for {cell}: {group.suggestion.reason}")
+    return lines

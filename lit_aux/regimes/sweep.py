@@ -1,0 +1,186 @@
+"""Fits of a deep network at several rescale factors, and what each did to the layers."""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout, suppress
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from math import isfinite, nan
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+from typing import Any
+
+import yaml
+
+import lit_aux
+from lit_aux.callbacks.layer_dimensionality import LayerDimensionality
+from lit_aux.errors import NonFiniteLossError
+from lit_aux.experiments.results import run_hash
+from lit_aux.regimes.sweep_options import short_layer
+
+Fit = Callable[[list[str]], Any]
+Config = dict[str, Any]
+_WITHOUT_EFFECT = ("default_root_dir", "logger", "phase_store", "enable_progress_bar", "enable_model_summary")
+_NUMBERS = ("pr_before", "pr_after", "ensd", "pr_ratio", "ensd_ratio")
+
+
+@dataclass(frozen=True)
+class FactorFit:
+    """What came of one fit.
+
+    Attributes:
+        factor: The rescale factor.
+        seed: Its seed.
+        layers: The layers of the last phase, in network order; none where the loss became infinite.
+        val_accuracy: Of the finetuned task on validation data, where there are any.
+        val_loss: Likewise.
+        reason: How finetuning ended.
+        seconds: Duration of the fit.
+    """
+
+    factor: float
+    seed: int
+    layers: tuple[LayerDimensionality, ...] = ()
+    val_accuracy: float | None = None
+    val_loss: float | None = None
+    reason: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Fits that differ in rescale factor and seed; pretraining is shared.
+
+    Each fit has a folder of its own, ``OUT/runs/HASH``, and leaves ``done.json`` there when it has ended, so
+    that the same sweep does not fit it again. No fit tests: what is chosen here must not be chosen by test
+    data.
+
+    Args:
+        config: The whole configuration, as :func:`~lit_aux.regimes.sweep_options.resolved` returns it.
+        factors: Rescale factors.
+        seeds: Seeds, each for every factor.
+        out: Folder of the sweep.
+    """
+
+    config: Mapping[str, Any]
+    factors: Sequence[float]
+    seeds: Sequence[int]
+    out: Path
+
+    def run(self, fit: Fit, say: Callable[[str], None] = print) -> list[FactorFit]:
+        """Fit what has not been fitted yet.
+
+        Args:
+            fit: Carries out a ``lit-aux`` command line in this process.
+            say: Told which fit begins and how it ended.
+
+        Returns:
+            One entry for every factor and seed, factors in the order given.
+        """
+        todo = [(factor, seed) for factor in self.factors for seed in self.seeds]
+        found = []
+        for number, (factor, seed) in enumerate(todo, start=1):
+            name = f"fit {number} of {len(todo)}: rescale {factor:g}, seed {seed}"
+            config = self._config_of(factor, seed)
+            root = Path(config["trainer"]["default_root_dir"])
+            before = _read(root / "done.json")
+            if before is not None:
+                say(f"{name}: done before")
+                found.append(before)
+                continue
+            say(f"{name} ...")
+            done = self._fit(config, root, factor, seed, fit)
+            _write(root / "done.json", done)
+            say(f"{name}: {done.reason} ({done.seconds:.0f} s)")
+            found.append(done)
+        return found
+
+    def _config_of(self, factor: float, seed: int) -> Config:
+        config: Config = deepcopy(dict(self.config))
+        config["seed_everything"] = seed
+        config["model"]["init_args"]["rescale"] = factor
+        trainer = config["trainer"]
+        key = deepcopy(config)
+        for option in _WITHOUT_EFFECT:
+            key["trainer"].pop(option, None)
+        name = run_hash({"lit_aux": lit_aux.__version__, **key})
+        trainer |= {"default_root_dir": str(self.out / "runs" / name), "enable_progress_bar": False}
+        if trainer.get("phase_store") is True:
+            trainer["phase_store"] = str(self.out / "phases")
+        return config
+
+    def _fit(self, config: Config, root: Path, factor: float, seed: int, fit: Fit) -> FactorFit:
+        """Fit once; what it prints is kept beside it."""
+        began = monotonic()
+        new = [folder for folder in (root, *root.parents) if not folder.exists()]
+        root.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory() as temporary:
+            file = Path(temporary) / "config.yaml"
+            file.write_text(yaml.safe_dump(config, sort_keys=False))
+            try:
+                with (root / "output.txt").open("w") as output, redirect_stdout(output):
+                    fit(["fit", "--config", str(file)])
+            except NonFiniteLossError as error:
+                return FactorFit(factor, seed, reason=str(error), seconds=monotonic() - began)
+            except BaseException:
+                if not any(root.glob("version_*")):  # refused at once: leave nothing
+                    (root / "output.txt").unlink()
+                    with suppress(OSError):
+                        for folder in new:
+                            folder.rmdir()
+                raise
+        files = [*root.glob("version_*/summary.json"), *root.glob("**/summary.json")]
+        newest = max(files, key=lambda path: path.stat().st_mtime)
+        task = (config["model"]["init_args"].get("finetune_tasks") or ["main"])[0]
+        return _measured(json.loads(newest.read_text()), task, factor, seed, monotonic() - began)
+
+
+def _measured(summary: Config, task: str, factor: float, seed: int, seconds: float) -> FactorFit:
+    """Take what is wanted from what ``lit-aux fit`` wrote; nothing of it is of test data."""
+    last = summary["phases"][-1]
+    rows = [row for row in summary["layers"] if row["phase"] == last["name"]]
+    accuracy, loss = (last["metrics"].get(f"{task}/val_{name}") for name in ("accuracy", "loss"))
+    return FactorFit(
+        factor, seed, tuple(_layer(row) for row in rows), accuracy, loss, last["reason"], round(seconds, 1)
+    )
+
+
+def _layer(row: Mapping[str, Any]) -> LayerDimensionality:
+    """Build a layer's row from JSON, where what is no number is null."""
+    numbers = {name: nan if row[name] is None else float(row[name]) for name in _NUMBERS}
+    return LayerDimensionality(
+        phase=row["phase"], layer=short_layer(row["layer"]), verdict=row["verdict"], **numbers
+    )
+
+
+def _read(path: Path) -> FactorFit | None:
+    """Read a fit that has ended; None where there is none, or its file is not whole."""
+    try:
+        row = json.loads(path.read_text())
+        return FactorFit(**{**row, "layers": tuple(_layer(layer) for layer in row["layers"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _write(path: Path, done: FactorFit) -> None:
+    content = asdict(done)
+    for layer in content["layers"]:
+        layer |= {name: layer[name] if isfinite(layer[name]) else None for name in _NUMBERS}
+    write_whole(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file whole or not at all.
+
+    Args:
+        path: The file; its folder is there.
+        text: What it shall hold.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,190 @@
+"""What a sweep over rescale factors found: means over seeds, a table, and files."""
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import StringIO
+from math import isfinite
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from lit_aux.callbacks._names import is_readout
+from lit_aux.callbacks.layer_dimensionality import LayerDimensionality
+from lit_aux.errors import unknown_name
+from lit_aux.regimes.sweep import FactorFit
+from lit_aux.regimes.sweep_options import short_layer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_NUMBERS = ("pr_before", "pr_after", "ensd", "pr_ratio", "ensd_ratio")
+
+
+@dataclass(frozen=True)
+class FactorSummary:
+    """One rescale factor: means over seeds.
+
+    Attributes:
+        factor: The factor.
+        fits: How many seeds it has.
+        diverged: How many of them ended with an infinite loss; they count nowhere else.
+        layers: By name, means of the numbers, and the verdict that most seeds share.
+        agreement: By layer, how many seeds share it.
+        val_accuracy: Mean on validation data, None where there are none.
+        val_loss: Likewise.
+    """
+
+    factor: float
+    fits: int
+    diverged: int
+    layers: dict[str, LayerDimensionality]
+    agreement: dict[str, int]
+    val_accuracy: float | None
+    val_loss: float | None
+
+    def nested(self, layer: str) -> bool:
+        """Return whether more than half of the seeds call a layer nested."""
+        found = self.layers.get(layer)
+        return found is not None and found.verdict == "nested" and 2 * self.agreement[layer] > self.fits
+
+
+def by_factor(fits: Sequence[FactorFit]) -> list[FactorSummary]:
+    """Return the fits of each factor as one, in the order of the factors."""
+    groups: dict[float, list[FactorFit]] = {}
+    for one in fits:
+        groups.setdefault(one.factor, []).append(one)
+    return [_summary(factor, members) for factor, members in groups.items()]
+
+
+def _summary(factor: float, members: Sequence[FactorFit]) -> FactorSummary:
+    whole = [one for one in members if one.layers]
+    layers, agreement = {}, {}
+    for rows in zip(*(one.layers for one in whole), strict=True):
+        name = rows[0].layer
+        means: dict[str, float] = {key: fmean(getattr(row, key) for row in rows) for key in _NUMBERS}
+        verdict, agreement[name] = Counter(row.verdict for row in rows).most_common(1)[0]
+        layers[name] = LayerDimensionality(rows[0].phase, name, verdict=verdict, **means)
+    accuracies = [one.val_accuracy for one in whole if one.val_accuracy is not None]
+    losses = [one.val_loss for one in whole if one.val_loss is not None]
+    return FactorSummary(
+        factor,
+        len(members),
+        len(members) - len(whole),
+        layers,
+        agreement,
+        fmean(accuracies) if accuracies else None,
+        fmean(losses) if losses else None,
+    )
+
+
+def chosen_layer(factors: Sequence[FactorSummary], wanted: str | None = None) -> str | None:
+    """Return the layer that a sweep is judged by: the one wanted, else the last before the readout.
+
+    Args:
+        factors: At least one.
+        wanted: A name; None for the default.
+
+    Returns:
+        Its name; None where every fit diverged.
+
+    Raises:
+        ConfigurationError: For a layer that was not measured.
+    """
+    names = list(next((one.layers for one in factors if one.layers), {}))
+    if not names:
+        return None
+    if wanted is None:
+        return ([name for name in names if not is_readout(name)] or names)[-1]
+    if short_layer(wanted) not in names:
+        raise unknown_name("--layer", wanted, names)
+    return short_layer(wanted)
+
+
+def best(factors: Sequence[FactorSummary]) -> FactorSummary | None:
+    """Return the factor with the highest validation accuracy, else the lowest validation loss; or None."""
+    with_accuracy = [one for one in factors if one.val_accuracy is not None]
+    if with_accuracy:
+        return max(with_accuracy, key=lambda one: (one.val_accuracy or 0.0, -(one.val_loss or 0.0)))
+    with_loss = [one for one in factors if one.val_loss is not None and isfinite(one.val_loss)]
+    return min(with_loss, key=lambda one: one.val_loss or 0.0) if with_loss else None
+
+
+def conclusion(factors: Sequence[FactorSummary], layer: str | None) -> dict[str, Any]:
+    """Return what a sweep says: the nested factors, and which of all and of them validates best.
+
+    Args:
+        factors: Of :func:`by_factor`.
+        layer: The one to judge by.
+    """
+    nested = [one for one in factors if layer is not None and one.nested(layer)]
+    of_all, of_nested = best(factors), best(nested)
+    return {
+        "layer": layer,
+        "nested": [one.factor for one in nested],
+        "best": None if of_all is None else of_all.factor,
+        "best_nested": None if of_nested is None else of_nested.factor,
+    }
+
+
+def in_words(found: dict[str, Any]) -> list[str]:
+    """Return a conclusion as lines to be read."""
+    nested = ", ".join(f"{factor:g}" for factor in found["nested"])
+    lines = [f"nested at {found['layer']}: " + (f"rescale {nested}" if nested else "no factor of these")]
+    if found["best"] is None:
+        lines.append("which of them is best: unknown without validation data (test data are not looked at)")
+    else:
+        text = f"best on validation data: rescale {found['best']:g}"
+        if found["best_nested"] not in (None, found["best"]):
+            text += f"; of the nested ones {found['best_nested']:g}"
+        lines.append(text)
+    return lines
+
+
+def sweep_table(factors: Sequence[FactorSummary], layer: str | None) -> "Table":
+    """Return a table with a row for each factor, of one layer."""
+    from rich import box
+    from rich.table import Table
+
+    seeds = max(one.fits for one in factors)
+    over = f", means over {seeds} seeds" if seeds > 1 else ""
+    table = Table(title=f"{layer} at each rescale factor{over}", title_justify="left", box=box.SIMPLE_HEAD)
+    accuracy = any(one.val_accuracy is not None for one in factors)
+    loss = not accuracy and any(one.val_loss is not None for one in factors)
+    measured = ["val accuracy"] * accuracy + ["val loss"] * loss
+    for name in ("rescale", *measured, "PR before", "PR after", "ENSD", "PR ratio", "ENSD/PR"):
+        table.add_column(name, justify="right")
+    table.add_column("verdict", no_wrap=True)
+    for one in factors:
+        row = None if layer is None else one.layers.get(layer)
+        values = [one.val_accuracy] * accuracy + [one.val_loss] * loss
+        values += [None] * 5 if row is None else [getattr(row, name) for name in _NUMBERS]
+        digits = [3] * len(measured) + [2] * 5
+        cells = ["-" if v is None else f"{v:.{d}f}" for v, d in zip(values, digits, strict=True)]
+        table.add_row(f"{one.factor:g}", *cells, _verdict(one, layer))
+    return table
+
+
+def _verdict(one: FactorSummary, layer: str | None) -> str:
+    row = None if layer is None else one.layers.get(layer)
+    if row is None:
+        return "diverged"
+    count = one.agreement[row.layer]
+    text = row.verdict if count == one.fits else f"{row.verdict} {count}/{one.fits}"
+    return text + (f", {one.diverged} diverged" if one.diverged else "")
+
+
+def as_csv(fits: Sequence[FactorFit]) -> str:
+    """Return every layer of every fit as the text of a CSV file."""
+    out = StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    measured = ("val_accuracy", "val_loss")
+    writer.writerow(["factor", "seed", "layer", *_NUMBERS, "verdict", *measured])
+    for one in fits:
+        values = [getattr(one, name) for name in measured]
+        for row in one.layers:
+            numbers = [v if isfinite(v) else "" for v in (getattr(row, name) for name in _NUMBERS)]
+            writer.writerow([one.factor, one.seed, row.layer, *numbers, row.verdict, *values])
+        if not one.layers:
+            writer.writerow([one.factor, one.seed, "", *[""] * len(_NUMBERS), "diverged", *values])
+    return out.getvalue()
