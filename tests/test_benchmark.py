@@ -20,10 +20,17 @@ def test_the_students_are_benchmarked(
 ) -> None:
     import benchmark
 
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", "students", "flow", "--quick", "--repetitions", "1"])
+    names = ["students", "flow", "solver"]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *names, "--quick", "--repetitions", "1"])
     benchmark.main()
     lines = capsys.readouterr().out.splitlines()
-    for begin in ("students: diagonal STL", "students: ReLU, gradient_flow: bytes", "flow: diagonal MTL"):
+    begins = (
+        "students: diagonal STL",
+        "students: ReLU, gradient_flow: bytes",
+        "flow: diagonal MTL",
+        "solver: ",
+    )
+    for begin in begins:
         assert any(line.startswith(begin) for line in lines), begin
     assert not any(" nan" in line or " inf" in line for line in lines)
 
