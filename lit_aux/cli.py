@@ -23,8 +23,8 @@ from lit_aux.phases import PhaseTrainer
 _DESCRIPTION = (
     "Train a network on one task, on several at once, or by pretraining and finetuning; rescale its weights "
     "in between; see which features were reused. Start with: lit-aux fit --config configs/quickstart.yaml. "
-    "The paper's experiments: lit-aux reproduce EXPERIMENT. Where a network is between lazy and rich: lit-aux "
-    "regime RUN. Pictures of the theory: lit-aux figures NAME. (Each has its own --help.)"
+    "The paper's experiments: lit-aux reproduce EXPERIMENT. Where a network is between lazy and rich: "
+    "lit-aux regime RUN. Pictures of the theory: lit-aux figures NAME. (Each has its own --help.)"
 )
 
 

@@ -1,6 +1,6 @@
 """One quiet fit of students, which tells how it gets on and hands over what has ended."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -20,6 +20,7 @@ def fit(
     device: str,
     progress: Progress,
     ended: Ended | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> None:
     """Train a module on a device, quietly.
 
@@ -30,6 +31,7 @@ def fit(
         progress: Told after every block how many replicas are under way, and how many gradients they have
             cost.
         ended: Given the results of each replica after the block in which it ended.
+        callbacks: More of Lightning's.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -37,7 +39,7 @@ def fit(
     trainer = PhaseTrainer(
         accelerator="gpu" if kind == "cuda" else kind,
         devices=[int(number or 0)] if kind == "cuda" else 1,
-        callbacks=[_Watch(progress, ended)],
+        callbacks=[_Watch(progress, ended), *callbacks],
         max_epochs=-1,
         logger=False,
         enable_checkpointing=False,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from lightning.pytorch import Callback
 
 from lit_aux.data import DiagonalTeacherDataModule, ReLUTeacherDataModule, TeacherDataModule
 from lit_aux.experiments.baselines import ridge_baseline
@@ -47,6 +48,17 @@ def train_slice(runs: Sequence[Run], options: Options, progress: Progress, emit:
         before = current.data
 
 
+def train_again(run: Run, options: Options, callbacks: Sequence[Callback]) -> StudentNet:
+    """Carry out one run that trains, and return its network.
+
+    Args:
+        run: Of any setup but those that ridge regression solves.
+        options: How it is carried out.
+        callbacks: Present in its last phase.
+    """
+    return _Slice([run], options, lambda *_: None, lambda *_: None, None).train(callbacks)
+
+
 class _Slice:
     """Runs that share protocol, setup and rescale factor."""
 
@@ -70,9 +82,10 @@ class _Slice:
     def carry_out(self) -> None:
         """Train, or solve, and tell each run's row and measures."""
         ridge = self.protocol.network == "relu" and self.setup.endswith(("(LP)", "(NTK)"))
-        self._solve() if ridge else self._train()
+        self._solve() if ridge else self.train()
 
-    def _train(self) -> None:
+    def train(self, callbacks: Sequence[Callback] = ()) -> StudentNet:
+        """Train all runs as one batch, with callbacks in the measured phase; return the network."""
         net = network_of(self.protocol, self.seeds)
         settings = self._settings(pretraining=False)
         module: AuxiliaryModule
@@ -103,7 +116,8 @@ class _Slice:
             measures = measures_of(net, self.data, row, module.phases[-1].name)
             self.emit(self.order[row["replica"]], _columns(row, len(self.runs)), measures)
 
-        fit(module, self.data, self.options.device, self.progress, ended)
+        fit(module, self.data, self.options.device, self.progress, ended, callbacks)
+        return net
 
     @property
     def seeds(self) -> list[int]:

@@ -55,8 +55,8 @@ def minimise_dual(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, T
         row = int(torch.nan_to_num(final, nan=torch.inf).argmax())
         raise ConfigurationError(
             f"weights: from start {row}, {iterations[row]} iterations leave a residual of "
-            f"{float(final[row]):.2g} of the targets; where w and v of a pathway are 0 or far below the others, "
-            "the flow may not reach them"
+            f"{float(final[row]):.2g} of the targets; where w and v of a pathway are 0 or far below the "
+            "others, the flow may not reach them"
         )
     return z, iterations
 

@@ -120,8 +120,8 @@ def growth_to(beta: Tensor, a: Tensor, b: Tensor) -> Tensor:
     if not bool(z.isfinite().all()):
         row, entry = (int(i) for i in (~z.isfinite()).nonzero()[0])
         raise ConfigurationError(
-            f"weights: entry {entry} of start {row} cannot become {float(beta[row, entry]):.3g}; pathways whose "
-            "w and v are 0, or equal and opposite, stay 0 or keep their sign"
+            f"weights: entry {entry} of start {row} cannot become {float(beta[row, entry]):.3g}; pathways "
+            "whose w and v are 0, or equal and opposite, stay 0 or keep their sign"
         )
     return z
 

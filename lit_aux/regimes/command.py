@@ -16,7 +16,7 @@ from lit_aux.regimes.sweep_options import check_layer, factors_of, resolved, see
 Fit = Callable[[list[str]], Any]
 _OWN = {
     "--pretrained": "of a run: the checkpoint of pretraining, where it is not beside that of finetuning",
-    "--results": "a results table of lit-aux reproduce diagonal-...; its PT+FT rows are solved again",
+    "--results": "a results table of lit-aux reproduce; its PT+FT rows are solved, or trained again",
     "--run": "of a table: the hash of one row, or how it begins",
     "--sampling": "of a table: published or independent, where its rows do not tell",
     "--factors": 'of a deep network: rescale factors, "[1, 0.5, 0.25, 0.125]" by default',
@@ -42,7 +42,8 @@ feature selection) or ignore them (rich). This says where it is, and which facto
 RUN        A folder that lit-aux fit wrote for diagonal or ReLU students of pretraining and finetuning
            (runs/version_0), or a checkpoint in it. Each feature is placed by its penalty. The factor is a
            first-order suggestion: it takes what was learned as given.
---results  The same for rows of a results table, solved exactly, since rows hold no weights.
+--results  The same for rows of a results table. They hold no weights: diagonal networks are solved exactly,
+           ReLU networks train again, half a minute or more each (choose with --run).
 --config   Fits a deep network once for each factor and measures its layers. Pretraining is shared. Started
            again, it goes on where it stopped. Checkpoints are kept only where asked for.
 
@@ -81,7 +82,7 @@ def run(arguments: Sequence[str], fit: Fit) -> int:
         from lit_aux.regimes.results_rows import read_results
 
         path = Path(own["--results"])
-        print(f"solving the PT+FT rows of {path} ...", flush=True)
+        print(f"reading the PT+FT rows of {path} ...", flush=True)
         students, note = read_results(path, own.get("--run"), own.get("--sampling"))
         return _report_students(students, note, _out(own, path.parent))
     from lit_aux.regimes.run_folder import folder_of, read_run

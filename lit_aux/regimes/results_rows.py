@@ -1,8 +1,10 @@
-"""Students of a results table: diagonal networks, whose weights are solved for where rows hold none."""
+"""Students of a results table, whose rows hold no weights: they are solved, or trained, again."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from lit_aux.experiments.results import COLUMNS
 from lit_aux.experiments.students import data_of
 from lit_aux.functional import gradient_flow_limit
 from lit_aux.regimes.student_features import StudentFeatures
+from lit_aux.regimes.trained_rows import train_rows
 
 Row = dict[str, str]
 Weights = dict[str, Tensor]
@@ -24,10 +27,11 @@ Weights = dict[str, Tensor]
 def read_results(
     path: str | Path, run: str | None = None, sampling: str | None = None
 ) -> tuple[list[StudentFeatures], str]:
-    """Work out the weights of the PT+FT rows of a table of ``lit-aux reproduce diagonal-...``.
+    """Work out the weights of the PT+FT rows of a table of ``lit-aux reproduce``.
 
-    Both phases are solved exactly, as the limit of gradient flow from the published start: auxiliary task,
-    rescaling, a fresh readout, main task.
+    Diagonal networks: both phases are solved exactly, as the limit of gradient flow from the published start:
+    auxiliary task, rescaling, a fresh readout, main task. ReLU networks train again, one run after the other,
+    from the pretrained weights that are kept beside the table, if they are still there.
 
     Args:
         path: The table.
@@ -43,11 +47,19 @@ def read_results(
     """
     rows = _chosen(_rows(Path(path)), Path(path), run)
     found = [_run(row, sampling, Path(path)) for row in rows]
-    sure = sum(known for _, known in found)
-    students = list(_solve([one for one, _ in found]))
-    note = "solved: the limit of gradient flow in place of the rows' own weights"
-    if sure < len(found) and sampling is None:
-        note += f"; {len(found) - sure} of {len(found)} rows had other options, published draws are assumed"
+    sure = sum(known for *_, known in found)
+    if EXPERIMENTS[rows[0]["experiment"]].network == "diagonal":
+        students = list(_solve([run for run, *_ in found]))
+        note = "solved: the limit of gradient flow in place of the rows' own weights"
+        assumed = "published draws are assumed"
+    else:
+        students = list(
+            train_rows([(run, options) for run, options, _ in found], Path(path).parent / "phases")
+        )
+        note = "trained again: rows hold no weights"
+        assumed = "the usual ones are assumed"
+    if sure < len(found) and (sampling is None or "usual" in assumed):
+        note += f"; {len(found) - sure} of {len(found)} rows had other options, {assumed}"
     return students, note
 
 
@@ -80,31 +92,49 @@ def _chosen(rows: list[Row], path: Path, run: str | None) -> list[Row]:
                 f"--results {path}: its rows are of lit-aux fit, which keeps the weights; give the run's "
                 f"folder, as lit-aux regime {path.parent}"
             )
-        if EXPERIMENTS[row["experiment"]].network != "diagonal":
+        if EXPERIMENTS[row["experiment"]].network == "image":
             raise ConfigurationError(
-                f"--results {path}: rows of {row['experiment']} hold no weights and only diagonal networks "
-                "can be solved; train with lit-aux fit and give the run's folder"
+                f"--results {path}: {row['experiment']} trains deep networks; ask with --config FILE "
+                "--factors LIST"
             )
     return finetuned
 
 
-def _run(row: Row, sampling: str | None, path: Path) -> tuple[Run, bool]:
-    """Return a row's run in float64, and whether its hash is that of the run that was assumed."""
+def _run(row: Row, sampling: str | None, path: Path) -> tuple[Run, Options, bool]:
+    """Return a row's run, its options, and whether its hash is that of the run that was assumed.
+
+    Diagonal runs are in float64, for they are solved.
+    """
+    diagonal = EXPERIMENTS[row["experiment"]].network == "diagonal"
+    axes = {"overlap": int} if diagonal else {"correlation": str, "magnitude": float}
+    kinds: dict[str, Any] = {"seed": int, "n_main": int, "k_main": int, "rescale": float, **axes}
     try:
-        axes = {name: int(row[name]) for name in ("overlap", "k_main")} | {"rescale": float(row["rescale"])}
-        places: dict[str, Any] = {"seeds": int(row["seed"]), "n_main": int(row["n_main"]), **axes}
+        places = {name: kind(row[name]) for name, kind in kinds.items()}
     except ValueError as error:
         raise ConfigurationError(f"--results {path}: run {row['run']} is not complete ({error})") from None
+    places["seeds"] = places.pop("seed")
 
-    def run_of(**options: Any) -> Run:
-        return cells(row["experiment"], setups="PT+FT", options=Options(**options), **places)[0]
+    def run_of(options: Options) -> Run:
+        return cells(row["experiment"], setups="PT+FT", options=options, **places)[0]
 
+    found, known = None, False
+    for options in _candidates(diagonal, sampling):
+        known = run_of(options).run_hash == row["run"]
+        if found is None or known:
+            found = options
+        if known:
+            break
+    assert found is not None
+    run = run_of(replace(found, dtype="float64", integrator="gradient_flow") if diagonal else found)
+    return run, found, known
+
+
+def _candidates(diagonal: bool, sampling: str | None) -> Iterable[Options]:
+    """Yield the options that rows are likely to have had, the usual ones first."""
     draws = [sampling] if sampling else ["published", "independent"]
-    for draw in draws:
-        for integrator in INTEGRATORS:
-            if run_of(sampling=draw, integrator=integrator).run_hash == row["run"]:
-                return run_of(sampling=draw, dtype="float64"), True
-    return run_of(sampling=draws[0], dtype="float64"), False
+    integrators = INTEGRATORS if diagonal else INTEGRATORS[:2]
+    for draw, integrator, scale in product(draws, integrators, ["sqrt"] if diagonal else ["sqrt", "units"]):
+        yield Options(sampling=cast(Any, draw), integrator=integrator, output_scale=cast(Any, scale))
 
 
 def _solve(runs: Iterable[Run]) -> Iterable[StudentFeatures]:

@@ -148,11 +148,8 @@ def _students(
             beta = w_end[0] * v_end[0] - w_end[1] * v_end[1]
             found.append(StudentFeatures("q", cell, factor, beta, w, v, **common))
         else:
-            norm, norm_end = w.norm(dim=1), w_end.norm(dim=1)
-            cosine = (w * w_end).sum(1) / (norm * norm_end).clamp(min=1e-300)
-            beta = v_end[0] * norm_end
-            relu = {"correlation": cosine.clamp(-1.0, 1.0), **common}
-            found.append(StudentFeatures("relu", cell, factor, beta, norm[None], v, **relu))
+            start_end = (w, v[0]), (w_end, v_end[0])
+            found.append(StudentFeatures.of_relu(cell, factor, *start_end, **common))
     return found
 
 

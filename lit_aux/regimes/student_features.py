@@ -68,6 +68,31 @@ class StudentFeatures:
     correlation: Tensor | None = None
     readout_follows: bool = False
 
+    @classmethod
+    def of_relu(
+        cls,
+        cell: Mapping[str, Any],
+        factor: float,
+        start: tuple[Tensor, Tensor],
+        end: tuple[Tensor, Tensor],
+        *,
+        readout_follows: bool = False,
+    ) -> "StudentFeatures":
+        """Return the units of a ReLU network as features.
+
+        Args:
+            cell: Its place in the grid.
+            factor: The rescale factor that it was trained with.
+            start: The first layer (H, d) before it was rescaled, and the readout (H,).
+            end: Both after finetuning.
+            readout_follows: Whether the factor multiplies the readout too.
+        """
+        (w, v), (w_end, v_end) = start, end
+        norm, norm_end = w.norm(dim=1), w_end.norm(dim=1)
+        cosine = (w * w_end).sum(1) / (norm * norm_end).clamp(min=1e-300)
+        kept = cosine.clamp(-1.0, 1.0)
+        return cls("relu", cell, factor, v_end * norm_end, norm[None], v[None], kept, readout_follows)
+
     @property
     def weight(self) -> Tensor:
         """Each feature's share (D,) of the sum of |beta|; 0 everywhere where nothing was learned."""

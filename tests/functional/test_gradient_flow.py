@@ -1,4 +1,4 @@
-"""The limit of gradient flow, against integration, descent, convex minimisation and what the flow conserves."""
+"""The limit of gradient flow, against integration, descent, convex programs and what the flow conserves."""
 
 import numpy as np
 import pytest

@@ -1,16 +1,18 @@
 """Rows of a results table: solved, against rows that were trained; and tables that cannot be read so."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from lit_aux.data import DiagonalTeacherDataModule
 from lit_aux.errors import ConfigurationError
-from lit_aux.experiments import Options, cells
+from lit_aux.experiments import Options, Run, cells
 from lit_aux.experiments.results import COLUMNS
-from lit_aux.regimes import read_results, summarize
+from lit_aux.regimes import read_results, results_rows, summarize
 from lit_aux.regimes.command import run
 
 Table = Callable[..., Path]
@@ -112,12 +114,13 @@ def test_bad_words(words: list[str], told: str, table: Table) -> None:
 @pytest.mark.parametrize(
     ("experiment", "setup", "told"),
     [
-        ("relu-overlap", "PT+FT", "train with lit-aux fit and give the run's folder"),
+        ("fashion-resnet18", "PT+FT", "trains deep networks; ask with --config FILE --factors LIST"),
         ("diagonal-overlap", "STL", "no row is of PT"),
     ],
 )
 def test_rows_that_cannot_be_solved(experiment: str, setup: str, told: str, tmp_path: Path) -> None:
-    found = cells(experiment, setup, 0, 16)[0]
+    details = {setup: {}}
+    found = cells(experiment, setup, 0, 20, details=details)[0]
     row = {**dict.fromkeys(COLUMNS, ""), **{name: str(v) for name, v in found.identity.items()}}
     row["correlation"] = "1"
     path = tmp_path / "results.csv"
@@ -131,3 +134,35 @@ def test_rows_of_a_fit_have_weights_of_their_own(table: Table) -> None:
     path.write_text(path.read_text().replace("diagonal-overlap", "diagonal"))
     with pytest.raises(ConfigurationError, match="give the run's folder"):
         read_results(path)
+
+
+def test_a_relu_row_trains_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the pretrained network that the table's run left; its units say what regime they are in."""
+    shorter = {"in_features": 6, "hidden": 20, "n_aux": 30, "n_test": 20}
+    real = results_rows.cells
+
+    def small(*args: Any, **kwargs: Any) -> list[Run]:
+        return [replace(run, protocol=replace(run.protocol, **shorter)) for run in real(*args, **kwargs)]
+
+    monkeypatch.setattr(results_rows, "cells", small)
+    options = Options(output_scale="units", max_steps=None)
+    place: dict[str, Any] = {"correlation": 1.0, "k_main": 2, "rescale": 0.1}
+    (one,) = small("relu-rescaling", "PT+FT", 0, 32, options, **place)
+    one = replace(one, protocol=replace(one.protocol, k_aux=2))
+    monkeypatch.setattr(
+        results_rows, "cells", lambda *a, **k: [one] if k["options"] == options else small(*a, **k)
+    )
+    row = {**dict.fromkeys(COLUMNS, ""), **{name: str(v) for name, v in one.identity.items()}}
+    row["correlation"] = "1.0|1.0"
+    path = tmp_path / "results.csv"
+    path.write_text(",".join(COLUMNS) + "\n" + ",".join(row[name] for name in COLUMNS) + "\n")
+    (student,), note = read_results(path)
+    assert note == "trained again: rows hold no weights"
+    assert student.penalty == "relu"
+    assert student.factor == 0.1
+    (file,) = (tmp_path / "phases").glob("relu-0-*.pt")
+    pretrained = torch.load(file, weights_only=True)[: 20 * 6].view(20, 6).double()
+    torch.testing.assert_close(student.first[0], pretrained.norm(dim=1), rtol=1e-5, atol=1e-9)
+    # what it learned fits the main task: the network that these units make is the one that was trained
+    assert float(student.beta.abs().sum()) > 0.5
+    assert student.place().beta_aux.shape == (1, 20)
