@@ -86,7 +86,7 @@ class _Slice:
 
     def train(self, callbacks: Sequence[Callback] = ()) -> StudentNet:
         """Train all runs as one batch, with callbacks in the measured phase; return the network."""
-        net = network_of(self.protocol, self.seeds)
+        net = network_of(self.protocol, self.seeds, self.data.num_classes)
         settings = self._settings(pretraining=False)
         module: AuxiliaryModule
         tasks = self.data.num_classes
@@ -157,7 +157,7 @@ class _Slice:
     def _pretrain(self, seeds: list[int], files: dict[int, Path]) -> None:
         some = {run.axes["seed"]: run for run in self.runs}
         data = data_of([some[seed] for seed in seeds], self.options)
-        net = network_of(self.protocol, [int(cell["seed"]) for cell in data.replicas])
+        net = network_of(self.protocol, [int(cell["seed"]) for cell in data.replicas], data.num_classes)
         settings = self._settings(pretraining=True)
         module = MultiTaskModule(net, data.num_classes, train_tasks=["aux"], settings=settings)
         fit(module, data, self.options.device, self.progress)
@@ -181,8 +181,7 @@ class _Slice:
         """Fit readouts, or tangent features, of networks at their start by ridge regression."""
         import time
 
-        net = network_of(self.protocol, self.seeds)
-        net.configure(self.data.num_classes, self.seeds)
+        net = network_of(self.protocol, self.seeds, self.data.num_classes)
         if self.setup.startswith("PT+FT"):
             self._load_pretrained(net)
             net.reset_readout(self.protocol.readout_scale / self.protocol.init_scale, ["main"])
@@ -232,9 +231,10 @@ def integrator_of(options: Options, lr: float, divergence: float, batch_size: in
     return TorchOptimizer(lambda p: kind(p, lr=lr), batch_size=batch_size, divergence=divergence)
 
 
-def network_of(protocol: Protocol, seeds: Sequence[int]) -> StudentNet:
+def network_of(protocol: Protocol, seeds: Sequence[int], tasks: dict[str, int]) -> StudentNet:
     """Return the student that a protocol describes, one replica a seed given."""
     common: dict[str, Any] = {
+        "tasks": tasks,
         "init_scale": protocol.init_scale,
         "seeds": list(seeds),
         "dtype": protocol.dtype,

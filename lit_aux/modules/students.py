@@ -41,7 +41,8 @@ class Students:
             raise ConfigurationError(
                 "losses, metrics, compile: students train on the mean squared error; leave these options out"
             )
-        net.configure(tasks, net.seeds)
+        if net.tasks != tasks:  # a network that fits keeps the weights that it was given
+            net.configure(tasks, net.seeds)
         self._module, self.net = module, net
         self.data: Any = None
         self.run: StudentPhase | None = None

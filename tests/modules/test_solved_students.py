@@ -209,3 +209,19 @@ def test_noise_that_no_coefficients_fit_is_refused(tmp_path: Path) -> None:
     data = Noisy(0, 8, 4, 4, k_aux=4, n_aux=60, n_test=50, in_features=D)
     with pytest.raises(ConfigurationError, match="exact has no interpolating limit"):
         fit(ptft("exact"), tmp_path, data)
+
+
+def test_a_network_keeps_the_weights_that_it_was_given(tmp_path: Path) -> None:
+    data = data_of(n_main=8)
+    net = DiagonalNet(D, TASKS, seeds=[cell["seed"] for cell in data.replicas])
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.copy_(torch.rand(weight.shape, generator=generator, dtype=torch.float64))
+    start = [pathways(net, replica, "main") for replica in range(net.replicas)]
+    start = [{name: value.clone() for name, value in one.items()} for one in start]
+    _, found, _ = fit(SingleTaskModule(net, TASKS, settings=settings("exact")), tmp_path, data)
+    for replica, weights in enumerate(start):
+        x, y = data.train_set(replica, "main")
+        expected = gradient_flow_limit(x, y[:, 0], weights).beta
+        assert torch.allclose(found.coefficients("main")[replica, 0], expected, rtol=0, atol=1e-11)
