@@ -124,19 +124,20 @@ def _known_cause(error: BaseException | None) -> BaseException | None:
 def _dispatch(args: ArgsType) -> int:
     """Give commands that configure no model or data to their own rooms, the rest to Lightning."""
     words = sys.argv[1:] if args is None else args
-    name = words[0] if isinstance(words, list) and words else ""
+    own = words if isinstance(words, list) else []
+    name = own[0] if own else ""
     if name == "reproduce":
         from lit_aux.experiments.command import run as reproduce
 
-        return reproduce(words[1:], fit=_run)
+        return reproduce(own[1:], fit=_run)
     if name == "regime":
         from lit_aux.regimes.command import run as regime
 
-        return regime(words[1:], fit=_run)
+        return regime(own[1:], fit=_run)
     if name == "figures":
         from lit_aux.figures.command import run as figures
 
-        return figures(words[1:])
+        return figures(own[1:])
     _run(args)
     return 0
 

@@ -126,6 +126,7 @@ PUBLIC = {
         "feature_dependence",
         "gradient_flow_limit",
         "gradient_descent_probe",
+        "minimal_group_norm",
     ],
     "lit_aux.integrators": ["GradientFlow", "GradientDescent", "Exact"],
     "lit_aux.models": ["MultiHeadNet", "TimmBackbone", "DiagonalNet", "ReLUNet"],

@@ -10,6 +10,7 @@ from lit_aux.functional.dimensionality import (
     shared_dimensionality,
 )
 from lit_aux.functional.gradient_flow import FlowLimit, conserved, gradient_flow_limit
+from lit_aux.functional.group_norm import minimal_group_norm
 from lit_aux.functional.norms import (
     entry_share,
     f1_norm,
@@ -59,6 +60,7 @@ __all__ = [
     "l2_norm",
     "l12_norm",
     "l_order",
+    "minimal_group_norm",
     "mtl_marginal_penalty",
     "nested_ratios",
     "participation_ratio",

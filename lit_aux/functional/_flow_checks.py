@@ -31,3 +31,19 @@ def checked_problem(
         if not bool(value.isfinite().all()):
             raise ConfigurationError(f"{name}: it holds values that are not finite")
     return x.detach().to(torch.float64), y.detach().to(x.device, torch.float64), start
+
+
+def common_shape(*values: Tensor) -> torch.Size:
+    """Return the leading dimensions, all but the last, that values have when they are broadcast.
+
+    Raises:
+        ConfigurationError: If they cannot be.
+    """
+    try:
+        shape: torch.Size = torch.broadcast_shapes(*(v.shape[:-1] for v in values))  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        shapes = ", ".join(str(tuple(v.shape[:-1])) for v in values)
+        raise ConfigurationError(
+            f"y, weights: their leading dimensions {shapes} do not go together"
+        ) from None
+    return shape

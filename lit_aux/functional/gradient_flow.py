@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.functional._flow_checks import checked_problem
+from lit_aux.functional._flow_checks import checked_problem, common_shape
 from lit_aux.functional._flow_newton import minimise_dual
 from lit_aux.functional._row_space import RowSpace
 
@@ -59,7 +59,7 @@ def gradient_flow_limit(x: Tensor, y: Tensor, weights: Mapping[str, Tensor]) -> 
     exact = x.dtype == y.dtype == torch.float64  # else targets are rounded to float32
     x, y, start = checked_problem(x, y, weights)
     n, d = x.shape
-    shape = torch.broadcast_shapes(y.shape[:-1], *(value.shape[:-1] for value in start.values()))
+    shape = common_shape(y, *start.values())
     y = y.expand(*shape, n).reshape(-1, n)
     start = {name: value.expand(*shape, d).reshape(-1, d) for name, value in start.items()}
     space = RowSpace.of(x, exact)

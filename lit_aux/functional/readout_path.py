@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.functional._flow_checks import checked_problem
+from lit_aux.functional._flow_checks import checked_problem, common_shape
 
 _RANK = 1e-13
 """Eigenvalues below this share of the largest are rounding; they matter at infinite times alone."""
@@ -69,10 +69,11 @@ class ReadoutPath:
         if self._moments:
             error = error * self._size
         spectral = (error @ self._vectors) * self._rates(time, lr)
-        moved = (-2 / self._rows) * (spectral @ self._vectors.T)
-        if not self._moments:
-            return moved @ self._matrix
-        return torch.where(self._size > 0, moved / self._size.clamp(min=1e-300), 0.0)
+        moved: Tensor = (-2 / self._rows) * (spectral @ self._vectors.T)
+        if self._moments:
+            return torch.where(self._size > 0, moved / self._size.clamp(min=1e-300), 0.0)
+        moved = moved @ self._matrix
+        return moved
 
     def _rates(self, time: Tensor, lr: float | None) -> Tensor:
         """Return (1 - decay) / eigenvalue (k, n): the decays, summed or integrated up to a time."""
@@ -85,7 +86,8 @@ class ReadoutPath:
             rates = -torch.expm1(exponent * time) * inverse
         rates = torch.where(values * time < 1e-200, time, rates)
         limit = torch.where(values > _RANK * values[-1], inverse, 0.0)
-        return torch.where(time == inf, limit, rates)
+        rates = torch.where(time == inf, limit, rates)
+        return rates
 
 
 def gradient_descent_probe(
@@ -146,7 +148,7 @@ def _probe(
     path = ReadoutPath(x.T @ x if tall else x, w_plus, w_minus, n if tall else None)
     if lr is not None and lr * path.curvature >= 2:
         raise ConfigurationError(f"lr: descent diverges at {lr:g}; it must be below {2 / path.curvature:.3g}")
-    shape = torch.broadcast_shapes(y.shape[:-1], start["v_plus"].shape[:-1], start["v_minus"].shape[:-1])
+    shape = common_shape(y, start["v_plus"], start["v_minus"])
     v_plus, v_minus = (start[name].expand(*shape, d).reshape(-1, d) for name in ("v_plus", "v_minus"))
     targets = y.expand(*shape, n).reshape(-1, n)
     beta = w_plus * v_plus - w_minus * v_minus

@@ -7,6 +7,7 @@ exactly pretrained weights on both sides, so that the gaps are those of training
 import time
 from collections.abc import Iterator
 from statistics import median
+from typing import Any
 
 from torch import Tensor
 
@@ -33,7 +34,7 @@ DESCENT = 64
 
 def _students(setup: str, n_main: int, quick: bool) -> tuple[Batch, Tensor]:
     """Return students of the main task and their start; for PT+FT, solve the auxiliary task before."""
-    small = {"in_features": 90, "n_aux": 100, "n_test": 50} if quick else {}
+    small: Any = {"in_features": 90, "n_aux": 100, "n_test": 50} if quick else {}
     data = DiagonalTeacherDataModule(0, n_main, [0, 20, 30, 40], **small)
     main = batch(DiagonalNet, data)
     theta = main.start()

@@ -271,6 +271,9 @@ def test_errors_name_what_is_wrong() -> None:
         gradient_flow_limit(x, y, {"w": start["w_plus"]})
     with pytest.raises(ConfigurationError, match=r"v_plus is \(19,\)"):
         gradient_flow_limit(x, y, {**start, "v_plus": start["v_plus"][:19]})
+    three = {name: value.expand(3, 20) for name, value in start.items()}
+    with pytest.raises(ConfigurationError, match=r"leading dimensions \(2,\), \(3,\).* do not go together"):
+        gradient_flow_limit(x, torch.stack([y, y]), three)
     with pytest.raises(ConfigurationError, match="y: it holds values that are not finite"):
         gradient_flow_limit(x, y * torch.inf, start)
     with pytest.raises(ConfigurationError, match="w_minus: it holds"):
