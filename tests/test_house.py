@@ -93,6 +93,11 @@ def test_what_is_public_is_documented(path: Path) -> None:
             assert not public or ast.get_docstring(inner), f"{node.name}.{inner.name}"
 
 
+def test_test_files_have_names_of_their_own() -> None:
+    names = [path.name for path in ROOT.glob("tests/**/*.py")]
+    assert sorted(names) == sorted({*names}), "pytest imports them by their name alone"
+
+
 def test_importing_costs_no_heavy_package() -> None:
     heavy = ["lightning", "pytorch_lightning", "timm", "sklearn", "wandb"]
     code = f"""
