@@ -38,7 +38,7 @@ def report(trainer: "Trainer") -> Path:
     folder = Path(trainer.log_dir or trainer.default_root_dir)
     folder.mkdir(parents=True, exist_ok=True)
     content = {"phases": [p.asdict() for p in phases], "layers": [asdict(row) for row in layers]}
-    (folder / "summary.json").write_text(json.dumps(_finite(content), indent=2) + "\n")
+    (folder / "summary.json").write_text(json.dumps(finite(content), indent=2) + "\n")
     shown = [_short_name(row) for row in layers if row.phase == layers[-1].phase]
     console = Console()
     console.print(phase_table(phases))
@@ -58,11 +58,18 @@ def report(trainer: "Trainer") -> Path:
 
 
 def _short_name(row: "LayerDimensionality") -> "LayerDimensionality":
-    """Name a layer as timm or the user does, without the path to it in the project's modules."""
-    name = row.layer
+    return replace(row, layer=short_layer(row.layer))
+
+
+def short_layer(name: str) -> str:
+    """Name a layer as timm or the user does, without the path to it in the project's modules.
+
+    Args:
+        name: As in ``named_modules`` of the module.
+    """
     for prefix in ("net.", "backbone.", "network."):
         name = name.removeprefix(prefix)
-    return replace(row, layer=name)
+    return name
 
 
 def _measuring(trainer: "Trainer") -> list[RepresentationDimensionality]:
@@ -73,12 +80,12 @@ def _measuring(trainer: "Trainer") -> list[RepresentationDimensionality]:
     return [c for c in callbacks if isinstance(c, RepresentationDimensionality)]
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Replace numbers that JSON does not know by null."""
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return None if isinstance(value, float) and not isfinite(value) else value
 
 

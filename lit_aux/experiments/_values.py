@@ -12,7 +12,7 @@ AXES = ("overlap", "k_main", "correlation", "magnitude", "rescale")
 
 def setups(given: Any, found: Experiment) -> list[str]:
     """Return the setups that were asked for, in that order."""
-    names = _listed("--setups", given, found.default)
+    names = listed("--setups", given, found.default)
     anywhere = [name for other in EXPERIMENTS.values() for name in other.setups]
     for name in names:
         if name in found.setups:
@@ -27,7 +27,7 @@ def setups(given: Any, found: Experiment) -> list[str]:
 
 def whole(option: str, given: Any, default: Sequence[int], least: int, most: float = inf) -> list[int]:
     """Return whole numbers from ``least`` to ``most``, each once."""
-    values = _listed(option, given, default)
+    values = listed(option, given, default)
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             bound = f"{least} or more" if most == inf else f"from {least} to {most}"
@@ -55,7 +55,7 @@ def axes(given: Mapping[str, Any], found: Experiment) -> dict[str, list[Any]]:
         elif name == "correlation":
             out[name] = _correlations(value, default)
         else:
-            out[name] = [_positive(_option(name), v) for v in _listed(_option(name), value, default)]
+            out[name] = [_positive(_option(name), v) for v in listed(_option(name), value, default)]
     return out
 
 
@@ -63,7 +63,7 @@ def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _listed(option: str, given: Any, default: Sequence[Any]) -> list[Any]:
+def listed(option: str, given: Any, default: Sequence[Any]) -> list[Any]:
     """Return the values that were given, each once, or the default."""
     if given is None:
         given = default
@@ -91,7 +91,7 @@ def _positive(option: str, value: Any) -> float:
 
 
 def _overlaps(given: Any, default: Sequence[Any]) -> list[Any]:
-    values = _listed("--overlap", given, default)
+    values = listed("--overlap", given, default)
     numbers = [value for value in values if value != ALL]
     if text := [value for value in numbers if isinstance(value, str)]:
         raise ConfigurationError(f"--overlap {text[0]!r}: must be a whole number, or {ALL!r} for all of them")
@@ -101,7 +101,7 @@ def _overlaps(given: Any, default: Sequence[Any]) -> list[Any]:
 
 
 def _correlations(given: Any, default: Sequence[Any]) -> list[float | tuple[float, ...]]:
-    return [_correlation(value) for value in _listed("--correlation", given, default)]
+    return [_correlation(value) for value in listed("--correlation", given, default)]
 
 
 def _correlation(value: Any) -> float | tuple[float, ...]:

@@ -28,7 +28,7 @@ BANDS = (
 """Name, colour and meaning of what is shaded."""
 LEVELS = (-0.9, NESTED[0], -0.25, NESTED[1], AVOIDED, 0.5, 0.9)
 """The feature dependences whose lines are drawn."""
-_MARKERS = (("o", "#12355b"), ("^", "#b5402a"), ("s", "#3d7a4e"), ("D", "#5b4b8a"))
+MARKERS = (("o", "#12355b"), ("^", "#b5402a"), ("s", "#3d7a4e"), ("D", "#5b4b8a"))
 _RESOLUTION = 241
 
 
@@ -58,10 +58,10 @@ def draw_regime_map(
     figure = new_figure(7.8, 4.9)
     axes = figure.subplots()
     found = regime_panel(axes, penalty, limits, points, **kwargs)
-    handles = [_patch(band) for band in sorted(found)]
+    handles = [band_patch(band) for band in sorted(found)]
     if points:
         handles.append(Line2D([], [], linestyle="none", label=" "))
-        handles += [_scatter(axes, p, number, limits) for number, p in enumerate(points)]
+        handles += [scatter(axes, p, number, limits) for number, p in enumerate(points)]
     figure.legend(handles=handles, loc="outside right center", title="feature dependence", **_LEGEND)
     return save(figure, path)
 
@@ -95,7 +95,7 @@ def draw_regimes(path: PathLike) -> Path:
         regime_panel(axes, penalty, ((-4, 4), (-4, 4)), (), **options)
         axes.set_aspect("equal")
     panels[1, 2].axis("off")
-    handles = [_patch(band) for band in range(len(BANDS))]
+    handles = [band_patch(band) for band in range(len(BANDS))]
     panels[1, 2].legend(handles=handles, loc="center left", title="feature dependence", **_LEGEND)
     return save(figure, path)
 
@@ -166,8 +166,8 @@ def _powers(bounds: tuple[float, float]) -> tuple[float, float]:
     return 10 ** bounds[0], 10 ** bounds[1]
 
 
-def _patch(band: int) -> "Artist":
-    """Return the entry of a band in a legend."""
+def band_patch(band: int) -> "Artist":
+    """Return the entry of one of `BANDS` in a legend."""
     from matplotlib.patches import Patch
 
     _, colour, meaning = BANDS[band]
@@ -181,14 +181,22 @@ def _places(points: MapPoints, limits: Limits) -> tuple[list[float], list[float]
     return x, y
 
 
-def _scatter(axes: "Axes", points: MapPoints, number: int, limits: Limits) -> "Artist":
-    """Draw features and return their entry in the legend."""
+def scatter(axes: "Axes", points: MapPoints, number: int, limits: Limits, scale: float = 1.0) -> "Artist":
+    """Put features on a map, those outside to its edge, and return their entry in a legend.
+
+    Args:
+        axes: With a map.
+        points: The features.
+        number: Of the kind of features, which decides colour and marker.
+        limits: Powers of ten between which the map shows pretrained and main coefficients.
+        scale: On the markers' areas.
+    """
     from matplotlib.lines import Line2D
 
-    marker, colour = _MARKERS[number % len(_MARKERS)]
+    marker, colour = MARKERS[number % len(MARKERS)]
     axes.scatter(
         *_places(points, limits),
-        s=points.areas().tolist(),
+        s=(scale * points.areas()).tolist(),
         marker=marker,
         color=colour,
         alpha=0.7,

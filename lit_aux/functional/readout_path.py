@@ -58,6 +58,17 @@ class ReadoutPath:
         """Largest curvature of the training loss; descent needs a learning rate below 2 / curvature."""
         return float(self._values[-1])
 
+    def check_rate(self, lr: float | None) -> None:
+        """Refuse a learning rate at which descent diverges.
+
+        Raises:
+            ConfigurationError: Naming the largest one.
+        """
+        if lr is not None and lr * self.curvature >= 2:
+            raise ConfigurationError(
+                f"lr: descent diverges at {lr:g}; it must be below {2 / self.curvature:.3g}"
+            )
+
     def moved(self, error: Tensor, time: Tensor, lr: float | None = None) -> Tensor:
         """Return (k, D) by how much the readouts have changed: v+ by w+ times it, v- by -w- times it.
 
@@ -146,8 +157,7 @@ def _probe(
     w_plus, w_minus = start["w_plus"], start["w_minus"]
     tall = n > d
     path = ReadoutPath(x.T @ x if tall else x, w_plus, w_minus, n if tall else None)
-    if lr is not None and lr * path.curvature >= 2:
-        raise ConfigurationError(f"lr: descent diverges at {lr:g}; it must be below {2 / path.curvature:.3g}")
+    path.check_rate(lr)
     shape = common_shape(y, start["v_plus"], start["v_minus"])
     v_plus, v_minus = (start[name].expand(*shape, d).reshape(-1, d) for name in ("v_plus", "v_minus"))
     targets = y.expand(*shape, n).reshape(-1, n)

@@ -81,25 +81,19 @@ class DiagonalProbes:
         self.beta = self.w_plus * self.v_plus - self.w_minus * self.v_minus
         self.groups: list[_Group] = []
         for rows, design in designs:
-            inside = range(rows.start, rows.stop)
             start = rows.start
-            for row in inside:
+            for row in range(rows.start, rows.stop):
                 if row + 1 == rows.stop or not torch.equal(frozen[row], frozen[row + 1]):
                     self.groups.append(self._group(slice(start, row + 1), rows.start, design))
                     start = row + 1
 
     def _group(self, rows: slice, first: int, design: Design) -> _Group:
-        matrix, target = (
-            design.matrix.double(),
-            design.target.double()[rows.start - first : rows.stop - first],
-        )
+        matrix = design.matrix.double()
+        target = design.target.double()[rows.start - first : rows.stop - first]
         moments = design.rest is not None
         w_plus, w_minus = self.w_plus[rows.start], self.w_minus[rows.start]
         path = ReadoutPath(matrix, w_plus, w_minus, design.n if moments else None)
-        if self.lr is not None and self.lr * path.curvature >= 2:
-            raise ConfigurationError(
-                f"lr: descent diverges at {self.lr:g}; it must be below {2 / path.curvature:.3g}"
-            )
+        path.check_rate(self.lr)
         beta = self.beta[rows]
         error = (beta - target) @ matrix if moments else beta @ matrix.T - target
         return _Group(rows, path, error)

@@ -1,7 +1,6 @@
 """``lit-aux regime``: its options, what it prints and what it writes."""
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -182,7 +181,7 @@ def _report_students(students: Sequence[Any], note: str, out: Path) -> int:
 
     from lit_aux.regimes.student_map import MOST, draw_students_map
     from lit_aux.regimes.student_summary import groups_of, regime_table, remarks, summarize
-    from lit_aux.reporting import _finite
+    from lit_aux.reporting import finite
 
     members = groups_of(students)
     groups = [summarize(some) for some in members]
@@ -199,12 +198,8 @@ def _report_students(students: Sequence[Any], note: str, out: Path) -> int:
     files = {"picture": out / "regime.png", "numbers": out / "regime.json"}
     try:
         out.mkdir(parents=True, exist_ok=True)
-        partial = out / f".regime.{os.getpid()}.png"
-        try:
-            draw_students_map(members, groups, partial).replace(files["picture"])
-        finally:
-            partial.unlink(missing_ok=True)
-        write_whole(files["numbers"], json.dumps(_finite(content), indent=2) + "\n")
+        draw_students_map(members, groups, files["picture"])
+        write_whole(files["numbers"], json.dumps(finite(content), indent=2) + "\n")
     except OSError as error:
         raise ConfigurationError(f"--out {out}: cannot be written ({error.strerror})") from None
     for what, path in files.items():

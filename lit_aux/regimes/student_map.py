@@ -9,20 +9,18 @@ import torch
 from lit_aux.experiments.student_report import short
 from lit_aux.figures import MapPoints, draw_regime_map
 from lit_aux.figures.map_points import decades
-from lit_aux.figures.regime_map import BANDS, Limits, regime_panel
-from lit_aux.figures.style import INK, new_figure, save
+from lit_aux.figures.regime_map import BANDS, MARKERS, band_patch, regime_panel, scatter
+from lit_aux.figures.style import new_figure, save
 from lit_aux.regimes.student_features import StudentFeatures
 from lit_aux.regimes.student_summary import GroupSummary, shown, weighted_median
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MOST = 9
 """Cells that have a panel; of more, the first."""
 _SEEN = 1e-3
 """Features with a smaller share of |beta| are left out: there are hundreds, and they carry nothing."""
-_MARKERS = (("o", "#12355b"), ("^", "#b5402a"))
 
 
 def draw_students_map(
@@ -56,7 +54,8 @@ def draw_students_map(
     for number, (points, options) in enumerate(cells):
         axes, group = grid.flat[number], groups[number]
         found |= regime_panel(axes, penalty, limits, points, **options)
-        scatter(axes, points, limits)
+        for kind, one in enumerate(points):
+            scatter(axes, one, kind, limits, scale=0.7)
         cell = ", ".join(f"{_SHORT.get(name, name)} {short(group.cell[name])}" for name in axes_of)
         symbol, value = (r"\gamma", options["gamma"]) if penalty == "q" else (r"\rho", options["correlation"])
         axes.set_title(f"{cell}\n${symbol}$ {value:g}{_tried(group)}", loc="left", fontsize=8.5)
@@ -102,31 +101,16 @@ def _options(students: Sequence[StudentFeatures]) -> dict[str, Any]:
     return {"correlation": round(median, 3)}
 
 
-def scatter(axes: "Axes", points: Sequence[MapPoints], limits: Limits) -> None:
-    """Put features on a map; what lies outside goes to the edge.
-
-    Args:
-        axes: With a map.
-        points: One or two kinds.
-        limits: Powers of ten between which the map shows pretrained and main coefficients.
-    """
-    for number, (one, (marker, colour)) in enumerate(zip(points, _MARKERS, strict=False)):
-        x, y = (
-            values.clamp(10 ** bounds[0], 10 ** bounds[1])
-            for values, bounds in zip((one.beta_aux, one.beta), limits, strict=True)
-        )
-        style: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.4, "alpha": 0.7, "clip_on": False}
-        axes.scatter(x, y, s=0.7 * one.areas(), marker=marker, color=colour, zorder=3 + number, **style)
-
-
 def _legend(figure: "Figure", bands: Sequence[int]) -> None:
     from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
 
+    words = ("as trained", "at the suggested factor")
     handles: list[Any] = [
         Line2D([], [], color=colour, marker=marker, linestyle="none", label=label)
-        for (marker, colour), label in zip(_MARKERS, ("as trained", "at the suggested factor"), strict=True)
+        for (marker, colour), label in zip(MARKERS, words, strict=False)
     ]
-    for name, colour, _ in (BANDS[band] for band in bands):
-        handles.append(Patch(facecolor=colour, edgecolor=INK, linewidth=0.6, label=name))
+    for band in bands:
+        patch = band_patch(band)
+        patch.set_label(BANDS[band][0])
+        handles.append(patch)
     figure.legend(handles=handles, loc="outside upper left", ncols=6, frameon=False, fontsize=9)

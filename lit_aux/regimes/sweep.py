@@ -18,12 +18,12 @@ import lit_aux
 from lit_aux.callbacks.layer_dimensionality import LayerDimensionality
 from lit_aux.errors import NonFiniteLossError
 from lit_aux.experiments.results import run_hash
-from lit_aux.regimes.sweep_options import short_layer
+from lit_aux.reporting import short_layer
 
 Fit = Callable[[list[str]], Any]
 Config = dict[str, Any]
 _WITHOUT_EFFECT = ("default_root_dir", "logger", "phase_store", "enable_progress_bar", "enable_model_summary")
-_NUMBERS = ("pr_before", "pr_after", "ensd", "pr_ratio", "ensd_ratio")
+NUMBERS = ("pr_before", "pr_after", "ensd", "pr_ratio", "ensd_ratio")
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,7 @@ class Sweep:
                         for folder in new:
                             folder.rmdir()
                 raise
-        files = [*root.glob("version_*/summary.json"), *root.glob("**/summary.json")]
-        newest = max(files, key=lambda path: path.stat().st_mtime)
+        newest = max(root.rglob("summary.json"), key=lambda path: path.stat().st_mtime)
         task = (config["model"]["init_args"].get("finetune_tasks") or ["main"])[0]
         return _measured(json.loads(newest.read_text()), task, factor, seed, monotonic() - began)
 
@@ -149,7 +148,7 @@ def _measured(summary: Config, task: str, factor: float, seed: int, seconds: flo
 
 def _layer(row: Mapping[str, Any]) -> LayerDimensionality:
     """Build a layer's row from JSON, where what is no number is null."""
-    numbers = {name: nan if row[name] is None else float(row[name]) for name in _NUMBERS}
+    numbers = {name: nan if row[name] is None else float(row[name]) for name in NUMBERS}
     return LayerDimensionality(
         phase=row["phase"], layer=short_layer(row["layer"]), verdict=row["verdict"], **numbers
     )
@@ -167,7 +166,7 @@ def _read(path: Path) -> FactorFit | None:
 def _write(path: Path, done: FactorFit) -> None:
     content = asdict(done)
     for layer in content["layers"]:
-        layer |= {name: layer[name] if isfinite(layer[name]) else None for name in _NUMBERS}
+        layer |= {name: layer[name] if isfinite(layer[name]) else None for name in NUMBERS}
     write_whole(path, json.dumps(content, indent=2) + "\n")
 
 

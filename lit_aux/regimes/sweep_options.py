@@ -12,9 +12,11 @@ import yaml
 from lit_aux.callbacks import RepresentationDimensionality
 from lit_aux.callbacks._layers import resolve_layers
 from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.experiments import _values
 from lit_aux.models import StudentNet
 from lit_aux.modules import PretrainFinetuneModule
 from lit_aux.regimes.building import build, class_of
+from lit_aux.reporting import short_layer
 
 FACTORS = (1.0, 0.5, 0.25, 0.125)
 _MEASURES = "lit_aux.callbacks.RepresentationDimensionality"
@@ -29,7 +31,7 @@ def factors_of(given: Any) -> list[float]:
     Raises:
         ConfigurationError: For no factor, or one that is not finite and above 0.
     """
-    values = _listed("--factors", FACTORS if given is None else given)
+    values = _values.listed("--factors", given, FACTORS)
     for value in values:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not isfinite(value) or value <= 0:
@@ -49,18 +51,7 @@ def seeds_of(given: Any, config: Mapping[str, Any]) -> list[int]:
     """
     seed = config.get("seed_everything")
     default = 0 if isinstance(seed, bool) or seed is None else seed
-    values = _listed("--seeds", default if given is None else given)
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
-            raise ConfigurationError(f"--seeds {value!r}: must be a whole number, 0 or more")
-    return list(dict.fromkeys(values))
-
-
-def _listed(option: str, given: Any) -> list[Any]:
-    values = list(given) if isinstance(given, list | tuple) else [given]
-    if not values:
-        raise ConfigurationError(f"{option} []: the list is empty; name at least one value")
-    return values
+    return _values.whole("--seeds", given, [default], 0, 2**32 - 1)
 
 
 def resolved(words: Sequence[str], fit: Callable[[list[str]], Any]) -> dict[str, Any]:
@@ -166,14 +157,3 @@ def check_layer(layer: str, config: Mapping[str, Any]) -> None:
     names = [short_layer(name) for name in resolve_layers(module, wanted)]
     if short_layer(layer) not in names:
         raise unknown_name("--layer", layer, names)
-
-
-def short_layer(name: str) -> str:
-    """Name a layer as timm or the user does, without the path to it in the project's modules.
-
-    Args:
-        name: As in ``named_modules`` of the module.
-    """
-    for prefix in ("net.", "backbone.", "network."):
-        name = name.removeprefix(prefix)
-    return name

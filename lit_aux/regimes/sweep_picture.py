@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lit_aux.figures.style import save
 from lit_aux.regimes.sweep_summary import FactorSummary
 
 if TYPE_CHECKING:
@@ -70,8 +71,7 @@ def draw_sweep(factors: Sequence[FactorSummary], layer: str, path: Path) -> Path
         frameon=False,
         fontsize=9,
     )
-    figure.savefig(path, dpi=150, format="png", facecolor="white", bbox_inches="tight", pad_inches=0.12)
-    return path
+    return save(figure, path)
 
 
 def _drawn(names: Sequence[str], layer: str) -> list[str]:

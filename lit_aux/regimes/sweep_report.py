@@ -1,7 +1,6 @@
 """What a sweep over rescale factors prints and writes."""
 
 import json
-import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -27,7 +26,7 @@ def report_sweep(fits: Sequence[FactorFit], out: Path, layer: str | None, words:
     """
     from rich.console import Console
 
-    from lit_aux.reporting import _finite
+    from lit_aux.reporting import finite
 
     factors = by_factor(fits)
     judged = chosen_layer(factors, layer)
@@ -60,14 +59,10 @@ def report_sweep(fits: Sequence[FactorFit], out: Path, layer: str | None, words:
     try:
         out.mkdir(parents=True, exist_ok=True)
         if judged is not None:
-            partial = out / f".regime.{os.getpid()}.png"
-            try:
-                files["picture"] = draw_sweep(factors, judged, partial).replace(out / "regime.png")
-            finally:
-                partial.unlink(missing_ok=True)
+            files["picture"] = draw_sweep(factors, judged, out / "regime.png")
         files |= {"table": out / "regime.csv", "numbers": out / "regime.json"}
         write_whole(files["table"], as_csv(fits))
-        write_whole(files["numbers"], json.dumps(_finite(content), indent=2) + "\n")
+        write_whole(files["numbers"], json.dumps(finite(content), indent=2) + "\n")
     except OSError as error:
         raise ConfigurationError(f"--out {out}: cannot be written ({error.strerror})") from None
     for what, path in files.items():

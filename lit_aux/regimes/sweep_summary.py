@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 from lit_aux.callbacks._names import is_readout
 from lit_aux.callbacks.layer_dimensionality import LayerDimensionality
 from lit_aux.errors import unknown_name
-from lit_aux.regimes.sweep import FactorFit
-from lit_aux.regimes.sweep_options import short_layer
+from lit_aux.regimes.sweep import NUMBERS, FactorFit
+from lit_aux.reporting import short_layer
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-_NUMBERS = ("pr_before", "pr_after", "ensd", "pr_ratio", "ensd_ratio")
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def _summary(factor: float, members: Sequence[FactorFit]) -> FactorSummary:
     layers, agreement = {}, {}
     for rows in zip(*(one.layers for one in whole), strict=True):
         name = rows[0].layer
-        means: dict[str, float] = {key: fmean(getattr(row, key) for row in rows) for key in _NUMBERS}
+        means: dict[str, float] = {key: fmean(getattr(row, key) for row in rows) for key in NUMBERS}
         verdict, agreement[name] = Counter(row.verdict for row in rows).most_common(1)[0]
         layers[name] = LayerDimensionality(rows[0].phase, name, verdict=verdict, **means)
     accuracies = [one.val_accuracy for one in whole if one.val_accuracy is not None]
@@ -158,7 +156,7 @@ def sweep_table(factors: Sequence[FactorSummary], layer: str | None) -> "Table":
     for one in factors:
         row = None if layer is None else one.layers.get(layer)
         values = [one.val_accuracy] * accuracy + [one.val_loss] * loss
-        values += [None] * 5 if row is None else [getattr(row, name) for name in _NUMBERS]
+        values += [None] * 5 if row is None else [getattr(row, name) for name in NUMBERS]
         digits = [3] * len(measured) + [2] * 5
         cells = ["-" if v is None else f"{v:.{d}f}" for v, d in zip(values, digits, strict=True)]
         table.add_row(f"{one.factor:g}", *cells, _verdict(one, layer))
@@ -179,12 +177,12 @@ def as_csv(fits: Sequence[FactorFit]) -> str:
     out = StringIO()
     writer = csv.writer(out, lineterminator="\n")
     measured = ("val_accuracy", "val_loss")
-    writer.writerow(["factor", "seed", "layer", *_NUMBERS, "verdict", *measured])
+    writer.writerow(["factor", "seed", "layer", *NUMBERS, "verdict", *measured])
     for one in fits:
         values = [getattr(one, name) for name in measured]
         for row in one.layers:
-            numbers = [v if isfinite(v) else "" for v in (getattr(row, name) for name in _NUMBERS)]
+            numbers = [v if isfinite(v) else "" for v in (getattr(row, name) for name in NUMBERS)]
             writer.writerow([one.factor, one.seed, row.layer, *numbers, row.verdict, *values])
         if not one.layers:
-            writer.writerow([one.factor, one.seed, "", *[""] * len(_NUMBERS), "diverged", *values])
+            writer.writerow([one.factor, one.seed, "", *[""] * len(NUMBERS), "diverged", *values])
     return out.getvalue()
