@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_aux.callbacks.layer_dimensionality import LayerDimensionality
+from lit_aux.files import whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,9 +44,8 @@ def plot(results: Sequence[LayerDimensionality], path: str | os.PathLike[str]) -
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=10)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    figure.savefig(part, dpi=160, format="png", facecolor="white", bbox_inches="tight", pad_inches=0.15)
-    part.replace(path)
+    with whole(path) as part:
+        figure.savefig(part, dpi=160, format="png", facecolor="white", bbox_inches="tight", pad_inches=0.15)
     return path
 
 
@@ -90,7 +90,7 @@ def _label(axis: "Axes", phase: str, table: Sequence[LayerDimensionality]) -> No
     axis.set_ylim(len(table) - 0.5, -0.5)
     where = prefix.rstrip(".")
     axis.set_title(f"{phase} · {where}" if phase and where else phase or where, loc="left", fontsize=10)
-    columns = ((1.03, "left"), (1.31, "right"), (1.45, "right"))
+    columns = ((1.03, "left"), (1.34, "right"), (1.48, "right"))
     for i, row in enumerate(table):
         cells = (row.verdict, _short(row.pr_ratio), _short(row.ensd_ratio))
         for (x, side), cell in zip(columns, cells, strict=True):

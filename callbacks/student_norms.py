@@ -30,7 +30,7 @@ class StudentNorms(WeightMeasures):
     tasks of the phase together, ``student/top_share`` is the fraction of a task's :math:`\|\beta\|^2` in as
     many largest entries as its teacher has (``top{k}_share`` for given k), ``student/aux_share`` that in the
     entries of the auxiliary task's teacher. Any other module is a ReLU student with one hidden layer:
-    ``student/F_1`` and ``student/F_12``. See :mod:`lit_aux.functional.norms` for the definitions (Lippl &
+    ``student/F_1`` and ``student/F_12``. See :mod:`lit_aux.functional` for the definitions (Lippl &
     Lindsey). Where several tasks train, shares have ``_{task}`` behind them.
 
     The same of the teachers, ``teacher/...``, is measured once a fit if the Trainer's data have

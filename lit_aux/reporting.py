@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
-
-from lit_aux.callbacks import RepresentationDimensionality
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
     from matplotlib.axes import Axes
+    from rich.console import Console
     from rich.table import Table
 
     from lit_aux.callbacks import LayerDimensionality
@@ -21,21 +20,32 @@ if TYPE_CHECKING:
 def report(trainer: "Trainer") -> Path:
     """Print how a run's phases ended and which features were reused; write the same to the run's folder.
 
+    To be called on every process of a run; the first alone prints and writes.
+
     Writes ``summary.json`` and ``summary.png`` into ``trainer.log_dir``, or ``default_root_dir`` without a
-    logger. Layers are shown for the last phase; the file holds them for every phase. Of students there are
-    ``results.csv``, ``measures.csv`` and, for several n_main, ``students.png`` in place of the picture.
+    logger. Layers are shown for the last phase; the file holds them for every phase. Of students there is,
+    for several n_main, ``students.png`` in place of the picture. The project's own modules have
+    ``results.csv`` and ``measures.csv`` too, and their W&B runs the same in their summaries.
 
     Args:
         trainer: A :class:`~lit_aux.PhaseTrainer` after ``fit``.
 
     Returns:
         The folder.
+
+    Raises:
+        ConfigurationError: If ``results.csv`` or ``measures.csv`` cannot be written; all else is done then.
     """
     from rich.console import Console
 
+    from lit_aux.experiments.image_rows import measured_layers
+    from lit_aux.modules import AuxiliaryModule
+
+    folder = Path(trainer.log_dir or trainer.default_root_dir)  # the processes agree on it: all must ask
+    if not trainer.is_global_zero:
+        return folder
     phases: list[PhaseResult] = getattr(trainer, "phase_results", [])
-    layers = [row for callback in _measuring(trainer) for row in callback.results]
-    folder = Path(trainer.log_dir or trainer.default_root_dir)
+    layers = measured_layers(trainer)
     folder.mkdir(parents=True, exist_ok=True)
     content = {"phases": [p.asdict() for p in phases], "layers": [asdict(row) for row in layers]}
     (folder / "summary.json").write_text(json.dumps(finite(content), indent=2) + "\n")
@@ -45,16 +55,26 @@ def report(trainer: "Trainer") -> Path:
     if shown:
         console.print(layer_table(shown))
     found = {f"checkpoint of {p.name}": p.checkpoint for p in phases if p.checkpoint is not None}
-    if getattr(trainer.lightning_module, "students", None) is None:
+    module: Any = trainer.lightning_module
+    if getattr(module, "students", None) is None:
         found["picture"] = str(draw(phases, shown, folder / "summary.png"))
     else:
         from lit_aux.experiments.student_report import report_students
 
-        found |= report_students(cast(Any, trainer.lightning_module), folder, console)
+        found |= report_students(module, folder, console)
     found["metrics"] = str(folder / "summary.json")
-    for what, where in found.items():
-        console.print(f"{what}: {where}", soft_wrap=True, highlight=False)
+    _tell(console, found)
+    if isinstance(module, AuxiliaryModule):
+        from lit_aux.experiments.fit_rows import write_rows
+
+        _tell(console, write_rows(module, trainer, folder))
     return folder
+
+
+def _tell(console: "Console", found: dict[str, str]) -> None:
+    """Say where files are."""
+    for what, where in found.items():
+        console.print(f"{what}: {where}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _short_name(row: "LayerDimensionality") -> "LayerDimensionality":
@@ -70,14 +90,6 @@ def short_layer(name: str) -> str:
     for prefix in ("net.", "backbone.", "network."):
         name = name.removeprefix(prefix)
     return name
-
-
-def _measuring(trainer: "Trainer") -> list[RepresentationDimensionality]:
-    """Return the callbacks that measured layers, the Trainer's own and those of single phases."""
-    callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
-    for phase in getattr(trainer.lightning_module, "phases", []):
-        callbacks += phase.callbacks
-    return [c for c in callbacks if isinstance(c, RepresentationDimensionality)]
 
 
 def finite(value: Any) -> Any:

@@ -1,12 +1,12 @@
 """Print every performance figure that the project claims, and its target.
 
-    python scripts/benchmark.py [training loader dimensionality startup gpu students flow solver]
+    python scripts/benchmark.py [training loader dimensionality startup gpu students flow solver sweep]
         [--cpu-time] [--repetitions N] [--quick]
 
 Ratios are medians over interleaved repetitions in one process. ``--cpu-time`` counts processor instead of
 wall-clock seconds, for a machine that is busy with other things (use it with ``OMP_NUM_THREADS=1``).
-``--quick`` makes ``students``, ``flow`` and ``solver`` tiny: it shows that they run, and no figure means
-anything.
+``--quick`` makes ``students``, ``flow``, ``solver`` and ``sweep`` tiny: it shows that they run, and no
+figure means anything.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from benchmarks.loader import benchmark_loader
 from benchmarks.solver import benchmark_solver
 from benchmarks.startup import benchmark_startup
 from benchmarks.students import benchmark_students
+from benchmarks.sweep import benchmark_sweep
 from benchmarks.training import benchmark_gpu, benchmark_training
 
 Row = tuple[str, float, str]
@@ -37,7 +38,7 @@ def verdict(value: float, target: str) -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = ["training", "loader", "dimensionality", "startup", "gpu", "students", "flow", "solver"]
+    names = ["training", "loader", "dimensionality", "startup", "gpu", "students", "flow", "solver", "sweep"]
     parser.add_argument("which", nargs="*", choices=[*names, []], help="default: all")
     parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--quick", action="store_true", help="tiny students, to see that it runs")
@@ -54,6 +55,7 @@ def main() -> None:
         "students": lambda: benchmark_students(count, clock, options.quick),
         "flow": lambda: benchmark_flow(count, clock, options.quick),
         "solver": lambda: benchmark_solver(count, clock, options.quick),
+        "sweep": lambda: benchmark_sweep(options.quick),
     }
     print(f"\ntorch {torch.__version__}, {torch.get_num_threads()} threads of {os.cpu_count()} cores")
     print(f"{'what':86s} {'measured':>10s}  {'target':14s}", flush=True)

@@ -356,8 +356,8 @@ def test_reproduce_into_a_table_of_another_kind(
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], ["fit, validate", "export, reproduce"]),
-        (["fitt"], ["fitt", "fit, validate", "export, reproduce"]),
+        ([], ["fit, validate", "export, sweep, reproduce"]),
+        (["fitt"], ["fitt", "fit, validate", "export, sweep, reproduce"]),
         (["fit"], ["--model", "--config"]),
         (["fit", "--config", "none.yaml"], ["--config", "none.yaml"]),
         (["fit", "--model.rescale", "1"], ["--model.rescale:", "--config"]),

@@ -35,6 +35,17 @@ def test_the_students_are_benchmarked(
     assert not any(" nan" in line or " inf" in line for line in lines)
 
 
+@pytest.mark.slow
+def test_the_sweep_is_benchmarked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import benchmark
+
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "sweep", "--quick"])
+    benchmark.main()
+    assert "sweep: 2 runs, 2 at a time: all else, over the runs' time" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("kind", ["diagonal", "relu"])
 def test_the_plain_network_starts_where_the_first_replica_does(kind: str) -> None:
     from benchmarks import plain_students as plain

@@ -20,7 +20,7 @@ from lit_aux.data import CIFAR100DataModule, FashionMNISTDataModule, fashion_mni
 from lit_aux.experiments import ResultsTable
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-FILES = sorted(CONFIGS.rglob("*.yaml"))
+FILES = sorted(file for file in CONFIGS.rglob("*.yaml") if file.parent.name != "sweeps")
 STUDENTS = [str(f.relative_to(CONFIGS)) for f in FILES if "TeacherDataModule" in f.read_text()]
 NAMES = [name for file in FILES if (name := str(file.relative_to(CONFIGS))) not in STUDENTS]
 

@@ -20,8 +20,10 @@ ROOMS = [
     "phases",
     "modules",
     "experiments",
+    "tables",
     "figures",
     "regimes",
+    "sweeps",
     "cli",
 ]
 WITHOUT_LIGHTNING = ["errors", "functional", "models", "integrators", "metrics"]

@@ -24,6 +24,10 @@ def shortened(code: str) -> str:
     return short
 
 
+def own_lines(code: str) -> list[str]:
+    return [line for line in code.splitlines() if line and "import" not in line]
+
+
 class YourModule(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +46,7 @@ class YourModule(pl.LightningModule):
 
 def test_python_example(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code = next(block for block in blocks() if "PhaseTrainer" in block)
-    assert len([line for line in code.splitlines() if line and "import" not in line]) <= 10
+    assert len(own_lines(code)) == 5
     exec(compile(shortened(code), "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert "pretrain" in printed
@@ -55,6 +59,7 @@ def test_python_example(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
 
 def test_callbacks_in_your_own_project() -> None:
     code = next(block for block in blocks() if "your_module" in block)
+    assert len(own_lines(code)) <= 5
     x = torch.randn(32, 4)
     loader = DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), batch_size=8)
     space = {"your_module": YourModule(), "your_loader": loader}
@@ -62,6 +67,12 @@ def test_callbacks_in_your_own_project() -> None:
     callbacks = space["trainer"].callbacks
     measure = next(c for c in callbacks if isinstance(c, RepresentationDimensionality))
     assert [row.layer for row in measure.results] == ["net.0", "net.1", "net.2"]
+
+
+def test_the_readme_is_one_page() -> None:
+    text = README.read_text()
+    assert len(text) < 5500
+    assert text.count("pip install uv && uv run ") == 2
 
 
 def test_every_command_names_files_that_exist() -> None:

@@ -29,6 +29,9 @@ class FashionMNISTDataModule(TaskDataModule):
         ConfigurationError: In ``prepare_data`` if there are no data, in ``setup`` if they are damaged.
     """
 
+    short_name = "fashion"
+    """What experiments on these data are called."""
+
     def __init__(self, root: str = "data", download: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.root, self.download = root, download

@@ -110,7 +110,7 @@ class TeacherDataModule(LightningDataModule, ABC):
 
     @property
     def num_classes(self) -> dict[str, int]:
-        """Number of outputs of each task: one."""
+        """Number of outputs of each task, which is one."""
         return {"main": 1, "aux": 1}
 
     def train_size(self, task: str) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.files import write_whole
 
 
 class CsvLines:
@@ -17,39 +18,44 @@ class CsvLines:
     Args:
         path: The file.
         columns: Its header.
+        added: How many of the last columns a file that was written before may lack; it is read as if they
+            were empty, and gets them when it is opened.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        self.path, self.columns = path, tuple(columns)
+    def __init__(self, path: Path, columns: Sequence[str], added: int = 0) -> None:
+        self.path, self.columns, self.added = path, tuple(columns), added
         self._file: int | None = None
 
     @property
     def _header(self) -> bytes:
         return (",".join(self.columns) + "\n").encode()
 
-    def check(self) -> None:
-        """Raise if there is a file that is no table of these columns."""
+    def check(self) -> bool:
+        """Raise if there is a file that is no table of these columns; return whether it lacks added ones."""
         try:
             with self.path.open("rb") as file:
                 start = file.read(len(self._header) + 1)
         except FileNotFoundError:
-            return
+            return False
         except OSError as error:
             raise self._failure("read", error) from None
-        first = start.replace(b"\r\n", b"\n")[: len(self._header)]
-        torn = b"\n" not in first and self._header.startswith(first)  # its writer was killed at once
-        if first != self._header and not torn:
-            found = first.decode(errors="replace").partition("\n")[0][:60]
+        first, end, _ = start.partition(b"\n")
+        header = first.removesuffix(b"\r").decode(errors="replace")
+        counts = range(len(self.columns), len(self.columns) - self.added - 1, -1)
+        known = [",".join(self.columns[:count]) for count in counts]
+        torn = not end and known[0].startswith(header)  # its writer was killed at once
+        if not torn and (not end or header not in known):
             raise ConfigurationError(
-                f"--out {self.path}: the file begins with {found!r}, not with the columns "
+                f"--out {self.path}: the file begins with {header[:60]!r}, not with the columns "
                 f"{self.columns[0]},{self.columns[1]},...; name another file, this one is left as it is"
             )
+        return bool(end) and header != known[0]
 
     def open(self) -> None:
         """Open for appending; write the header of a new file and cut off a line that is not whole."""
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            self.check()
+            older = self.check()
             size = os.fstat(self._file).st_size
             whole = self._end_of_lines(size)
             if whole < size:
@@ -58,6 +64,8 @@ class CsvLines:
             raise self._failure("written", error) from None
         if whole == 0:
             self._write(self._header)
+        elif older:
+            self._replace(self.rows())
 
     def _end_of_lines(self, size: int, block: int = 1 << 16) -> int:
         """Return how many bytes the whole lines have, looking from the end."""
@@ -74,7 +82,8 @@ class CsvLines:
     def rows(self) -> Iterator[dict[str, str]]:
         """Yield the rows by column."""
         with self.path.open(newline="") as file:
-            yield from csv.DictReader(file)
+            for row in csv.DictReader(file):
+                yield {name: row.get(name) or "" for name in self.columns}
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows in one write and wait until they are on the disk.
@@ -91,12 +100,12 @@ class CsvLines:
         """Leave out rows, replacing the file as a whole if there are any."""
         rows = list(self.rows())
         kept = [row for row in rows if wanted(row)]
-        if len(kept) == len(rows):
-            return
-        new = self.path.with_name(f".{self.path.name}.new")
+        if len(kept) < len(rows):
+            self._replace(kept)
+
+    def _replace(self, rows: Iterable[Mapping[str, Any]]) -> None:
         try:
-            new.write_bytes(self._header + self._text(kept))
-            os.replace(new, self.path)
+            write_whole(self.path, self._header + self._text(rows))
         except OSError as error:
             raise self._failure("written", error) from None
         self.close()

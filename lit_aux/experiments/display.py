@@ -22,10 +22,19 @@ class GridProgress:
         done: How many of them the table held already.
         converged: How many of those had converged.
         seconds: Least time between two lines where there is no terminal.
+        noun: What workers carry out, for when many do.
     """
 
-    def __init__(self, total: int, done: int = 0, converged: int = 0, *, seconds: float = 30.0) -> None:
-        self.total, self.done, self.converged = total, done, converged
+    def __init__(
+        self,
+        total: int,
+        done: int = 0,
+        converged: int = 0,
+        *,
+        seconds: float = 30.0,
+        noun: str = "slices",
+    ) -> None:
+        self.total, self.done, self.converged, self._noun = total, done, converged, noun
         self._seconds, self._last = seconds, float("-inf")
         self._what: dict[int, str] = {}  # by worker, what it does
         self._now: dict[int, str] = {}  # and how far it is
@@ -79,7 +88,7 @@ class GridProgress:
 
     def _show(self) -> None:
         parts = [self._now[worker] for worker in sorted(self._now)]
-        text = " | ".join(parts) if len(parts) <= 2 else f"{len(parts)} slices"
+        text = " | ".join(parts) if len(parts) <= 2 else f"{len(parts)} {self._noun}"
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self.done, description=text, counts=self._counts())
         else:

@@ -1,12 +1,8 @@
 """Image experiments: each run is one fit of a configuration in ``configs/`` with the grid's values."""
 
-import json
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
-from math import isfinite
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -14,11 +10,13 @@ import yaml
 import lit_aux
 from lit_aux.errors import ConfigurationError, NonFiniteLossError
 from lit_aux.experiments.grids import Experiment
+from lit_aux.experiments.one_fit import Fit, fit_config
 from lit_aux.experiments.options import Options
+from lit_aux.experiments.results import ResultsTable
 from lit_aux.experiments.run import Run
 
-Fit = Callable[[list[str]], Any]
 Config = dict[str, Any]
+_MEASURED = ("loss_final", "train_loss", "steps", "seconds", "accuracy")
 _FILES = {"STL": "stl", "MTL": "mtl", "PT+FT": "ptft", "PT+FT (LP)": "lp"}
 
 
@@ -83,23 +81,15 @@ def fit_run(
         fit: Carries out the arguments of ``lit-aux``; raises when the run fails.
 
     Returns:
-        The measured columns of its row, and the rows of its measures. A run whose loss became infinite has
-        nothing but ``converged = false``.
+        The measured columns of its row, and the rows of its measures, as the fit wrote them. A run whose loss
+        became infinite has nothing but ``converged = false``.
     """
-    root = folder / run.run_hash
-    with TemporaryDirectory() as temporary:
-        file = Path(temporary) / "config.yaml"
-        file.write_text(yaml.safe_dump(_config(run, options, root), sort_keys=False))
-        try:
-            fit(["fit", "--config", str(file), *run.options["arguments"]])
-        except NonFiniteLossError:
-            return {"converged": False}, []
-        finally:
-            for empty in (root, folder):  # a fit that is refused at once leaves nothing
-                with suppress(OSError):
-                    empty.rmdir()
-    newest = max(root.glob("version_*/summary.json"), key=lambda path: path.stat().st_mtime)
-    return _measured(json.loads(newest.read_text()))
+    config = _config(run, options, folder / run.run_hash)
+    try:
+        home = fit_config(config, fit, run.options["arguments"])
+    except NonFiniteLossError:
+        return {"converged": False}, []
+    return _written(home)
 
 
 def _config(run: Run, options: Options, root: Path) -> Config:
@@ -121,24 +111,18 @@ def _config(run: Run, options: Options, root: Path) -> Config:
     return config
 
 
-def _measured(summary: Config) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Take a row and its measures from what ``lit-aux fit`` wrote."""
-    last = summary["phases"][-1]
-    metrics = last["metrics"]
-    row = {
-        "loss_final": metrics.get("main/test_loss"),
-        "train_loss": metrics.get("main/train_loss"),
-        "steps": last["steps"],
-        "converged": " < " in last["reason"],  # the training loss, below the threshold
-        "seconds": round(sum(phase["seconds"] for phase in summary["phases"]), 1),
-        "accuracy": metrics.get("main/test_accuracy"),
-    }
-    steps = {phase["name"]: phase["steps"] for phase in summary["phases"]}
-    measures = [
-        {"phase": phase, "step": steps.get(phase), "layer": layer["layer"], "measure": name, "value": value}
-        for layer in summary["layers"]
-        for phase in [layer["phase"]]
-        for name, value in layer.items()
-        if isinstance(value, int | float) and isfinite(value)
-    ]
-    return row, measures
+def _written(home: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Take a row and its measures from what ``lit-aux fit`` wrote, but for what the grid says itself."""
+    with ResultsTable(home / "results.csv") as table:
+        rows, measures = table.rows(), table.measures()
+    if len(rows) != 1:
+        raise ConfigurationError(
+            f"--configs: the fit in {home} wrote {len(rows)} rows in place of one; its model must be one of "
+            "lit_aux.modules"
+        )
+    row = rows[0]
+    found: dict[str, Any] = {name: row[name] for name in _MEASURED if row[name] != ""}
+    return (
+        found | {"converged": row["converged"] == "true"},
+        [{name: value for name, value in measure.items() if name != "run"} for measure in measures],
+    )

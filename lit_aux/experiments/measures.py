@@ -1,11 +1,16 @@
 """What is measured of a student at its end, as rows of ``measures.csv``."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lit_aux.data import ReLUTeacher, TeacherDataModule
+from lit_aux.errors import ConfigurationError
+from lit_aux.functional import feature_alignment, kmeans_inertia
+from lit_aux.functional.clustering import Reference
 from lit_aux.functional.norms import (
     entry_share,
     f1_norm,
@@ -17,6 +22,8 @@ from lit_aux.functional.norms import (
 )
 from lit_aux.models import DiagonalNet, ReLUNet, StudentNet
 
+CLUSTERS = (1, 2, 3, 4, 6, 8, 12)
+"""Numbers of clusters for which a ReLU student's inertia is measured, beside those of its teachers' units."""
 COSTS = ("evaluations", "rejected", "stages", "curvature", "time", "lr")
 
 
@@ -60,6 +67,30 @@ def _relu(net: ReLUNet, data: TeacherDataModule, replica: int) -> Iterator[tuple
     main = net.task_slice("main")
     yield "student", "F_1", float(f1_norm(first, readout[main]))
     yield "student", "F_12", float(f12_norm(first, readout))
-    teacher = data.teacher(replica, "main")
+    teacher, other = data.teacher(replica, "main"), data.teacher(replica, "aux")
     assert isinstance(teacher, ReLUTeacher)
+    assert isinstance(other, ReLUTeacher)
     yield "teacher", "F_1", float(f1_norm(teacher.directions.double(), teacher.readout.double()[None]))
+    # Units that contribute nothing keep the direction of their start, which says nothing of what was learned.
+    contributions = readout[main].norm(dim=0) * first.norm(dim=1)
+    for k in sorted({*CLUSTERS, len(teacher.directions)}):
+        inertia = partial(kmeans_inertia, first, k, reference=_reference(k))
+        yield "student", f"inertia_k{k}", _measured(inertia)
+        yield "student", f"contribution_inertia_k{k}", _measured(partial(inertia, unit_weights=contributions))
+    for end, directions in (("", teacher.directions), ("_aux", other.directions)):
+        k = len(directions)
+        alignment = partial(feature_alignment, first, directions.double(), k)
+        yield "student", f"alignment_k{k}{end}", _measured(alignment)
+
+
+def _reference(k: int) -> Reference:
+    """Return what inertia is compared with: around their mean, one cluster leaves everything unexplained."""
+    return "origin" if k == 1 else "mean"
+
+
+def _measured(measure: Callable[[], Tensor]) -> float:
+    """Return a measure, NaN where the student has too few different units for it."""
+    try:
+        return float(measure())
+    except ConfigurationError:
+        return float("nan")

@@ -1,7 +1,5 @@
 """Files of pretrained networks: written whole, and by one process at a time."""
 
-import os
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -9,6 +7,8 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 from torch import Tensor
+
+from lit_aux.files import whole
 
 
 @contextmanager
@@ -42,9 +42,5 @@ def _give_back(lock: FileLock) -> None:
 def write(path: Path, weights: Tensor) -> None:
     """Write weights whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
-    try:
+    with whole(path) as partial:
         torch.save(weights, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

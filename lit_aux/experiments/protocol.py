@@ -54,7 +54,7 @@ class Protocol:
 
     @property
     def duration(self) -> float:
-        """Time that gradient flow has: that of ``max_steps`` published steps."""
+        """Time that gradient flow has, that of ``max_steps`` published steps."""
         return self.lr * self.max_steps
 
     @property

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +32,21 @@ COLUMNS = (
     "converged",
     "seconds",
     "accuracy",
+    "error",
 )
+ADDED = 1
+"""How many of the last columns tables that were written before lack: ``error``."""
+OPTION_COLUMNS = {
+    "seed_everything": "seed",
+    "data.seed": "seed",
+    "data.n_main": "n_main",
+    "data.overlap": "overlap",
+    "data.k_main": "k_main",
+    "data.correlation": "correlation",
+    "data.magnitude": "magnitude",
+    "model.rescale": "rescale",
+}
+"""Columns by the option of ``lit-aux fit`` that sets them."""
 MEASURE_COLUMNS = ("run", "phase", "step", "layer", "measure", "value")
 
 
@@ -41,7 +55,9 @@ class ResultsTable:
 
     Rows are appended as runs end, each in one write that reaches the disk before ``append`` returns. A writer
     that was killed leaves whole rows: a last line without its end is cut off when the table is opened again,
-    and measures of a run that did not get its row are replaced when it gets it.
+    and measures of a run that did not get its row are replaced when it gets it. A run that failed has a row
+    too: what went wrong in ``error``, ``converged`` false, and no numbers. A table that was written before
+    there was this column gets it, the file replaced as a whole.
 
     Args:
         path: The table; made with its folder where it does not exist. Measures are written to
@@ -54,7 +70,7 @@ class ResultsTable:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.measures_path = measures_path(self.path)
-        self._results = CsvLines(self.path, COLUMNS)
+        self._results = CsvLines(self.path, COLUMNS, ADDED)
         self._measures = CsvLines(self.measures_path, MEASURE_COLUMNS)
         self._results.check()  # before anything is made, so that a refusal leaves nothing behind
         self._measures.check()
@@ -65,7 +81,9 @@ class ResultsTable:
         try:
             self._results.open()
             self._measures.open()
-            self._done = {row["run"] for row in self._results.rows()}
+            rows = self.rows()
+            self._done = {row["run"] for row in rows}
+            self._failed = {row["run"] for row in rows if row["error"]}
             self._halves = {row["run"] for row in self._measures.rows()} - self._done
         except BaseException:
             self.close()
@@ -109,6 +127,10 @@ class ResultsTable:
         """Return the hashes of the runs that have their row."""
         return set(self._done)
 
+    def failed(self) -> set[str]:
+        """Return the hashes of the runs whose row says that they failed."""
+        return set(self._failed)
+
     def rows(self) -> list[dict[str, str]]:
         """Return every row as it is written, by column."""
         return list(self._results.rows())
@@ -139,6 +161,29 @@ class ResultsTable:
         self._measures.append(measures)
         self._results.append(rows)
         self._done.update(new)
+        self._failed.update(str(row["run"]) for row in rows if row.get("error"))
+
+    def remove(self, runs: Collection[str]) -> None:
+        """Take the rows of some runs out, with their measures: so that failed ones can be tried again.
+
+        Each file is replaced as a whole. A writer that is killed between the two leaves measures without a
+        row, which are replaced when the run gets one.
+
+        Args:
+            runs: Their hashes; those that have no row are left out of account.
+
+        Raises:
+            ConfigurationError: If a file cannot be written; it is as before then.
+        """
+        gone = self._done & {*runs}
+        if not gone:
+            return
+        self._results.keep(lambda row: row["run"] not in gone)
+        self._done -= gone
+        self._failed -= gone
+        self._halves |= gone
+        self._measures.keep(lambda row: row["run"] not in gone)
+        self._halves -= gone
 
 
 def measures_path(path: Path) -> Path:

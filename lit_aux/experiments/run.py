@@ -38,7 +38,7 @@ class Run:
 
     @cached_property
     def run_hash(self) -> str:
-        """The key by which a grid resumes: a hash of everything on which the numbers depend."""
+        """The key by which a grid resumes, a hash of everything on which the numbers depend."""
         return run_hash(
             {
                 "experiment": self.experiment,

@@ -51,7 +51,7 @@ def reproduce(
         **axes: Values of the experiment's other axes, see :func:`~lit_aux.experiments.cells`.
 
     Returns:
-        Whether every run has its row: False when Ctrl-C ended it before.
+        Whether every run has its row; False when Ctrl-C ended it before.
 
     Raises:
         ConfigurationError: For what is unknown or impossible, before anything is written.

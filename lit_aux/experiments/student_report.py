@@ -1,4 +1,4 @@
-"""What a person sees of students after ``lit-aux fit``: a table, a picture, and where the rows are."""
+"""What a person sees of students after ``lit-aux fit``: a table and a picture."""
 
 from collections.abc import Sequence
 from math import sqrt
@@ -6,10 +6,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.display import mean_and_error
-from lit_aux.experiments.results import ResultsTable
-from lit_aux.experiments.student_rows import Row, student_measures, student_rows
+from lit_aux.experiments.student_rows import Row, student_rows
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,10 +20,7 @@ Cell = tuple[tuple[str, Any], ...]
 
 
 def report_students(module: "AuxiliaryModule", folder: Path, console: "Console") -> dict[str, str]:
-    """Print how the last phase's replicas ended, draw it, and write their rows.
-
-    ``results.csv`` and ``measures.csv`` get the rows of replicas that they do not hold yet; a file of another
-    kind by that name is left as it is.
+    """Print how the last phase's replicas ended, and draw it.
 
     Args:
         module: One whose network is a student, after ``fit``.
@@ -33,7 +28,7 @@ def report_students(module: "AuxiliaryModule", folder: Path, console: "Console")
         console: Where the table is printed.
 
     Returns:
-        The files that were written, by what they are.
+        The picture, where n_main varies, by what it is.
     """
     rows = student_rows(module)
     if not rows:
@@ -44,14 +39,6 @@ def report_students(module: "AuxiliaryModule", folder: Path, console: "Console")
     files = {}
     if len({row["n_main"] for row in rows}) > 1 and "loss_best" in rows[0]:
         files["picture"] = str(draw_students(rows, folder / "students.png"))
-    try:
-        with ResultsTable(folder / "results.csv") as table:
-            new = [row for row in rows if row["run"] not in table.done()]
-            columns = [{k: v for k, v in row.items() if k not in ("evaluations", "replica")} for row in new]
-            table.append(columns, student_measures(module, new))
-            files["results"], files["measures"] = str(table.path), str(table.measures_path)
-    except ConfigurationError as error:  # the training is done: say it, and keep what was found
-        console.print(f"results: not written: {error}", soft_wrap=True, highlight=False, markup=False)
     return files
 
 

@@ -51,7 +51,7 @@ class Worker:
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, options, threads, train), daemon=True)
-        with _bare():
+        with bare():
             self.process.start()
         theirs.close()
 
@@ -78,7 +78,7 @@ class Worker:
 
 
 @contextmanager
-def _bare() -> Iterator[None]:
+def bare() -> Iterator[None]:
     """Start processes that ignore Ctrl-C from their first instant, and do not run the user's script again."""
     own = sys.modules["__main__"]
     before = signal.getsignal(signal.SIGINT)

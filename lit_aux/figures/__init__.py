@@ -1,7 +1,37 @@
-"""Pictures of the theory: penalties, their orders, and the map of regimes with a network's features on it."""
+"""Pictures of the theory (penalties, their orders, the map of regimes) and of results tables."""
 
-from lit_aux.figures.map_points import MapPoints
-from lit_aux.figures.penalties import draw_l_order, draw_penalties
-from lit_aux.figures.regime_map import draw_regime_map, draw_regimes
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["MapPoints", "draw_l_order", "draw_penalties", "draw_regime_map", "draw_regimes"]
+if TYPE_CHECKING:
+    from lit_aux.figures.map_points import MapPoints
+    from lit_aux.figures.penalties import draw_l_order, draw_penalties
+    from lit_aux.figures.regime_map import draw_regime_map, draw_regimes
+    from lit_aux.figures.results import draw_all, draw_figure
+
+_HOMES = {
+    "MapPoints": "map_points",
+    "draw_all": "results",
+    "draw_figure": "results",
+    "draw_l_order": "penalties",
+    "draw_penalties": "penalties",
+    "draw_regime_map": "regime_map",
+    "draw_regimes": "regime_map",
+}
+__all__ = [
+    "MapPoints",
+    "draw_all",
+    "draw_figure",
+    "draw_l_order",
+    "draw_penalties",
+    "draw_regime_map",
+    "draw_regimes",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a part when it is asked for: figures of results need no torch."""
+    from importlib import import_module
+
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lit_aux.figures' has no attribute {name!r}")
+    return getattr(import_module(f"lit_aux.figures.{_HOMES[name]}"), name)

@@ -2,9 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.files import whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -12,9 +13,61 @@ if TYPE_CHECKING:
 
 PathLike: TypeAlias = str | os.PathLike[str]
 FORMATS = ("png", "svg", "pdf")
+TIMES = "\N{MULTIPLICATION SIGN}"
+_DPI = 150
 INK, GREY = "#2b2f36", "#6b7280"
 SERIES = (("#f0a030", ":"), ("#c8553d", "-."), ("#5b4b8a", "--"), ("#12355b", "-"))
 """Colour and line of ordered series: from light to dark, each with a line of its own."""
+Line: TypeAlias = Any
+"""Of matplotlib: a name, or an offset and lengths of dashes and gaps."""
+
+
+class Look(NamedTuple):
+    """How a curve is drawn."""
+
+    colour: str
+    marker: str
+    line: Line
+
+
+SETUPS = {
+    "STL": Look("#e99a00", "s", (0, (3, 1.2))),
+    "MTL": Look("#b02a1f", "^", (0, (7, 1.5))),
+    "PT+FT": Look("#0b2545", "o", "-"),
+    "STL (LP)": Look("#dcc45a", "D", (0, (1, 1))),
+    "PT+FT (LP)": Look("#2f7fbf", "v", (0, (5, 1, 1, 1))),
+    "STL (NTK)": Look("#52a36e", "P", (0, (1, 2))),
+    "PT+FT (NTK)": Look("#5b2a86", "X", (0, (5, 1, 1, 1, 1, 1))),
+}
+"""The look of each setup, the same in all figures: its own colour, marker and line, and its own lightness."""
+QUANTITIES = {
+    "pr_before": Look("#93b7da", "o", (0, (4, 1.5))),
+    "pr_after": Look("#12355b", "s", "-"),
+    "ensd": Look("#b8601a", "D", (0, (1.5, 1))),
+}
+PUBLISHED: Line = (0, (2.5, 1.5))
+_FACTORS = ("#440154", "#3b528b", "#21908d", "#6ccb5f")
+_MARKERS = "oD^vPX*"
+_LINES: tuple[Line, ...] = ("-", (0, (5, 1)), (0, (4, 1, 1, 1)), (0, (2, 1)), (0, (1, 1)))
+
+
+def ordered_looks(count: int) -> list[Look]:
+    """Return looks for ordered series, from dark to light, each with its own marker and line.
+
+    Args:
+        count: How many; markers repeat after seven, lines after five.
+    """
+    from matplotlib.colors import LinearSegmentedColormap, to_hex
+
+    shades = LinearSegmentedColormap.from_list("series", _FACTORS)
+    return [
+        Look(
+            to_hex(shades(place / max(1, count - 1))),
+            _MARKERS[place % len(_MARKERS)],
+            _LINES[place % len(_LINES)],
+        )
+        for place in range(count)
+    ]
 
 
 def picture_path(path: PathLike, option: str = "path") -> Path:
@@ -66,12 +119,13 @@ def tidy(axes: "Axes", title: str) -> None:
         label.set_fontsize(9)
 
 
-def save(figure: "Figure", path: Path) -> Path:
+def save(figure: "Figure", path: Path, *, palette: bool = False) -> Path:
     """Write a figure; the file appears complete or not at all, and its folder is made.
 
     Args:
         figure: Of `new_figure`.
         path: Of `picture_path`.
+        palette: Whether a PNG gets 256 colours, which is enough for lines and a third of the size.
 
     Returns:
         The path.
@@ -79,17 +133,26 @@ def save(figure: "Figure", path: Path) -> Path:
     Raises:
         ConfigurationError: If the file cannot be written there.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    kind = path.suffix.lower().removeprefix(".")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        kind = path.suffix.lower().removeprefix(".")
-        figure.savefig(part, format=kind, dpi=150, facecolor="white", bbox_inches="tight", pad_inches=0.15)
-        part.replace(path)
+        with whole(path) as part:
+            figure.savefig(
+                part, format=kind, dpi=_DPI, facecolor="white", bbox_inches="tight", pad_inches=0.15
+            )
+            if palette and kind == "png":
+                _to_palette(part)
     except OSError as error:
         raise ConfigurationError(
             f"path: {str(path)!r} cannot be written: {error.strerror or error}"
         ) from error
-    finally:
-        if part.parent.is_dir():
-            part.unlink(missing_ok=True)
     return path
+
+
+def _to_palette(path: Path) -> None:
+    """Rewrite a PNG with 256 colours."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        small = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    small.save(path, format="PNG", optimize=True, dpi=(_DPI, _DPI))

@@ -20,7 +20,7 @@ class EffectiveSharedDimensions(DimensionalityMetric):
     Args:
         num_features: D, or (Dx, Dy) for the sample pairing, where known beforehand; by default the first
             batch tells.
-        num_samples: Keep the activations of this many samples; `update` then needs their ids in 0..n-1.
+        num_samples: Keep the activations of this many samples; ``update`` then needs their ids in 0..n-1.
             Samples that were never seen are left out.
         pairing: ``"feature"`` for the same neurons in both, ``"sample"`` for any two networks.
         center: Subtract the mean over the samples.

@@ -18,7 +18,7 @@ class ParticipationRatio(DimensionalityMetric):
 
     Args:
         num_features: D, where it is known beforehand; by default the first batch tells.
-        num_samples: Keep the activations of this many samples; `update` then needs their ids in 0..n-1.
+        num_samples: Keep the activations of this many samples; ``update`` then needs their ids in 0..n-1.
             Samples that were never seen are left out.
         center: Subtract the mean over the samples.
         unbiased: Correct for the finite number of samples (Chun et al., ICLR 2026); needs ``num_samples``.

@@ -110,7 +110,7 @@ class AuxiliaryModule(LightningModule, ABC):
 
     @property
     def log_prefix(self) -> str:
-        """What precedes the names that this phase logs: ``"finetune/"``, say."""
+        """What precedes the names that this phase logs, such as ``"finetune/"``."""
         return "" if self.phase is None else f"{self.phase.name}/"
 
     @property

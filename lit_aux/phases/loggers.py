@@ -1,14 +1,13 @@
 """Loggers by one word, each run in a folder of its own."""
 
-import os
 import shutil
-import uuid
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 
 from lit_aux.errors import ConfigurationError
 
@@ -67,6 +66,12 @@ def discard_runs(loggers: Iterable[Logger]) -> None:
             logger.discard()
 
 
+def describe_runs(loggers: Sequence[Logger], model: Any, data: Any) -> None:
+    """Tell W&B runs what they belong to; see :func:`~lit_aux.phases.wandb_logger.describe_runs`."""
+    if "lit_aux.phases.wandb_logger" in sys.modules:  # else there is none
+        sys.modules["lit_aux.phases.wandb_logger"].describe_runs(loggers, model, data)
+
+
 def build_logger(kind: str, root: str | Path) -> Logger:
     """Build a logger from its name.
 
@@ -85,24 +90,7 @@ def build_logger(kind: str, root: str | Path) -> Logger:
                 "trainer.logger: 'tensorboard' needs the package tensorboard (uv sync --extra tensorboard)"
             ) from error
     if kind == "wandb":
-        return _wandb_logger(Path(root))
+        from lit_aux.phases.wandb_logger import RunWandbLogger
+
+        return RunWandbLogger(root)
     raise ConfigurationError(f"trainer.logger: {kind!r} is unknown; choose csv, tensorboard or wandb")
-
-
-def _wandb_logger(root: Path) -> Logger:
-    """Build a W&B logger with a folder of its own, offline where there is no account."""
-    import netrc
-
-    from lightning.pytorch.loggers import WandbLogger
-
-    known = bool(os.environ.get("WANDB_API_KEY"))
-    if not known:
-        try:
-            known = any("wandb" in host for host in netrc.netrc().hosts)
-        except (FileNotFoundError, netrc.NetrcParseError):
-            known = False
-    mode = os.environ.get("WANDB_MODE")
-    offline = mode == "offline" if mode else not known
-    if offline:
-        rank_zero_info("W&B: no account found, logging offline; `wandb sync` uploads the run later")
-    return WandbLogger(save_dir=root / f"wandb-{uuid.uuid4().hex[:8]}", offline=offline)

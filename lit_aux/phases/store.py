@@ -1,8 +1,6 @@
 """First phases that were trained before, found again by what went into them."""
 
 import hashlib
-import os
-import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +17,7 @@ from lightning.pytorch.callbacks import (
 )
 from torch import Tensor
 
+from lit_aux.files import whole
 from lit_aux.phases.phase import Phase
 from lit_aux.phases.state import read_checkpoint
 
@@ -78,12 +77,8 @@ class PhaseStore:
 
     def save(self, key: str, content: Mapping[str, Any]) -> None:
         """Store a finished phase, whole or not at all."""
-        partial = self.root / f"{key}.{uuid.uuid4().hex}.tmp"
-        try:
+        with whole(self.path(key)) as partial:
             torch.save(dict(content), partial)
-            os.replace(partial, self.path(key))
-        finally:
-            partial.unlink(missing_ok=True)
 
     def load(self, key: str) -> dict[str, Any]:
         """Load a stored phase on the CPU."""

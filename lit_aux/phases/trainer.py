@@ -21,7 +21,7 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.phases.callback_list import CallbackList, with_checkpoint
 from lit_aux.phases.checkpoint import PhaseCheckpoint
 from lit_aux.phases.ending import why_it_ended
-from lit_aux.phases.loggers import LoggerName, build_logger, discard_runs
+from lit_aux.phases.loggers import LoggerName, build_logger, describe_runs, discard_runs
 from lit_aux.phases.phase import Phase
 from lit_aux.phases.resume import PhaseCheckpointConnector, ResumePoint, find_resume_point
 from lit_aux.phases.reuse import FirstPhaseReuse
@@ -106,9 +106,9 @@ class PhaseTrainer(Trainer):
         self._phases = list(phases)
         getattr(model, "attach_data", lambda *_: None)(datamodule, self.num_devices * self.num_nodes)
         self._check_callbacks(model)
-        names = [phase.name for phase in phases]
+        describe_runs(self.loggers, model, datamodule)
         root = str(self.default_root_dir)
-        resume = find_resume_point(ckpt_path, names, root)
+        resume = find_resume_point(ckpt_path, [phase.name for phase in phases], root)
         self.phase_results = list(resume.results)
         self._logged_steps = resume.logged_steps
         try:

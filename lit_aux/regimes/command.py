@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.regimes.sweep import Sweep, write_whole
+from lit_aux.files import write_whole
+from lit_aux.regimes.sweep import Sweep
 from lit_aux.regimes.sweep_options import check_layer, factors_of, resolved, seeds_of
 
 Fit = Callable[[list[str]], Any]

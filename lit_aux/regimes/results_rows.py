@@ -14,7 +14,7 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import EXPERIMENTS, Options, Run, cells
 from lit_aux.experiments._lines import CsvLines
 from lit_aux.experiments.options import INTEGRATORS
-from lit_aux.experiments.results import COLUMNS
+from lit_aux.experiments.results import ADDED, COLUMNS
 from lit_aux.experiments.students import data_of
 from lit_aux.functional import gradient_flow_limit
 from lit_aux.regimes.student_features import StudentFeatures
@@ -66,10 +66,10 @@ def read_results(
 def _rows(path: Path) -> list[Row]:
     if not path.is_file():
         raise ConfigurationError(f"--results {path}: there is no such file")
-    lines = CsvLines(path, COLUMNS)
+    lines = CsvLines(path, COLUMNS, ADDED)
     try:
         lines.check()
-        return list(lines.rows())
+        return [row for row in lines.rows() if not row["error"]]  # a failed run has nothing to be found
     except (ConfigurationError, UnicodeDecodeError):
         raise ConfigurationError(f"--results {path}: is no results table of lit-aux reproduce") from None
 

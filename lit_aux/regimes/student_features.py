@@ -20,8 +20,8 @@ class Placement:
 
     Attributes:
         beta_aux: Strength (G, D) with which the feature enters finetuning, for each of G rescale factors.
-        l_order: d log R / d log|beta| (G, D) of the finetuning penalty R.
-        dependence: d log R / d log|beta_aux| (G, D).
+        l_order: ``d log R / d log|beta|`` (G, D) of the finetuning penalty R.
+        dependence: ``d log R / d log|beta_aux|`` (G, D).
     """
 
     beta_aux: Tensor
@@ -39,12 +39,12 @@ class StudentFeatures:
 
     Diagonal: gradient flow conserves A and B of every input, and its penalty is R(beta) = alpha q(2 beta /
     alpha) / 2 with the exact scale alpha = 2 sqrt(AB), up to a term linear in beta that moves its minimum to
-    where finetuning starts. alpha is the |beta_aux| + gamma^2 of the paper's penalty where both pathways are
-    equal; the published protocol does not make them so, and then alpha is about half of that. ``beta_aux`` is
-    what is left of alpha beside gamma^2: the *effective* strength.
+    where finetuning starts. alpha is the ``|beta_aux| + gamma^2`` of the paper's penalty where both pathways
+    are equal; the published protocol does not make them so, and then alpha is about half of that.
+    ``beta_aux`` is what is left of alpha beside gamma^2: the *effective* strength.
 
-    ReLU: ``beta_aux`` is ||w||^2 at the start of finetuning and the penalty the explicit one of the paper,
-    with each unit's own correlation of w before and after, and its own readout at the start.
+    ReLU: ``beta_aux`` is ``||w||^2`` at the start of finetuning and the penalty the explicit one of the
+    paper, with each unit's own correlation of w before and after, and its own readout at the start.
 
     Source: Lippl & Lindsey, arXiv 2310.02396; Woodworth et al. 2020 and Azulay et al. 2021 for A and B.
 
@@ -95,14 +95,14 @@ class StudentFeatures:
 
     @property
     def weight(self) -> Tensor:
-        """Each feature's share (D,) of the sum of |beta|; 0 everywhere where nothing was learned."""
+        """Each feature's share (D,) of the sum of ``|beta|``; 0 everywhere where nothing was learned."""
         size = self.beta.abs()
         total = size.sum()
         return size / total if total > 0 else size
 
     @property
     def made(self) -> Tensor:
-        """Which features (D,) pretraining made: those at least 1 % as strong as the strongest."""
+        """Which features (D,) pretraining made, those at least 1 % as strong as the strongest."""
         strength = self.first.square().sum(0)
         return strength >= MADE * strength.max()
 

@@ -26,10 +26,10 @@ class GroupSummary:
     Attributes:
         cell: What they have in common: n_main, rescale, ...
         seeds: Their seeds.
-        shares: Share of |beta| in each regime, by name; they sum to 1.
-        l_order: Median of the l-order over features, weighted by |beta|.
+        shares: Share of ``|beta|`` in each regime, by name; they sum to 1.
+        l_order: Median of the l-order over features, weighted by ``|beta|``.
         dependence: The same of the feature dependence.
-        pretrained_share: Share of |beta| on features that pretraining made.
+        pretrained_share: Share of ``|beta|`` on features that pretraining made.
         suggestion: Which rescale factor brings those into the nested regime.
     """
 
@@ -63,7 +63,7 @@ def _key(value: Any) -> tuple[int, Any]:
 def summarize(students: Sequence[StudentFeatures]) -> GroupSummary:
     """Say where the students of one cell stand.
 
-    Only features that carry the solution count: each weighs as much as its share of the sum of |beta|.
+    Only features that carry the solution count: each weighs as much as its share of the sum of ``|beta|``.
 
     Args:
         students: Of one cell, one a seed. One that learned nothing (beta = 0) counts as no share at all.

@@ -18,13 +18,14 @@ _KEPT = 0.999  # of |beta|: what the smallest features have does not move a medi
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Factors at which more than half of |beta| on pretrained features is nested.
+    """Factors at which more than half of ``|beta|`` on pretrained features is nested.
 
     Attributes:
         factor: The geometric middle of ``low`` and ``high``, rounded to two digits; None where there is none.
         low: The smallest such factor.
         high: The largest one connected with it.
-        share: Share of |beta| on pretrained features that is nested at ``factor``, or the largest one met.
+        share: Share of ``|beta|`` on pretrained features that is nested at ``factor``, or the largest
+            one met.
         reason: Why there is none, in words; empty where there is one.
     """
 
@@ -38,8 +39,8 @@ class Suggestion:
 def suggest(students: Sequence[StudentFeatures]) -> Suggestion:
     """Find the rescale factors that put students of one kind into the nested regime.
 
-    Every factor of a fine grid from 1e-4 to 100 is tried with each feature's own formula, |beta| as it was
-    learned: a first-order suggestion, since another factor would learn another beta.
+    Every factor of a fine grid from 1e-4 to 100 is tried with each feature's own formula, ``|beta|`` as it
+    was learned: a first-order suggestion, since another factor would learn another beta.
 
     Args:
         students: Replicas of one cell of a grid; each counts the same.

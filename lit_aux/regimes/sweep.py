@@ -1,26 +1,22 @@
 """Fits of a deep network at several rescale factors, and what each did to the layers."""
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from math import isfinite, nan
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
-
-import yaml
 
 import lit_aux
 from lit_aux.callbacks.layer_dimensionality import LayerDimensionality
 from lit_aux.errors import NonFiniteLossError
+from lit_aux.experiments.one_fit import Fit, fit_config
 from lit_aux.experiments.results import run_hash
+from lit_aux.files import write_whole
 from lit_aux.reporting import short_layer
 
-Fit = Callable[[list[str]], Any]
 Config = dict[str, Any]
 _WITHOUT_EFFECT = ("default_root_dir", "logger", "phase_store", "enable_progress_bar", "enable_model_summary")
 NUMBERS = ("pr_before", "pr_after", "ensd", "pr_ratio", "ensd_ratio")
@@ -114,26 +110,14 @@ class Sweep:
     def _fit(self, config: Config, root: Path, factor: float, seed: int, fit: Fit) -> FactorFit:
         """Fit once; what it prints is kept beside it."""
         began = monotonic()
-        new = [folder for folder in (root, *root.parents) if not folder.exists()]
-        root.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory() as temporary:
-            file = Path(temporary) / "config.yaml"
-            file.write_text(yaml.safe_dump(config, sort_keys=False))
-            try:
-                with (root / "output.txt").open("w") as output, redirect_stdout(output):
-                    fit(["fit", "--config", str(file)])
-            except NonFiniteLossError as error:
-                return FactorFit(factor, seed, reason=str(error), seconds=monotonic() - began)
-            except BaseException:
-                if not any(root.glob("version_*")):  # refused at once: leave nothing
-                    (root / "output.txt").unlink()
-                    with suppress(OSError):
-                        for folder in new:
-                            folder.rmdir()
-                raise
-        newest = max(root.rglob("summary.json"), key=lambda path: path.stat().st_mtime)
+        try:
+            home = fit_config(config, fit, output=root / "output.txt")
+        except NonFiniteLossError as error:
+            return FactorFit(factor, seed, reason=str(error), seconds=monotonic() - began)
         task = (config["model"]["init_args"].get("finetune_tasks") or ["main"])[0]
-        return _measured(json.loads(newest.read_text()), task, factor, seed, monotonic() - began)
+        return _measured(
+            json.loads((home / "summary.json").read_text()), task, factor, seed, monotonic() - began
+        )
 
 
 def _measured(summary: Config, task: str, factor: float, seed: int, seconds: float) -> FactorFit:
@@ -168,18 +152,3 @@ def _write(path: Path, done: FactorFit) -> None:
     for layer in content["layers"]:
         layer |= {name: layer[name] if isfinite(layer[name]) else None for name in NUMBERS}
     write_whole(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file whole or not at all.
-
-    Args:
-        path: The file; its folder is there.
-        text: What it shall hold.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_text(text)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.regimes.sweep import FactorFit, write_whole
+from lit_aux.files import write_whole
+from lit_aux.regimes.sweep import FactorFit
 from lit_aux.regimes.sweep_picture import draw_sweep
 from lit_aux.regimes.sweep_summary import as_csv, by_factor, chosen_layer, conclusion, in_words, sweep_table
 

@@ -1,6 +1,5 @@
 """Image experiments: the configuration that each run fits, and the row that comes of it."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,26 +9,23 @@ import yaml
 from test_configs import make_fashion
 
 from lit_aux.cli import AuxiliaryCLI, main
-from lit_aux.errors import NonFiniteLossError
+from lit_aux.errors import ConfigurationError, NonFiniteLossError
 from lit_aux.experiments import Options, ResultsTable, reproduce
 
-LAYER = {
-    "phase": "finetune",
-    "layer": "layer4",
-    "pr_before": 5.0,
-    "pr_after": 4.0,
-    "ensd": None,
-    "verdict": "nested",
-}
+LAYER = {"run": "own", "phase": "finetune", "step": 7, "layer": "layer4"}
+MEASURES = [
+    {**LAYER, "measure": "pr_before", "value": 5.0},
+    {**LAYER, "measure": "pr_after", "value": 4.0},
+]
 
 
 class Fit:
-    """Stands for ``lit-aux fit``: keeps the configuration and writes a summary."""
+    """Stands for ``lit-aux fit``: keeps the configuration and writes a row, whose place is not the grid's."""
 
     def __init__(self) -> None:
         self.configs: list[dict[str, Any]] = []
         self.arguments: list[list[str]] = []
-        self.diverges = False
+        self.diverges = self.strange = False
 
     def __call__(self, words: list[str]) -> None:
         assert words[:2] == ["fit", "--config"]
@@ -39,13 +35,13 @@ class Fit:
             raise NonFiniteLossError("finetune: the loss is nan")
         folder = Path(self.configs[-1]["trainer"]["default_root_dir"]) / "version_0"
         folder.mkdir(parents=True)
-        metrics = {"main/test_accuracy": 0.75, "main/test_loss": 0.5, "main/train_loss": 0.009}
-        phases = [
-            {"name": "pretrain", "seconds": 2.0, "steps": 9, "reason": "max_steps: 9 reached", "metrics": {}},
-            {"name": "finetune", "seconds": 1.0, "steps": 7, "reason": "0.009 < 0.01 after 3 epochs"},
-        ]
-        phases[1]["metrics"] = metrics
-        (folder / "summary.json").write_text(json.dumps({"phases": phases, "layers": [LAYER]}))
+        (folder / "summary.json").write_text("{}")
+        if self.strange:
+            return
+        row = {"run": "own", "experiment": "x", "setup": "MTL", "seed": 77, "n_main": 78, "rescale": 79}
+        row |= {"accuracy": 0.75, "loss_final": 0.5, "train_loss": 0.009, "steps": 7, "seconds": 3.0}
+        with ResultsTable(folder / "results.csv") as table:
+            table.append([row | {"converged": True}], MEASURES)
 
 
 def test_a_run_is_a_fit_of_its_configuration(tmp_path: Path) -> None:
@@ -101,6 +97,13 @@ def test_cifar_is_as_published(network: str) -> None:
     expected = {"center": False, "batchnorm": "train"} if network == "resnet18" else {"center": False}
     for config in fit.configs:
         assert config["trainer"]["callbacks"][0]["init_args"] == expected
+
+
+def test_a_fit_that_writes_no_row() -> None:
+    fit = Fit()
+    fit.strange = True
+    with pytest.raises(ConfigurationError, match="must be one of lit_aux"):
+        reproduce("fashion-vit", setups="STL", seeds=0, n_main=20, fit=fit)
 
 
 def test_a_run_that_cannot_be_saved_has_a_row() -> None:

@@ -41,7 +41,7 @@ def write(path: Path, n: int) -> "subprocess.Popen[str]":
 def test_columns_are_those_of_the_design(tmp_path: Path) -> None:
     with ResultsTable(tmp_path / "results.csv") as table:
         table.append([{"run": "a"}])
-    expected = ["run", *DESIGN.replace("\n", " ").split(", "), "accuracy"]
+    expected = ["run", *DESIGN.replace("\n", " ").split(", "), "accuracy", "error"]
     assert (tmp_path / "results.csv").read_text().splitlines()[0].split(",") == expected
     header = (tmp_path / "measures.csv").read_text().splitlines()[0]
     assert header == "run,phase,step,layer,measure,value"
@@ -133,8 +133,86 @@ def test_measures_of_a_run_without_row_are_replaced(tmp_path: Path) -> None:
         assert [(row["run"], row["value"]) for row in table.measures()] == [("a", "1"), ("b", "3")]
 
 
+@pytest.mark.parametrize("end", ["", "b,,MTL,tor"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_table_without_errors_is_read_and_gets_the_column(end: str, newline: str, tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    old = [*DESIGN.replace("\n", " ").split(", "), "accuracy"]
+    lines = [",".join(["run", *old]), "a,,STL,3" + "," * (len(old) - 3)]
+    path.write_bytes(newline.join([*lines, end]).encode())
+    before = path.read_bytes()
+    ResultsTable(tmp_path / "other.csv").close()
+    assert path.read_bytes() == before
+    with ResultsTable(path) as table:
+        assert [(row["run"], row["seed"], row["error"]) for row in table.rows()] == [("a", "3", "")]
+        table.append([{"run": "b", "error": "no memory", "converged": False}])
+    read = list(csv.reader(path.read_text().splitlines()))
+    assert read[0] == ["run", *old, "error"]
+    assert [(len(row), row[0], row[-1]) for row in read[1:]] == [
+        (len(old) + 2, "a", ""),
+        (len(old) + 2, "b", "no memory"),
+    ]
+
+
+def test_an_upgrade_that_finds_no_room_leaves_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "results.csv"
+    path.write_text(",".join(COLUMNS[:-1]) + "\na" + "," * (len(COLUMNS) - 2) + "\n")
+    before = path.read_text()
+
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(ConfigurationError, match="No space left"):
+            ResultsTable(path)
+    assert path.read_text() == before
+    assert not list(tmp_path.glob(".*.part"))
+    with ResultsTable(path) as table:
+        assert table.done() == {"a"}
+
+
+def test_failed_runs_are_known_and_can_be_taken_out_with_their_measures(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    with ResultsTable(path) as table:
+        table.append([{"run": "a", "accuracy": 0.5}], [{"run": "a", "measure": "lr", "value": 1}])
+        table.append(
+            [{"run": run, "error": "killed, or not", "converged": False} for run in "bc"],
+            [{"run": run, "measure": "lr", "value": 2} for run in "bc"],
+        )
+        assert table.failed() == {"b", "c"}
+    with ResultsTable(path) as table:
+        assert table.failed() == {"b", "c"}
+        table.remove(["b", "never there"])
+        assert (table.done(), table.failed()) == ({"a", "c"}, {"c"})
+        assert [row["run"] for row in table.measures()] == ["a", "c"]
+        table.append([{"run": "b", "accuracy": 1}], [{"run": "b", "measure": "lr", "value": 3}])
+    with ResultsTable(path) as table:
+        assert [(row["run"], row["error"]) for row in table.rows()] == [
+            ("a", ""),
+            ("c", "killed, or not"),
+            ("b", ""),
+        ]
+        assert [row["run"] + row["value"] for row in table.measures()] == ["a1", "c2", "b3"]
+
+
+def test_a_writer_killed_while_it_takes_rows_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "results.csv"
+    with ResultsTable(path) as table:
+        table.append([{"run": "a", "error": "no"}], [{"run": "a", "value": 1}])
+        monkeypatch.setattr(table._measures, "keep", lambda wanted: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            table.remove({"a"})
+    with ResultsTable(path) as table:
+        assert table.done() == set()
+        table.append([{"run": "a"}], [{"run": "a", "value": 2}])
+        assert [row["value"] for row in table.measures()] == ["2"]
+
+
 @pytest.mark.parametrize("name", ["results.csv", "measures.csv"])
-@pytest.mark.parametrize("content", ["a,b\n1,2\n", "no table", ",".join(COLUMNS[:-1]) + "\n", "\x00\xff\n"])
+@pytest.mark.parametrize("content", ["a,b\n1,2\n", "no table", ",".join(COLUMNS[:-2]) + "\n", "\x00\xff\n"])
 def test_another_schema_is_refused_and_left_as_it_is(name: str, content: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(ConfigurationError) as error:

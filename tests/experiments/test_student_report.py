@@ -10,7 +10,9 @@ from rich.console import Console
 from toys import toy_trainer
 
 from lit_aux.data import DiagonalTeacherDataModule
+from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import ResultsTable
+from lit_aux.experiments.fit_rows import write_rows
 from lit_aux.experiments.student_report import draw_students, report_students, short, student_table
 from lit_aux.experiments.student_rows import setup_of, student_rows
 from lit_aux.integrators import GradientFlow
@@ -68,7 +70,7 @@ def test_correlations_are_read_easily() -> None:
 
 def test_rows_of_a_fit(model: AuxiliaryModule, tmp_path: Path) -> None:
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    files = report_students(model, tmp_path, console)
+    files = report_students(model, tmp_path, console) | write_rows(model, model.trainer, tmp_path)
     assert "overlap" in console.export_text()
     with ResultsTable(files["results"]) as table:
         rows, measures = table.rows(), table.measures()
@@ -83,16 +85,15 @@ def test_rows_of_a_fit(model: AuxiliaryModule, tmp_path: Path) -> None:
         assert (float(found["rescale"]), float(found["loss_best"])) == (factor, result["loss_best"])
     assert sum(float(r["seconds"]) for r in rows) <= max(r["seconds"] for r in results) * 1.001
     before = Path(files["results"]).read_bytes()
-    report_students(model, tmp_path, console)
+    write_rows(model, model.trainer, tmp_path)
     assert Path(files["results"]).read_bytes() == before, "runs that have their row got another"
     assert matplotlib.image.imread(files["picture"]).std() > 0.05
 
 
 def test_a_file_of_another_kind_is_left_as_it_is(model: AuxiliaryModule, tmp_path: Path) -> None:
     (tmp_path / "results.csv").write_text("name,score\n")
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    assert "results" not in report_students(model, tmp_path, console)
-    assert "not written" in console.export_text()
+    with pytest.raises(ConfigurationError, match="name another file"):
+        write_rows(model, model.trainer, tmp_path)
     assert (tmp_path / "results.csv").read_text() == "name,score\n"
 
 

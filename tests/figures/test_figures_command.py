@@ -3,6 +3,7 @@
 import pytest
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.figures.catalogue import FIGURES
 from lit_aux.figures.command import PICTURES, run
 
 
@@ -33,6 +34,13 @@ def test_out_names_file_and_format(tmp_path, capsys):
         (["penalties", "--output", "a.png"], "figures: '--output' is unknown; did you mean '--out'"),
         (["penalties", "regimes"], "'regimes' belongs to no option"),
         (["penalties", "--out", "folder.png"], "--out: 'folder.png' is a folder"),
+        (["penalties", "--results", "a.csv"], "--results: penalties is a picture of the theory"),
+        (["norm", "--results", "a.csv"], "NAME: 'norm' is unknown; did you mean 'norms'"),
+        (["norms"], "--results: nothing is given; norms is drawn from a table, as of lit-aux reproduce"),
+        (["norms", "--results"], "--results: nothing is given; name one"),
+        (["norms", "--results", "a.csv"], "--results a.csv: there is no such file"),
+        (["overlap", "--results", "a.csv", "--out", "a.gif"], "--out: 'a.gif' ends in no known format"),
+        (["all", "--results", "a.csv", "--out", "a.png"], "--out: 'a.png' is no folder"),
     ],
 )
 def test_mistakes_are_one_line_and_draw_nothing(arguments, message, tmp_path, capsys):
@@ -50,5 +58,5 @@ def test_help_tells_the_pictures(capsys):
         run(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    for name in PICTURES:
+    for name in (*PICTURES, *FIGURES, "all"):
         assert name in text

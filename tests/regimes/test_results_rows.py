@@ -35,6 +35,24 @@ def table(tmp_path: Path) -> Table:
     return write
 
 
+def test_runs_that_failed_are_passed_over(table: Table) -> None:
+    path = table()
+    (student,), note = read_results(path)
+    lines = path.read_text().splitlines()
+    fields = lines[1].split(",")
+    fields[0], fields[-1] = "0" * 12, "killed by SIGKILL"
+    path.write_text("\n".join([*lines, ",".join(fields)]) + "\n")
+    (again,), same = read_results(path)
+    assert (again.beta == student.beta).all()
+    assert same == note
+
+
+def test_a_table_without_the_column_of_errors_is_read(table: Table) -> None:
+    path = table()
+    path.write_text("\n".join(line.rpartition(",")[0] for line in path.read_text().splitlines()) + "\n")
+    assert len(read_results(path)[0]) == 1
+
+
 def test_a_row_is_solved(table: Table) -> None:
     path = table()
     (student,), note = read_results(path)

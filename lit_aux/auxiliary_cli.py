@@ -1,0 +1,151 @@
+"""Lightning's command line as this project has it."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+import lit_aux.data
+import lit_aux.modules  # noqa: F401 - so that their classes can be named without a path
+from lit_aux._options import located, with_class_paths, with_nulls
+from lit_aux.errors import ConfigurationError
+from lit_aux.phases import PhaseTrainer
+from lit_aux.storage import storage_trouble
+
+_DESCRIPTION = (
+    "Train a network on one task, on several at once, or by pretraining and finetuning; rescale its weights "
+    "in between; see which features were reused. Start with: lit-aux fit --config configs/quickstart.yaml. "
+    "Many runs of one W&B sweep file, with or without W&B: lit-aux sweep FILE. The paper's experiments: "
+    "lit-aux reproduce EXPERIMENT. Means and winners of a results table: lit-aux table FILE; its pictures: "
+    "lit-aux figures NAME. Is a network lazy, nested or rich: lit-aux regime RUN. (Each has its own --help.)"
+)
+
+
+class _Parser(LightningArgumentParser):
+    """A parser that knows None, also in options of classes, each of which is parsed by one of its own kind.
+
+    jsonargparse hands them a null that it has read as the word None.
+    """
+
+    def parse_args(self, args: Any = None, *others: Any, **options: Any) -> Namespace:  # type: ignore[override]
+        """Parse a command line, None in it being null."""
+        return super().parse_args(with_nulls(args) if isinstance(args, list) else args, *others, **options)
+
+
+class AuxiliaryCLI(LightningCLI):
+    """LightningCLI that takes the tasks from the data and reports after fit."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(*args, **kwargs)
+        except Exception as error:
+            known = _configuration_error(error)
+            if known is None:
+                trouble = storage_trouble(error, self._folder())
+                if trouble is None:
+                    raise
+                raise trouble from error
+            raise ConfigurationError(located(str(known), self._options())) from error
+
+    def _folder(self) -> str:
+        """Return where the run writes; the working folder where there is no Trainer yet."""
+        trainer = getattr(self, "trainer", None)
+        return "." if trainer is None else str(trainer.default_root_dir)
+
+    def _options(self) -> Any:
+        """Return the options as parsed; None where parsing failed."""
+        config = getattr(self, "config", None)
+        return None if config is None else config.get(config.get("subcommand", ""))
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Link what must agree."""
+        parser.link_arguments("data", "model.init_args.tasks", compute_fn=_tasks, apply_on="instantiate")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return Lightning's subcommands and ``export``."""
+        return {**LightningCLI.subcommands(), "export": {"model", "datamodule"}}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse the command line, with words that stand for classes written out."""
+        if isinstance(args, Mapping | Namespace):
+            return super().parse_arguments(parser, args)
+        self.config = parser.parse_args(with_class_paths(sys.argv[1:] if args is None else args))
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the command line in charge: a checkpoint's hyperparameters must not override it."""
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Build the Trainer; what it refuses is the user's to correct."""
+        try:
+            return super()._instantiate_trainer(config, callbacks)
+        except ConfigurationError:
+            raise
+        except (ValueError, TypeError, MisconfigurationException, ModuleNotFoundError) as error:
+            raise ConfigurationError(f"--trainer: {error}") from error
+
+    def after_fit(self) -> None:
+        """Print and draw what came out."""
+        from lit_aux.reporting import report
+
+        if not getattr(self.trainer, "fast_dev_run", False):
+            report(self.trainer)
+
+
+def _configuration_error(error: BaseException | None) -> ConfigurationError | None:
+    """Find the error that was meant for people among those that an error came from."""
+    while error is not None and not isinstance(error, ConfigurationError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _tasks(data: Any) -> dict[str, int] | None:
+    """Return each task's number of classes as the data module knows it."""
+    found: dict[str, int] | None = getattr(data, "num_classes", None)
+    return found
+
+
+def run(args: ArgsType) -> None:
+    """Carry out a command of Lightning's, or ``export``.
+
+    Args:
+        args: The command line in place of ``sys.argv``.
+
+    Raises:
+        ConfigurationError: For what is unknown or impossible.
+        StorageError: If a file cannot be written.
+    """
+    _hush()
+    if os.getcwd() not in sys.path:  # last: classes of the user's own, named as module.Class
+        sys.path.append(os.getcwd())
+    AuxiliaryCLI(
+        parser_class=_Parser,
+        trainer_class=PhaseTrainer,
+        args=args,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        parser_kwargs={"description": _DESCRIPTION, "parser_mode": "omegaconf+", "exit_on_error": False},
+    )
+
+
+_NOISE = ("litlogger", "weights_only", "TPU available", "`Trainer.fit` stopped")
+
+
+def _hush() -> None:
+    """Leave out what Lightning says about other products, and what the report tells better."""
+    for name in (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.pytorch.trainer.connectors.checkpoint_connector",
+    ):
+        logger = logging.getLogger(name)
+        if not logger.filters:
+            logger.addFilter(lambda record: not any(part in record.getMessage() for part in _NOISE))
+    for message in (".*LeafSpec.*", ".*smaller than the logging interval.*", ".*across ranks is zero.*"):
+        warnings.filterwarnings("ignore", message=message)

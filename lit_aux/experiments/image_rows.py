@@ -1,0 +1,158 @@
+"""What ``lit-aux fit`` found of a deep network, as a row of the results table and its measures."""
+
+import os
+import re
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from lit_aux.callbacks import RepresentationDimensionality, WeightRescaling
+from lit_aux.experiments._described import of_phase, of_replica, plain
+from lit_aux.experiments.results import run_hash
+from lit_aux.experiments.student_rows import Row, setup_of
+from lit_aux.modules import AuxiliaryModule
+from lit_aux.phases import Phase
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+    from lit_aux.callbacks import LayerDimensionality
+
+_COLUMNS = {"loss_final": "test_loss", "train_loss": "train_loss", "accuracy": "test_accuracy"}
+_OF_TRAINER = (
+    "precision",
+    "world_size",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "limit_train_batches",
+    "limit_test_batches",
+    "min_epochs",
+)
+_OF_FILES = ("root", "download")  # the data's fingerprint knows what is in them
+
+
+def image_rows(module: AuxiliaryModule, trainer: "Trainer") -> list[Row]:
+    """Return the row of a fit: how the last phase ended on its main task.
+
+    Columns are those of the results table. ``main`` is the main task; where the last phase has no task of
+    this name, its first one. ``run`` is a hash of all that decides the numbers: network, phases, data, seed.
+
+    Args:
+        module: After ``fit``; its network is no student.
+        trainer: A :class:`~lit_aux.PhaseTrainer`; any other knows nothing of phases, and there is no row.
+    """
+    results = getattr(trainer, "phase_results", [])
+    if not results:
+        return []
+    last, task = results[-1], _main_task(module)
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    setup = setup_of(module)
+    row: Row = {"experiment": experiment_of(module, data), "setup": setup, "seed": _seed(data)}
+    if hasattr(data, "train_size"):
+        row["n_main"] = data.train_size(task)
+    if setup.startswith("PT+FT"):
+        row["rescale"] = _rescale(module)
+    row["run"] = run_hash({**row, "options": _options(module, trainer)})
+    metrics = {column: last.metrics.get(f"{task}/{name}") for column, name in _COLUMNS.items()}
+    return [
+        row
+        | {column: value for column, value in metrics.items() if value is not None}
+        | {
+            "steps": last.steps,
+            "converged": " < " in last.reason,  # the training loss, below the threshold
+            "seconds": round(sum(phase.seconds for phase in results), 1),
+        }
+    ]
+
+
+def image_measures(module: AuxiliaryModule, trainer: "Trainer", rows: list[Row]) -> list[Row]:
+    """Return the measures of a fit: PR and ENSD by layer, and every metric that is no column of its row.
+
+    Metrics bear the task's name (``main/val_accuracy``); they are of the end of their phase.
+    """
+    task = _main_task(module)
+    results = getattr(trainer, "phase_results", [])
+    steps = {phase.name: phase.steps for phase in results}
+    columns = {f"{task}/{name}" for name in _COLUMNS.values()}
+    found: list[tuple[str, str, str, Any]] = [
+        (phase.name, "", name, value)
+        for phase in results
+        for name, value in phase.metrics.items()
+        if phase is not results[-1] or name not in columns
+    ]
+    found += [
+        (layer.phase, layer.layer, name, value)
+        for layer in measured_layers(trainer)
+        for name, value in vars(layer).items()
+    ]
+    return [
+        {"run": row["run"], "phase": phase, "step": steps.get(phase), "layer": layer, "measure": name}
+        | {"value": float(value)}
+        for row in rows
+        for phase, layer, name, value in found
+        if isinstance(value, int | float) and isfinite(value)
+    ]
+
+
+def measured_layers(trainer: "Trainer") -> list["LayerDimensionality"]:
+    """Return what callbacks measured in layers, the Trainer's own callbacks and those of single phases."""
+    callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
+    for phase in getattr(trainer.lightning_module, "phases", []):
+        callbacks += phase.callbacks
+    return [row for c in callbacks if isinstance(c, RepresentationDimensionality) for row in c.results]
+
+
+def experiment_of(module: AuxiliaryModule, data: Any) -> str:
+    """Name data and network: ``digits-resnet18``, ``cifar100-vit``.
+
+    Data modules may have a ``short_name``; else their class says it. timm's transformers go by the name of
+    their family, since size, patches and image size follow from options.
+    """
+    short: str = getattr(data, "short_name", None) or type(data).__name__.removesuffix("DataModule").lower()
+    backbone = getattr(module.net, "backbone", module.net)
+    name = getattr(backbone, "name", None)
+    if not isinstance(name, str):
+        return f"{short}-{type(backbone).__name__.lower()}"
+    return f"{short}-{re.sub(r'_[a-z0-9]+_patch.*', '', name.partition('.')[0])}"
+
+
+def _main_task(module: AuxiliaryModule) -> str:
+    tasks = module.phases[-1].tasks
+    return "main" if "main" in tasks else tasks[0]
+
+
+def _seed(data: Any) -> int | None:
+    """Return the global seed; where there is none, that of the data."""
+    given = os.environ.get("PL_GLOBAL_SEED")
+    return getattr(data, "seed", None) if given is None else int(given)
+
+
+def _rescale(module: AuxiliaryModule) -> float:
+    """Return the factor of the first phase that rescales; 1 where none does."""
+    callbacks = [callback for phase in module.phases for callback in phase.callbacks]
+    factors = [callback.factor for callback in callbacks if isinstance(callback, WeightRescaling)]
+    return float(of_replica(factors[0], 0)) if factors else 1.0
+
+
+def _options(module: AuxiliaryModule, trainer: "Trainer") -> Row:
+    """Return all on which a run's numbers depend beside its columns."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    fingerprint = getattr(data, "fingerprint", None)
+    limits = getattr(trainer, "_limits", ())
+    return {
+        "network": [[name, type(layer).__qualname__, plain(layer)] for name, layer in module.named_modules()],
+        "phases": [_of_phase(phase) for phase in module.phases],
+        "data": {k: v for k, v in plain(data).items() if k not in _OF_FILES},
+        "images": [fingerprint(phase.tasks, phase.order) if fingerprint else "" for phase in module.phases],
+        # as text: a limit of 1 is one batch, one of 1.0 is all of them
+        "trainer": {name: str(getattr(trainer, name, None)) for name in _OF_TRAINER}
+        | {"limits": list(limits)},
+    }
+
+
+def _of_phase(phase: Phase) -> Row:
+    callbacks = [
+        [type(callback).__qualname__, getattr(callback, "factor", None)] for callback in phase.callbacks
+    ]
+    weights = phase.task_weights
+    return of_phase(phase) | {"tasks": phase.tasks, "callbacks": callbacks, "task_weights": weights}

@@ -1,0 +1,189 @@
+"""From rows of results tables to curves: means over seeds, with bars of two standard errors."""
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import exp, log, nan, sqrt
+from statistics import fmean, stdev
+from typing import Any, Literal, TypeAlias
+
+from lit_aux.errors import ConfigurationError
+from lit_aux.tables.selection import spelled
+
+Row: TypeAlias = Mapping[str, Any]
+Mean: TypeAlias = Literal["arithmetic", "geometric"]
+AXES = ("experiment", "solver", "overlap", "k_main", "correlation", "magnitude", "rescale")
+"""Columns that must not differ within a curve, unless they are what it is drawn against."""
+SINGLE = "STL"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Means over seeds along one axis. All tuples have the same length, in the order of ``x``."""
+
+    key: str
+    """What tells it from the other curves of its panel: a setup, a factor, a quantity."""
+    x: tuple[float, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    """Lower end of the error bar: two standard errors below the mean; NaN where there is one seed."""
+    high: tuple[float, ...]
+    """Its upper end."""
+    seeds: tuple[int, ...]
+    """How many seeds each mean is of."""
+
+    def within(self, first: float, last: float) -> "Curve":
+        """Return the part of the curve from one place of the x axis to another."""
+        kept = [i for i, x in enumerate(self.x) if first <= x <= last]
+        columns = (self.x, self.mean, self.low, self.high, self.seeds)
+        return Curve(self.key, *(tuple(column[i] for i in kept) for column in columns))  # type: ignore[arg-type]
+
+
+def average(values: Sequence[float], mean: Mean = "arithmetic") -> tuple[float, float, float]:
+    """Return the mean of values, and the mean less and plus two standard errors.
+
+    Args:
+        values: One for each seed.
+        mean: ``"arithmetic"``, or ``"geometric"``: mean and standard error of the logarithms, taken back.
+
+    Returns:
+        Mean, lower and upper end; the ends are NaN for one value, of which no error is known.
+
+    Raises:
+        ConfigurationError: For the geometric mean of a value that is not above 0.
+    """
+    if mean == "geometric":
+        if min(values) <= 0:
+            raise ConfigurationError(f"--mean geometric: {min(values):g} is among the values; use arithmetic")
+        return tuple(map(exp, average([log(value) for value in values])))  # type: ignore[return-value]
+    centre = fmean(values)
+    error = 2 * stdev(values) / sqrt(len(values)) if len(values) > 1 else nan
+    return centre, centre - error, centre + error
+
+
+def curve(rows: Sequence[Row], x: str, value: str, key: str, mean: Mean = "arithmetic") -> Curve:
+    """Return the curve of rows: one run each, or one published mean each (``seeds``, ``VALUE_se``).
+
+    Args:
+        rows: All with both columns.
+        x: The column along which it runs.
+        value: The column that is averaged.
+        key: The name of the curve.
+        mean: As in :func:`average`; published means stay as they are.
+
+    Raises:
+        ConfigurationError: If rows of a place differ in something else than their seed: which of them is
+            meant must be said.
+    """
+    _check_alike(rows, key, x)
+    points = []
+    for place, members in sorted(grouped(rows, (x,)).items()):
+        if len(members) == 1 and members[0].get("seeds") is not None:
+            (row,) = members
+            error = 2 * row[f"{value}_se"] if row.get(f"{value}_se") is not None else nan
+            centre = row[value]
+            points.append((place[0], centre, centre - error, centre + error, row["seeds"]))
+        else:
+            _check_seeds(members, key, x)
+            points.append((place[0], *average([row[value] for row in members], mean), len(members)))
+    columns = list(zip(*points, strict=True)) or [()] * 5
+    return Curve(key, *columns)
+
+
+def grouped(rows: Iterable[Row], names: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
+    """Return rows by their values of some columns, in the order in which they come."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.get(name) for name in names), []).append(row)
+    return groups
+
+
+def relative(rows: Sequence[Row], value: str, at: int | None) -> list[Row]:
+    """Divide a column by its value in the single-task run of the same task and seed.
+
+    Args:
+        rows: Of one experiment.
+        value: The column.
+        at: The n_main of the single-task run; None for the row's own. Where that run is not among the rows, a
+            row's ``baseline`` is taken if ``at`` is given.
+
+    Returns:
+        The rows with a divisor, in their order.
+    """
+
+    def task(row: Row, n_main: Any) -> Hashable:
+        return (
+            n_main,
+            *(row.get(name) for name in ("seed", "overlap", "k_main", "correlation", "magnitude")),
+        )
+
+    singles = {task(row, row["n_main"]): row[value] for row in rows if row["setup"] == SINGLE}
+    found: list[Row] = []
+    for row in rows:
+        divisor = singles.get(task(row, row["n_main"] if at is None else at))
+        if divisor is None and at is not None:
+            divisor = row.get("baseline")
+        if divisor:
+            found.append({**row, value: row[value] / divisor})
+    return found
+
+
+def at_factor_one(rows: Sequence[Row]) -> tuple[list[Row], tuple[str, ...]]:
+    """Leave out rows at other rescale factors than 1, where there are several in which 1 is.
+
+    Returns:
+        The rows, and what a reader must know of their factor.
+    """
+    factors = {row.get("rescale") for row in rows} - {None}
+    if len(factors) == 1 and factors != {1.0}:
+        return list(rows), (f"all rescaled rows are at factor {spelled(*factors)}",)
+    if len(factors) < 2 or 1.0 not in factors:
+        return list(rows), ()
+    kept = [row for row in rows if row.get("rescale") in (None, 1.0)]
+    text = f"{len(rows) - len(kept):,} rows at other rescale factors than 1 are left out; choose with --where"
+    return kept, (text,)
+
+
+def with_measures(rows: Sequence[Row], measures: Sequence[Row], names: Iterable[str]) -> list[Row]:
+    """Return rows with what was measured in their runs as further columns, ``LAYER MEASURE``.
+
+    Args:
+        rows: Of the results table.
+        measures: Of the measures beside it.
+        names: The measures that are wanted; rows that have none of them are left out.
+    """
+    wanted = {*names}
+    found: dict[str, dict[str, Any]] = {}
+    for line in measures:
+        if line["measure"] in wanted and line["value"] is not None:
+            found.setdefault(line["run"], {})[f"{line['layer']} {line['measure']}"] = line["value"]
+    return [{**row, **found[row["run"]]} for row in rows if row.get("run") in found]
+
+
+def _check_alike(rows: Sequence[Row], key: str, x: str) -> None:
+    for name in AXES:
+        if name == x:
+            continue
+        values = {row.get(name): None for row in rows}
+        if len(values) > 1:
+            shown = ", ".join(spelled(value) for value in values)
+            raise ConfigurationError(
+                f"the rows of {key} differ in {name} ({shown}), which this figure does not show; choose one "
+                f'with --where "{name}={spelled(next(iter(values)))}"'
+            )
+
+
+def _check_seeds(rows: Sequence[Row], key: str, x: str) -> None:
+    seen: dict[Any, Row] = {}
+    for row in rows:
+        other = seen.setdefault(row.get("seed"), row)
+        if other is row:
+            continue
+        names = [n for n in row if n not in _MEASURED and row[n] != other.get(n) and n not in ("run", x)]
+        differ = f"; they differ in {', '.join(names)}" if names else ""
+        raise ConfigurationError(
+            f"{key}, {x} {spelled(row[x])}, seed {row.get('seed')}: there are two runs ({other.get('run')}, "
+            f"{row.get('run')}){differ}; give one table, or choose with --where"
+        )
+
+
+_MEASURED = ("loss_best", "loss_final", "train_loss", "steps", "converged", "seconds", "accuracy", "error")

@@ -1,0 +1,192 @@
+"""Figures of image classifiers: accuracy by setup and by rescale factor, dimensionality by layer."""
+
+from collections.abc import Sequence
+from math import nan, sqrt
+from typing import Any
+
+from lit_aux.errors import ConfigurationError
+from lit_aux.figures.curves import SINGLE, Curve, Row, at_factor_one, curve, grouped
+from lit_aux.figures.layout import Layout
+from lit_aux.figures.panel import Panel
+from lit_aux.figures.request import Request
+from lit_aux.figures.students import factor_key, factor_looks, setup_looks, setups_of
+from lit_aux.figures.style import QUANTITIES, SETUPS
+
+_N_MAIN = "main-task images"
+_RESCALED = "PT+FT"
+NAMES = {"pr_before": "PR before", "pr_after": "PR after", "ensd": "shared (ENSD)"}
+_PUBLISHED_N_MAIN = 1000
+"""Of the published dimensions, which do not say it."""
+_PUBLISHED = {"PR Pre": "pr_before", "PR Post": "pr_after", "ENSD": "ensd"}
+
+
+def accuracy(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
+    """Lay out test accuracy against n_main: a panel for each experiment, a curve for each setup."""
+    rows, notes = at_factor_one(_accurate(rows))
+    panels = tuple(
+        Panel(
+            (name,),
+            (0, number),
+            setups_of(members, "n_main", "accuracy"),
+            _N_MAIN,
+            "test accuracy",
+            name or "",
+            y_scale="linear",
+        )
+        for number, ((name,), members) in enumerate(grouped(rows, ("experiment",)).items())
+    )
+    return Layout(panels, len(rows), setup_looks(panels), notes)
+
+
+def accuracy_rescale(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
+    """Lay out accuracy after finetuning by rescale factor, and its difference to factor 1.
+
+    Differences are paired by seed where rows are runs; of published means they are those of the means, and
+    their standard errors are added in squares.
+    """
+    rows = _accurate(rows)
+    tuned = [row for row in rows if row["setup"] == _RESCALED and row.get("rescale") is not None]
+    factors = sorted({row["rescale"] for row in tuned}, reverse=True)
+    if len(factors) < 2:
+        raise ConfigurationError(
+            f"the rows of {_RESCALED} have {len(factors)} rescale factors; two are needed"
+        )
+    single = [row for row in rows if row["setup"] == SINGLE]
+    panels = []
+    for number, ((name,), members) in enumerate(grouped(tuned, ("experiment",)).items()):
+        at = {f: part for (f,), part in grouped(members, ("rescale",)).items()}
+        curves = [curve(at[f], "n_main", "accuracy", factor_key(f)) for f in factors if f in at]
+        differences = [
+            _difference(at[f], at[1.0], factor_key(f)) for f in factors if f in at and 1.0 in at and f != 1.0
+        ]
+        differences = [c for c in differences if c.x]
+        alone = [row for row in single if row.get("experiment") == name]
+        if alone:
+            curves.append(curve(alone, "n_main", "accuracy", SINGLE))
+        top = f"{name}" if name else ""
+        panels.append(
+            Panel(
+                (name, "accuracy"),
+                (number, 0),
+                tuple(curves),
+                _N_MAIN,
+                "test accuracy",
+                top,
+                y_scale="linear",
+            )
+        )
+        if differences:
+            panels.append(
+                Panel(
+                    (name, "difference"),
+                    (number, 1),
+                    tuple(differences),
+                    _N_MAIN,
+                    "accuracy less that at factor 1",
+                    y_scale="linear",
+                    level=0.0,
+                )
+            )
+    looks = factor_looks(factors)
+    if any(c.key == SINGLE for panel in panels for c in panel.curves):
+        looks[SINGLE] = SINGLE, SETUPS[SINGLE]
+    return Layout(tuple(panels), len(tuned) + len(single), looks)
+
+
+def dimensionality(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
+    """Lay out PR before and after finetuning and ENSD by layer, a panel for each factor and n_main."""
+    long = _published_layers(rows) or _measured_layers(rows, measures)
+    if not long:
+        raise ConfigurationError(
+            "no run has pr_before, pr_after and ensd in measures.csv beside the table; let "
+            "RepresentationDimensionality measure them, as the configurations of fashion and cifar100 do"
+        )
+    factors = sorted({row["rescale"] or 1.0 for row in long})
+    stripes = sorted({(row["experiment"] or "", row["n_main"] or 0) for row in long})
+    panels = []
+    for (name, n_main, factor), members in grouped(long, ("experiment", "n_main", "rescale")).items():
+        layers = tuple(dict.fromkeys(row["layer"] for row in members))
+        placed = [{**row, "place": layers.index(row["layer"])} for row in members]
+        parts = grouped(placed, ("quantity",))
+        stripe = stripes.index((name or "", n_main or 0))
+        panels.append(
+            Panel(
+                (name, n_main, factor),
+                (stripe, factors.index(factor or 1.0)),
+                tuple(curve(parts[(q,)], "place", "value", q) for q in NAMES if (q,) in parts),
+                "layer",
+                "dimensions",
+                f"factor {factor or 1.0:g}" if stripe == 0 else "",
+                f"n = {n_main}" if n_main else "",
+                x_scale="linear",
+                y_scale="linear",
+                ticks=layers,
+            )
+        )
+    looks = {q: (NAMES[q], QUANTITIES[q]) for q in NAMES}
+    used = len(long) if long[0].get("run") is None else len({row["run"] for row in long})
+    return Layout(tuple(panels), used, looks)
+
+
+def _accurate(rows: Sequence[Row]) -> list[Row]:
+    found = [row for row in rows if row.get("accuracy") is not None]
+    if not found:
+        raise ConfigurationError("no row has an accuracy")
+    return found
+
+
+def _difference(rows: Sequence[Row], ones: Sequence[Row], key: str) -> Curve:
+    """Return the curve of accuracy less that at factor 1."""
+    if rows[0].get("seed") is not None:
+        base = {(row["seed"], row["n_main"]): row["accuracy"] for row in ones}
+        paired = [
+            {**row, "accuracy": row["accuracy"] - base[row["seed"], row["n_main"]]}
+            for row in rows
+            if (row["seed"], row["n_main"]) in base
+        ]
+        return curve(paired, "n_main", "accuracy", key)
+    means = {row["n_main"]: row for row in ones}
+    unpaired = []
+    for row in rows:
+        if one := means.get(row["n_main"]):
+            errors = [r["accuracy_se"] if r.get("accuracy_se") is not None else nan for r in (row, one)]
+            change = {
+                "accuracy": row["accuracy"] - one["accuracy"],
+                "accuracy_se": sqrt(errors[0] ** 2 + errors[1] ** 2),
+            }
+            unpaired.append({**row, **change, "seeds": min(row["seeds"], one["seeds"])})
+    return curve(unpaired, "n_main", "accuracy", key)
+
+
+def _published_layers(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    return [
+        {**row, "quantity": _PUBLISHED[row["quantity"]], "n_main": _PUBLISHED_N_MAIN}
+        for row in rows
+        if row.get("quantity") in _PUBLISHED
+    ]
+
+
+def _measured_layers(rows: Sequence[Row], measures: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return a row for each run, layer and quantity, of the last phase that measured them."""
+    runs = {row["run"]: row for row in rows if row.get("run") and row["setup"] == _RESCALED}
+    last = {line["run"]: line["phase"] for line in measures if line["measure"] in NAMES}
+    return [
+        {
+            **runs[line["run"]],
+            "layer": _short(line["layer"]),
+            "quantity": line["measure"],
+            "value": line["value"],
+        }
+        for line in measures
+        if line["run"] in runs
+        and line["measure"] in NAMES
+        and line["phase"] == last[line["run"]]
+        and line["value"] is not None
+    ]
+
+
+def _short(layer: str) -> str:
+    """Name a layer as timm or the user does."""
+    for prefix in ("net.", "backbone.", "network."):
+        layer = layer.removeprefix(prefix)
+    return layer

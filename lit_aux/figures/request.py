@@ -1,0 +1,28 @@
+"""What is asked of a figure, beside its name and its rows."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from lit_aux.figures.curves import Mean
+
+AUTO = -1
+
+
+@dataclass(frozen=True)
+class Request:
+    """How curves are made from rows."""
+
+    value: Literal["loss_best", "loss_final"] = "loss_best"
+    """The loss of students that is drawn."""
+    mean: Mean = "arithmetic"
+    baseline: int | None = AUTO
+    """The n_main of the single-task run by which ReLU students' losses are divided: the smallest by default;
+    None for the losses themselves."""
+
+    def as_drawn(self, baseline: int | None) -> "Request":
+        """Return what makes curves that can lie over those of a figure.
+
+        Args:
+            baseline: Of the figure's layout.
+        """
+        return replace(self, baseline=baseline)

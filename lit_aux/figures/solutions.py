@@ -1,0 +1,153 @@
+"""Figures of what students have learned: norms, shares of the coefficients, clusters of units."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from lit_aux.errors import ConfigurationError
+from lit_aux.figures.curves import Curve, Mean, Row, at_factor_one, curve, grouped, with_measures
+from lit_aux.figures.layout import Layout
+from lit_aux.figures.panel import Panel
+from lit_aux.figures.request import Request
+from lit_aux.figures.spots import TASK, spots
+from lit_aux.figures.students import setup_looks, setups_of
+
+_N_MAIN = "main-task examples"
+NORMS = {
+    "l1": r"$\ell_1$ norm",
+    "l2": r"$\ell_2$ norm",
+    "l12": r"$\ell_{1,2}$ norm, both tasks",
+    "F_1": r"$F_1$ norm",
+    "F_12": r"$F_{1,2}$ norm, both tasks",
+}
+SHARES = {"top_share": r"$|\beta|^2$ in the top $k$", "aux_share": r"$|\beta|^2$ in auxiliary entries"}
+
+
+def norms(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
+    """Lay out norms of the solutions against n_main, a curve for each setup, the teacher's as a line."""
+    return _against_n_main(rows, measures, NORMS)
+
+
+def top_share(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
+    """Lay out how much of a diagonal network lies in its k largest entries, and in the auxiliary ones."""
+    return _against_n_main(rows, measures, SHARES)
+
+
+def features(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
+    """Lay out k-means inertia against K and at the number of main units, and alignment with both teachers."""
+    names = {line["measure"] for line in measures}
+    inertias = sorted(
+        (int(name.removeprefix("inertia_k")) for name in names if re.fullmatch(r"inertia_k\d+", name or "")),
+    )
+    aligned = [name for name in names if re.fullmatch(r"alignment_k\d+(_aux)?", name or "")]
+    if not inertias:
+        raise ConfigurationError(_missing("inertia_k"))
+    wanted = [*(f"inertia_k{k}" for k in inertias), *aligned]
+    rows, notes = at_factor_one(with_measures(rows, measures, wanted))
+    most = max((row["n_main"] for row in rows), default=0)
+    # a measure's name holds the number of units, which the panels' tasks differ in
+    named = [_with_features(row, inertias, aligned) for row in rows]
+    largest = [long for row in named if row["n_main"] == most for long in _by_clusters(row, inertias)]
+    quantities = {
+        "main inertia": r"inertia at $K = k_\mathrm{main}$",
+        "main alignment": "alignment with\nmain teacher",
+        "aux alignment": "alignment with\nauxiliary teacher",
+    }
+    panels = [
+        *_grid(largest, {"inertia": f"inertia, n = {most}"}, "K (at 1, around the origin)", "K", of=4),
+        *_grid(named, quantities, _N_MAIN, "n_main", after=1, of=4),
+    ]
+    notes += ("inertia at K = 1 is relative to the origin, at others to the mean",)
+    return Layout(tuple(panels), len(rows), setup_looks(panels), notes)
+
+
+def _against_n_main(rows: Sequence[Row], measures: Sequence[Row], names: dict[str, str]) -> Layout:
+    """Lay out measures of student and teacher against n_main."""
+    measured, notes = at_factor_one(with_measures(rows, measures, names))
+    present = {
+        name: text for name, text in names.items() if any(f"student {name}" in row for row in measured)
+    }
+    if not present:
+        raise ConfigurationError(_missing(" or ".join(names)))
+    quantities = {f"student {name}": text for name, text in present.items()}
+    panels = _grid(measured, quantities, _N_MAIN, "n_main")
+    return Layout(tuple(panels), len(measured), setup_looks(panels), notes)
+
+
+def _grid(
+    rows: Sequence[Row],
+    quantities: Mapping[str, str],
+    x_label: str,
+    x: str,
+    *,
+    after: int = 0,
+    of: int = 0,
+) -> list[Panel]:
+    """Lay out a panel for each task and quantity.
+
+    Args:
+        rows: With the quantities as columns.
+        quantities: Their names and labels.
+        x_label: Of the x axis.
+        x: Its column.
+        after: How many quantities stand above these.
+        of: How many there are in all; these alone by default.
+    """
+    panels = []
+    tasks = grouped(rows, TASK)
+    for (task, members), spot in zip(
+        tasks.items(), spots([group[0] for group in tasks.values()]), strict=True
+    ):
+        for number, (name, text) in enumerate(quantities.items(), start=after):
+            present = [row for row in members if row.get(name) is not None]
+            if present:
+                panels.append(
+                    Panel(
+                        (*task, name),
+                        (spot.block * (of or len(quantities)) + number, spot.column),
+                        setups_of(present, x, name),
+                        x_label,
+                        text,
+                        spot.title if number == 0 else "",
+                        spot.side,
+                        y_scale="linear",
+                        group=str(members[0].get("magnitude")),
+                        teacher=_teacher(present, x, name.replace("student ", "teacher ")),
+                    )
+                )
+    return panels
+
+
+def _teacher(rows: Sequence[Row], x: str, name: str, mean: Mean = "arithmetic") -> Curve | None:
+    """Return the teacher's own value: that of each seed once, whatever setups learned from it."""
+    once = {(row.get("seed"), row[x]): {**row, "setup": "", "solver": "", "rescale": None} for row in rows}
+    taught = (
+        [row for row in once.values() if row.get(name) is not None] if name.startswith("teacher ") else []
+    )
+    return curve(taught, x, name, "teacher", mean) if taught else None
+
+
+def _with_features(row: Row, inertias: Sequence[int], aligned: Sequence[str]) -> Row:
+    own = f"student inertia_k{row['k_main']}"
+    found = {**row, "main inertia": row.get(own)}
+    for name in aligned:
+        if f"student {name}" in row:
+            aux = name.endswith("_aux")
+            if aux or name == f"alignment_k{row['k_main']}":
+                found["aux alignment" if aux else "main alignment"] = row[f"student {name}"]
+    return found
+
+
+def _by_clusters(row: Row, inertias: Sequence[int]) -> list[Row]:
+    """Return a row for each number of clusters."""
+    return [
+        {**row, "K": k, "inertia": row[f"student inertia_k{k}"]}
+        for k in inertias
+        if row.get(f"student inertia_k{k}") is not None
+    ]
+
+
+def _missing(name: str) -> str:
+    return (
+        f"no run has {name} in measures.csv beside the table (reproduce, sweep and fit write it there; keep "
+        "the two together)"
+    )

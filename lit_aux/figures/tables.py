@@ -1,0 +1,118 @@
+"""The rows that a figure is drawn from: read, without failed ones, narrowed down, by experiment."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lit_aux.errors import ConfigurationError
+from lit_aux.experiments.grids import EXPERIMENTS
+from lit_aux.figures.curves import Row
+from lit_aux.figures.tasks import network_of
+from lit_aux.tables import selection
+from lit_aux.tables.reading import read_measures, read_rows
+
+NETWORKS = ("diagonal", "relu", "image")
+_FILES = {"cifar100_resnet": "cifar100-resnet18", "cifar100_vit": "cifar100-vit"}
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Rows of results tables and the measures of their runs."""
+
+    rows: tuple[Row, ...]
+    measures: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+    """What was left out."""
+
+    def only(self, experiment: str | None = None, network: str | None = None) -> "Tables":
+        """Return the rows of an experiment, and those of a network."""
+        kept = [
+            row
+            for row in self.rows
+            if (experiment is None or row.get("experiment") == experiment)
+            and (network is None or network_of(row) == network)
+        ]
+        return Tables(tuple(kept), self.measures, self.notes)
+
+    def parts(self) -> list[tuple[str, str]]:
+        """Return each experiment that there are rows of, and its network."""
+        found = {(row.get("experiment") or "", network_of(row)): None for row in self.rows}
+        return sorted(found)
+
+    def where(self, conditions: Iterable[str]) -> "Tables":
+        """Return the rows that meet conditions; rows to which a column does not apply stay.
+
+        Args:
+            conditions: As in ``k_main=5`` or ``n_main=16,64``; ``correlation=1`` means all units.
+
+        Raises:
+            ConfigurationError: For a condition of another form, or a column that no row has.
+        """
+        rows = [dict(row) for row in self.rows]
+        for condition in conditions:
+            rows = selection.where(rows, condition)
+        return Tables(tuple(rows), self.measures, self.notes)
+
+
+def load(paths: Sequence[str | Path], option: str = "--results") -> Tables:
+    """Read results tables, or published ones.
+
+    Parameters of sweeps that are no column become columns of the rows.
+
+    Args:
+        paths: Files; folders with tables of ours, or with published ones.
+        option: What the user calls them.
+
+    Raises:
+        ConfigurationError: If a file is missing, or no table.
+    """
+    rows: list[dict[str, Any]] = []
+    measures: list[Row] = []
+    try:
+        files = [file for path in paths for file in _files(Path(path))]
+        # runs that several tables hold are taken once
+        for named in _by_name(files):
+            read = read_rows(named)
+            rows += [{**row, "experiment": row.get("experiment") or _experiment(named[0])} for row in read]
+            measures += read_measures(named)
+    except ConfigurationError as error:
+        raise ConfigurationError(re.sub(r"^FILE ", f"{option} ", str(error))) from None
+    by_run = {row["run"]: row for row in rows if row.get("run")}
+    for line in measures:
+        if line["phase"] is None and line["layer"] is None and line["run"] in by_run:
+            by_run[line["run"]].setdefault(line["measure"], line["value"])
+    kept = [row for row in rows if not row.get("error")]
+    failed = len(rows) - len(kept)
+    notes = (f"{failed} failed run{'s are' if failed > 1 else ' is'} left out",) if failed else ()
+    return Tables(tuple(kept), tuple(measures), notes)
+
+
+def _files(path: Path) -> list[Path]:
+    """Return the tables of a folder of published ones; other paths as they are."""
+    if not path.is_dir() or any(path.rglob("results.csv")):
+        return [path]
+    found = [file for file in sorted(path.glob("*.csv")) if not file.name.endswith("measures.csv")]
+    return found or [path]
+
+
+def _by_name(files: Sequence[Path]) -> list[list[Path]]:
+    """Return files to be read together: those that name each row's experiment, and single others."""
+    ours = [file for file in files if file.is_dir() or not _is_published(file)]
+    return ([ours] if ours else []) + [[file] for file in files if file not in ours]
+
+
+def _is_published(file: Path) -> bool:
+    try:
+        with file.open(encoding="utf-8-sig") as opened:
+            return "experiment" not in opened.readline().strip().split(",")
+    except (OSError, UnicodeDecodeError):
+        return False  # the reader says what is wrong
+
+
+def _experiment(file: Path) -> str:
+    """Return the experiment that a published file is of, after its name."""
+    stem = file.stem
+    found = next((name for start, name in _FILES.items() if stem.startswith(start)), stem.replace("_", "-"))
+    return found if found in EXPERIMENTS else stem

@@ -1,0 +1,110 @@
+"""W&B runs: a folder for each, grouped and tagged by what was trained."""
+
+import netrc
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_info
+
+from lit_aux.errors import ConfigurationError
+from lit_aux.phases.setup import setup_of
+
+if TYPE_CHECKING:
+    from wandb.sdk.wandb_run import Run
+
+_CREDENTIALS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_SWEEP_ID")  # agents have an account
+
+
+class RunWandbLogger(WandbLogger):
+    """A W&B logger with a folder of its own, offline where there is no account.
+
+    The run is opened when it is first needed; until then it can be described. A run that an agent has named
+    (``WANDB_RUN_ID``) keeps its name, and its folder bears it.
+
+    Args:
+        root: The folder in which the runs' folders lie.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        offline = _is_offline()
+        if offline:
+            rank_zero_info("W&B: no account found, logging offline; `wandb sync` uploads the run later")
+        super().__init__(save_dir=_folder(Path(root)), offline=offline)
+
+    def describe(self, group: str, tags: Sequence[str]) -> None:
+        """Say what the run belongs to, before it is opened.
+
+        Args:
+            group: Its group, unless the user has set ``WANDB_RUN_GROUP``.
+            tags: Its tags, beside those in ``WANDB_TAGS``.
+        """
+        if not os.environ.get("WANDB_RUN_GROUP"):
+            self._wandb_init["group"] = group
+        own = [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag]
+        self._wandb_init["tags"] = [tag[:64] for tag in dict.fromkeys([*tags, *own])]  # W&B's longest
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> "Run":
+        """The W&B run, opened when it is first asked for.
+
+        Raises:
+            ConfigurationError: If the server cannot be reached or refuses the account.
+        """
+        import wandb
+
+        try:
+            opened: Run = super().experiment
+            return opened
+        except wandb.errors.Error as error:
+            reason = " ".join(str(error).split())
+            raise ConfigurationError(
+                f"trainer.logger: W&B's server cannot be used ({reason}); WANDB_MODE=offline logs into a "
+                "folder, which `wandb sync` uploads later"
+            ) from error
+
+
+def describe_runs(loggers: Sequence[Any], model: Any, data: Any) -> None:
+    """Group W&B runs by their setup, and tag them with setup, data and network where these are known.
+
+    Args:
+        loggers: Of a Trainer; what is no logger of this kind is left alone.
+        model: A module with phases.
+        data: Its data module; None for none.
+    """
+    setup = setup_of(model)
+    net = getattr(model, "net", None)
+    backbone = getattr(net, "backbone", net)
+    name = getattr(backbone, "name", None)
+    tags = [setup]
+    if data is not None:
+        tags.append(type(data).__name__.removesuffix("DataModule"))
+    if backbone is not None:
+        tags.append(name if isinstance(name, str) else type(backbone).__name__)
+    for logger in loggers:
+        if isinstance(logger, RunWandbLogger):
+            logger.describe(setup, tags)
+
+
+def _folder(root: Path) -> Path:
+    """Return a folder for a run; one that an agent starts again under its name gets another."""
+    given = os.environ.get("WANDB_RUN_ID")
+    folder = root / f"wandb-{given or uuid.uuid4().hex[:8]}"
+    return folder if not folder.exists() else root / f"{folder.name}-{uuid.uuid4().hex[:8]}"
+
+
+def _is_offline() -> bool:
+    mode = os.environ.get("WANDB_MODE")
+    if mode:
+        return mode == "offline"
+    if any(os.environ.get(name) for name in _CREDENTIALS):
+        return False
+    try:
+        return not any("wandb" in host for host in netrc.netrc().hosts)
+    except (FileNotFoundError, netrc.NetrcParseError):
+        return True

@@ -1,0 +1,75 @@
+"""Disks that are full or may not be written, told in one line that names the place."""
+
+import errno
+import os
+import re
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+_KINDS = {
+    errno.ENOSPC: "no space is left on the disk; free some, or name another folder",
+    errno.EDQUOT: "your disk quota is used up; free some space, or name another folder",
+    errno.EFBIG: "the file would be larger than is allowed here; raise the limit (ulimit -f)",
+    errno.EROFS: "the file system is read-only; name another folder",
+    errno.EACCES: "permission is denied; name another place, or ask for permission",
+    errno.EPERM: "it is not permitted here; name another place",
+}
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_TORCH = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+ vs \d+|basic_ios::clear: iostream error")
+_PROBE = 1 << 16  # bytes
+
+
+class StorageError(RuntimeError):
+    """A file could not be written; the message is one line that names it and says what would help."""
+
+
+def storage_trouble(error: BaseException | str | None, folder: str | Path) -> StorageError | None:
+    """Return the error for people where a disk is full, read-only or closed to this user; else None.
+
+    Args:
+        error: What was raised, with all that it came from, or the line that another process said.
+        folder: Where files were written, for errors that name no file.
+    """
+    if isinstance(error, str):
+        kind = next(
+            (k for k in _KINDS if os.strerror(k).lower() in error.lower() or _KINDS[k] in error), None
+        )
+        if kind not in _FULL:  # a file that a run may not read or write is its own affair
+            return None
+        return StorageError(error if str(folder) in error else _line(folder, _KINDS[kind]))
+    while error is not None:
+        if isinstance(error, StorageError):
+            return error
+        if isinstance(error, OSError) and error.errno in _KINDS:
+            place = error.filename2 or error.filename
+            return StorageError(_line(folder if place is None else os.fsdecode(place), _KINDS[error.errno]))
+        if isinstance(error, RuntimeError) and _TORCH.search(str(error)):
+            trouble = writable(Path(folder))
+            return trouble or StorageError(
+                _line(folder, "a checkpoint could not be written whole; is the disk full?")
+            )
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def writable(folder: Path) -> StorageError | None:
+    """Try to write into a folder, or the nearest one that is there; return what is wrong, if anything is."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    probe = folder / f".{uuid.uuid4().hex}.probe"
+    try:
+        with probe.open("wb") as file:
+            file.write(b"\0" * _PROBE)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return storage_trouble(error, folder)
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return None
+
+
+def _line(place: str | Path, what: str) -> str:
+    return f"{place}: {what}"

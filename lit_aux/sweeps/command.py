@@ -1,0 +1,174 @@
+"""``lit-aux sweep``: its options, and which of its ways of running a sweep they ask for."""
+
+import re
+from argparse import ArgumentError
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.sweeps.child import LitAux
+from lit_aux.sweeps.file import read_sweep
+from lit_aux.sweeps.points import points
+from lit_aux.sweeps.run import sweep_runs
+
+_OPTIONS: dict[str, tuple[Any, Any, str]] = {
+    "jobs": (int | None, None, "runs at a time, among which cores and GPUs are divided; 1 by default"),
+    "out": (
+        str | None,
+        None,
+        "folder of the table, of the runs and of shared first phases; runs/sweeps/NAME",
+    ),
+    "count": (int | None, None, "most runs; how many to draw in a random sweep"),
+    "seed": (int, 0, "of the draws of a random sweep"),
+    "method": (Literal["grid", "random"] | None, None, "in place of the file's, as for one that says bayes"),
+    "logger": (
+        Literal["csv", "tensorboard", "wandb"] | None,
+        None,
+        "of the runs; csv where the file has wandb",
+    ),
+    "slurm": (str | None, None, "write this batch script, which runs the sweep as a SLURM array, and stop"),
+    "sbatch": (str, "", 'more #SBATCH lines of that script: --sbatch="--time 2:00:00 --gres gpu:1"'),
+    "task": (int | None, None, "run one run alone, by its number, and leave the table to --collect"),
+}
+_FLAGS = {
+    "retry": "try runs again that failed",
+    "collect": "write the rows of runs that tasks have ended into the table; train nothing",
+}
+_TEXT = """\
+Run what a W&B sweep file says, without W&B: a grid or a random sweep, on this machine or on a cluster.
+
+Every run is one lit-aux fit in a process of its own and becomes a row of OUT/results.csv; runs that fail have
+a row too, with the reason. Runs share pretraining. Interrupted or killed, the same command goes on.
+
+  lit-aux sweep configs/sweeps/digits.yaml --jobs 2
+  lit-aux sweep configs/sweeps/digits_bayes.yaml --method random --count 20
+  lit-aux sweep configs/sweeps/digits.yaml --slurm sweep.sh --sbatch="--time 1:00:00"
+  wandb sweep configs/sweeps/digits.yaml   (the same with W&B; then: wandb agent SWEEP)
+
+Options of lit-aux fit go behind '--': -- --data.root DIR --trainer.accelerator cpu"""
+
+
+class _Help(DefaultHelpFormatter):
+    """Leaves the lines of the description as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "".join(indent + line for line in text.splitlines(keepends=True))
+
+
+def parser() -> ArgumentParser:
+    """Return the parser of ``lit-aux sweep``."""
+    made = ArgumentParser(
+        prog="lit-aux sweep",
+        description=_TEXT,
+        exit_on_error=False,
+        allow_abbrev=False,
+        formatter_class=_Help,
+    )
+    made.add_argument("file", type=str, help="a sweep file, such as those in configs/sweeps")
+    for name, (kind, default, text) in _OPTIONS.items():
+        made.add_argument(f"--{name}", type=kind, default=default, help=text)
+    for name, text in _FLAGS.items():
+        made.add_argument(f"--{name}", action="store_true", help=text)
+    return made
+
+
+def run(arguments: Sequence[str], lit_aux: LitAux) -> int:
+    """Carry out ``lit-aux sweep``.
+
+    Args:
+        arguments: What follows ``sweep``.
+        lit_aux: Carries out a ``lit-aux`` command line; processes of their own call it.
+
+    Returns:
+        The exit code: 0, 1 where runs failed or are missing, 130 after Ctrl-C.
+
+    Raises:
+        ConfigurationError: For what is unknown or impossible, before anything is written.
+    """
+    own, extra = list(arguments), []
+    if "--" in own:
+        at = own.index("--")
+        own, extra = own[:at], own[at + 1 :]
+    given = _parse(own)
+    _check(given)
+    sweep = read_sweep(given.file)
+    out = Path(given.out or f"runs/sweeps/{sweep.name}")
+    found = points(sweep, given.method, given.count, given.seed)
+    runs = sweep_runs(sweep, found, out, extra, given.logger)
+    if given.task is None:
+        for note in sweep.notes:
+            print(f"note: {note}")
+        if len(runs) < len(found):
+            print(f"note: {len(found) - len(runs)} of {len(found)} points are the same as others: run once")
+    if given.slurm is not None:
+        from lit_aux.sweeps.slurm import write_script
+
+        chosen = [f"--{n}={v}" for n in ("count", "seed", "method", "logger") if (v := given[n])]
+        chosen += ["--retry"] if given.retry else []
+        script = Path(given.slurm)
+        write_script(script, Path(given.file), out, len(runs), chosen, extra, given.jobs, given.sbatch)
+        return 0
+    lit_aux = _importable(lit_aux)
+    if given.task is not None:
+        from lit_aux.sweeps.slurm import run_task
+
+        return run_task(runs, given.task, lit_aux, given.retry)
+    if given.collect:
+        from lit_aux.sweeps.slurm import collect
+
+        return collect(runs, out, lit_aux)
+    from lit_aux.sweeps.local import run_here
+
+    return run_here(runs, out, lit_aux, given.jobs or 1, given.retry)
+
+
+def _importable(lit_aux: LitAux) -> LitAux:
+    """Return the function as other processes import it, where its module was started as a program."""
+    import __main__
+
+    spec = getattr(__main__, "__spec__", None)
+    if lit_aux.__module__ != "__main__" or spec is None:
+        return lit_aux
+    found: LitAux = getattr(import_module(spec.name), lit_aux.__name__)
+    return found
+
+
+def _check(given: Any) -> None:
+    """Raise for options that do not go together, and numbers that are too small."""
+    given_ways = {name: given[name] for name in ("slurm", "task", "collect")}
+    asked = [f"--{name}" for name, value in given_ways.items() if value is not None and value is not False]
+    if len(asked) > 1:
+        raise ConfigurationError(f"{asked[0]}: does not go with {asked[1]}; they are steps of one sweep")
+    if given.sbatch and given.slurm is None:
+        raise ConfigurationError(f"--sbatch {given.sbatch}: goes with --slurm SCRIPT, which is not given")
+    for name in ("jobs", "count"):
+        if given[name] is not None and given[name] < 1:
+            raise ConfigurationError(f"--{name} {given[name]}: must be at least 1")
+
+
+def _parse(arguments: list[str]) -> Any:
+    """Parse, saying what is wrong in the house's way."""
+    try:
+        return parser().parse_args(arguments)
+    except ArgumentError as error:
+        text = str(error)
+        if match := re.match(r"unrecognized arguments: (\S+)", text):
+            word = match[1].partition("=")[0]
+            if word.startswith(("--model", "--data", "--trainer", "--config", "--seed_everything")):
+                raise ConfigurationError(
+                    f"{word}: options of lit-aux fit go behind '--': -- {word} ..."
+                ) from None
+            if word.startswith("-"):
+                raise unknown_name("sweep", word, [f"--{name}" for name in [*_OPTIONS, *_FLAGS]]) from None
+            raise ConfigurationError(f"{word!r} belongs to no option; run one sweep file at a time") from None
+        if "arguments are required" in text:
+            raise ConfigurationError(
+                "FILE: nothing is given; name a sweep file (configs/sweeps/*.yaml)"
+            ) from None
+        if match := re.match(r"argument (--\S+): expected one argument", text):
+            raise ConfigurationError(f'{match[1]}: nothing is given; write {match[1]}="..."') from None
+        raise

@@ -1,0 +1,166 @@
+"""A sweep as a SLURM array: the script, one task of it, and the table of what the tasks left."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lit_aux.errors import ConfigurationError
+from lit_aux.experiments.display import GridProgress
+from lit_aux.experiments.results import ResultsTable
+from lit_aux.files import write_whole
+from lit_aux.sweeps.child import LitAux
+from lit_aux.sweeps.local import rows_by_run, summarise
+from lit_aux.sweeps.outcome import OUTPUT, forget, read_outcome
+from lit_aux.sweeps.process import RunProcess
+from lit_aux.sweeps.run import SweepRun
+from lit_aux.sweeps.scheduler import Scheduler, check_disk, threads_of
+
+_SCRIPT = """\
+#!/bin/bash
+#SBATCH --job-name={name}
+#SBATCH --array=0-{last}{most}
+#SBATCH --output={logs}/%A_%a.txt
+{more}
+# Task I of the array is run I of {count}: {command}
+# In the end, the table of all: {command} --collect
+cd {folder} || exit 1
+exec {program} {arguments} --task "$SLURM_ARRAY_TASK_ID"{extra}
+"""
+
+
+def write_script(
+    script: Path,
+    file: Path,
+    out: Path,
+    count: int,
+    words: Sequence[str],
+    extra: Sequence[str] = (),
+    jobs: int | None = None,
+    sbatch: str = "",
+) -> None:
+    """Write the batch script of a sweep, and print how to submit it and what to do in the end.
+
+    Args:
+        script: The script.
+        file: The sweep file.
+        out: Folder of the sweep.
+        count: Number of its runs.
+        words: Options of ``lit-aux sweep`` that choose the runs.
+        extra: Options of ``lit-aux fit``.
+        jobs: Most tasks at a time; None leaves it to SLURM.
+        sbatch: More options of ``sbatch``, as in ``--time 1:00:00 --gres gpu:1``.
+
+    Raises:
+        ConfigurationError: If the script cannot be written.
+    """
+    behind = f" -- {shlex.join(extra)}" if extra else ""
+    arguments = shlex.join(["sweep", str(file), "--out", str(out), *words])
+    command = f"lit-aux {arguments}"
+    logs = out / "slurm"
+    text = _SCRIPT.format(
+        name=file.stem,
+        last=count - 1,
+        most=f"%{jobs}" if jobs else "",
+        logs=logs,
+        more="".join(f"#SBATCH {line}\n" for line in _lines(sbatch)),
+        count=count,
+        command=command,
+        folder=shlex.quote(str(Path.cwd())),
+        program=f"{shlex.quote(sys.executable)} -m lit_aux.cli",
+        arguments=arguments,
+        extra=behind,
+    )
+    try:
+        script.parent.mkdir(parents=True, exist_ok=True)
+        logs.mkdir(parents=True, exist_ok=True)  # sbatch makes no folder for what tasks print
+        write_whole(script, text)
+        script.chmod(0o755)
+    except OSError as error:
+        place = error.filename or script
+        raise ConfigurationError(f"--slurm {script}: {place} cannot be written ({error.strerror})") from None
+    print(f"{count} runs: {script}\nsubmit it:  sbatch {shlex.quote(str(script))}")
+    print(f"in the end: {command} --collect{behind}")
+
+
+def run_task(runs: Sequence[SweepRun], number: int, lit_aux: LitAux, retry: bool) -> int:
+    """Carry out one run and leave its rows in its own folder.
+
+    Args:
+        runs: The runs of the sweep.
+        number: Which of them.
+        lit_aux: Carries out a command line.
+        retry: Whether it is done again if it failed before.
+
+    Returns:
+        The exit code: 0, or 1 where the run failed.
+
+    Raises:
+        ConfigurationError: If there is no run of this number.
+        StorageError: If its folder cannot be written.
+    """
+    if not 0 <= number < len(runs):
+        raise ConfigurationError(f"--task {number}: the sweep has {len(runs)} runs, 0 to {len(runs) - 1}")
+    run = runs[number]
+    outcome = read_outcome(run.folder)
+    if outcome is not None and outcome.error and retry:
+        forget(run.folder)
+        outcome = None
+    if outcome is None:
+        print(f"run {number} of {len(runs)}: {run.title} ({run.folder / OUTPUT})", flush=True)
+        process = RunProcess(lit_aux, run, threads_of(1), 0)
+        try:
+            outcome = process.end()
+        finally:
+            process.kill()
+        check_disk(run.folder, outcome)
+    else:
+        print(f"run {number} of {len(runs)}: {run.title}: done before")
+    print(f"failed: {outcome.error}" if outcome.error else f"done in {outcome.seconds:.0f} s", flush=True)
+    return 1 if outcome.error else 0
+
+
+def collect(runs: Sequence[SweepRun], out: Path, lit_aux: LitAux) -> int:
+    """Write the rows of all runs that have ended into the table; train nothing.
+
+    Args:
+        runs: The runs of the sweep.
+        out: Its folder.
+        lit_aux: Not called.
+
+    Returns:
+        The exit code: 0, or 1 where runs failed or are missing.
+
+    Raises:
+        ConfigurationError: If the table cannot be written or has a writer.
+    """
+    with ResultsTable(out / "results.csv") as table:
+        ended = {run.name: outcome for run in runs if (outcome := read_outcome(run.folder)) is not None}
+        table.remove({name for name in table.failed() if name in ended and not ended[name].error})
+        known = rows_by_run(runs, table)
+        with GridProgress(len(runs), len(known), noun="runs") as progress:
+            scheduler = Scheduler(runs, table, lit_aux, 1, progress)
+            for run in runs:
+                if run.name in ended and run.name not in known:
+                    scheduler.take(run, ended[run.name])
+        code = summarise(runs, table)
+        missing = [run for run in runs if run.name not in rows_by_run(runs, table)]
+    if missing:
+        begun = sum(run.folder.exists() for run in missing)
+        numbers = ",".join(str(run.number) for run in missing)
+        print(
+            f"{len(missing)} runs are missing, {begun} of them begun; to run them: sbatch --array={numbers} "
+            "SCRIPT"
+        )
+    return code
+
+
+def _lines(options: str) -> list[str]:
+    """Divide options of sbatch, so that each stands with its value on a line."""
+    lines: list[str] = []
+    for word in shlex.split(options):
+        if word.startswith("-") or not lines:
+            lines.append(word)
+        else:
+            lines[-1] += f" {word}"
+    return lines

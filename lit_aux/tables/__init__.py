@@ -1,0 +1,1 @@
+"""What a results table says: means with standard errors, paired differences, who wins."""

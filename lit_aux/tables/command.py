@@ -1,0 +1,186 @@
+"""``lit-aux table``: what a results table says."""
+
+import os
+import re
+import sys
+from argparse import ArgumentError
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.files import write_whole
+from lit_aux.tables import selection, sheets
+from lit_aux.tables.reading import Row, read_measures, read_rows
+from lit_aux.tables.reference import compare
+from lit_aux.tables.reference_sheet import beside, in_full
+from lit_aux.tables.sheet import FORMATS, Format, Sheet
+from lit_aux.tables.statistics import SETUPS
+from lit_aux.tables.view import View
+
+_DESCRIPTION = (
+    "Print what a results table says: means with standard errors over seeds, differences between setups "
+    "paired by seed, and who wins each cell. FILE is a results.csv, or a folder: its results.csv, or all "
+    "beneath it. Several are read as one; a run that is in several counts once."
+)
+_OPTIONS: dict[str, tuple[Any, Any, str]] = {
+    "value": (
+        str | None,
+        None,
+        "loss_best, loss_final, train_loss, accuracy, seconds, steps, or a measure of measures.csv, "
+        "MEASURE@LAYER where it is of several layers; by default what the table is about",
+    ),
+    "where": (str | None, None, 'only rows with these values: "setup=PT+FT,rescale=1,n_main=16,64"'),
+    "by": (str | None, None, "also tell cells apart by these parameters of a sweep, separated by commas"),
+    "mean": (str | None, None, "geometric or arithmetic; geometric for losses of students by default"),
+    "pairs": (bool | None, None, "print differences paired by seed; by default where setups share seeds"),
+    "baseline": (str, "STL", "the setup that all others are compared with"),
+    "reference": (str | None, None, "a published table: print ours beside it and how many cells agree"),
+    "format": (
+        str | None,
+        None,
+        "text, markdown or csv; by default as --out ends, else text. csv has one table: the means, the "
+        "differences with --pairs true, or the comparison with --reference",
+    ),
+    "from_wandb": (
+        str | None,
+        None,
+        "ENTITY/PROJECT or ENTITY/PROJECT/sweeps/ID: fetch its runs from W&B into the table --out",
+    ),
+    "out": (str | None, None, "write there, not to the terminal; with --from-wandb, the results table"),
+}
+
+
+def parser() -> ArgumentParser:
+    """Return the parser of ``lit-aux table``."""
+    made = ArgumentParser(
+        prog="lit-aux table", description=_DESCRIPTION, exit_on_error=False, allow_abbrev=False
+    )
+    made.add_argument("files", type=str, nargs="*", metavar="FILE", help="tables, or folders with tables")
+    for name, (kind, default, text) in _OPTIONS.items():
+        made.add_argument(*_spellings(name), type=kind, default=default, help=text)
+    return made
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out ``lit-aux table``.
+
+    Args:
+        arguments: What follows ``table``.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        ConfigurationError: For what is unknown or impossible, or a file that cannot be read or written.
+    """
+    given = _parse(list(arguments))
+    if given.from_wandb is not None:
+        from lit_aux.tables.from_wandb import fetch
+
+        if given.files:
+            raise ConfigurationError(
+                f"FILE {given.files[0]}: --from-wandb fetches runs into --out; leave FILE out"
+            )
+        print(fetch(given.from_wandb, given.out or "results.csv"))
+        return 0
+    if not given.files:
+        raise ConfigurationError("FILE: nothing is given; name a results.csv or a folder that has one")
+    kind = _format(given.format, given.out)
+    width = 200 if given.out is not None or not sys.stdout.isatty() else os.get_terminal_size().columns
+    text = "\n".join(sheet.render(kind, width) for sheet in _sheets(given, kind))
+    if given.out is None:
+        print(text, end="")
+        return 0
+    path = Path(given.out)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text)
+    except OSError as error:
+        raise ConfigurationError(f"--out {path}: cannot be written ({error.strerror})") from None
+    print(f"table: {path}")
+    return 0
+
+
+def _sheets(given: Any, kind: Format) -> list[Sheet]:
+    """Return what is printed, one after the other."""
+    view = _view(given)
+    if given.reference is not None:
+        comparison = compare(view.rows, read_rows(given.reference))
+        return [in_full(comparison)] if kind == "csv" else beside(comparison)
+    _check_baseline(given.baseline, view.rows)
+    if kind == "csv":
+        return [sheets.pairs_in_full(view, given.baseline) if given.pairs else sheets.means_in_full(view)]
+    found = [sheets.means(view)]
+    paired = sheets.pairs(view, given.baseline)
+    if given.pairs or (given.pairs is None and paired.rows):
+        found.append(paired)
+    if view.higher is not None and (won := sheets.who_wins(view)).rows:
+        found.append(won)
+    return found
+
+
+def _view(given: Any) -> View:
+    rows: Sequence[Row] = read_rows(given.files)
+    by = [name.strip() for name in (given.by or "").split(",") if name.strip()]
+    value = given.value
+    known = value is None or any(row.get(value) is not None for row in rows) or value in selection.COLUMNS
+    measures = read_measures(given.files) if by or not known else []
+    rows = selection.with_options(rows, measures, by)
+    if given.where is not None:
+        rows = selection.where(rows, given.where)
+    if value is None:
+        value = selection.default_value(rows)
+    elif not known:
+        rows, value = selection.with_measure(rows, measures, value)
+    if not any(row.get(value) is not None for row in rows):
+        raise ConfigurationError(f"--value {value}: no row has it; this table has {_present(rows)}")
+    if given.mean not in (None, "geometric", "arithmetic"):
+        raise unknown_name("--mean", given.mean, ("geometric", "arithmetic"))
+    log = selection.is_log(rows, value) if given.mean is None else given.mean == "geometric"
+    if log and any(isinstance(row.get(value), float) and row[value] < 0 for row in rows):
+        raise ConfigurationError(
+            f"--mean geometric: some values of {value} are below 0; take the arithmetic mean"
+        )
+    return View(rows, value, log, selection.is_higher_better(value), tuple(by))
+
+
+def _present(rows: Sequence[Row]) -> str:
+    return ", ".join(name for name in selection.COLUMNS if any(row.get(name) is not None for row in rows))
+
+
+def _check_baseline(name: str, rows: Sequence[Row]) -> None:
+    known = {row["setup"] for row in rows if row["setup"] is not None}
+    if name not in known and name not in SETUPS:
+        raise unknown_name("--baseline", name, sorted(known))
+
+
+def _format(given: str | None, out: str | None) -> Format:
+    if given is None:
+        ends: dict[str, Format] = {".md": "markdown", ".csv": "csv"}
+        return ends.get(Path(out).suffix.lower() if out else "", "text")
+    if given not in FORMATS:
+        raise unknown_name("--format", given, FORMATS)
+    return given  # type: ignore[return-value]
+
+
+def _spellings(name: str) -> list[str]:
+    return list(dict.fromkeys(["--" + name.replace("_", "-"), f"--{name}"]))
+
+
+def _parse(arguments: list[str]) -> Any:
+    """Parse, saying what is wrong in the house's way."""
+    try:
+        return parser().parse_args(arguments)
+    except ArgumentError as error:
+        text = str(error)
+        if match := re.match(r"unrecognized arguments: (\S+)", text):
+            raise unknown_name(
+                "table", match[1].partition("=")[0], [_spellings(n)[0] for n in _OPTIONS]
+            ) from None
+        if match := re.match(r"argument (--\S+?)[:/]", text):
+            what = text.partition(": ")[2].replace("expected one argument", "nothing is given")
+            raise ConfigurationError(f"{match[1]}: {what}") from None
+        raise

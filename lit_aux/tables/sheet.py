@@ -1,0 +1,110 @@
+"""A printed table: as text, Markdown or CSV."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+Format = Literal["text", "markdown", "csv"]
+FORMATS: tuple[str, ...] = get_args(Format)
+
+
+@dataclass
+class Sheet:
+    """Rows of text under columns, with a title above and notes below.
+
+    Attributes:
+        title: What it shows.
+        columns: Their names.
+        rows: The fields of every row.
+        labels: How many of the first columns say what a row is; the others hold numbers.
+        notes: What else is to be known, a line each.
+        wrap: Whether long fields may be broken into lines.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: list[list[str]] = field(default_factory=list)
+    labels: int = 1
+    notes: list[str] = field(default_factory=list)
+    wrap: bool = False
+
+    def without_empty(self, *names: str) -> "Sheet":
+        """Return the table without those of some columns in which every field is empty."""
+        gone = {
+            i for i, name in enumerate(self.columns) if name in names and not any(r[i] for r in self.rows)
+        }
+        kept = [i for i in range(len(self.columns)) if i not in gone]
+        rows = [[row[i] for i in kept] for row in self.rows]
+        labels = sum(i < self.labels for i in kept)
+        return replace(self, columns=[self.columns[i] for i in kept], rows=rows, labels=labels)
+
+    def render(self, kind: Format, width: int = 200) -> str:
+        """Return the table as text, Markdown or CSV; CSV has neither title nor notes.
+
+        Args:
+            kind: Which.
+            width: Most characters in a line of text.
+        """
+        if kind == "csv":
+            return self._csv()
+        return self._markdown() if kind == "markdown" else self._text(width)
+
+    def _csv(self) -> str:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([list(self.columns), *self.rows])
+        return text.getvalue()
+
+    def _markdown(self) -> str:
+        rule = [":--" if number < self.labels else "--:" for number in range(len(self.columns))]
+        lines = [_line(self.columns), _line(rule), *map(_line, self.rows)] if self.rows else []
+        return (
+            "\n".join([f"**{_plain(self.title)}**", "", *lines, *(f"\n{_plain(n)}" for n in self.notes)])
+            + "\n"
+        )
+
+    def _text(self, width: int) -> str:
+        parts = [self.title]
+        parts += ["\n".join(self._block(columns, width)) for columns in self._blocks(width) if self.rows]
+        return "\n".join([*parts, *self.notes]) + "\n"
+
+    def _blocks(self, width: int) -> Iterator[list[int]]:
+        """Yield columns that have room side by side, the labels in each, lest numbers be cut off."""
+        widths = [max(map(len, column)) + 3 for column in zip(self.columns, *self.rows, strict=True)]
+        labels = list(range(self.labels))
+        block, used = [*labels], 2 + sum(widths[: self.labels])
+        for number in range(self.labels, len(widths)):
+            if len(block) > len(labels) and not self.wrap and used + widths[number] > width:
+                yield block
+                block, used = [*labels], 2 + sum(widths[: self.labels])
+            block.append(number)
+            used += widths[number]
+        yield block
+
+    def _block(self, columns: Sequence[int], width: int) -> list[str]:
+        """Return the lines of some columns."""
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=box.SIMPLE_HEAD)
+        for number in columns:
+            justify: Literal["left", "right"] = "left" if number < self.labels else "right"
+            table.add_column(self.columns[number], justify=justify, no_wrap=not self.wrap)
+        for row in self.rows:
+            table.add_row(*(row[number] for number in columns))
+        room = width if self.wrap else 10_000  # what is not to be broken may be wider than the terminal
+        console = Console(file=io.StringIO(), width=room, highlight=False, markup=False)
+        with console.capture() as capture:
+            console.print(table)
+        return [line.rstrip() for line in capture.get().splitlines()]
+
+
+def _line(fields: Sequence[str]) -> str:
+    return "| " + " | ".join(_plain(field).replace("|", "\\|") for field in fields) + " |"
+
+
+def _plain(text: str) -> str:
+    """Return text in which Markdown finds nothing to interpret."""
+    return text.replace("*", "\\*").replace("_", "\\_")

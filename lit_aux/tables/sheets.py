@@ -1,0 +1,190 @@
+"""The printed tables of ``lit-aux table``: means, paired differences, winners."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from lit_aux.tables.pairs import Difference, Table, Winner, by_treatment, differences, winners
+from lit_aux.tables.reading import Row
+from lit_aux.tables.selection import spelled
+from lit_aux.tables.sheet import Sheet
+from lit_aux.tables.statistics import Cell, Key, cells, order, repeated
+from lit_aux.tables.view import View, size_column
+
+_GROUP = ("setup", "rescale")
+
+
+def means(view: View) -> Sheet:
+    """Return means by cell: a line for each setup and place in the grid, n_main across."""
+    *places, _ = view.places
+    names = [*places, "setup", *(["rescale"] if view.factors else []), "n_main"]
+    found = cells(view.rows, view.value, names, view.log)
+    sizes = view.sizes()
+    known = any(row.get("converged") is not None for row in view.good)
+    lines: dict[Key, dict[Any, Cell]] = {}
+    for (*group, n), cell in found.items():
+        lines.setdefault(tuple(group), {})[n] = cell
+    sheet = Sheet(
+        view.kind(),
+        [*names[:-1], *map(size_column, sizes), "seeds", "converged", "failed"],
+        labels=len(names) - 1,
+    )
+    sheet.notes += _notes(view, names)
+    for line, by_size in sorted(
+        lines.items(), key=lambda line: [order(*p) for p in zip(names, line[0], strict=False)]
+    ):
+        stats = [by_size[n].stat if n in by_size else None for n in sizes]
+        members = list(by_size.values())
+        if not any(stats) and not any(cell.failed for cell in members):
+            continue
+        sheet.rows.append(
+            [
+                *map(spelled, line),
+                *map(view.number, stats),
+                _range(stat.seeds for stat in stats if stat is not None),
+                _converged(members, known),
+                _count(sum(cell.failed for cell in members)),
+            ]
+        )
+    return sheet.without_empty("setup", "converged", "failed")
+
+
+def means_in_full(view: View) -> Sheet:
+    """Return the same as numbers, a line for each cell."""
+    names = [*view.places[:-1], "setup", "rescale", "n_main"]
+    unit = "mean_log10" if view.log else "mean"
+    sheet = Sheet(
+        view.kind(), [*names, unit, "se", "seeds", "runs", "converged", "failed"], labels=len(names)
+    )
+    for key, cell in cells(view.rows, view.value, names, view.log).items():
+        stat = cell.stat
+        numbers = ["", "", "0"] if stat is None else [repr(stat.mean), _exact(stat.error), str(stat.seeds)]
+        counts = [str(n) for n in (cell.runs, cell.converged, cell.failed)]
+        sheet.rows.append([*map(_joined, key), *numbers, *counts])
+    return sheet
+
+
+def table_of(view: View) -> Table:
+    """Return the cells by place and treatment."""
+    return by_treatment(cells(view.good, view.value, [*view.places, *_GROUP], view.log))
+
+
+def pairs(view: View, baseline: str) -> Sheet:
+    """Return paired differences: a line for each pair of setups and place in the grid, n_main across."""
+    places, sizes = view.places[:-1], view.sizes()
+    unit = f"log10 {view.value}" if view.log else view.value
+    seeds = any(row.get("seed") is not None for row in view.good)
+    how = "paired by seed (in how many seeds it is lower)" if seeds else "of means over different seeds"
+    sheet = Sheet(
+        f"{unit}: mean difference ± standard error, {how}",
+        ["setup", "against", *places, *map(size_column, sizes)],
+        labels=2 + len(places),
+    )
+    lines: dict[Key, dict[Any, Difference]] = {}
+    for found in differences(table_of(view), baseline):
+        *place, n = found.place
+        lines.setdefault((found.treatment, found.baseline, *place), {})[n] = found
+    for (one, other, *place), by_size in lines.items():
+        fields = [_difference(by_size[n]) if n in by_size else "-" for n in sizes]
+        sheet.rows.append([view.name(one), view.name(other), *map(spelled, place), *fields])
+    sheet.notes.append("* beyond 2 standard errors")
+    return sheet
+
+
+def pairs_in_full(view: View, baseline: str) -> Sheet:
+    """Return the same as numbers, with 95 % intervals, a line for each pair of cells."""
+    names = ["setup", "rescale", "against", "against_rescale", *view.places]
+    numbers = ["difference_log10" if view.log else "difference", "se", "low_95", "high_95", "seeds", "lower"]
+    sheet = Sheet("paired differences", [*names, *numbers], labels=len(names))
+    for found in differences(table_of(view), baseline):
+        stat = found.stat
+        values = [repr(stat.mean), *map(_exact, (stat.error, *found.interval)), str(stat.seeds)]
+        key = [*found.treatment, *found.baseline, *found.place]
+        sheet.rows.append([*map(_joined, key), *values, "" if found.lower is None else str(found.lower)])
+    return sheet
+
+
+def who_wins(view: View) -> Sheet:
+    """Return the best setup of each cell: a line for each place in the grid, n_main across."""
+    places, sizes = view.places[:-1], view.sizes()
+    better = "highest" if view.higher else "lowest"
+    title = f"Who wins: the {better} mean {view.value}; tie: the runner-up is within 2 standard errors"
+    sheet = Sheet(title, [*places, *map(size_column, sizes)], labels=len(places), wrap=True)
+    lines: dict[Key, dict[Any, Winner]] = {}
+    tally: Counter[str] = Counter()
+    for found in winners(table_of(view), bool(view.higher)):
+        *place, n = found.place
+        lines.setdefault(tuple(place), {})[n] = found
+        tally[
+            view.name(found.best) if found.decided else "tie" if found.decided is False else "one seed"
+        ] += 1
+    for line, by_size in lines.items():
+        fields = [_winner(view, by_size[n]) if n in by_size else "-" for n in sizes]
+        sheet.rows.append([*map(spelled, line), *fields])
+    ranked = sorted(tally.items(), key=lambda item: (item[0] in ("tie", "one seed"), -item[1]))
+    sheet.notes.append(f"cells won: {', '.join(f'{name} {count}' for name, count in ranked)}")
+    if tally["one seed"]:
+        sheet.notes.append("? the two share fewer than two seeds, so that nothing is known of the difference")
+    return sheet
+
+
+def failures(rows: Iterable[Row]) -> list[str]:
+    """Return a line on the runs that failed, the commonest errors first; none where none did."""
+    errors = Counter(row["error"] for row in rows if row.get("error") is not None)
+    if not errors:
+        return []
+    shown = [f"{text} ({count})" for text, count in errors.most_common(3)]
+    more = f"; and {len(errors) - 3} other errors" if len(errors) > 3 else ""
+    return [f"{errors.total()} runs failed and are left out: {'; '.join(shown)}{more}"]
+
+
+def _notes(view: View, names: list[str]) -> list[str]:
+    notes = [f"all rows: {view.same}"] if view.same else []
+    empty = sum(row.get(view.value) is None for row in view.good)
+    if empty:
+        notes.append(f"{empty} of {len(view.good)} runs have no {view.value}")
+    if repeated(view.rows, view.value, names):
+        notes.append(
+            "a seed has several runs in some cells, which differ in options that are no column; their mean "
+            "counts (--by OPTION tells them apart)"
+        )
+    return notes + failures(view.rows)
+
+
+def _difference(found: Difference) -> str:
+    stat = found.stat
+    if stat.error != stat.error:
+        return f"{stat.mean:+.3g} (1 seed)"
+    count = "" if found.lower is None else f" ({found.lower}/{stat.seeds})"
+    return f"{stat.mean:+.3g} ± {stat.error:.2g}{count}{'*' if found.clear else ' '}"
+
+
+def _winner(view: View, found: Winner) -> str:
+    best, second = view.name(found.best), view.name(found.second)
+    if found.decided:
+        return best
+    return f"tie: {best}, {second}" if found.decided is False else f"{best}?"
+
+
+def _converged(members: Iterable[Cell], known: bool) -> str:
+    pairs = [(cell.converged, cell.runs) for cell in members]
+    done, runs = (sum(column) for column in zip(*pairs, strict=True))
+    return f"{done}/{runs}" if known else ""
+
+
+def _range(counts: Iterable[int]) -> str:
+    found = sorted({*counts}) or [0]
+    return str(found[0]) if len(found) == 1 else f"{found[0]}-{found[-1]}"
+
+
+def _count(number: int) -> str:
+    return str(number) if number else ""
+
+
+def _exact(number: float) -> str:
+    return "" if number != number else repr(number)
+
+
+def _joined(value: Any) -> str:
+    """Write a value as the results table does."""
+    return "|".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else str(value)

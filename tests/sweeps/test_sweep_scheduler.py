@@ -1,0 +1,295 @@
+"""Whatever happens to runs and to the scheduler, the table holds every run once and nobody is left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from multiprocessing import active_children
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from sweep_helpers import ROOT, rows_of, toy, write_sweep
+
+from lit_aux.errors import ConfigurationError
+from lit_aux.experiments import ResultsTable
+from lit_aux.experiments.display import GridProgress
+from lit_aux.sweeps.command import run
+from lit_aux.sweeps.file import read_sweep
+from lit_aux.sweeps.points import points
+from lit_aux.sweeps.run import sweep_runs
+from lit_aux.sweeps.scheduler import Scheduler
+
+PROGRAM = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+from sweep_helpers import toy
+from lit_aux.sweeps.command import run
+sys.exit(run(sys.argv[1:], toy))
+"""
+TABLE = "runs/sweeps/s/results.csv"
+
+
+def grid(n_main: list[int], seeds: int = 2, **parameters: object) -> None:
+    write_sweep(Path("s.yaml"), {"data.n_main": n_main, "data.seed": [*range(seeds)], **parameters})
+
+
+def names() -> list[str]:
+    sweep = read_sweep("s.yaml")
+    return [run.name for run in sweep_runs(sweep, points(sweep), Path("out"))]
+
+
+def events() -> list[list[str]]:
+    path = Path("trained.log")
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def in_a_process(*arguments: str) -> subprocess.Popen[str]:
+    path = os.pathsep.join([str(Path(__file__).parent), str(ROOT)])
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "s.yaml", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        start_new_session=True,
+    )
+
+
+def until(condition: object, seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end, events()
+        time.sleep(0.02)
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def check_all(count: int, ends: int = 1) -> None:
+    """Every run has its row once, was ended once, and never trained in two processes at once."""
+    rows = rows_of(TABLE)
+    assert Counter(row["run"] for row in rows) == Counter(names())
+    assert len(rows) == count
+    assert all(row["error"] == "" for row in rows)
+    current: dict[str, str] = {}
+    for kind, name, pid in events():
+        if kind == "begin":
+            current[name] = pid
+        else:
+            assert current[name] == pid, "an earlier process of the run went on beside a later one"
+    assert {kind: n for kind, n in Counter(kind for kind, *_ in events()).items()}["end"] == count * ends
+    assert not active_children()
+
+
+def test_each_run_becomes_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    grid([1, 2], 3, text="a word", **{"model.lr": [1e-05]})
+    assert run(["s.yaml", "--jobs", "2"], toy) == 0
+    check_all(6)
+    out = capsys.readouterr().out
+    assert f"6 of 6 runs are in {TABLE}: 6 went well, 0 failed" in out
+    assert f"lit-aux table {TABLE}" in out
+    with ResultsTable(TABLE) as table:
+        measures = table.measures()
+    found = {(row["run"], row["measure"]): row["value"] for row in measures}
+    for name in names():
+        assert found[name, "model.lr"] == "1e-05"
+        assert found[name, "text"] == "a word"
+        assert found[name, "trainer.enable_checkpointing"] == "false"
+        assert found[name, "threads"] == "1"
+        assert (name, "data.n_main") not in found
+    assert not list(Path("runs/sweeps/s/runs").glob(".*"))
+    before = events()
+    assert run(["s.yaml"], toy) == 0
+    assert events() == before, "runs with a row are not run again"
+
+
+def test_a_fit_with_several_rows() -> None:
+    grid([1], 2, rows=3)
+    assert run(["s.yaml"], toy) == 0
+    found = [row["run"] for row in rows_of(TABLE)]
+    assert sorted(found) == sorted(f"{name}-{number}" for name in names() for number in range(3))
+    assert run(["s.yaml"], toy) == 0
+    assert len(rows_of(TABLE)) == 6
+
+
+def test_killed_in_the_middle_and_restarted() -> None:
+    grid([40], 24)
+    process = in_a_process("--jobs", "2")
+
+    def in_the_middle() -> bool:
+        kinds = {name: kind for kind, name, _ in events()}
+        return sum(kind == "end" for kind in kinds.values()) >= 8 and "begin" in kinds.values()
+
+    until(in_the_middle)
+    process.kill()
+    process.wait()
+    last = {name: (kind, int(pid)) for kind, name, pid in events()}
+    children = [pid for kind, pid in last.values() if kind == "begin"]
+    assert children, "nothing was under way: kill in the middle"
+    ended = sum(kind == "end" for kind, _ in last.values())
+    assert run(["s.yaml", "--jobs", "2"], toy) == 0  # at once, while those may still be dying
+    assert all(map(gone, children))
+    check_all(24)
+    assert 8 <= ended < 24
+
+
+def test_a_run_that_ended_without_its_row_is_collected_and_a_torn_one_done_again() -> None:
+    grid([1], 3)
+    assert run(["s.yaml"], toy) == 0
+    first, second, third = names()
+    with ResultsTable(TABLE) as table:
+        table.remove({first, second})
+    folder = Path("runs/sweeps/s/runs")
+    (folder / second / "ended.json").unlink()
+    (folder / second / "version_0" / "torn").write_text("half")
+    before = len(events())
+    assert run(["s.yaml"], toy) == 0
+    assert {row["run"] for row in rows_of(TABLE)} == {first, second, third}
+    assert {name for _, name, _ in events()[before:]} == {second}
+    assert not (folder / second / "version_0" / "torn").exists()
+
+
+REASONS = {
+    "killed": "killed by SIGKILL (out of memory?)",
+    "raises": "ValueError: no luck at all",
+    "refused": "--trouble: refused; try none",
+    "exits": "it ended with code 3 and said nothing",
+    "silent": "it ended and wrote no results.csv",
+}
+
+
+def test_failed_runs_have_rows_and_cost_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    grid([1], 1, trouble=[*REASONS, "none"], **{"model.rescale": 0.5})
+    assert run(["s.yaml", "--jobs", "2"], toy) == 1
+    rows = rows_of(TABLE)
+    assert len(rows) == len(REASONS) + 1
+    by_run = {row["run"]: row for row in rows}
+    assert not by_run[names()[-1]]["error"]
+    out = capsys.readouterr().out
+    for name, (trouble, reason) in zip(names(), REASONS.items(), strict=False):
+        row = by_run[name]
+        if trouble == "raises":  # the message has two lines, of which the first names the error
+            reason = "ValueError: no luck"
+        assert row["error"].startswith(reason), trouble
+        assert (row["converged"], row["loss_best"], row["seconds"]) == ("false", "", "")
+        assert (row["setup"], row["seed"], row["n_main"], row["rescale"]) == ("PT+FT", "0", "1", "0.5")
+        assert f"failed: trouble {trouble}: {reason}" in out
+    assert f"6 runs are in {TABLE}: 1 went well, 5 failed" in out
+    assert "--retry" in out
+    before = len(events())
+    assert run(["s.yaml"], toy) == 1
+    assert len(events()) == before, "failed runs are tried again only when asked for"
+
+
+def test_retry() -> None:
+    grid([1], 1, trouble=["raises", "none"])
+    assert run(["s.yaml"], toy) == 1
+    with patch.dict(os.environ, {"NO_TROUBLE": "1"}):
+        assert run(["s.yaml", "--retry"], well) == 0
+    rows = rows_of(TABLE)
+    assert [row["error"] for row in rows] == ["", ""]
+    assert {row["run"] for row in rows} == {*names()}
+    with ResultsTable(TABLE) as table:
+        found = Counter((row["run"], row["measure"]) for row in table.measures())
+    assert set(found.values()) == {1}
+    assert len(events()) == 5  # two begun and one ended; then one more of each
+
+
+def well(arguments: list[str]) -> int:
+    """Do what ``toy`` does, without trouble."""
+    return toy([word for word in arguments if not word.startswith("--trouble")])
+
+
+def test_ctrl_c_ends_everything_and_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    grid([100], 4)
+    process = in_a_process("--jobs", "2")
+    until(lambda: len(events()) >= 2)
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert f"interrupted: 0 of 4 runs are in {TABLE}; the same command goes on from there" in out
+    until(lambda: all(gone(int(pid)) for _, _, pid in events()))
+    grid([1], 4)
+    assert run(["s.yaml"], toy) == 0
+
+
+def test_nobody_outlives_a_scheduler_that_is_killed() -> None:
+    grid([1], 1, trouble=["waits"])
+    process = in_a_process()
+    until(lambda: len(events()) == 2)
+    pids = [int(pid) for _, _, pid in events()]
+    assert not any(map(gone, pids))
+    process.kill()
+    process.wait()
+    until(lambda: all(map(gone, pids)), seconds=10)
+
+
+def test_each_run_computes_on_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from lit_aux.sweeps.child import _divide
+
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for given, place, expected in ((None, 0, "0"), (None, 3, "1"), ("4,6", 1, "6"), ("5", 1, "5")):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if given:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+        _divide(1, place)
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    _divide(1, 0)
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_a_second_scheduler_is_refused() -> None:
+    grid([1], 1)
+    with ResultsTable(TABLE), pytest.raises(ConfigurationError, match="another process is writing it"):
+        run(["s.yaml"], toy)
+
+
+def test_a_full_disk_ends_the_sweep_and_fails_no_run(capsys: pytest.CaptureFixture[str]) -> None:
+    grid([1], 2, trouble=["none", "full"])
+    assert run(["s.yaml"], toy) == 1
+    out = capsys.readouterr().out
+    assert "lit-aux: error: runs/sweeps/s/runs/" in out
+    assert "no space is left on the disk" in out
+    assert "interrupted: 1 of 4 runs" in out
+    assert [row["error"] for row in rows_of(TABLE)] == [""]
+    assert run(["s.yaml"], well) == 0  # once there is space, the same command goes on
+    check_all(4)
+
+
+def test_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lit_aux.sweeps import scheduler
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(scheduler, "cores", lambda: 7)
+    assert [scheduler.threads_of(jobs) for jobs in (1, 2, 7, 9)] == [7, 3, 1, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert [scheduler.threads_of(jobs) for jobs in (1, 2, 7)] == [2, 2, 1]
+
+
+def test_no_more_than_jobs_at_a_time() -> None:
+    grid([10], 6)
+    sweep = read_sweep("s.yaml")
+    runs = sweep_runs(sweep, points(sweep), Path("runs/sweeps/s"))
+    with ResultsTable(TABLE) as table, GridProgress(6) as progress:
+        Scheduler(runs, table, toy, 3, progress).run()
+    under_way, most = 0, 0
+    for kind, *_ in events():
+        under_way += 1 if kind == "begin" else -1
+        most = max(most, under_way)
+    assert most == 3
+    marks = [json.loads(path.read_text()) for path in Path("runs/sweeps/s/runs").glob("*/ended.json")]
+    assert all(0.1 <= mark["seconds"] < 5 for mark in marks)

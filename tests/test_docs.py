@@ -1,0 +1,219 @@
+"""The documentation: its Python runs as it is printed, links lead somewhere, names and options exist."""
+
+import importlib
+import re
+import shlex
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lit_aux.cli import main
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(p for p in DOCS.glob("**/*.md") if "_build" not in p.parts)
+TUTORIAL = DOCS / "tutorial.md"
+
+# What commands of the tutorial are given on top, so that all of it takes less than a minute.
+SHORT = {
+    "fit": ["--trainer.max_epochs", "1", "--data.n_aux", "80", "--data.n_val", "40", "--data.n_test", "40"],
+    "regime": ["--trainer.max_epochs", "5", "--data.n_val", "100"],
+}
+
+PACKAGES = [
+    "lit_aux",
+    "lit_aux.callbacks",
+    "lit_aux.data",
+    "lit_aux.experiments",
+    "lit_aux.figures",
+    "lit_aux.functional",
+    "lit_aux.integrators",
+    "lit_aux.metrics",
+    "lit_aux.models",
+    "lit_aux.modules",
+    "lit_aux.phases",
+    "lit_aux.regimes",
+]
+
+
+def code_blocks(page: Path) -> list[tuple[str, str]]:
+    """Return language and text of every fenced block."""
+    return re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def python_of(page: Path) -> str:
+    return "\n".join(block for language, block in code_blocks(page) if language == "python")
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """Return the words behind ``lit-aux`` of every command on a page."""
+    found = []
+    for language, block in code_blocks(page):
+        if language == "bash":
+            for line in re.sub(r"\\\n\s*", " ", block).splitlines():
+                words = shlex.split(line, comments=True)
+                if "lit-aux" in words:
+                    found.append(words[words.index("lit-aux") + 1 :])
+    return found
+
+
+@pytest.fixture
+def _project(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the pages' own files a place to be imported from, and the project's configurations."""
+    Path("configs").symlink_to(ROOT / "configs")
+    monkeypatch.delitem(sys.modules, "my_project", raising=False)
+
+
+@pytest.mark.usefixtures("_project")
+def test_the_tutorial_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    space: dict[str, object] = {"__name__": "tutorial"}
+    for language, block in code_blocks(TUTORIAL):
+        if language == "python":
+            if file := re.match(r"# (\w+\.py)\n", block):
+                Path(file[1]).write_text(block)
+            exec(compile(block, "tutorial.md", "exec"), space)
+        elif language == "bash":
+            for line in block.splitlines():
+                words = shlex.split(line)
+                words = words[words.index("lit-aux") + 1 :]
+                assert main([*words, *SHORT[words[0]]]) == 0, words
+    printed = capsys.readouterr().out
+    assert "trained before" in printed  # the second command found the pretraining of the first
+    assert "best on validation data" in printed
+    assert set(space["accuracy"]) == {1.0, 0.5, 0.25}  # type: ignore[call-overload]
+    assert min(space["accuracy"].values()) > 0.8  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if p != TUTORIAL and python_of(p)], ids=lambda p: p.relative_to(DOCS).as_posix()
+)
+def test_the_python_of_a_page_runs(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(python_of(page), page.name, "exec"), {"__name__": page.stem})
+    if page.name == "own-data.md":
+        assert float(capsys.readouterr().out.split()[-1]) > 0.8  # the last line is an accuracy
+
+
+def test_the_tutorial_needs_nothing_that_it_does_not_show() -> None:
+    commands = commands_of(TUTORIAL)
+    assert len(commands) == 4
+    assert {words[0] for words in commands} == {"fit", "regime"}
+
+
+@cache
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that a code host and Sphinx give to a page's headings."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_and_pictures_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), f"{target}: there is no such file"
+        assert not anchor or anchor in anchors(file), f"{target}: no such heading"
+    for name in re.findall(r"(?:configs/[\w/]+\.yaml|scripts/\w+\.\w+)", page.read_text()):
+        assert (ROOT / name).is_file(), name
+
+
+def test_every_page_is_in_the_contents() -> None:
+    listed = set()
+    for page in PAGES:
+        for tree in re.findall(r"^```\{toctree\}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+            names = [line for line in tree.splitlines() if line and not line.startswith(":")]
+            listed |= {(page.parent / f"{name}.md").resolve() for name in names}
+    assert listed | {DOCS / "index.md"} == set(PAGES)
+
+
+def test_the_sweep_file_on_the_page_is_the_one_that_runs() -> None:
+    shown = next(block for kind, block in code_blocks(DOCS / "how-to" / "sweeps.md") if kind == "yaml")
+    assert yaml.safe_load(shown) == yaml.safe_load((ROOT / "configs/sweeps/digits.yaml").read_text())
+
+
+@cache
+def help_of(*command: str) -> str:
+    """Return what ``lit-aux COMMAND --help`` prints."""
+    import contextlib
+    import io
+
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), pytest.raises(SystemExit):
+        main([*command, "--help"])
+    return out.getvalue()
+
+
+def is_option(command: str, option: str) -> bool:
+    """Whether ``lit-aux COMMAND`` knows an option, also one of a module or data class."""
+    name = option.partition("=")[0]
+    if command in ("fit", "test", "export") or (command == "regime" and name not in help_of("regime")):
+        return name in KNOWN_OF_FIT or re.search(rf"{re.escape(name)}\b", help_of("fit")) is not None
+    return re.search(rf"{re.escape(name)}\b", help_of(command)) is not None
+
+
+def options_of_classes() -> set[str]:
+    """Return the options that reach into modules, backbones, data and their settings."""
+    from inspect import signature
+
+    from lit_aux import PhaseSettings, data, models, modules
+
+    def names(kind: type) -> set[str]:
+        return {name for base in kind.__mro__ for name in signature(base.__init__).parameters}
+
+    found: set[str] = set()
+    for package, prefix in ((modules, "--model"), (data, "--data")):
+        for public in package.__all__:
+            kind = getattr(package, public)
+            if isinstance(kind, type):
+                found |= {f"{prefix}.{name}" for name in names(kind)}
+    for public in models.__all__:
+        kind = getattr(models, public)
+        if isinstance(kind, type):
+            found |= {f"--model.backbone.{name}" for name in names(kind)}
+    for settings in [name for name in found if name.endswith("settings")]:
+        found |= {f"{settings}.{name}" for name in names(PhaseSettings)}
+    return found | {"--ckpt_path", "--task", "--output"}
+
+
+KNOWN_OF_FIT = options_of_classes()
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_every_option_exists(page: Path) -> None:
+    for command, *words in commands_of(page):
+        assert command in ("fit", "test", "export", "reproduce", "regime", "sweep", "table", "figures")
+        for word in words:
+            if word == "--":  # what follows is for the fits
+                command = "fit"
+            elif word.startswith("--"):
+                assert is_option(command, word), f"lit-aux {command} {word}"
+    inline = re.findall(r"`(--(?:model|data|trainer)\.[\w.]+)", page.read_text())
+    for option in inline:
+        assert is_option("fit", option), option
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_is_in_the_reference(package: str) -> None:
+    module = importlib.import_module(package)
+    pages = "\n".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
+    described = re.findall(r"^\.\. (?:auto\w+|py:data):: (\S+)$", pages, re.MULTILINE)
+    for name in module.__all__:
+        twice = ("lit_aux", "lit_aux.phases")  # the trainer is described where it is imported from
+        homes = [f"{home}.{name}" for home in (twice if package in twice else [package])]
+        assert any(home in described for home in homes), f"{package}.{name}"
+
+
+def test_the_reference_names_nothing_twice_or_gone() -> None:
+    pages = "\n".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
+    described = re.findall(r"^\.\. (?:auto\w+|py:data):: (\S+)$", pages, re.MULTILINE)
+    assert len(described) == len(set(described))
+    for name in described:
+        package, _, public = name.rpartition(".")
+        assert hasattr(importlib.import_module(package), public), name
