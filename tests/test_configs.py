@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Trainer
+from toys import until
 
 from lit_aux.cli import AuxiliaryCLI, main
 from lit_aux.data import CIFAR100DataModule, FashionMNISTDataModule, fashion_mnist
@@ -266,13 +267,13 @@ def test_loggers(logger: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     pattern = {"tensorboard": "events.out.tfevents.*", "wandb": "offline-run-*/run-*.wandb"}[logger]
     for count in (1, 2):
         assert main([*FIT, f"--trainer.logger={logger}"]) == 0, capsys.readouterr().err
-        assert len({file.parent for file in Path("runs").rglob(pattern)}) == count
-        folders = {file.parent for file in Path("runs").rglob("summary.json")}
-        assert len(folders) == count, "two runs share a folder"
         if logger == "wandb":
             import wandb
 
             wandb.finish()
+        until(lambda count=count: len({file.parent for file in Path("runs").rglob(pattern)}) == count)
+        folders = {file.parent for file in Path("runs").rglob("summary.json")}
+        assert len(folders) == count, "two runs share a folder"
 
 
 def test_csv_by_default(capsys: pytest.CaptureFixture[str]) -> None:

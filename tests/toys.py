@@ -1,6 +1,7 @@
 """Toy tasks, a toy network and a quiet Trainer, for many tests."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,11 @@ def toy_trainer(root: Path, **kwargs: Any) -> PhaseTrainer:
         "enable_model_summary": False,
     }
     return PhaseTrainer(**{**options, **kwargs})
+
+
+def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait for something that other processes do."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -1,15 +1,14 @@
 """``lit-aux reproduce``: its options, and a call of the runner."""
 
-import re
 import sys
-from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser
 
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.commands import command_parser, parse, spellings
+from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.grids import ALL, EXPERIMENTS, KERNELS, PROBES, TRAINED, Experiment
 from lit_aux.experiments.options import DType, Options, Sampling
 from lit_aux.experiments.pool import SliceError
@@ -47,13 +46,6 @@ _FOR_IMAGES = ("device", "max_steps", "store", "jobs")
 _EPILOGUE = "For images, options after '--' go to lit-aux fit: -- --data.root DIR"
 
 
-class _Help(DefaultHelpFormatter):
-    """Leaves the lines of the description as they are."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "".join(indent + line for line in text.splitlines(keepends=True))
-
-
 def _line(found: Experiment) -> str:
     return f"  {found.name:18} {found.about} ({', '.join(found.axes)})"
 
@@ -66,18 +58,12 @@ def parser() -> ArgumentParser:
         f"on where it stopped.\n\nexperiments (axes beside seed and n_main):\n{names}\n\n"
         f"Without options, the published grid. Each list may be a single value.\n{_EPILOGUE}"
     )
-    made = ArgumentParser(
-        prog="lit-aux reproduce",
-        description=text,
-        exit_on_error=False,
-        formatter_class=_Help,
-        allow_abbrev=False,
-    )
+    made = command_parser("reproduce", text)
     made.add_argument("experiment", type=str, help="one of those above")
     for name, text in _LISTS.items():
-        made.add_argument(*_spellings(name), type=Any, default=None, help=text)
+        made.add_argument(*spellings(name), type=Any, default=None, help=text)
     for name, (kind, default, text) in _TYPED.items():
-        made.add_argument(*_spellings(name), type=kind, default=default, help=text)
+        made.add_argument(*spellings(name), type=kind, default=default, help=text)
     made.add_argument(
         "--out", type=str, default=None, help="the table; runs/EXPERIMENT/results.csv by default"
     )
@@ -109,7 +95,7 @@ def run(arguments: Sequence[str], fit: Callable[[list[str]], Any]) -> int:
         for option, (_, default, _) in _TYPED.items():
             if option not in _FOR_IMAGES and typed[option] != default:
                 raise ConfigurationError(
-                    f"{_spellings(option)[0]} {typed[option]}: {name} trains as its configuration says; "
+                    f"{spellings(option)[0]} {typed[option]}: {name} trains as its configuration says; "
                     "change it after '--'"
                 )
     try:
@@ -120,25 +106,11 @@ def run(arguments: Sequence[str], fit: Callable[[list[str]], Any]) -> int:
     return 0 if done else 130
 
 
-def _spellings(name: str) -> list[str]:
-    return list(dict.fromkeys(["--" + name.replace("_", "-"), f"--{name}"]))
-
-
 def _parse(arguments: list[str]) -> Any:
-    """Parse, saying what is unknown in the house's way."""
-    made = parser()
-    try:
-        return made.parse_args(arguments)
-    except ArgumentError as error:
-        text = str(error)
-        if match := re.match(r"unrecognized arguments: (.+)", text):
-            word = match[1].split()[0].partition("=")[0]
-            known = [_spellings(name)[0] for name in [*_LISTS, *_TYPED, "out", "configs"]]
-            if word.startswith("-"):
-                raise unknown_name("reproduce", word, known) from None
-            raise ConfigurationError(f'{word!r} belongs to no option; quote lists: "[0, 1]"') from None
-        if "arguments are required: experiment" in text:
-            raise ConfigurationError(
-                f"EXPERIMENT: nothing is given; name one of {', '.join(EXPERIMENTS)}"
-            ) from None
-        raise
+    return parse(
+        parser(),
+        arguments,
+        [spellings(name)[0] for name in [*_LISTS, *_TYPED, "out", "configs"]],
+        nothing=f"EXPERIMENT: nothing is given; name one of {', '.join(EXPERIMENTS)}",
+        stray='quote lists: "[0, 1]"',
+    )

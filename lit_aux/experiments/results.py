@@ -37,8 +37,8 @@ COLUMNS = (
 ADDED = 1
 """How many of the last columns tables that were written before lack: ``error``."""
 OPTION_COLUMNS = {
+    "data.seed": "seed",  # of students, whose seeds may be several
     "seed_everything": "seed",
-    "data.seed": "seed",
     "data.n_main": "n_main",
     "data.overlap": "overlap",
     "data.k_main": "k_main",

@@ -1,14 +1,13 @@
 """``lit-aux figures``: pictures of the theory, and of results."""
 
-import re
-from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser
 
+from lit_aux.commands import command_parser, parse
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.figures.catalogue import FIGURES
 from lit_aux.figures.request import Request
@@ -24,27 +23,17 @@ ALL = "all"
 _OPTIONS = ("--results", "--reference", "--experiment", "--network", "--where", "--value", "--mean", "--out")
 
 
-class _Help(DefaultHelpFormatter):
-    """Leaves the lines of the description as they are."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "".join(indent + line for line in text.splitlines(keepends=True))
-
-
 def parser() -> ArgumentParser:
     """Return the parser of ``lit-aux figures``."""
     theory = "\n".join(f"  {name:18} {about}" for name, (*_, about) in PICTURES.items())
     results = "\n".join(f"  {name:18} {figure.about}" for name, figure in FIGURES.items())
-    made = ArgumentParser(
-        prog="lit-aux figures",
-        description=(
+    made = command_parser(
+        "figures",
+        (
             f"Draw a figure.\n\nof the theory:\n{theory}\n\nof results tables (--results):\n{results}\n"
             f"  {ALL:18} every figure that the tables cover, into the folder --out\n\n"
             "Error bars are 2 standard errors over seeds."
         ),
-        exit_on_error=False,
-        allow_abbrev=False,
-        formatter_class=_Help,
     )
     made.add_argument("name", type=str, help="one of those above")
     made.add_argument(
@@ -134,20 +123,11 @@ def _refuse_options_of_results(given: Any) -> None:
 
 
 def _parse(arguments: Sequence[str]) -> Any:
-    """Parse, saying what is wrong in the house's way."""
-    names = [*PICTURES, *FIGURES, ALL]
-    try:
-        return parser().parse_args(list(arguments))
-    except ArgumentError as error:
-        text = str(error)
-        if match := re.match(r"unrecognized arguments: (\S+)", text):
-            word = match[1].partition("=")[0]
-            if word.startswith("-"):
-                raise unknown_name("figures", word, _OPTIONS) from None
-            raise ConfigurationError(f"{word!r} belongs to no option; draw one figure at a time") from None
-        if "arguments are required" in text:
-            raise ConfigurationError(f"NAME: nothing is given; name one of {', '.join(names)}") from None
-        if match := re.match(r"argument (--\S+): expected (?:at least )?one argument", text):
-            what = {"--out": "name a file", "--where": "as in k_main=5"}.get(match[1], "name one")
-            raise ConfigurationError(f"{match[1]}: nothing is given; {what}") from None
-        raise
+    return parse(
+        parser(),
+        arguments,
+        _OPTIONS,
+        nothing=f"NAME: nothing is given; name one of {', '.join([*PICTURES, *FIGURES, ALL])}",
+        stray="draw one figure at a time",
+        missing={"--out": "name a file", "--where": "as in k_main=5", "": "name one"},
+    )

@@ -1,15 +1,14 @@
 """``lit-aux sweep``: its options, and which of its ways of running a sweep they ask for."""
 
-import re
-from argparse import ArgumentError
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser
 
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.commands import command_parser, parse
+from lit_aux.errors import ConfigurationError
 from lit_aux.sweeps.child import LitAux
 from lit_aux.sweeps.file import read_sweep
 from lit_aux.sweeps.points import points
@@ -38,6 +37,7 @@ _FLAGS = {
     "retry": "try runs again that failed",
     "collect": "write the rows of runs that tasks have ended into the table; train nothing",
 }
+_OF_FIT = ("--model", "--data", "--trainer", "--config", "--seed_everything")
 _TEXT = """\
 Run what a W&B sweep file says, without W&B: a grid or a random sweep, on this machine or on a cluster.
 
@@ -52,22 +52,9 @@ a row too, with the reason. Runs share pretraining. Interrupted or killed, the s
 Options of lit-aux fit go behind '--': -- --data.root DIR --trainer.accelerator cpu"""
 
 
-class _Help(DefaultHelpFormatter):
-    """Leaves the lines of the description as they are."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "".join(indent + line for line in text.splitlines(keepends=True))
-
-
 def parser() -> ArgumentParser:
     """Return the parser of ``lit-aux sweep``."""
-    made = ArgumentParser(
-        prog="lit-aux sweep",
-        description=_TEXT,
-        exit_on_error=False,
-        allow_abbrev=False,
-        formatter_class=_Help,
-    )
+    made = command_parser("sweep", _TEXT)
     made.add_argument("file", type=str, help="a sweep file, such as those in configs/sweeps")
     for name, (kind, default, text) in _OPTIONS.items():
         made.add_argument(f"--{name}", type=kind, default=default, help=text)
@@ -151,24 +138,16 @@ def _check(given: Any) -> None:
 
 
 def _parse(arguments: list[str]) -> Any:
-    """Parse, saying what is wrong in the house's way."""
-    try:
-        return parser().parse_args(arguments)
-    except ArgumentError as error:
-        text = str(error)
-        if match := re.match(r"unrecognized arguments: (\S+)", text):
-            word = match[1].partition("=")[0]
-            if word.startswith(("--model", "--data", "--trainer", "--config", "--seed_everything")):
-                raise ConfigurationError(
-                    f"{word}: options of lit-aux fit go behind '--': -- {word} ..."
-                ) from None
-            if word.startswith("-"):
-                raise unknown_name("sweep", word, [f"--{name}" for name in [*_OPTIONS, *_FLAGS]]) from None
-            raise ConfigurationError(f"{word!r} belongs to no option; run one sweep file at a time") from None
-        if "arguments are required" in text:
-            raise ConfigurationError(
-                "FILE: nothing is given; name a sweep file (configs/sweeps/*.yaml)"
-            ) from None
-        if match := re.match(r"argument (--\S+): expected one argument", text):
-            raise ConfigurationError(f'{match[1]}: nothing is given; write {match[1]}="..."') from None
-        raise
+    """Parse; who gives options of ``lit-aux fit`` is told where they go."""
+    for word in arguments:
+        name = word.partition("=")[0]
+        if name.startswith(_OF_FIT):
+            raise ConfigurationError(f"{name}: options of lit-aux fit go behind '--': -- {name} ...")
+    return parse(
+        parser(),
+        arguments,
+        [f"--{name}" for name in [*_OPTIONS, *_FLAGS]],
+        nothing="FILE: nothing is given; name a sweep file (configs/sweeps/*.yaml)",
+        stray="run one sweep file at a time",
+        missing={"": 'write {option}="..."'},
+    )

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_aux.experiments.results import MEASURE_COLUMNS, measures_path
+from lit_aux.experiments.results import MEASURE_COLUMNS, OPTION_COLUMNS, measures_path
 from lit_aux.files import write_whole
 from lit_aux.sweeps.run import SweepRun
 
@@ -19,16 +19,6 @@ _MARK = "ended.json"
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 _SAID = "lit-aux: error: "
 _ERROR = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit|Warning|Failure)\b(?::|$)")
-_COLUMNS = {
-    "data.seed": "seed",  # of students, whose seeds may be several
-    "seed_everything": "seed",
-    "data.n_main": "n_main",
-    "data.overlap": "overlap",
-    "data.k_main": "k_main",
-    "data.correlation": "correlation",
-    "data.magnitude": "magnitude",
-    "model.rescale": "rescale",
-}
 _SETUPS = {"SingleTaskModule": "STL", "MultiTaskModule": "MTL", "PretrainFinetuneModule": "PT+FT"}
 
 
@@ -134,7 +124,7 @@ def failed_row(run: SweepRun, error: str, experiment: str = "") -> tuple[list[Ro
     if network.endswith("Net"):  # students go by their network
         experiment = network.removesuffix("Net").lower()
     row: Row = {"run": run.name, "experiment": experiment, "setup": _setup(run)}
-    for option, column in _COLUMNS.items():
+    for option, column in OPTION_COLUMNS.items():
         value = run.option(option)
         if column not in row and value is not None and not isinstance(value, list | Mapping):
             row[column] = value
@@ -154,7 +144,7 @@ def _parameters(run: SweepRun, name: str) -> list[Row]:
     return [
         {**blank, "run": name, "measure": option, "value": _spelled(value)}
         for option, value in run.point.items()
-        if option not in _COLUMNS
+        if option not in OPTION_COLUMNS
     ]
 
 

@@ -1,15 +1,14 @@
 """``lit-aux table``: what a results table says."""
 
 import os
-import re
 import sys
-from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from lit_aux.commands import command_parser, parse, spellings
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.files import write_whole
 from lit_aux.tables import selection, sheets
@@ -55,12 +54,10 @@ _OPTIONS: dict[str, tuple[Any, Any, str]] = {
 
 def parser() -> ArgumentParser:
     """Return the parser of ``lit-aux table``."""
-    made = ArgumentParser(
-        prog="lit-aux table", description=_DESCRIPTION, exit_on_error=False, allow_abbrev=False
-    )
+    made = command_parser("table", _DESCRIPTION)
     made.add_argument("files", type=str, nargs="*", metavar="FILE", help="tables, or folders with tables")
     for name, (kind, default, text) in _OPTIONS.items():
-        made.add_argument(*_spellings(name), type=kind, default=default, help=text)
+        made.add_argument(*spellings(name), type=kind, default=default, help=text)
     return made
 
 
@@ -76,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         ConfigurationError: For what is unknown or impossible, or a file that cannot be read or written.
     """
-    given = _parse(list(arguments))
+    given = parse(parser(), arguments, [spellings(name)[0] for name in _OPTIONS])
     if given.from_wandb is not None:
         from lit_aux.tables.from_wandb import fetch
 
@@ -164,23 +161,3 @@ def _format(given: str | None, out: str | None) -> Format:
     if given not in FORMATS:
         raise unknown_name("--format", given, FORMATS)
     return given  # type: ignore[return-value]
-
-
-def _spellings(name: str) -> list[str]:
-    return list(dict.fromkeys(["--" + name.replace("_", "-"), f"--{name}"]))
-
-
-def _parse(arguments: list[str]) -> Any:
-    """Parse, saying what is wrong in the house's way."""
-    try:
-        return parser().parse_args(arguments)
-    except ArgumentError as error:
-        text = str(error)
-        if match := re.match(r"unrecognized arguments: (\S+)", text):
-            raise unknown_name(
-                "table", match[1].partition("=")[0], [_spellings(n)[0] for n in _OPTIONS]
-            ) from None
-        if match := re.match(r"argument (--\S+?)[:/]", text):
-            what = text.partition(": ")[2].replace("expected one argument", "nothing is given")
-            raise ConfigurationError(f"{match[1]}: {what}") from None
-        raise

@@ -285,7 +285,9 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("make", "options", "message"), BAD, ids=lambda value: str(value))
+@pytest.mark.parametrize(
+    ("make", "options", "message"), BAD, ids=lambda value: getattr(value, "__name__", str(value))
+)
 def test_bad_input_is_refused_in_one_line(make, options, message):
     with pytest.raises(ConfigurationError, match=message) as caught:
         make(**options)

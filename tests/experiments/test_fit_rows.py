@@ -152,7 +152,22 @@ def test_folder_logger_and_reuse_make_no_other_run(usual: str, tmp_path: Path) -
         },
         {"module": settings(stop_at_training_loss=1e-9)},
     ],
-    ids=str,
+    ids=[
+        "seed",
+        "data size",
+        "batch",
+        "epochs",
+        "batches",
+        "clipping",
+        "rescale",
+        "preset",
+        "probe",
+        "batchnorm",
+        "lr 0.1",
+        "lr 0.2",
+        "schedule",
+        "threshold",
+    ],
 )
 def test_whatever_decides_the_numbers_makes_another_run(
     change: dict[str, Any], usual: str, tmp_path: Path, seen: set[str]

@@ -1,5 +1,6 @@
 """Whatever happens to worker processes, rows stay whole and nobody is left behind."""
 
+import csv
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from unittest.mock import patch
 
 import pool_helpers
 import pytest
+from toys import until
 
 from lit_aux.cli import main
 from lit_aux.errors import ConfigurationError
@@ -148,7 +150,7 @@ def test_nobody_survives_the_command(kill: str) -> None:
     try:
         until(lambda: Path("results.csv").exists() and len(Path("results.csv").read_text().splitlines()) == 3)
         lines = Path("results.csv").read_text().splitlines()
-        workers = [int(line.split(",")[-2]) for line in lines[1:]]
+        workers = [int(row["seconds"]) for row in csv.DictReader(lines)]
         assert all(map(is_running, workers))
         if kill == "ctrl-c":  # a terminal tells the whole group
             os.killpg(command.pid, signal.SIGINT)
@@ -162,13 +164,6 @@ def test_nobody_survives_the_command(kill: str) -> None:
         assert len(rows()) == 2
     finally:
         command.kill()
-
-
-def until(condition: object, seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(("runs", "expected"), [(16, 2), (15, 1)])

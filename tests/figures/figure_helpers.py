@@ -11,34 +11,11 @@ from statistics import fmean, stdev
 import numpy as np
 import pytest
 
+from lit_aux.experiments.results import COLUMNS
+
 REFERENCE = os.environ.get("LIT_AUX_REFERENCE")
 needs_reference = pytest.mark.skipif(
     not REFERENCE, reason="needs the published tables: set LIT_AUX_REFERENCE to their folder"
-)
-COLUMNS = (
-    *(
-        "run",
-        "experiment",
-        "setup",
-        "seed",
-        "n_main",
-        "overlap",
-        "k_main",
-        "correlation",
-        "magnitude",
-        "rescale",
-    ),
-    *(
-        "solver",
-        "loss_best",
-        "loss_final",
-        "train_loss",
-        "steps",
-        "converged",
-        "seconds",
-        "accuracy",
-        "error",
-    ),
 )
 
 

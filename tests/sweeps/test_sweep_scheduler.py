@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from multiprocessing import active_children
 from pathlib import Path
@@ -13,6 +12,7 @@ from unittest.mock import patch
 
 import pytest
 from sweep_helpers import ROOT, rows_of, toy, write_sweep
+from toys import until
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import ResultsTable
@@ -57,13 +57,6 @@ def in_a_process(*arguments: str) -> subprocess.Popen[str]:
         env={**os.environ, "PYTHONPATH": path},
         start_new_session=True,
     )
-
-
-def until(condition: object, seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < end, events()
-        time.sleep(0.02)
 
 
 def gone(pid: int) -> bool:
