@@ -78,24 +78,27 @@ def test_an_agents_command_line_runs_and_logs_the_metric(
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))  # where an agent writes what it was told
     program, command, *words = agent_words(file, point, monkeypatch)
     assert (program, command) == ("lit-aux", "fit")
-    at = words.index("--config") + 1
-    config = yaml.safe_load(Path(words[at]).read_text())
+    named = point.get("config")  # a parameter like others, or in the command
+    at = words.index(f"--config={named}" if named else "--config")
+    path = Path(named or words[at + 1])
+    setup = {"stl": "STL", "mtl": "MTL", "lp": "PT+FT (LP)"}.get(path.stem, "PT+FT")
+    config = yaml.safe_load(path.read_text())
     options = shortened(config, "data.n_val" in point, tmp_path, monkeypatch.setattr)
-    words[at] = str(few_probes(config, tmp_path))
+    words[at : at + (1 if named else 2)] = [f"--config={few_probes(config, tmp_path)}"]
     monkeypatch.chdir(tmp_path)
     for name in ("WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_SWEEP_ID"):
         monkeypatch.delenv(name)
     options += [f"--trainer.default_root_dir={tmp_path}/runs", "--trainer.accelerator=cpu"]
     assert main(["fit", *words, *options, "--trainer.enable_progress_bar=false"]) == 0
     module: Any = trained[0].lightning_module
-    assert module.rescale == point["model.rescale"]
+    assert "model.rescale" not in point or module.rescale == point["model.rescale"]
     rate = point.get("model.finetune_settings.optimizer.init_args.lr")
     assert rate is None or trained[0].optimizers[0].defaults["lr"] == rate
     run = trained[0].logger.experiment  # type: ignore[union-attr]
     metric = yaml.safe_load(file.read_text())["metric"]["name"]
     assert isinstance(dict(run.summary).get(metric), int | float), sorted(run.summary.keys())
-    assert run.group == "PT+FT"
-    assert "PT+FT" in run.tags
+    assert run.group == setup
+    assert setup in run.tags
     run.finish()
 
 
@@ -121,7 +124,7 @@ def test_each_file_says_what_it_is_and_chooses_by_validation(file: Path) -> None
     count = len(points(sweep, None if sweep.method == "grid" else "random"))
     assert f"{count} runs" in said
     metric = yaml.safe_load(text)["metric"]["name"]
-    assert ("/test_" in metric) == (sweep.method == "grid")
+    assert ("/val_" in metric) == (sweep.method != "grid")
     assert "${args}" in sweep.command
 
 
