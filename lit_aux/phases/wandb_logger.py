@@ -34,7 +34,10 @@ class RunWandbLogger(WandbLogger):
         offline = _is_offline()
         if offline:
             rank_zero_info("W&B: no account found, logging offline; `wandb sync` uploads the run later")
-        super().__init__(save_dir=_folder(Path(root)), offline=offline)
+        folder = _folder(Path(root))
+        super().__init__(save_dir=folder, offline=offline)
+        # W&B writes from a process of its own, which may have started in another working folder.
+        self._wandb_init["dir"] = str(folder.absolute())
 
     def describe(self, group: str, tags: Sequence[str]) -> None:
         """Say what the run belongs to, before it is opened.

@@ -10,6 +10,7 @@ from lit_aux.experiments.command import parser as reproduce
 from lit_aux.figures.catalogue import FIGURES
 from lit_aux.figures.command import ALL, PICTURES
 from lit_aux.figures.command import parser as figures
+from lit_aux.sweeps.command import parser as sweep
 
 DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "gallery.md").read_text()
@@ -19,7 +20,7 @@ COMMANDS = re.findall(r"^uv run lit-aux (.+?)(?: +#.*)?$", TEXT, re.MULTILINE)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_parse(command):
     kind, *words = shlex.split(command)
-    given = {"figures": figures, "reproduce": reproduce}[kind]().parse_args(words)
+    given = {"figures": figures, "reproduce": reproduce, "sweep": sweep}[kind]().parse_args(words)
     if kind == "figures":
         assert given.name in {*PICTURES, *FIGURES, ALL}
 
