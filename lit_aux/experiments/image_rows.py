@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from lit_aux.callbacks import RepresentationDimensionality, WeightRescaling
 from lit_aux.experiments._described import of_phase, of_replica, plain
 from lit_aux.experiments.results import run_hash
-from lit_aux.experiments.student_rows import Row, setup_of
+from lit_aux.experiments.student_rows import Row
 from lit_aux.modules import AuxiliaryModule
 from lit_aux.phases import Phase
+from lit_aux.phases.setup import setup_of
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer

@@ -7,7 +7,7 @@ from lit_aux.experiments._described import of_phase, of_replica
 from lit_aux.experiments.measures import measures_of
 from lit_aux.experiments.results import COLUMNS, run_hash
 from lit_aux.modules import AuxiliaryModule
-from lit_aux.phases.setup import setup_of as setup_of
+from lit_aux.phases.setup import setup_of
 
 Row = dict[str, Any]
 

@@ -144,7 +144,8 @@ def collect(runs: Sequence[SweepRun], out: Path, lit_aux: LitAux) -> int:
                 if run.name in ended and run.name not in known:
                     scheduler.take(run, ended[run.name])
         code = summarise(runs, table)
-        missing = [run for run in runs if run.name not in rows_by_run(runs, table)]
+        known = rows_by_run(runs, table)
+        missing = [run for run in runs if run.name not in known]
     if missing:
         begun = sum(run.folder.exists() for run in missing)
         numbers = ",".join(str(run.number) for run in missing)

@@ -14,11 +14,12 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import ResultsTable
 from lit_aux.experiments.fit_rows import write_rows
 from lit_aux.experiments.student_report import draw_students, report_students, short, student_table
-from lit_aux.experiments.student_rows import setup_of, student_rows
+from lit_aux.experiments.student_rows import student_rows
 from lit_aux.integrators import GradientFlow
 from lit_aux.models import DiagonalNet
 from lit_aux.modules import AuxiliaryModule, MultiTaskModule, PretrainFinetuneModule, SingleTaskModule
 from lit_aux.phases import PhaseSettings
+from lit_aux.phases.setup import setup_of
 
 TASKS = {"main": 1, "aux": 1}
 

@@ -6,6 +6,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from figure_helpers import kept_figures
 from matplotlib.figure import Figure
 
 from lit_aux.errors import ConfigurationError
@@ -19,15 +20,7 @@ MAGIC = {"png": b"\x89PNG\r\n", "svg": b"<?xml", "pdf": b"%PDF"}
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures that are saved, as they are drawn."""
-    figures = []
-    save = Figure.savefig
-
-    def keep(self, *args, **kwargs):
-        figures.append(self)
-        save(self, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return figures
+    return kept_figures(monkeypatch)
 
 
 def lines_of(axes):
