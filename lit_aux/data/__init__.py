@@ -5,6 +5,7 @@ from lit_aux.data.cifar100 import CIFAR100DataModule
 from lit_aux.data.diagonal_teacher import DiagonalTeacherDataModule
 from lit_aux.data.digits import DigitsDataModule
 from lit_aux.data.fashion_mnist import FashionMNISTDataModule
+from lit_aux.data.fashion_mtl import FashionMTLDataModule
 from lit_aux.data.image_folder import ImageFolderDataModule
 from lit_aux.data.loader import InMemoryLoader
 from lit_aux.data.multi_task_loader import MultiTaskLoader
@@ -20,6 +21,7 @@ __all__ = [
     "DiagonalTeacherDataModule",
     "DigitsDataModule",
     "FashionMNISTDataModule",
+    "FashionMTLDataModule",
     "ImageFolderDataModule",
     "InMemoryLoader",
     "MultiTaskLoader",

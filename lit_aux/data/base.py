@@ -11,11 +11,14 @@ from lightning import LightningDataModule
 from torch import Tensor, nn
 
 from lit_aux.data.counts import at_least, check_classes_covered, resolve_counts, resolve_seed, split_sizes
+from lit_aux.data.label_noise import check_noise
+from lit_aux.data.loader import TaskLoader
 from lit_aux.data.multi_task_loader import MultiTaskLoader, Order, phase_tasks
 from lit_aux.data.order import derive_seed
 from lit_aux.data.samples import Images, Samples
 from lit_aux.data.split import Split, split_apart, split_pool
 from lit_aux.data.tasks import assign_classes
+from lit_aux.data.transforms import options_of
 from lit_aux.data.view import View, check_normalization, resolve_view
 from lit_aux.errors import ConfigurationError, unknown_name
 
@@ -53,6 +56,7 @@ class TaskDataModule(LightningDataModule, ABC):
             else .5.
         std: By which they are divided; likewise.
         augment: Applied to uint8 training batches, for instance ``lit_aux.data.RandomCropFlip``.
+        label_noise: Share of wrong training labels of a task, by name; see :mod:`lit_aux.data.label_noise`.
 
     Raises:
         ConfigurationError: For options that cannot be satisfied: here where no data are needed to know it,
@@ -79,6 +83,7 @@ class TaskDataModule(LightningDataModule, ABC):
         mean: float | list[float] | None = None,
         std: float | list[float] | None = None,
         augment: nn.Module | None = None,
+        label_noise: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         at_least("--data.n_val", n_val, 0)
@@ -93,6 +98,7 @@ class TaskDataModule(LightningDataModule, ABC):
         self.seed = resolve_seed(seed)
         self.task_classes = assign_classes(classes, self.class_names, self.seed)
         self.n = resolve_counts(list(self.task_classes), n_main, n_aux, n)
+        self.label_noise = check_noise(label_noise, self.task_classes)
         self.n_val, self.n_test, self.balanced = n_val, n_test, balanced
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.size, self.channels, self.mean, self.std, self.augment = size, channels, mean, std, augment
@@ -170,6 +176,16 @@ class TaskDataModule(LightningDataModule, ABC):
         """Return the number of training batches in one pass over a task, on this process."""
         return len(self._loader("train", [task]))
 
+    def task_batches(self, split: str, task: str) -> TaskLoader:
+        """Return all of a task's images in a split (``train``, ``val``, ``test``): what diagnostics evaluate.
+
+        Batches are (x, y), normalized but not augmented. The order is random, for files lie sorted by class
+        and the first batches are to be like all others, but the same at every call and on every process.
+        """
+        seed = derive_seed(self.seed, "task batches", split, task)
+        order = {"batch_size": self.eval_batch_size, "training": False, "shuffle": True, "seed": seed}
+        return self.samples(split, task).loader(self.view.transform(None), **order)
+
     def fingerprint(self, tasks: Sequence[str], order: Order = "interleaved") -> str:
         """Return a hash of all that training on ``tasks`` depends on: images, labels, normalization, batches.
 
@@ -177,7 +193,7 @@ class TaskDataModule(LightningDataModule, ABC):
         """
         parts = [(task, self.samples("train", task).digest()) for task in tasks]
         order = order if len(tasks) > 1 else "interleaved"
-        settings = (self.view, self.batch_size, self.seed, order, self._world, _options_of(self.augment))
+        settings = (self.view, self.batch_size, self.seed, order, self._world, options_of(self.augment))
         return blake2b(repr((parts, settings)).encode(), digest_size=16).hexdigest()
 
     # Lightning's hooks
@@ -214,10 +230,10 @@ class TaskDataModule(LightningDataModule, ABC):
                 view,
                 seed=self.seed,
                 balanced=self.balanced,
+                noise=self.label_noise,
             )
-            self._sets.update(
-                train=train, val=self._apart("val", self.load_val(), self.n_val) if apart else val
-            )
+            val = self._apart("val", self.load_val(), self.n_val) if apart else val
+            self._sets.update(train=train, val=val)
         if stage in ("test", "predict", None) and "test" not in self._sets:
             self._sets["test"] = self._apart("test", self.load_test(), self.n_test)
 
@@ -280,12 +296,3 @@ class TaskDataModule(LightningDataModule, ABC):
     def _worker_options(self, device: torch.device) -> dict[str, Any]:
         """Options of ``MultiTaskLoader`` for images that workers read."""
         return {}
-
-
-def _options_of(module: nn.Module | None) -> list[str]:
-    """Describe a module by its public attributes, which its ``repr`` may leave out."""
-    described = []
-    for part in () if module is None else module.modules():
-        options = {key: value for key, value in vars(part).items() if key[0] != "_" and key != "training"}
-        described.append(f"{type(part).__name__} {sorted(options.items(), key=str)}")
-    return described

@@ -3,13 +3,14 @@
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lit_aux.data.base import TaskDataModule
 from lit_aux.data.fetch import fetch
+from lit_aux.data.superclasses import SUPERCLASSES
 from lit_aux.errors import ConfigurationError
 
 _NAMES = """
@@ -27,12 +28,13 @@ class CIFAR100DataModule(TaskDataModule):
     """60,000 colour images, 32 x 32 pixels, in a hundred classes (Krizhevsky, 2009), through torchvision.
 
     500 images of each class are the pool, 100 are test images. With the defaults, ``n_main`` images of two
-    classes are the main task and all 49,000 of the other 98 the auxiliary one.
+    classes are the main task and all 49,000 of the other 98 the auxiliary one. ``classes: superclasses``
+    makes twenty tasks of five classes.
 
     Args:
         root: Folder that holds ``cifar-100-python``.
         download: Fetch the data into ``root`` if they are missing.
-        classes: See :class:`TaskDataModule`.
+        classes: See :class:`TaskDataModule`; ``"superclasses"`` for each superclass as a task.
         **kwargs: See :class:`TaskDataModule`.
 
     Raises:
@@ -43,10 +45,10 @@ class CIFAR100DataModule(TaskDataModule):
         self,
         root: str = "data",
         download: bool = False,
-        classes: Mapping[str, int | list[int | str]] = {"main": 2, "aux": 98},
+        classes: Mapping[str, int | list[int | str]] | Literal["superclasses"] = {"main": 2, "aux": 98},
         **kwargs: Any,
     ) -> None:
-        super().__init__(classes=classes, **kwargs)
+        super().__init__(classes=SUPERCLASSES if classes == "superclasses" else classes, **kwargs)
         self.root, self.download = root, download
 
     @property

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_aux.data.files import FileLoader, ImageFiles
+from lit_aux.data.label_noise import noisy_labels
 from lit_aux.data.loader import InMemoryLoader, TaskLoader
 from lit_aux.data.view import View
 
@@ -52,6 +53,11 @@ class Samples:
         if isinstance(self.images, ImageFiles):
             return FileLoader(self.images, self.labels, transform, **options)
         return InMemoryLoader(self.images, self.labels, transform.to(self.images.device), **options)
+
+    def add_noise(self, classes: int, share: float, seed: int, task: str) -> None:
+        """Make a share of the labels wrong; see :func:`~lit_aux.data.label_noise.noisy_labels`."""
+        if share:
+            self.labels = noisy_labels(self.labels, classes, share, seed, task)
 
     def digest(self) -> str:
         """Return a hash of the labels and images (of files: path, size and time of change)."""

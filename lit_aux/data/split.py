@@ -24,8 +24,11 @@ def split_pool(
     *,
     seed: int,
     balanced: bool,
+    noise: Mapping[str, float] = {},
 ) -> tuple[Split, Split]:
     """Draw training images and, from what they leave, validation images of each task.
+
+    A task's share of ``noise`` of the training labels is made wrong.
 
     Raises:
         ConfigurationError: If the pool is too small.
@@ -37,6 +40,7 @@ def split_pool(
         drawn = draw_samples(labels, classes, None, generator_for(seed, "pool", task), balanced)
         first, second = split_sizes(task, n[task], n_val, len(drawn))
         train[task] = Samples.pick(images, labels, drawn[:first], classes, view)
+        train[task].add_noise(len(classes), noise.get(task, 0.0), seed, task)
         val[task] = Samples.pick(images, labels, drawn[first : first + second], classes, view)
     return train, val
 

@@ -120,3 +120,18 @@ def test_a_failed_download_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(CIFAR100, "download", fail)
     with pytest.raises(ConfigurationError, match=r"--data.download true: .* \(<urlopen error no network>\)"):
         CIFAR100DataModule(root=str(tmp_path), download=True).prepare_data()
+
+
+def test_superclasses_are_those_of_the_data_sets_coarse_labels():
+    # the coarse label of every class in the order of their names, as the published files have it
+    coarse = [
+        *[4, 1, 14, 8, 0, 6, 7, 7, 18, 3, 3, 14, 9, 18, 7, 11, 3, 9, 7, 11],
+        *[6, 11, 5, 10, 7, 6, 13, 15, 3, 15, 0, 11, 1, 10, 12, 14, 16, 9, 11, 5],
+        *[5, 19, 8, 8, 15, 13, 14, 17, 18, 10, 16, 4, 17, 4, 2, 0, 17, 4, 18, 17],
+        *[10, 3, 2, 12, 12, 16, 12, 1, 9, 19, 2, 10, 0, 1, 16, 12, 9, 13, 15, 13],
+        *[16, 19, 2, 4, 6, 19, 5, 5, 8, 19, 18, 1, 2, 15, 6, 0, 17, 8, 14, 13],
+    ]
+    data = CIFAR100DataModule(classes="superclasses")
+    assert set(data.num_classes.values()) == {5}
+    for number, classes in enumerate(data.task_classes.values()):
+        assert {coarse[index] for index in classes} == {number}
