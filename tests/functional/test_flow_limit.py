@@ -72,7 +72,7 @@ def test_it_is_where_the_flow_ends(kind: str) -> None:
     x, y = problem(4, 12)
     start = STARTS[kind](12)
     found = gradient_flow_limit(x, y, start)
-    end = flow(x, y, start, 400.0)
+    end = flow(x, y, start, 20.0 if kind == "large" else 400.0)  # large weights get there sooner
     assert np.abs(end[0] * end[1] - end[2] * end[3] - found.beta.numpy()).max() < 1e-8
     for name, values in zip(NAMES, end, strict=True):
         assert np.abs(values - found.weights[name].numpy()).max() < 1e-8, name

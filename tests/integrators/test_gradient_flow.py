@@ -242,10 +242,10 @@ def test_rejected_steps_are_counted() -> None:
 
 def test_a_replica_alone_and_among_others() -> None:
     shared = draw(6, 5, 1)
-    data = [shared, (shared[0], -shared[1]), draw(10, 5, 2), draw(3, 5, 3)]
+    data = [shared, (shared[0], -shared[1]), draw(7, 5, 2), draw(3, 5, 3)]
     seeds = [0, 1, 2, 0]
     net, flow = relu(seeds, 5, 15), GradientFlow()
-    options = {"threshold": 1e-5, "max_evaluations": 20_000}
+    options = {"threshold": 1e-3, "max_evaluations": 20_000}
     together = finish(flow, flow.start(objective_of(net, data), packed(net), **options))
     assert len(set(together.counts.evaluations.tolist())) > 1
     for row, seed in enumerate(seeds):
