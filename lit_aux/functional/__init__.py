@@ -9,6 +9,9 @@ from lit_aux.functional.dimensionality import (
     participation_ratio,
     shared_dimensionality,
 )
+from lit_aux.functional.fisher_trace import draw_labels, fisher_trace
+from lit_aux.functional.gradient_coherence import GradientMoments, gradient_coherence, moments_from_norms
+from lit_aux.functional.gradient_conflict import gradient_conflict, gradient_cosine, pairwise_cosines
 from lit_aux.functional.gradient_flow import FlowLimit, conserved, gradient_flow_limit
 from lit_aux.functional.group_norm import minimal_group_norm
 from lit_aux.functional.norms import (
@@ -37,20 +40,28 @@ from lit_aux.functional.penalties import (
     relu_input_norm,
 )
 from lit_aux.functional.readout_path import ProbeSolution, gradient_descent_probe, gradient_flow_probe
+from lit_aux.functional.sharpness import adaptive_sharpness
 
 __all__ = [
     "NESTED",
     "REGIMES",
     "FlowLimit",
+    "GradientMoments",
     "ProbeSolution",
     "SharedDimensionality",
+    "adaptive_sharpness",
     "conserved",
+    "draw_labels",
     "effective_shared_dimensions",
     "entry_share",
     "f1_norm",
     "f12_norm",
     "feature_alignment",
     "feature_dependence",
+    "fisher_trace",
+    "gradient_coherence",
+    "gradient_conflict",
+    "gradient_cosine",
     "gradient_descent_probe",
     "gradient_flow_limit",
     "gradient_flow_probe",
@@ -61,8 +72,10 @@ __all__ = [
     "l12_norm",
     "l_order",
     "minimal_group_norm",
+    "moments_from_norms",
     "mtl_marginal_penalty",
     "nested_ratios",
+    "pairwise_cosines",
     "participation_ratio",
     "q_penalty",
     "reestimate_batchnorm",

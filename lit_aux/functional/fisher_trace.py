@@ -1,0 +1,128 @@
+"""The trace of the Fisher information of a classifier: how strongly its outputs react to its weights."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad, vmap
+
+from lit_aux.errors import ConfigurationError
+
+Logits = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+"""Computes logits (n, classes) from parameters by name and inputs (n, ...), each example by itself."""
+
+_CHUNK_BYTES = 1 << 28
+_WORTHWHILE = 32
+"""Examples from which on a vectorized pass over large weights beats single ones on a CPU."""
+
+
+def fisher_trace(
+    logits_of: Logits,
+    parameters: Mapping[str, Tensor],
+    inputs: Tensor,
+    *,
+    generator: torch.Generator | None = None,
+    chunk: int | None = None,
+) -> float:
+    r"""Estimate :math:`E_x E_{y \sim p_\theta(y|x)} \|\nabla_\theta \log p_\theta(y|x)\|^2`.
+
+    Labels are drawn from the model, one for each input, not taken from the data: with the data's this would
+    be the trace of the empirical Fisher information, another quantity (Jastrzebski et al., "Catastrophic
+    Fisher Explosion", ICML 2021). Gradients are of each example by itself.
+
+    Args:
+        logits_of: The model; it must not mix examples, nor change anything.
+        parameters: The parameters with respect to which gradients are taken, by name.
+        inputs: n examples (n, ...).
+        generator: On the CPU; draws the labels.
+        chunk: Examples whose gradients are computed together, by ``torch.func.vmap``; by default as many as
+            fit into 256 MiB, or one by one on a CPU where those are so few that this is faster. One by one
+            also where ``vmap`` cannot handle the model.
+
+    Returns:
+        The mean over examples, summed in float64.
+
+    Raises:
+        ConfigurationError: If ``chunk`` is below 1, there are no inputs, or outputs are not (n, classes).
+    """
+    if chunk is not None and chunk < 1:
+        raise ConfigurationError(f"chunk: {chunk} must be at least 1")
+    if not len(inputs):
+        raise ConfigurationError("inputs: there are none; give one or more")
+    held = {name: parameter.detach() for name, parameter in parameters.items()}
+    chunk = chunk or _default_chunk(held, inputs.device)
+    with torch.no_grad():
+        labels = draw_labels(logits_of(held, inputs), generator)
+    squares = _squared_norms(logits_of, held, inputs, labels, chunk)
+    return float(squares.mean())
+
+
+@torch.no_grad()
+def draw_labels(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw a label for each row of logits (n, classes), the same ones on every device.
+
+    Raises:
+        ConfigurationError: If logits are of another shape, or have one class only.
+    """
+    check_logits(logits)
+    # The largest of logits plus Gumbel noise is a draw from their softmax; no error for a net that diverged.
+    noise = torch.rand(logits.shape, generator=generator, dtype=torch.float64)
+    noise = -(-noise.clamp_min(torch.finfo(torch.float64).tiny).log()).log()
+    return (logits.double() + noise.to(logits.device)).argmax(1)
+
+
+def check_logits(outputs: Tensor) -> None:
+    """Raise `ConfigurationError` for outputs that are not (examples, classes) of two classes or more."""
+    if outputs.ndim != 2 or outputs.shape[1] < 2:
+        raise ConfigurationError(
+            f"outputs: shape {tuple(outputs.shape)}; labels are drawn from logits (examples, classes) of two "
+            "classes or more"
+        )
+
+
+def _default_chunk(parameters: Mapping[str, Tensor], device: torch.device) -> int:
+    """Return how many examples' gradients to compute together."""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in parameters.values())
+    chunk = max(1, _CHUNK_BYTES // max(size, 1))
+    return 1 if device.type == "cpu" and chunk < _WORTHWHILE else chunk
+
+
+def _squared_norms(
+    logits_of: Logits, parameters: Mapping[str, Tensor], inputs: Tensor, labels: Tensor, chunk: int
+) -> Tensor:
+    """Return the squared norms (n,), float64, of each example's gradient."""
+
+    def loss(held: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(logits_of(held, x.unsqueeze(0)).double(), y.unsqueeze(0))
+
+    def one_by_one(x: Tensor, y: Tensor) -> Tensor:
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
+        norms = []
+        with torch.enable_grad():
+            for example, label in zip(x, y, strict=True):
+                found = torch.autograd.grad(
+                    loss(leaves, example, label),
+                    list(leaves.values()),
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
+                norms.append(_norms([tensor.unsqueeze(0) for tensor in found]))
+        return torch.cat(norms)
+
+    together = None if chunk == 1 else vmap(grad(loss), in_dims=(None, 0, 0))
+    squares: list[Tensor] = []
+    for x, y in zip(torch.split(inputs, chunk), torch.split(labels, chunk), strict=True):
+        if together is not None:
+            try:
+                squares.append(_norms(list(together(parameters, x, y).values())))
+                continue
+            except Exception:  # of any kind: what is wrong with the model itself is raised below
+                together = None
+        squares.append(one_by_one(x, y))
+    return torch.cat(squares)
+
+
+def _norms(gradients: Sequence[Tensor]) -> Tensor:
+    """Return the squared norms (n,), float64, of n gradients, given as tensors (n, ...)."""
+    norms = [torch.linalg.vector_norm(part.flatten(1), dim=1, dtype=torch.float64) for part in gradients]
+    return torch.stack(norms).square().sum(0).detach()

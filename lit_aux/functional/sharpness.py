@@ -1,0 +1,166 @@
+"""How much a loss rises when every weight may move by a given share of itself."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lit_aux.errors import ConfigurationError, unknown_name
+
+Start = Literal["zero", "random"]
+"""Where the search starts: at the weights themselves, or at a random point of the box."""
+
+_MOMENTUM = 0.25
+_IMPROVING = 0.75
+"""Share of the steps since the last check that must have raised the loss; else the step is halved."""
+
+
+def adaptive_sharpness(
+    loss: Callable[[], Tensor],
+    parameters: Sequence[Tensor],
+    rho: float,
+    *,
+    iterations: int = 20,
+    start: Start = "zero",
+    generator: torch.Generator | None = None,
+) -> float:
+    r"""Search :math:`\max_{|\epsilon_i| \le \rho |\theta_i|} L(\theta + \epsilon) - L(\theta)`.
+
+    The worst case in a box that grows with each weight does not change when layers are rescaled against each
+    other (Andriushchenko et al., "A Modern Look at the Relationship between Sharpness and Generalization",
+    ICML 2023). It is sought by sign-gradient ascent with momentum and a step that is halved on a fixed
+    schedule, starting at 2 rho (Auto-PGD; Croce & Hein, ICML 2020), so the answer is a lower bound: ascent
+    ends in a local maximum, and at a critical point it does not leave ``start="zero"`` at all.
+
+    Args:
+        loss: Computes the loss, a scalar, for the present values of ``parameters``.
+        parameters: The weights that may move, float32 or float64, with gradients. They are changed in place
+            and put back bit for bit, also after an error.
+        rho: Half the side of the box, in units of each weight's size; above 0.
+        iterations: Steps; each costs one gradient.
+        start: ``"zero"`` or ``"random"``.
+        generator: On the CPU; draws the random start.
+
+    Returns:
+        The largest rise found, at least 0; NaN if the loss at the weights is.
+
+    Raises:
+        ConfigurationError: For an option out of range, or parameters of half precision, which cannot hold
+            such small changes.
+    """
+    check_sharpness(rho, iterations, start)
+    for parameter in parameters:
+        if not parameter.dtype.is_floating_point or parameter.dtype.itemsize < 4:
+            raise ConfigurationError(
+                f"parameters: {parameter.dtype} cannot hold changes of rho {rho}; give float32 or float64"
+            )
+    weights = [parameter.detach().clone() for parameter in parameters]
+    try:
+        with torch.enable_grad():
+            base = float(loss().detach())
+            delta = [torch.zeros_like(weight) for weight in weights]
+            if start == "random":
+                delta = [weight.abs() * rho * _uniform(weight, generator) for weight in weights]
+            highest = _ascend(loss, parameters, weights, rho, delta, iterations)
+    finally:
+        _move(parameters, weights)
+    return math.nan if math.isnan(base) else max(highest - base, 0.0)
+
+
+def _ascend(
+    loss: Callable[[], Tensor],
+    parameters: Sequence[Tensor],
+    weights: list[Tensor],
+    rho: float,
+    delta: list[Tensor],
+    iterations: int,
+) -> float:
+    """Return the highest loss that is met on the way, which starts at ``delta``."""
+    checks, step, rises, checked = checkpoints(iterations), 2 * rho, 0, 0
+    highest, gradient = _evaluate(loss, parameters, weights, delta)
+    previous = delta
+    best, best_gradient, value = delta, gradient, highest
+    for done in range(1, iterations + 1):
+        delta, previous = _advance(delta, previous, gradient, weights, rho, step), delta
+        before = value
+        value, gradient = _evaluate(loss, parameters, weights, delta, last=done == iterations)
+        rises += value > before
+        if value > highest or math.isnan(highest):
+            highest, best, best_gradient = value, delta, gradient
+        if done in checks:
+            if rises < _IMPROVING * (done - checked):
+                step /= 2  # and on from the best point
+                value, gradient, delta = highest, best_gradient, best
+            rises, checked = 0, done
+    return highest
+
+
+def _evaluate(
+    loss: Callable[[], Tensor],
+    parameters: Sequence[Tensor],
+    weights: list[Tensor],
+    delta: list[Tensor],
+    *,
+    last: bool = False,
+) -> tuple[float, list[Tensor]]:
+    """Return the loss at ``weights + delta`` and, unless nothing follows, its gradient."""
+    _move(parameters, weights, delta)
+    value = loss()
+    if last:
+        return float(value.detach()), []
+    gradient = torch.autograd.grad(value, list(parameters), allow_unused=True, materialize_grads=True)
+    return float(value.detach()), list(gradient)
+
+
+@torch.no_grad()
+def _advance(
+    delta: list[Tensor],
+    previous: list[Tensor],
+    gradient: list[Tensor],
+    weights: list[Tensor],
+    rho: float,
+    step: float,
+) -> list[Tensor]:
+    """Return .75 P(delta + step sign(g) |theta|) + .25 previous; P projects onto the box rho |theta|."""
+    moved = []
+    for now, old, slope, weight in zip(delta, previous, gradient, weights, strict=True):
+        size = weight.abs()
+        target = torch.addcmul(now, slope.sign(), size, value=step)
+        size *= rho
+        moved.append(torch.clamp(target, -size, size).mul_(1 - _MOMENTUM).add_(old, alpha=_MOMENTUM))
+    return moved
+
+
+@torch.no_grad()
+def _move(
+    parameters: Sequence[Tensor], weights: Sequence[Tensor], delta: Sequence[Tensor] | None = None
+) -> None:
+    """Write the weights, or weights + delta, into the parameters."""
+    for i, (parameter, weight) in enumerate(zip(parameters, weights, strict=True)):
+        parameter.copy_(weight if delta is None else weight + delta[i])
+
+
+def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw from [-1, 1), the same numbers on every device."""
+    drawn = torch.rand(like.shape, generator=generator, dtype=torch.float64)
+    return (2 * drawn - 1).to(like)
+
+
+def check_sharpness(rho: float, iterations: int, start: str) -> None:
+    """Raise `ConfigurationError` for options of :func:`adaptive_sharpness` that are out of range."""
+    if not (math.isfinite(rho) and rho > 0):
+        raise ConfigurationError(f"rho: {rho} must be finite and above 0")
+    if iterations < 1:
+        raise ConfigurationError(f"iterations: {iterations} must be at least 1")
+    if start not in get_args(Start):
+        raise unknown_name("start", start, get_args(Start))
+
+
+def checkpoints(iterations: int) -> list[int]:
+    """Return after how many steps progress is checked: 22 %, 41 %, 57 %, ... of all."""
+    percents = [0, 22]
+    while percents[-1] <= 100:
+        percents.append(percents[-1] + max(percents[-1] - percents[-2] - 3, 6))
+    return sorted({math.ceil(iterations * percent / 100) for percent in percents[1:-1]})
