@@ -66,6 +66,7 @@ def _find_network(module: nn.Module, named: dict[str, nn.Module]) -> tuple[str, 
     prefix = ""
     while True:
         children = [(n, c) for n, c in module.named_children() if _has_parameters(c)]
+        children = [(n, c) for n, c in children if not getattr(c, "outside_network", False)]
         if len(children) != 1 or not any(True for _ in children[0][1].children()):
             return clean(f"{prefix}.").strip(".") + "." if prefix else "", module
         prefix += f"{children[0][0]}."

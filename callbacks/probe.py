@@ -59,13 +59,17 @@ def default_to_input(batch: Any) -> Any:
 @contextmanager
 def fixed_rng(seed: int = 0) -> Iterator[None]:
     """Run with random generators seeded alike every time, and put their states back afterwards."""
-    with isolate_rng():
-        import numpy as np
+    import numpy as np
 
+    isolated = isolate_rng()
+    isolated.__enter__()
+    try:
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002  the global state is what datasets draw from
         torch.manual_seed(seed)
         yield
+    finally:  # which isolate_rng by itself does not do after an error
+        isolated.__exit__(None, None, None)
 
 
 def transfer(trainer: Trainer, module: LightningModule, batch: Any, loader: int = 0) -> Any:

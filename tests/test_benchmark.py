@@ -46,6 +46,18 @@ def test_the_sweep_is_benchmarked(
     assert "sweep: 2 runs, 2 at a time: all else, over the runs' time" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_the_diagnostics_are_benchmarked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import benchmark
+
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "diagnostics", "--quick", "--repetitions", "1"])
+    benchmark.main()
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "memory beyond" in line]
+    assert line.endswith("ok")
+
+
 @pytest.mark.parametrize("kind", ["diagonal", "relu"])
 def test_the_plain_network_starts_where_the_first_replica_does(kind: str) -> None:
     from benchmarks import plain_students as plain

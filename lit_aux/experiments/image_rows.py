@@ -5,7 +5,7 @@ import re
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from lit_aux.callbacks import RepresentationDimensionality, WeightRescaling
+from lit_aux.callbacks import RepresentationDimensionality, TaskDiagnostic, TrajectoryLog, WeightRescaling
 from lit_aux.experiments._described import of_phase, of_replica, plain
 from lit_aux.experiments.results import run_hash
 from lit_aux.experiments.student_rows import Row
@@ -69,7 +69,8 @@ def image_rows(module: AuxiliaryModule, trainer: "Trainer") -> list[Row]:
 def image_measures(module: AuxiliaryModule, trainer: "Trainer", rows: list[Row]) -> list[Row]:
     """Return the measures of a fit: PR and ENSD by layer, and every metric that is no column of its row.
 
-    Metrics bear the task's name (``main/val_accuracy``); they are of the end of their phase.
+    Of what callbacks measure of each task on the way there is the last value. Metrics bear the task's name
+    (``main/val_accuracy``); they are of the end of their phase.
     """
     task = _main_task(module)
     results = getattr(trainer, "phase_results", [])
@@ -86,6 +87,7 @@ def image_measures(module: AuxiliaryModule, trainer: "Trainer", rows: list[Row])
         for layer in measured_layers(trainer)
         for name, value in vars(layer).items()
     ]
+    found += _diagnosed_tasks(trainer)
     return [
         {"run": row["run"], "phase": phase, "step": steps.get(phase), "layer": layer, "measure": name}
         | {"value": float(value)}
@@ -97,10 +99,25 @@ def image_measures(module: AuxiliaryModule, trainer: "Trainer", rows: list[Row])
 
 def measured_layers(trainer: "Trainer") -> list["LayerDimensionality"]:
     """Return what callbacks measured in layers, the Trainer's own callbacks and those of single phases."""
+    measuring = (c for c in _callbacks(trainer) if isinstance(c, RepresentationDimensionality))
+    return [row for callback in measuring for row in callback.results]
+
+
+def _diagnosed_tasks(trainer: "Trainer") -> list[tuple[str, str, str, Any]]:
+    """Return phase, no layer, name and last value of what diagnostics of tasks measured."""
+    measuring = (c for c in _callbacks(trainer) if isinstance(c, TaskDiagnostic))
+    rows = [
+        row for c in measuring if not isinstance(c, TrajectoryLog) for row in c.results
+    ]  # the losses of a trajectory are among the phase's own metrics
+    last = {(row.phase, f"{row.task}/{row.measure}"): row.value for row in rows}
+    return [(phase, "", name, value) for (phase, name), value in last.items()]
+
+
+def _callbacks(trainer: "Trainer") -> list[Any]:
     callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
     for phase in getattr(trainer.lightning_module, "phases", []):
         callbacks += phase.callbacks
-    return [row for c in callbacks if isinstance(c, RepresentationDimensionality) for row in c.results]
+    return callbacks
 
 
 def experiment_of(module: AuxiliaryModule, data: Any) -> str:

@@ -5,14 +5,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.models import MultiHeadNet, StudentNet, TimmBackbone, export_state_dict
-from lit_aux.modules.evaluation import Stage, TaskEvaluation
+from lit_aux.modules.evaluation import TaskEvaluation
+from lit_aux.modules.evaluation_steps import Batch, EvaluationSteps
+from lit_aux.modules.layer_decay import check_layer_decay
 from lit_aux.modules.loading import check_fit, load_checkpoint, save_weights
 from lit_aux.modules.optimization import build_optimizer, task_weights
 from lit_aux.modules.statistics import moving_layers, reestimate, share
@@ -20,10 +22,8 @@ from lit_aux.modules.students import Students, attach
 from lit_aux.modules.trainable import trainable_names
 from lit_aux.phases.phase import Phase, check_phases
 
-Batch = Mapping[str, tuple[Tensor, Tensor]]
 
-
-class AuxiliaryModule(LightningModule, ABC):
+class AuxiliaryModule(EvaluationSteps, ABC):
     """A network with one readout per task, trained phase by phase.
 
     Subclasses say which phases by :meth:`default_phases`. A batch is ``{task: (x, y)}`` and holds only the
@@ -105,13 +105,14 @@ class AuxiliaryModule(LightningModule, ABC):
         if self._phases is None:
             phases = self.default_phases() if self._given_phases is None else self._given_phases
             check_phases(phases, self.tasks)
+            check_layer_decay(phases, self.net)
             self._phases = list(phases)
         return self._phases
 
     @property
-    def log_prefix(self) -> str:
-        """What precedes the names that this phase logs, such as ``"finetune/"``."""
-        return "" if self.phase is None else f"{self.phase.name}/"
+    def method(self) -> str:
+        """What runs like this one are called where methods are compared: STL with one task, else MTL."""
+        return "STL" if len((self.phase or self.phases[-1]).tasks) == 1 else "MTL"
 
     @property
     def data_config(self) -> Any:
@@ -122,10 +123,6 @@ class AuxiliaryModule(LightningModule, ABC):
     def stop_reason(self) -> str | None:
         """How students ended; None for other networks and while they are under way."""
         return None if self.students is None else self.students.stop_reason()
-
-    def forward(self, x: Tensor, task: str | None = None) -> Tensor | dict[str, Tensor]:
-        """Return the logits of one task, or of every task by name."""
-        return self.net(x, task)  # type: ignore[no-any-return]
 
     # Phases
 
@@ -171,7 +168,7 @@ class AuxiliaryModule(LightningModule, ABC):
         phase = self.phase or self.phases[0]
         if self.students is not None:
             return self.students.optimizer(phase, trainable_names(self, phase))
-        return build_optimizer(phase, [p for p in self.parameters() if p.requires_grad])
+        return build_optimizer(phase, self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another network in one line."""
@@ -196,15 +193,22 @@ class AuxiliaryModule(LightningModule, ABC):
         """Return the weighted sum of the losses of the batch's tasks; advance students by a block."""
         if self.students is not None:
             return self.students.train_and_log()
-        outputs = self.net.forward_tasks({task: x for task, (x, _) in batch.items()})
-        total: Tensor | None = None
+        outputs = self.training_outputs({task: x for task, (x, _) in batch.items()})
+        losses: dict[str, Tensor] = {}
         for task, (_, y) in batch.items():
-            weighted = self._weights.get(task, 1.0) * self.evaluation.train_step(task, outputs[task], y)
-            total = weighted if total is None else total + weighted
+            losses[task] = self._weights.get(task, 1.0) * self.evaluation.train_step(task, outputs[task], y)
             self._log_training(task)
-        if total is None:
+        if not losses:
             raise ConfigurationError("the training data gave a batch without any task")
-        return total
+        return self.combine(losses)
+
+    def training_outputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return each task's logits on its own inputs, in one pass through the network."""
+        return self.net.forward_tasks(inputs)  # type: ignore[no-any-return]
+
+    def combine(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Return the loss of a batch from the weighted losses of its tasks: their sum."""
+        return sum(list(losses.values())[1:], next(iter(losses.values())))
 
     def _log_training(self, task: str) -> None:
         """Log a task's measures once an epoch: they add up by themselves, and each logging costs time."""
@@ -237,15 +241,11 @@ class AuxiliaryModule(LightningModule, ABC):
             share(self.trainer, layers)
         self._refreshed_at = step
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Add a batch to the validation measures of its tasks."""
-        self._evaluate("val", batch)
-
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the test measures of its tasks; test students."""
         if self.students is not None:
             return self.students.test_and_log()
-        self._evaluate("test", batch)
+        super().test_step(batch, batch_idx, dataloader_idx)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Return the logits of each task in the batch, or of every task for a bare tensor."""
@@ -254,27 +254,6 @@ class AuxiliaryModule(LightningModule, ABC):
         if isinstance(batch, Mapping):
             return self.net.forward_tasks({task: x for task, (x, _) in batch.items()})
         return self(batch[0] if isinstance(batch, list | tuple) else batch)
-
-    def _evaluate(self, stage: Stage, batch: Batch) -> None:
-        outputs = self.net.forward_tasks({task: x for task, (x, _) in batch.items()})
-        for task, (_, y) in batch.items():
-            self.evaluation.update(stage, task, outputs[task], y)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the validation measures."""
-        self._log_evaluation("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the test measures."""
-        self._log_evaluation("test")
-
-    def _log_evaluation(self, stage: Stage) -> None:
-        # Every process computes every task's measures, also one whose shard held nothing of a task: computing
-        # is a collective operation. Only those that anybody has seen are logged.
-        for task, values in self.evaluation.compute(stage).items():
-            for name, value in values.items():
-                # Equal on every process already: the maximum leaves it as it is.
-                self.log(f"{self.log_prefix}{task}/{stage}_{name}", value, sync_dist=True, reduce_fx="max")
 
     # Export
 

@@ -105,6 +105,10 @@ class TaskEvaluation(nn.Module):
         found = cast(nn.ModuleDict, self.measures[f"{stage}/{task}"])
         return {name: cast(Metric, metric) for name, metric in found.items()}
 
+    def loss(self, task: str) -> nn.Module:
+        """Return the loss of a task."""
+        return self.losses[f"/{task}"]
+
     def reset(self) -> None:
         """Forget what a fit that was interrupted has left."""
         for module in self.modules():
@@ -113,7 +117,7 @@ class TaskEvaluation(nn.Module):
 
     def train_step(self, task: str, outputs: Tensor, y: Tensor) -> Tensor:
         """Return the loss of one batch, after adding it to the task's training measures."""
-        loss: Tensor = self.losses[f"/{task}"](outputs, y)
+        loss: Tensor = self.loss(task)(outputs, y)
         cast(_MeanLoss, self.means[f"train/{task}"]).update(loss, len(y))
         for metric in self._metrics("train", task).values():
             metric.update(outputs.detach(), y)
@@ -125,7 +129,7 @@ class TaskEvaluation(nn.Module):
 
     def update(self, stage: Stage, task: str, outputs: Tensor, y: Tensor) -> None:
         """Add one batch to the measures of a stage."""
-        cast(_MeanLoss, self.means[f"{stage}/{task}"]).update(self.losses[f"/{task}"](outputs, y), len(y))
+        cast(_MeanLoss, self.means[f"{stage}/{task}"]).update(self.loss(task)(outputs, y), len(y))
         for metric in self._metrics(stage, task).values():
             metric.update(outputs, y)
 

@@ -29,6 +29,8 @@ def load_checkpoint(module: LightningModule, path: str | Path, option: str, *, s
     state: dict[str, Tensor] = dict(read_checkpoint(path, option)["state_dict"])
     own = module.state_dict()
     if not strict:
+        # what a weighting of several tasks has learned is no part of the network
+        state = {k: v for k, v in state.items() if not k.startswith("task_method.")}
         other = [
             k for k in own if k.startswith("net.readout.") and k in state and state[k].shape != own[k].shape
         ]

@@ -1,19 +1,24 @@
 """The optimizer of a phase, and what each task's loss weighs in it."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
+from lit_aux.modules.layer_decay import layer_groups
+from lit_aux.phases.optimizer import optimizer_of, scheduler_of
 from lit_aux.phases.phase import Phase
 
+if TYPE_CHECKING:
+    from lit_aux.modules.base import AuxiliaryModule
 
-def build_optimizer(phase: Phase, parameters: list[nn.Parameter]) -> Any:
+
+def build_optimizer(phase: Phase, module: "AuxiliaryModule") -> Any:
     """Return a phase's optimizer over what trains and its schedule, as Lightning takes them."""
-    optimizer = phase.optimizer(parameters) if phase.optimizer else torch.optim.Adam(parameters)
+    parameters: list[Any] = [p for p in module.parameters() if p.requires_grad]
+    if phase.layer_decay is not None:
+        parameters = layer_groups(module.net, parameters, phase.layer_decay)
+    optimizer = optimizer_of(phase, parameters)
     if phase.lr_scheduler is None:
         return optimizer
-    scheduler = phase.lr_scheduler(optimizer)
+    scheduler = scheduler_of(phase, optimizer)
     config = {"scheduler": scheduler, "interval": phase.lr_interval}
     monitor = getattr(scheduler, "monitor", None)
     return {"optimizer": optimizer, "lr_scheduler": config | ({"monitor": monitor} if monitor else {})}

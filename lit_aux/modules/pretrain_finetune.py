@@ -37,6 +37,8 @@ class PretrainFinetuneModule(AuxiliaryModule):
         pretrain_settings: Optimizer, schedule and limits of pretraining.
         finetune_settings: The same of finetuning.
         probe_settings: The same of the linear probe; those of finetuning by default.
+        finetune_callbacks: Callbacks of the last phase alone, such as ``L2SP`` and ``WiSEFT``; those among
+            the Trainer's act in every phase.
         **kwargs: As for :class:`AuxiliaryModule`.
 
     Raises:
@@ -63,6 +65,7 @@ class PretrainFinetuneModule(AuxiliaryModule):
         pretrain_settings: PhaseSettings | None = None,
         finetune_settings: PhaseSettings | None = None,
         probe_settings: PhaseSettings | None = None,
+        finetune_callbacks: list[Callback] | None = None,
         **kwargs: Any,
     ) -> None:
         self.pretrain_tasks = pretrain_tasks
@@ -75,6 +78,7 @@ class PretrainFinetuneModule(AuxiliaryModule):
         self.pretrained = pretrained
         self._pretrain_settings = pretrain_settings or PhaseSettings()
         self._finetune_settings = finetune_settings or PhaseSettings()
+        self._finetune_callbacks = list(finetune_callbacks or [])
         self._probe_settings = probe_settings or self._finetune_settings
         super().__init__(backbone, tasks, **kwargs)
         _ = self.phases  # what does not fit is said now, not when training starts
@@ -100,14 +104,15 @@ class PretrainFinetuneModule(AuxiliaryModule):
             )
 
     def _finetuning(self) -> Iterator[Phase]:
-        first: dict[str, Any] = {"readout": self.readout, "readout_scale": self.readout_scale}
-        first["callbacks"] = self._rescaling()
+        options: list[dict[str, Any]] = []
         if self.finetune != "full":
-            settings = vars(self._probe_settings)
-            yield Phase(name="probe", tasks=self.finetune_tasks, trainable="readout", **first, **settings)
-            first = {}
+            options.append({"name": "probe", "trainable": "readout", **vars(self._probe_settings)})
         if self.finetune != "probe":
-            yield Phase(name="finetune", tasks=self.finetune_tasks, **first, **vars(self._finetune_settings))
+            options.append({"name": "finetune", **vars(self._finetune_settings)})
+        options[0] |= {"readout": self.readout, "readout_scale": self.readout_scale}
+        options[0]["callbacks"] = self._rescaling()
+        options[-1]["callbacks"] = [*options[-1].get("callbacks", []), *self._finetune_callbacks]
+        yield from (Phase(tasks=self.finetune_tasks, **each) for each in options)
 
     def _rescaling(self) -> list[Callback]:
         if self.rescale is None:

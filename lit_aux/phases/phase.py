@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.integrators import INTEGRATORS, Integrator
+from lit_aux.phases.optimizer import optimizer_of, scheduler_of
 
 OptimizerCallable = Callable[[Iterable[Tensor]], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
@@ -28,6 +29,9 @@ class PhaseSettings:
             learning rate 1e-3 by default.
         lr_scheduler: Builds the learning-rate schedule from the optimizer; constant by default.
         lr_interval: Whether the schedule moves every epoch or every step.
+        layer_decay: The learning rate of each layer is that of the next one times this, up to the readout,
+            which has the optimizer's (layer-wise learning-rate decay, as timm's
+            ``param_groups_layer_decay``); for timm's networks. None leaves all alike.
         max_epochs: Most epochs of this phase. A limit given to the Trainer holds as well, for every phase.
         max_steps: Most optimizer steps of this phase; -1 for no limit.
         max_time: Longest duration as ``DD:HH:MM:SS``.
@@ -50,6 +54,7 @@ class PhaseSettings:
     optimizer: OptimizerCallable | None = None
     lr_scheduler: LRSchedulerCallable | None = None
     lr_interval: Literal["epoch", "step"] = "epoch"
+    layer_decay: float | None = None
     max_epochs: int | None = None
     max_steps: int = -1
     max_time: str | None = None
@@ -72,6 +77,8 @@ class PhaseSettings:
         threshold = self.stop_at_training_loss
         if threshold is not None and not (isfinite(threshold) and threshold > 0):
             raise ConfigurationError(f"stop_at_training_loss: {threshold} must be a finite number above 0")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ConfigurationError(f"layer_decay: {self.layer_decay} must be above 0 and at most 1")
         if isinstance(self.integrator, str):
             if self.integrator not in INTEGRATORS:
                 raise unknown_name("integrator", self.integrator, INTEGRATORS)
@@ -97,11 +104,18 @@ class PhaseSettings:
         if self.optimizer is None:
             return
         option = "optimizer"
+        parameters = [nn.Parameter(torch.zeros(1, 1)) for _ in range(2)]
+        groups = [
+            {"params": [p], "lr_scale": scale}
+            for p, scale in zip(parameters, (self.layer_decay, 1.0), strict=True)
+        ]
         try:
-            optimizer = self.optimizer([nn.Parameter(torch.zeros(1, 1))])
+            optimizer = optimizer_of(self, parameters if self.layer_decay is None else groups)
             if self.lr_scheduler is not None:
                 option = "lr_scheduler"
-                self.lr_scheduler(optimizer)
+                scheduler_of(self, optimizer)
+        except ConfigurationError:
+            raise
         except (ValueError, TypeError) as error:
             raise ConfigurationError(f"{option}: it cannot be built: {error}") from error
 

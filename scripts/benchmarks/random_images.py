@@ -11,16 +11,18 @@ CLASSES = 10
 
 
 class RandomImagesDataModule(TaskDataModule):
-    """One task of ten classes; 32 x 32 pixels, three channels.
+    """Ten classes, in one task unless they are divided; 32 x 32 pixels, three channels.
 
     Args:
-        images: Number of training images.
+        images: Number of training images of each task.
+        classes: Number of classes of each task.
         **kwargs: See ``TaskDataModule``.
     """
 
-    def __init__(self, images: int = 1280, **kwargs: Any) -> None:
-        self.images = images
-        super().__init__(classes={"main": CLASSES}, n_val=0, n_main=images, **kwargs)
+    def __init__(self, images: int = 1280, classes: dict[str, int] | None = None, **kwargs: Any) -> None:
+        classes = classes or {"main": CLASSES}
+        self.images = images * len(classes)
+        super().__init__(classes=classes, n_val=0, n=dict.fromkeys(classes, images), **kwargs)
 
     @property
     def class_names(self) -> list[str]:

@@ -1,7 +1,7 @@
 """Modules: what a step computes, what each phase trains, and what is logged."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -91,12 +91,16 @@ def losses_by_hand(model: Any, step: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def test_a_mixed_step_is_the_weighted_sum_of_its_tasks(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("reduction", "share"), [("sum", 1.0), ("mean", 0.5)])
+def test_a_mixed_step_is_the_weighted_sum_of_its_tasks_or_their_mean(
+    reduction: Literal["sum", "mean"], share: float, tmp_path: Path
+) -> None:
     spy = Spy()
     model = MultiTaskModule(
         backbone(),
         {"main": 2, "aux": 2},
         task_weights={"aux": 0.3},
+        reduction=reduction,
         settings=PhaseSettings(max_epochs=2, optimizer=sgd()),
     )
     trainer = toy_trainer(tmp_path, callbacks=[spy])
@@ -105,7 +109,7 @@ def test_a_mixed_step_is_the_weighted_sum_of_its_tasks(tmp_path: Path) -> None:
     means = dict.fromkeys(("main", "aux"), 0.0)
     for step in spy.steps:
         found = losses_by_hand(model, step)
-        assert step["loss"] == pytest.approx(found["main"] + 0.3 * found["aux"], rel=1e-5)
+        assert step["loss"] == pytest.approx(share * (found["main"] + 0.3 * found["aux"]), rel=1e-5)
         if step["epoch"] == 1:
             means = {task: mean + found[task] / 3 for task, mean in means.items()}
     for task, mean in means.items():  # logged are the losses themselves, without their weights

@@ -1,0 +1,109 @@
+"""How much the gradients of a task's examples agree."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from lit_aux.callbacks._probe_rows import permuted_batches
+from lit_aux.callbacks.task_data import TaskData
+from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
+from lit_aux.callbacks.undisturbed import on_device
+from lit_aux.errors import ConfigurationError
+from lit_aux.functional.gradient_coherence import gradient_coherence
+
+
+class GradientCoherence(TaskDiagnostic):
+    r"""Measures how per-example gradients of a task scatter around their mean.
+
+    ``{task}/gradient_variance`` is the trace of their covariance over the task's examples,
+    :math:`\frac1N \sum_i \|g_i - \bar g\|^2`, and ``{task}/gradient_norm`` the length of their mean: the root
+    of the unbiased estimate of its square, 0 where that is negative. Both come from the norms of gradients at
+    two batch sizes, of small batches and of all of these together, without any example's own gradient (see
+    :func:`lit_aux.functional.gradient_coherence`). The examples are dealt into other batches at every
+    measurement, so that means over time become exact.
+
+    A measurement is one pass over the examples, forward and backward, and holds two gradients.
+
+    Args:
+        batch_size: Examples in a small batch.
+        num_batches: Small batches; by default as many as there are examples for.
+        every_n_epochs: As for :class:`~lit_aux.callbacks.TaskDiagnostic`, as are the others.
+        every_n_steps: Period in steps instead.
+        tasks: The tasks to measure.
+        shared: The parameters that gradients are taken of.
+        num_samples: Examples of each task.
+        data: Where examples come from.
+
+    Raises:
+        ConfigurationError: For fewer than two small batches; as training starts, for a task with too few
+            examples for them; and as for :class:`~lit_aux.callbacks.TaskDiagnostic`.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 32,
+        num_batches: int | None = None,
+        every_n_epochs: int | None = None,
+        every_n_steps: int | None = None,
+        tasks: Sequence[str] | None = None,
+        shared: Sequence[str] | None = None,
+        num_samples: int = 2048,
+        data: TaskData = None,
+    ) -> None:
+        super().__init__(
+            every_n_epochs=every_n_epochs,
+            every_n_steps=every_n_steps,
+            tasks=tasks,
+            shared=shared,
+            num_samples=num_samples,
+            batch_size=batch_size,
+            data=data,
+        )
+        if num_batches is not None and num_batches < 2:
+            raise ConfigurationError(f"num_batches: {num_batches} is too few; use at least 2")
+        self.num_batches = num_batches
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Collect the examples, of which there must be enough."""
+        super().on_train_start(trainer, pl_module)
+        least = self.batch_size * (self.num_batches or 2)
+        for task, (_, y) in self.probe.items():
+            if len(y) < least:
+                raise ConfigurationError(
+                    f"{self.user}: batch_size: {self.num_batches or 2} batches of {self.batch_size} need "
+                    f"{least} examples; task {task!r} has {len(y)} (num_samples {self.num_samples})"
+                )
+
+    def measure(self, trainer: Trainer, module: LightningModule) -> dict[str, dict[str, float]]:
+        """Return the moments of each task's gradients."""
+        parameters = list(self.parameters(module).values())
+        values = {}
+        for task, (_, y) in self.probe.items():
+            seed = f"{task} {trainer.global_step}"
+            batches = permuted_batches(len(y), self.batch_size, seed=seed)[: self.num_batches]
+            found = gradient_coherence(
+                self._gradients(trainer, module, task, self.share(trainer, batches)),
+                batch_size=self.batch_size,
+                total=len(y),
+                like=parameters,
+                reduce=lambda tensor: self.total(trainer, tensor),
+            )
+            values[task] = {
+                "gradient_variance": found.trace,
+                "gradient_norm": math.sqrt(max(found.squared_norm, 0.0)),
+            }
+        return values
+
+    def _gradients(
+        self, trainer: Trainer, module: LightningModule, task: str, batches: list[Tensor]
+    ) -> Iterator[Sequence[Tensor]]:
+        """Yield the shared parameters' gradient of the task's loss on each batch."""
+        model, parameters = self.model(module), list(self.parameters(module).values())
+        for rows in batches:
+            x, y = on_device(trainer, module, self.probe[task], rows)
+            loss = model.task_loss(task, model.task_outputs(task, x), y)
+            yield torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)

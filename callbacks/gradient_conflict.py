@@ -1,0 +1,202 @@
+"""Whether tasks pull the shared weights in directions that oppose each other."""
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lit_aux.callbacks._names import clean
+from lit_aux.callbacks.task_data import TaskData
+from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
+from lit_aux.callbacks.undisturbed import on_device, undisturbed
+from lit_aux.errors import ConfigurationError
+from lit_aux.functional.gradient_conflict import gradient_cosine
+
+
+class GradientConflict(TaskDiagnostic):
+    """Measures how each task's gradient lies to the step that was taken, and to the other tasks' gradients.
+
+    ``{task}/conflict`` is the cosine between the shared parameters' gradient of the task's loss and the
+    direction that the optimizer's step really took (weights before minus weights after, with momentum,
+    weight decay, clipping and aggregation), both at the weights before the step; below 0 the step undoes what
+    the task wants. ``{task}/cosine/{other}`` is the cosine of two tasks' gradients at the weights of the
+    moment. Gradients are of a batch of the size of training batches, drawn for each step and task from the
+    task's examples (not the batch that made the step, whose noise it would share). What is kept and logged is
+    the mean over an epoch (Mueller et al., arXiv 2408.14677: of 200 batches).
+
+    A measurement costs one backward pass a task and holds at most two gradients at a time, for any number of
+    tasks: cosines of pairs are of one task with all others, another task in turn.
+
+    Args:
+        every_n_steps: Optimizer steps between measurements.
+        pairwise_every: Measure pairs with every so many of them; 0 for never.
+        tasks: As for :class:`~lit_aux.callbacks.TaskDiagnostic`, as are the others.
+        shared: The shared parameters.
+        num_samples: Examples of each task.
+        batch_size: Examples in a batch; by default those of a task in an optimizer step: the data module's
+            ``batch_size`` (else 128), times processes and accumulated batches.
+        data: Where examples come from.
+
+    Raises:
+        ConfigurationError: As for :class:`~lit_aux.callbacks.TaskDiagnostic`.
+    """
+
+    def __init__(
+        self,
+        *,
+        every_n_steps: int = 50,
+        pairwise_every: int = 2,
+        tasks: Sequence[str] | None = None,
+        shared: Sequence[str] | None = None,
+        num_samples: int = 2048,
+        batch_size: int | None = None,
+        data: TaskData = None,
+    ) -> None:
+        super().__init__(
+            every_n_steps=every_n_steps,
+            tasks=tasks,
+            shared=shared,
+            num_samples=num_samples,
+            batch_size=128 if batch_size is None else batch_size,
+            data=data,
+        )
+        if pairwise_every < 0:
+            raise ConfigurationError(f"pairwise_every: {pairwise_every} must be at least 1, or 0 for never")
+        self.pairwise_every = pairwise_every
+        self._given_size = batch_size
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._before: dict[str, Tensor] | None = None
+        self._sums: dict[str, dict[str, tuple[float, int]]] = {}
+        self._measured = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the results so far, and the sums of the epoch under way."""
+        return super().state_dict() | {"sums": self._sums, "measured": self._measured}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        super().load_state_dict(state_dict)
+        self._sums, self._measured = state_dict["sums"], state_dict["measured"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Collect the examples and settle the size of batches."""
+        super().on_train_start(trainer, pl_module)
+        if self._given_size is None:
+            own = getattr(trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
+            size = own if isinstance(own, int) else 128
+            self.batch_size = size * trainer.world_size * trainer.accumulate_grad_batches
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Keep the weights before a step that is to be measured."""
+        if self.probe and self._before is None and (trainer.global_step + 1) % (self.every_n_steps or 1) == 0:
+            self._before = {name: p.detach().clone() for name, p in _trained(pl_module).items()}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure the step that was just taken."""
+        if self._before is not None and trainer.global_step > self._steps:
+            self.observe(trainer, pl_module)
+            self._before = None
+        self._steps = trainer.global_step
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep and log the means over the epoch."""
+        self._epochs += 1
+        means = {
+            task: {name: total / count for name, (total, count) in found.items()}
+            for task, found in self._sums.items()
+        }
+        self._sums = {}
+        self.keep(trainer, pl_module, means)
+
+    def observe(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the latest step, and the pairs if it is their turn; add to the sums of the epoch."""
+        model, before = self.model(pl_module), self._before or {}
+        if all(torch.equal(before[name], p) for name, p in self.parameters(pl_module).items()):
+            return  # a step that the loss scaler left out has no direction
+        _exchange(pl_module, before)
+        try:
+            with undisturbed(trainer, pl_module, model, self.probe):
+                self._add(self.measure(trainer, pl_module))
+        finally:
+            _exchange(pl_module, before)
+        before.clear()  # pairs need the memory
+        if self.pairwise_every and len(self.probe) > 1 and self._measured % self.pairwise_every == 0:
+            with undisturbed(trainer, pl_module, model, self.probe):
+                self._add(self._pairs(trainer, pl_module))
+        self._measured += 1
+
+    def measure(self, trainer: Trainer, module: LightningModule) -> dict[str, dict[str, float]]:
+        """Return each task's cosine with the step; the module has the weights before it."""
+        parameters, after = self.parameters(module), self._before or {}
+
+        def step() -> Iterator[Tensor]:
+            yield from (p.detach() - after[name] for name, p in parameters.items())
+
+        cosines = self._cosines(trainer, module, list(self.probe), step)
+        return {task: {"conflict": value} for task, value in cosines.items()}
+
+    def _pairs(self, trainer: Trainer, module: LightningModule) -> dict[str, dict[str, float]]:
+        """Return the cosines of one task's gradient, another one every time, with those of the others."""
+        tasks = list(self.probe)
+        first = tasks[self._measured // self.pairwise_every % len(tasks)]
+        reference = self._gradient(trainer, module, first)
+        others = [task for task in tasks if task != first]
+        values = self._cosines(trainer, module, others, lambda: reference)
+        found = {task: {f"cosine/{first}": value} for task, value in values.items()}
+        return {first: {f"cosine/{task}": value for task, value in values.items()}} | found
+
+    def _cosines(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        tasks: Sequence[str],
+        direction: Callable[[], Iterable[Tensor]],
+    ) -> dict[str, float]:
+        """Return the cosines of tasks' gradients with a direction, over all processes."""
+        cosines = torch.zeros(len(tasks), dtype=torch.float64)
+        for task in self.share(trainer, tasks):
+            # no name for the gradient: it must be gone before the next one is made
+            cosines[tasks.index(task)] = gradient_cosine(self._gradient(trainer, module, task), direction())
+        return dict(zip(tasks, self.total(trainer, cosines).tolist(), strict=True))
+
+    def _gradient(self, trainer: Trainer, module: LightningModule, task: str) -> list[Tensor]:
+        """Return the gradient of a task's loss on a batch that step and task determine."""
+        size = len(self.probe[task][1])
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{task} {trainer.global_step}".encode()))
+        rows = torch.randperm(size, generator=generator)[: self.batch_size]
+        x, y = on_device(trainer, module, self.probe[task], rows)
+        model = self.model(module)
+        loss = model.task_loss(task, model.task_outputs(task, x), y)
+        shared = list(self.parameters(module).values())
+        return list(torch.autograd.grad(loss, shared, allow_unused=True, materialize_grads=True))
+
+    def _add(self, values: Mapping[str, Mapping[str, float]]) -> None:
+        for task, found in values.items():
+            sums = self._sums.setdefault(task, {})
+            for name, value in found.items():
+                total, count = sums.get(name, (0.0, 0))
+                sums[name] = (total + value, count + 1)
+
+
+def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return what a step may change: readouts too, whose weights task gradients depend on."""
+    return {clean(name): p for name, p in module.named_parameters() if p.requires_grad}
+
+
+@torch.no_grad()
+def _exchange(module: nn.Module, other: dict[str, Tensor]) -> None:
+    """Swap weights with a copy of others, tensor by tensor, so that no third copy is needed."""
+    for name, parameter in _trained(module).items():
+        mine = parameter.detach().clone()
+        parameter.copy_(other[name])
+        other[name].copy_(mine)

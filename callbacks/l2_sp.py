@@ -1,0 +1,110 @@
+"""A penalty on the distance to the weights that finetuning starts from."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lit_aux.callbacks._from_start import FromStart
+from lit_aux.callbacks._logging import log_scalars
+from lit_aux.callbacks._names import clean
+from lit_aux.callbacks.task_model import shared_parameters
+from lit_aux.errors import ConfigurationError
+
+
+class L2SP(FromStart):
+    """Adds the gradient of ``alpha/2 |w - w_start|^2 + beta/2 |v|^2``, which holds weights near their start.
+
+    Li, Grandvalet & Davoine 2018, "Explicit inductive bias for transfer learning with convolutional networks"
+    (arXiv 1802.01483, equation 3). w are the shared parameters, w_start their values when training starts
+    (after a rescale), v all other parameters that train: the readout. Parameters that do not train are left
+    alone. The gradient is added before clipping, so that the optimizer treats it like that of a loss; set the
+    optimizer's own weight decay to 0, which would pull w to 0. Only ratios matter to normalized weights: in
+    front of batch normalization the penalty keeps directions.
+
+    After every epoch ``l2_sp/penalty`` and ``l2_sp/distance`` (``|w - w_start|``) are logged. In
+    ``PretrainFinetuneModule`` it belongs into ``finetune_callbacks``.
+
+    Attributes:
+        start: The shared parameters at the start, by name; empty outside of a fit.
+
+    Args:
+        alpha: Strength for the shared parameters; published values lie between 0.001 and 1.
+        beta: Strength for the readout.
+        shared: Globs over the names of the shared parameters; by default all but the module's
+            ``readout_parameters()``.
+
+    Raises:
+        ConfigurationError: For a strength that is negative or not finite; as a fit starts if the shared
+            parameters are not known, in every phase of several, with an optimizer that undoes the scaling of
+            losses itself, or on resuming a run that was started without.
+    """
+
+    def __init__(
+        self, alpha: float = 0.1, beta: float = 0.01, *, shared: Sequence[str] | None = None
+    ) -> None:
+        super().__init__()
+        for option, value in (("alpha", alpha), ("beta", beta)):
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigurationError(f"{option}: {value} must be a finite number, 0 or more")
+        self.alpha, self.beta = alpha, beta
+        self.shared = None if shared is None else list(shared)
+
+    def kept(self, module: LightningModule) -> Mapping[str, Tensor]:
+        """Return the shared parameters that train."""
+        return shared_parameters(module, self.shared, type(self).__name__)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say now what would go wrong when training starts."""
+        if getattr(pl_module, "students", None) is not None:
+            raise ConfigurationError("L2SP: students have no gradients that it could change; leave it out")
+        self.kept(pl_module)
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        if scaled and any(getattr(o, "_step_supports_amp_scaling", False) for o in trainer.optimizers):
+            raise ConfigurationError(
+                "L2SP: a fused optimizer with precision 16-mixed hides the scale of gradients; set fused to "
+                "false or use bf16-mixed"
+            )
+
+    @torch.no_grad()
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Add the gradient of the penalty."""
+        mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for name, parameter in self._training(pl_module).items():
+            if id(parameter) not in mine:
+                continue
+            if name in self.start:
+                added = self.alpha * (parameter - self.start[name])
+            else:
+                added = self.beta * parameter
+            parameter.grad = added if parameter.grad is None else parameter.grad + added
+
+    @torch.no_grad()
+    def penalty(self, module: LightningModule) -> tuple[float, float]:
+        """Return the penalty, and the Euclidean distance of the shared parameters from the start."""
+        distance = norm = 0.0
+        for name, parameter in self._training(module).items():
+            if name in self.start:
+                distance += float((parameter.double() - self.start[name].double()).square().sum())
+            else:
+                norm += float(parameter.double().square().sum())
+        return (self.alpha * distance + self.beta * norm) / 2, math.sqrt(distance)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log penalty and distance."""
+        penalty, distance = self.penalty(pl_module)
+        log_scalars(trainer, pl_module, {"l2_sp/penalty": penalty, "l2_sp/distance": distance})
+
+    @staticmethod
+    def _training(module: LightningModule) -> dict[str, nn.Parameter]:
+        """Return the parameters that train, by name, but for what a weighting of several losses learns."""
+        return {
+            clean(name): parameter
+            for name, parameter in module.named_parameters()
+            if parameter.requires_grad and not name.startswith("task_method.")
+        }

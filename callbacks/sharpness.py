@@ -1,0 +1,111 @@
+"""How much each task's loss rises in the worst case when every weight may move a little."""
+
+from collections.abc import Sequence
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from lit_aux.callbacks._full_precision import full_precision, widened
+from lit_aux.callbacks._names import clean
+from lit_aux.callbacks._probe_rows import permuted_batches
+from lit_aux.callbacks.task_data import TaskData
+from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
+from lit_aux.callbacks.undisturbed import on_device
+from lit_aux.functional.sharpness import Start, adaptive_sharpness, check_sharpness
+
+
+class Sharpness(TaskDiagnostic):
+    r"""Measures ``sharpness``, how much a task's loss rises, at worst, when shared weights move a little.
+
+    The mean over batches of :math:`\max L(\theta + \epsilon) - L(\theta)` over
+    :math:`|\epsilon_i| \le \rho |\theta_i|`, as in Andriushchenko et al., "A Modern Look at the Relationship
+    between Sharpness and Generalization" (ICML 2023); see
+    :func:`lit_aux.functional.adaptive_sharpness`. Batches are the same at every measurement and in every run
+    on these data. Weights of half precision, which cannot hold such small changes, are measured in float32.
+
+    A measurement of a task costs as much as training on its examples for ``iterations + 1`` epochs, so choose
+    the period with care, and takes memory of about eight times the shared weights.
+
+    Args:
+        rho: Half the side of the box, in units of each weight's size; published are 1e-3, 5e-3 and 1e-2.
+        iterations: Steps of the search in each batch.
+        start: Where it starts: at the weights (``"zero"``) or at a random point of the box (``"random"``),
+            which may also find a way up from a minimum.
+        every_n_epochs: As for :class:`~lit_aux.callbacks.TaskDiagnostic`, as are the others.
+        every_n_steps: Period in steps instead.
+        tasks: The tasks to measure.
+        shared: The weights that move.
+        num_samples: Examples of each task.
+        batch_size: Examples in a batch, on whose size the value depends: what is left over after the last
+            whole batch is not used. A task with fewer examples has one batch of all.
+        data: Where examples come from.
+
+    Raises:
+        ConfigurationError: For ``rho`` not above 0, and as for :class:`~lit_aux.callbacks.TaskDiagnostic`.
+    """
+
+    def __init__(
+        self,
+        rho: float = 1e-3,
+        *,
+        iterations: int = 20,
+        start: Start = "zero",
+        every_n_epochs: int | None = None,
+        every_n_steps: int | None = None,
+        tasks: Sequence[str] | None = None,
+        shared: Sequence[str] | None = None,
+        num_samples: int = 2048,
+        batch_size: int = 128,
+        data: TaskData = None,
+    ) -> None:
+        super().__init__(
+            every_n_epochs=every_n_epochs,
+            every_n_steps=every_n_steps,
+            tasks=tasks,
+            shared=shared,
+            num_samples=num_samples,
+            batch_size=batch_size,
+            data=data,
+        )
+        check_sharpness(rho, iterations, start)
+        self.rho, self.iterations, self.start = rho, iterations, start
+
+    def measure(self, trainer: Trainer, module: LightningModule) -> dict[str, dict[str, float]]:
+        """Return each task's sharpness, the mean over its batches."""
+        batches = {
+            task: permuted_batches(len(y), self.batch_size, seed=task) for task, (_, y) in self.probe.items()
+        }
+        work = [(task, number) for task, rows in batches.items() for number in range(len(rows))]
+        sums = dict.fromkeys(batches, 0.0)
+        names = list(self.parameters(module))
+        with full_precision(module):
+            weights = {clean(name): parameter for name, parameter in module.named_parameters()}
+            shared = [weights[name] for name in names]
+            for task, number in self.share(trainer, work):
+                sums[task] += self._batch(trainer, module, shared, task, number, batches[task][number])
+        total = self.total(trainer, torch.tensor(list(sums.values()), dtype=torch.float64)).tolist()
+        return {
+            task: {"sharpness": value / len(batches[task])} for task, value in zip(sums, total, strict=True)
+        }
+
+    def _batch(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        shared: Sequence[Tensor],
+        task: str,
+        number: int,
+        rows: Tensor,
+    ) -> float:
+        """Return the sharpness of one batch."""
+        model = self.model(module)
+        x, y = widened(on_device(trainer, module, self.probe[task], rows))
+        return adaptive_sharpness(
+            lambda: model.task_loss(task, model.task_outputs(task, x), y),
+            shared,
+            self.rho,
+            iterations=self.iterations,
+            start=self.start,
+            generator=torch.Generator().manual_seed(number),
+        )

@@ -1,0 +1,118 @@
+"""The images of each task, as callbacks want them: in a fixed order, without augmentation."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.data import extract_batch_size
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lit_aux.callbacks.probe import fixed_rng
+from lit_aux.errors import ConfigurationError
+
+Splits = Mapping[str, Mapping[str, Any]]
+TaskData = Splits | Callable[[Trainer], Splits] | None
+"""Where examples come from. ``{split: {task: (x, y)}}``, with a data set, or an iterable of such batches (a
+loader), in place of a pair; a function of the Trainer that returns this; or None for the data module's own
+``task_batches(split, task)``."""
+
+_BATCH = 256
+_HINT = "give data={'train': {task: (x, y), ...}, ...}, or the data module a task_batches(split, task)"
+
+
+def phase_tasks(trainer: Trainer, module: LightningModule, data: TaskData, user: str) -> list[str]:
+    """Return the tasks that are trained: those of the module's phase, else those that ``data`` names.
+
+    Raises:
+        ConfigurationError: If neither is known.
+    """
+    phase = getattr(module, "phase", None)
+    if phase is not None:
+        return list(phase.tasks)
+    splits = data(trainer) if callable(data) else data
+    if splits is not None:
+        return list(splits.get("train", {}))
+    named = getattr(module, "tasks", None) or getattr(trainer.datamodule, "tasks", None)  # type: ignore[attr-defined]
+    if not named:
+        raise ConfigurationError(f"{user}: data: the tasks are not known; {_HINT}")
+    return list(named)
+
+
+def task_batches(
+    trainer: Trainer, data: TaskData, split: str, task: str, user: str
+) -> Iterator[tuple[Any, Any]]:
+    """Yield batches ``(x, y)`` of one task in a fixed order; nothing where the split has none of it.
+
+    To be consumed under a random state of its own, such as that of :func:`undisturbed`.
+
+    Args:
+        trainer: The Trainer, inside a fit.
+        data: Where they come from.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        task: The task's name.
+        user: Who asks, for the error.
+
+    Raises:
+        ConfigurationError: If nobody knows the task's examples.
+    """
+    splits = data(trainer) if callable(data) else data
+    if splits is None:
+        own = getattr(trainer.datamodule, "task_batches", None)  # type: ignore[attr-defined]
+        if own is None:
+            raise ConfigurationError(f"{user}: data: there are no examples by task; {_HINT}")
+        batches: Iterable[Any] = own(split, task)
+    else:
+        found = splits.get(split, {}).get(task, [])
+        batches = _batches(found)
+    for x, y in batches:
+        if len(y):
+            yield x, y
+
+
+def _batches(found: Any) -> Iterable[Any]:
+    """Return what a user gave for one task as batches."""
+    if isinstance(found, Dataset):
+        return DataLoader(found, batch_size=_BATCH)
+    # A pair, also as a list; a list of two batches holds pairs.
+    is_pair = isinstance(found, tuple | list) and len(found) == 2 and isinstance(found[1], Tensor)
+    return [found] if is_pair or isinstance(found, tuple) else found
+
+
+def task_probe(trainer: Trainer, data: TaskData, tasks: list[str], n: int, user: str) -> dict[str, Any]:
+    """Return the first ``n`` training examples of each task as one batch ``(x, y)`` in CPU memory.
+
+    They depend on the data alone: single- and multi-task runs, and all processes, get the same ones.
+
+    Raises:
+        ConfigurationError: If a task has no training example.
+    """
+    with fixed_rng():
+        return {task: _first(trainer, data, task, n, user) for task in tasks}
+
+
+def _first(trainer: Trainer, data: TaskData, task: str, n: int, user: str) -> tuple[Any, Any]:
+    pieces: list[tuple[Any, Any]] = []
+    count = 0
+    for x, y in task_batches(trainer, data, "train", task, user):
+        size = min(extract_batch_size(y), n - count)
+        pieces.append(_cpu((x, y), slice(0, size)))
+        count += size
+        if count >= n:
+            break
+    if not pieces:
+        raise ConfigurationError(f"{user}: task {task!r} has no training examples")
+    if len(pieces) == 1:
+        return pieces[0]
+    first, *_ = pieces
+    if not all(isinstance(part, Tensor) for piece in pieces for part in piece):
+        raise ConfigurationError(
+            f"{user}: data: inputs of type {type(first[0]).__name__}; tensors are needed"
+        )
+    return torch.cat([x for x, _ in pieces]), torch.cat([y for _, y in pieces])
+
+
+def _cpu(batch: Any, rows: slice) -> Any:
+    return apply_to_collection(batch, Tensor, lambda tensor: tensor[rows].detach().cpu().clone())

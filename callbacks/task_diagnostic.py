@@ -1,0 +1,199 @@
+"""What callbacks that measure something of each task have in common."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+from typing import Any, TypeVar, cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from lit_aux.callbacks._logging import log_scalars, prefix_of
+from lit_aux.callbacks.task_data import TaskData, phase_tasks, task_probe
+from lit_aux.callbacks.task_measurement import TaskMeasurement
+from lit_aux.callbacks.task_model import TaskModel, shared_parameters, task_model
+from lit_aux.callbacks.undisturbed import undisturbed
+from lit_aux.errors import ConfigurationError, unknown_name
+
+Item = TypeVar("Item")
+
+
+class TaskDiagnostic(Callback, ABC):
+    """Measures something of each task every so many epochs or steps, and leaves training as it was.
+
+    Values are logged as ``{task}/{measure}`` after the module's ``log_prefix``. Examples are the first of
+    each task's training set, without augmentation and in eval mode, the same for every run on these data;
+    statistics of batch normalization are re-estimated for them where the module does so in its own
+    evaluations (``reestimate_batchnorm``). Several processes share the work and end with the same values.
+
+    Attributes:
+        results: What was measured, in order, over all phases.
+
+    Args:
+        every_n_epochs: Period in epochs; measured at the end of the epoch.
+        every_n_steps: Period in optimizer steps instead.
+        tasks: The tasks to measure; all that train by default.
+        shared: Globs over the names of the parameters that tasks share; by default all but the readouts.
+        num_samples: Examples of each task; all of a smaller one.
+        batch_size: Examples in a batch.
+        data: Where examples come from, see :data:`~lit_aux.callbacks.task_data.TaskData`; by default the
+            data module.
+
+    Raises:
+        ConfigurationError: For an option out of range; as training starts for an unknown task, a task without
+            data, or a module that is no :class:`~lit_aux.callbacks.TaskModel`.
+    """
+
+    needs_shared = True
+    """Whether there must be shared parameters that train."""
+
+    def __init__(
+        self,
+        *,
+        every_n_epochs: int | None = None,
+        every_n_steps: int | None = None,
+        tasks: Sequence[str] | None = None,
+        shared: Sequence[str] | None = None,
+        num_samples: int = 2048,
+        batch_size: int = 128,
+        data: TaskData = None,
+    ) -> None:
+        super().__init__()
+        if every_n_epochs is not None and every_n_steps is not None:
+            raise ConfigurationError(
+                f"every_n_steps: {every_n_steps} is given beside every_n_epochs {every_n_epochs}; give one"
+            )
+        if every_n_epochs is None and every_n_steps is None:
+            every_n_epochs = 1
+        for option, number in {
+            "every_n_epochs": every_n_epochs,
+            "every_n_steps": every_n_steps,
+            "num_samples": num_samples,
+            "batch_size": batch_size,
+        }.items():
+            if number is not None and number < 1:
+                raise ConfigurationError(f"{option}: {number} must be at least 1")
+        if tasks is not None and not tasks:
+            raise ConfigurationError("tasks: [] names no task; leave it out for all that train")
+        self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
+        self.tasks = None if tasks is None else list(tasks)
+        self.shared = None if shared is None else list(shared)
+        self.num_samples, self.batch_size, self.data = num_samples, batch_size, data
+        self.results: list[TaskMeasurement] = []
+        self._forget()
+
+    # What subclasses say
+
+    @abstractmethod
+    def measure(self, trainer: Trainer, module: LightningModule) -> dict[str, dict[str, float]]:
+        """Return ``{task: {measure: value}}``, the same on every process; called under ``undisturbed``."""
+
+    # The fit
+
+    @property
+    def user(self) -> str:
+        """The class's name, for errors."""
+        return type(self).__name__
+
+    def _forget(self) -> None:
+        """Drop what belongs to one fit."""
+        self.probe: dict[str, Any] = {}
+        self._epochs = self._steps = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the results so far."""
+        return {"results": [astuple(row) for row in self.results], "epochs": self._epochs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        self.results = [TaskMeasurement(*row) for row in state_dict["results"]]
+        self._epochs = state_dict["epochs"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Start afresh in every fit; a resume restores the state after this."""
+        if stage == "fit":
+            self._forget()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a module without the protocol before anything is loaded."""
+        model = task_model(pl_module, self.user)
+        if self.needs_shared:
+            shared_parameters(pl_module, self.shared, self.user)
+        del model
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Collect the examples."""
+        chosen = phase_tasks(trainer, pl_module, self.data, self.user)
+        if self.tasks is not None:
+            phases = [] if getattr(pl_module, "phase", None) is None else cast(Any, pl_module).phases
+            known = list(dict.fromkeys([*chosen, *(task for phase in phases for task in phase.tasks)]))
+            for task in self.tasks:
+                if task not in known:
+                    raise unknown_name(f"{self.user}: tasks", task, known)
+            chosen = [task for task in self.tasks if task in chosen]  # the others have a phase of their own
+        self._steps = trainer.global_step
+        self.probe = task_probe(trainer, self.data, chosen, self.num_samples, self.user)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure every few steps."""
+        done = trainer.global_step
+        stepped, self._steps = done > self._steps, done
+        if stepped and self.every_n_steps is not None and done % self.every_n_steps == 0:
+            self.observe(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure every few epochs."""
+        self._epochs += 1
+        if self.every_n_epochs is not None and self._epochs % self.every_n_epochs == 0:
+            self.observe(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Free the memory."""
+        self._forget()
+
+    def observe(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure now, inside a fit; keep and log the values."""
+        if not self.probe:
+            return
+        with undisturbed(trainer, pl_module, task_model(pl_module, self.user), self.probe):
+            values = self.measure(trainer, pl_module)
+        self.keep(trainer, pl_module, values)
+
+    def keep(
+        self, trainer: Trainer, pl_module: LightningModule, values: Mapping[str, Mapping[str, float]]
+    ) -> None:
+        """Add values ``{task: {measure: value}}`` to the results and log them."""
+        phase = prefix_of(pl_module).rstrip("/")
+        self.results += [
+            TaskMeasurement(phase, self._epochs, trainer.global_step, task, name, float(value))
+            for task, measures in values.items()
+            for name, value in measures.items()
+        ]
+        flat = {f"{task}/{name}": float(v) for task, found in values.items() for name, v in found.items()}
+        log_scalars(trainer, pl_module, flat)
+
+    # For subclasses
+
+    def model(self, module: LightningModule) -> TaskModel:
+        """Return the module as one whose tasks can be evaluated."""
+        return task_model(module, self.user)
+
+    def parameters(self, module: LightningModule) -> dict[str, nn.Parameter]:
+        """Return the shared parameters that train, by name."""
+        return shared_parameters(module, self.shared, self.user)
+
+    @staticmethod
+    def share(trainer: Trainer, items: Sequence[Item]) -> list[Item]:
+        """Return this process's part of some work, which is dealt out in turn."""
+        return list(items[trainer.global_rank :: trainer.world_size])
+
+    @staticmethod
+    def total(trainer: Trainer, tensor: Tensor) -> Tensor:
+        """Return the sum of a tensor over all processes, on the CPU; every process must call this."""
+        if trainer.world_size == 1:  # also where the device has no float64
+            return tensor.detach().cpu()
+        moved = tensor.detach().clone().to(trainer.strategy.root_device)  # which is summed in place
+        return torch.as_tensor(trainer.strategy.reduce(moved, reduce_op="sum")).cpu()

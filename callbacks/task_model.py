@@ -1,0 +1,80 @@
+"""What a module has to offer so that callbacks can compute the loss of one of its tasks."""
+
+from collections.abc import Iterable
+from typing import Any, Protocol, cast
+
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from lit_aux.callbacks._names import clean, match
+from lit_aux.errors import ConfigurationError
+
+
+class TaskModel(Protocol):
+    """A module whose tasks can be evaluated one by one; all of the project's modules are such.
+
+    Neither method may log, count or change anything. ``readout_parameters`` is needed only where no
+    ``shared`` patterns are given; ``task_metrics(task)``, a dictionary of fresh torchmetrics, only by those
+    who want other metrics than accuracy.
+    """
+
+    def task_outputs(self, task: str, x: Any) -> Tensor:
+        """Return the outputs (logits, for classification) of one task on inputs of a batch."""
+
+    def task_loss(self, task: str, outputs: Tensor, y: Any) -> Tensor:
+        """Return the loss of one task, a scalar: the mean over the batch."""
+
+    def readout_parameters(self) -> Iterable[nn.Parameter]:
+        """Return the parameters that are no task's but its own: everything else is shared."""
+
+
+def task_model(module: LightningModule, user: str) -> TaskModel:
+    """Return a module as a :class:`TaskModel`.
+
+    Args:
+        module: The module of a fit.
+        user: Who needs it, for the error.
+
+    Raises:
+        ConfigurationError: If it lacks a method, or its network is a student.
+    """
+    if getattr(module, "students", None) is not None:
+        raise ConfigurationError(f"{user}: students train replicas, not tasks; leave this callback out")
+    missing = [name for name in ("task_outputs", "task_loss") if not callable(getattr(module, name, None))]
+    if missing:
+        raise ConfigurationError(
+            f"{user}: {type(module).__name__} has no {missing[0]}; give it task_outputs(task, x) and "
+            "task_loss(task, outputs, y), see lit_aux.callbacks.TaskModel"
+        )
+    return cast(TaskModel, module)
+
+
+def shared_parameters(
+    module: LightningModule, patterns: list[str] | None, user: str
+) -> dict[str, nn.Parameter]:
+    """Return the shared parameters that train, by name.
+
+    Args:
+        module: The module of a fit.
+        patterns: Globs over parameter names; by default all but the module's ``readout_parameters()``.
+        user: Who needs them, for the error.
+
+    Raises:
+        ConfigurationError: If a pattern matches nothing, nothing that trains is left, or there are neither
+            patterns nor ``readout_parameters``.
+    """
+    named = {clean(name): parameter for name, parameter in module.named_parameters()}
+    if patterns is not None:
+        chosen = {*match(f"{user}: shared", patterns, named)}
+    elif callable(readout := getattr(module, "readout_parameters", None)):
+        own = {id(parameter) for parameter in readout()}
+        chosen = {name for name, parameter in named.items() if id(parameter) not in own}
+    else:
+        raise ConfigurationError(
+            f"{user}: shared: name the parameters that tasks share, as ['backbone.*'], or give "
+            f"{type(module).__name__} a readout_parameters()"
+        )
+    shared = {name: p for name, p in named.items() if name in chosen and p.requires_grad}
+    if not shared:
+        raise ConfigurationError(f"{user}: shared: none of the shared parameters trains")
+    return shared

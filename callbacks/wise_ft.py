@@ -1,0 +1,201 @@
+"""Weights between those before and after finetuning."""
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from lit_aux.callbacks._from_start import FromStart
+from lit_aux.callbacks._logging import log_scalars, prefix_of
+from lit_aux.callbacks.mixing_measurement import MixingMeasurement
+from lit_aux.callbacks.task_data import TaskData, phase_tasks, task_probe
+from lit_aux.callbacks.task_model import task_model
+from lit_aux.callbacks.trajectory_log import TrajectoryLog
+from lit_aux.callbacks.undisturbed import undisturbed
+from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.files import write_whole
+
+COLUMNS = ("phase", "mixing", "task", "measure", "value")
+
+
+class WiSEFT(FromStart):
+    """Evaluates mixtures of the weights before and after a fit on validation and test data when it has ended.
+
+    Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (arXiv 2109.01903): at mixing weight m
+    every parameter is (1 - m) times its value when training started (after a rescale) plus m times that at
+    the end. Running statistics of batch normalization are mixed likewise, or, where the module re-estimates
+    them in its own evaluations (``reestimate_batchnorm``), estimated anew for each mixture. The network
+    itself stays as it was trained, bit for bit, unless ``keep_best`` is set. Every process evaluates its
+    share.
+
+    ``wise_ft.csv`` and ``wise_ft.png`` in the run's folder hold the table and its picture; loggers get
+    ``wise_ft/best``, the mixing weight best on validation data, and ``wise_ft/{task}/{measure}`` there.
+    In ``PretrainFinetuneModule`` it belongs into ``finetune_callbacks``.
+
+    Attributes:
+        results: One row a mixing weight, task and measure, in order.
+        best: The mixing weight best on validation data by the mean over tasks of accuracy (the first metric
+            of the module's ``task_metrics``; of the loss where there is no metric); None without such data.
+
+    Args:
+        mixing: The mixing weights, each from 0 to 1; 0, .1, ..., 1 by default.
+        keep_best: Whether the network is left at the best mixture, before it is tested and saved.
+        tasks: The tasks to evaluate; all that train by default.
+        num_samples: Training examples of each task from which statistics are estimated anew.
+        data: Where examples come from, see :data:`~lit_aux.callbacks.task_data.TaskData`; by default the data
+            module.
+
+    Raises:
+        ConfigurationError: For a mixing weight out of range; as a fit starts for a module that is no
+            :class:`~lit_aux.callbacks.TaskModel`, a task without data, validation data that ``keep_best``
+            lacks, in every phase of several, or on resuming a run that was started without.
+    """
+
+    def __init__(
+        self,
+        mixing: Sequence[float] | None = None,
+        *,
+        keep_best: bool = False,
+        tasks: Sequence[str] | None = None,
+        num_samples: int = 1000,
+        data: TaskData = None,
+    ) -> None:
+        super().__init__()
+        chosen = [number / 10 for number in range(11)] if mixing is None else [float(m) for m in mixing]
+        for value in chosen:
+            if not 0 <= value <= 1:
+                raise ConfigurationError(f"mixing: {value} must be from 0 to 1")
+        if not chosen:
+            raise ConfigurationError("mixing: [] names no mixing weight")
+        if num_samples < 2:
+            raise ConfigurationError(f"num_samples: {num_samples} must be at least 2")
+        self.mixing, self.keep_best = sorted({*chosen}), keep_best
+        self.tasks = None if tasks is None else list(tasks)
+        self.num_samples, self.data = num_samples, data
+        self.results: list[MixingMeasurement] = []
+        self.best: float | None = None
+        self._evaluation = TrajectoryLog(splits=("val", "test"), data=data)
+
+    def kept(self, module: LightningModule) -> Mapping[str, Tensor]:
+        """Return parameters and running statistics."""
+        return {name: value for name, value in _state(module).items() if value.is_floating_point()}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a module without the protocol."""
+        task_model(pl_module, type(self).__name__)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the weights and collect examples."""
+        super().on_train_start(trainer, pl_module)
+        user = type(self).__name__
+        known = phase_tasks(trainer, pl_module, self.data, user)
+        for task in self.tasks or []:
+            if task not in known:
+                raise unknown_name(f"{user}: tasks", task, known)
+        self._evaluation.probe = task_probe(trainer, self.data, self.tasks or known, self.num_samples, user)
+        self.results, self.best = [], None
+        if self.keep_best and not any(
+            name.startswith("val_") for found in self._measure(trainer, pl_module).values() for name in found
+        ):
+            raise ConfigurationError("keep_best: there are no validation data to choose by; see --data.n_val")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate every mixture; leave the network as it was trained, or at the best."""
+        after = {name: value.detach().clone() for name, value in _state(pl_module).items()}
+        phase = prefix_of(pl_module).rstrip("/")
+        try:
+            for mixing in self.mixing:
+                self._set(pl_module, after, mixing)
+                found = self._measure(trainer, pl_module)
+                self.results += [
+                    MixingMeasurement(phase, mixing, task, name, value)
+                    for task, measures in found.items()
+                    for name, value in measures.items()
+                ]
+        finally:
+            _load(pl_module, after)
+        self._choose(trainer, pl_module)
+        if self.keep_best and self.best is not None:
+            self._keep(trainer, pl_module, after, self.best)
+        self._write(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Free the memory."""
+        super().on_fit_end(trainer, pl_module)
+        self._evaluation.probe = {}
+
+    def _measure(self, trainer: Trainer, module: LightningModule) -> dict[str, dict[str, float]]:
+        model = task_model(module, type(self).__name__)
+        with undisturbed(trainer, module, model, self._evaluation.probe):
+            return self._evaluation.measure(trainer, module)
+
+    @torch.no_grad()
+    def _set(self, module: LightningModule, after: Mapping[str, Tensor], mixing: float) -> None:
+        """Mix; the ends are exact."""
+        mixed = {
+            name: self.start[name] + mixing * (value - self.start[name])
+            if name in self.start and 0 < mixing < 1
+            else (value if mixing or name not in self.start else self.start[name])
+            for name, value in after.items()
+        }
+        _load(module, mixed)
+
+    def _keep(
+        self, trainer: Trainer, module: LightningModule, after: Mapping[str, Tensor], mixing: float
+    ) -> None:
+        """Leave the network at a mixture, with the statistics that it was evaluated with."""
+        self._set(module, after, mixing)
+        if 0 <= mixing < 1:
+            model = task_model(module, type(self).__name__)
+            with undisturbed(trainer, module, model, self._evaluation.probe):
+                statistics = {name: buffer.clone() for name, buffer in module.named_buffers()}
+            with torch.no_grad():
+                for name, buffer in module.named_buffers():
+                    buffer.copy_(statistics[name])
+
+    def _choose(self, trainer: Trainer, module: LightningModule) -> None:
+        """Find the mixing weight best on validation data, the largest of equals, and log what it gives."""
+        measures = [r.measure for r in self.results if r.measure.startswith("val_")]
+        if not measures:
+            return
+        judged = next((name for name in measures if name != "val_loss"), "val_loss")
+        sign = -1 if judged == "val_loss" else 1
+        scores = {
+            m: sign * fmean(r.value for r in self.results if (r.mixing, r.measure) == (m, judged))
+            for m in self.mixing
+        }
+        self.best = max(self.mixing, key=lambda m: (scores[m], m))
+        there = {f"wise_ft/{r.task}/{r.measure}": r.value for r in self.results if r.mixing == self.best}
+        log_scalars(trainer, module, {"wise_ft/best": self.best, **there})
+
+    def _write(self, trainer: Trainer) -> None:
+        folder = Path(os.fspath(trainer.log_dir or trainer.default_root_dir))  # all processes must ask
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        from lit_aux.callbacks.mixing_picture import plot
+
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(astuple(row) for row in self.results)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "wise_ft.csv", text.getvalue())
+        plot(self.results, self.best, folder / "wise_ft.png")
+
+
+def _state(module: LightningModule) -> dict[str, Tensor]:
+    """Return parameters and buffers by name, those that are not saved included."""
+    return dict(module.named_parameters()) | dict(module.named_buffers())
+
+
+@torch.no_grad()
+def _load(module: LightningModule, values: Mapping[str, Tensor]) -> None:
+    for name, tensor in _state(module).items():
+        tensor.copy_(values[name])

@@ -1,0 +1,101 @@
+"""Methods by the names and objects that users give."""
+
+from collections.abc import Callable
+from importlib import import_module
+from inspect import isabstract, isclass
+from typing import Any
+
+from torch import nn
+
+from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.modules.methods.aggregation import Aggregation
+from lit_aux.modules.methods.gradnorm import GradNorm
+from lit_aux.modules.methods.loss_weighting import LossWeighting
+from lit_aux.modules.methods.random_weighting import RandomWeighting
+from lit_aux.modules.methods.scalarization import Scalarization
+from lit_aux.modules.methods.task_method import TaskMethod
+from lit_aux.modules.methods.uncertainty import UncertaintyWeighting
+
+WEIGHTINGS: dict[str, Callable[[], TaskMethod]] = {
+    "constant": TaskMethod,
+    "uncertainty": UncertaintyWeighting,
+    "random": RandomWeighting,
+    "gradnorm": GradNorm,
+}
+_KINDS = {"aggregation": "Aggregator", "scalarization": "Scalarizer"}
+
+
+def method_of(aggregator: nn.Module | str | None, weighting: nn.Module | str | None) -> TaskMethod:
+    """Return the method that a module's options ask for.
+
+    Args:
+        aggregator: An aggregator, or the name of one of TorchJD's.
+        weighting: A weighting, the word for one of them, or a scalarizer or the name of one of TorchJD's.
+
+    Raises:
+        ConfigurationError: If both are given, one is unknown, or TorchJD is not installed.
+    """
+    if aggregator is not None and weighting not in (None, "constant"):
+        raise ConfigurationError(
+            f"weighting: {_shown(weighting)} and the aggregator {_shown(aggregator)} both decide how tasks "
+            "combine; give one of them (task_weights goes with either)"
+        )
+    if aggregator is not None:
+        if isinstance(aggregator, str):
+            aggregator = _of_torchjd("aggregator", aggregator, "aggregation")
+        if isinstance(aggregator, TaskMethod) or _is_kind(aggregator, "scalarization"):
+            raise ConfigurationError(f"aggregator: {_shown(aggregator)} weighs losses; give it as weighting")
+        return Aggregation(aggregator)
+    if weighting is None:
+        return TaskMethod()
+    if isinstance(weighting, str):
+        if weighting in WEIGHTINGS:
+            return WEIGHTINGS[weighting]()
+        weighting = _of_torchjd("weighting", weighting, "scalarization", list(WEIGHTINGS))
+    if _is_kind(weighting, "aggregation"):
+        raise ConfigurationError(f"weighting: {_shown(weighting)} combines gradients; give it as aggregator")
+    return weighting if isinstance(weighting, LossWeighting) else Scalarization(weighting)
+
+
+def _shown(given: nn.Module | str | None) -> str:
+    return repr(given) if isinstance(given, str) else type(given).__name__
+
+
+def _is_kind(given: nn.Module, room: str) -> bool:
+    """Whether an object is one of TorchJD's; it can be so only where TorchJD is installed."""
+    name = _KINDS[room]
+    return any(
+        base.__name__ == name and base.__module__.startswith("torchjd") for base in type(given).__mro__
+    )
+
+
+def _of_torchjd(option: str, name: str, room: str, words: list[str] | None = None) -> nn.Module:
+    """Build one of TorchJD's classes that needs no arguments."""
+    prefix = f"torchjd.{room}."
+    short = name.removeprefix(prefix)
+    try:
+        module = import_module(f"torchjd.{room}")
+    except ImportError as error:
+        if words is not None and not name.startswith("torchjd."):
+            raise unknown_name(option, name, words) from error
+        raise ConfigurationError(
+            f"{option}: {name!r} is of TorchJD, which is not installed; install the extra aggregators: "
+            "pip install 'lit-aux[aggregators]'"
+        ) from error
+    kind = getattr(module, _KINDS[room])
+    found: dict[str, Any] = {
+        n: c
+        for n, c in vars(module).items()
+        if isclass(c) and issubclass(c, kind) and not isabstract(c) and not c.__module__.endswith("_bases")
+    }
+    if short not in found:
+        raise unknown_name(option, short, [*(words or []), *found])
+    try:
+        built: nn.Module = found[short]()
+    except (TypeError, ValueError, ImportError) as error:
+        reason = str(error).splitlines()[0].replace(f"{short}.__init__() ", "")
+        raise ConfigurationError(
+            f"{option}: {short} cannot be built by its name alone ({reason}); give "
+            f"{{class_path: {prefix}{short}, init_args: {{...}}}}"
+        ) from error
+    return built

@@ -1,0 +1,42 @@
+"""How callbacks evaluate the tasks of a module one by one."""
+
+from collections.abc import Iterable
+from copy import deepcopy
+from typing import Any, cast
+
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from lit_aux.modules.evaluation import TaskEvaluation
+
+
+class TaskInterface(LightningModule):
+    """The part of the project's modules that :class:`lit_aux.callbacks.TaskModel` asks for."""
+
+    net: Any
+    evaluation: TaskEvaluation
+
+    def forward(self, x: Tensor, task: str | None = None) -> Tensor | dict[str, Tensor]:
+        """Return the logits of one task, or of every task by name."""
+        return self.net(x, task)  # type: ignore[no-any-return]
+
+    def task_outputs(self, task: str, x: Tensor) -> Tensor:
+        """Return the logits of one task, past any data-parallel wrapper."""
+        return self.net(x, task)  # type: ignore[no-any-return]
+
+    def task_loss(self, task: str, outputs: Tensor, y: Tensor) -> Tensor:
+        """Return the unweighted loss of one task on a batch; nothing is counted or logged."""
+        return self.evaluation.losses[f"/{task}"](outputs, y)  # type: ignore[no-any-return]
+
+    def task_metrics(self, task: str) -> dict[str, Metric]:
+        """Return a copy of a task's metrics by name, empty."""
+        found = cast(nn.ModuleDict, self.evaluation.measures[f"val/{task}"])
+        copies = {name: deepcopy(cast(Metric, metric)) for name, metric in found.items()}
+        for metric in copies.values():
+            metric.reset()
+        return copies
+
+    def readout_parameters(self) -> Iterable[nn.Parameter]:
+        """Return the parameters of the readout; all others are shared by the tasks."""
+        return list(self.net.readout_parameters())

@@ -1,0 +1,55 @@
+"""Optimizers and schedules of phases, with learning rates that differ by layer."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.optim import Optimizer
+
+from lit_aux.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from lit_aux.phases.phase import PhaseSettings
+
+
+def optimizer_of(settings: "PhaseSettings", parameters: Sequence[Any]) -> Optimizer:
+    """Build a phase's optimizer.
+
+    Args:
+        settings: The phase's.
+        parameters: Parameters, or groups of them that say by ``lr_scale`` what multiplies their learning
+            rate. The optimizer's groups do not have this key: timm's schedulers would apply it once more.
+    """
+    scales = [entry.get("lr_scale", 1.0) if isinstance(entry, dict) else 1.0 for entry in parameters]
+    given: list[Any] = [
+        {k: v for k, v in entry.items() if k != "lr_scale"} if isinstance(entry, dict) else entry
+        for entry in parameters
+    ]
+    optimizer = settings.optimizer(given) if settings.optimizer else torch.optim.Adam(given)
+    if any(scale != 1.0 for scale in scales):
+        if len(optimizer.param_groups) != len(scales):
+            raise ConfigurationError(
+                f"layer_decay: {type(optimizer).__name__} does not keep groups of parameters apart; choose "
+                "another optimizer"
+            )
+        for group, scale in zip(optimizer.param_groups, scales, strict=True):
+            group["lr"] *= scale
+    return optimizer
+
+
+def scheduler_of(settings: "PhaseSettings", optimizer: Optimizer) -> Any:
+    """Build a phase's schedule.
+
+    Raises:
+        ConfigurationError: If it gives all groups one learning rate where they had different ones.
+    """
+    assert settings.lr_scheduler is not None
+    before = [group["lr"] for group in optimizer.param_groups]
+    scheduler = settings.lr_scheduler(optimizer)
+    after = [group["lr"] for group in optimizer.param_groups]
+    if len({*before}) > 1 and len({*after}) == 1 and after[0] != 0:
+        raise ConfigurationError(
+            f"layer_decay: {type(scheduler).__name__} gives every layer the same learning rate; choose a "
+            "schedule that multiplies the optimizer's own, such as CosineAnnealingLR"
+        )
+    return scheduler

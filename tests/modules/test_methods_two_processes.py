@@ -1,0 +1,51 @@
+"""Multi-task methods on two gloo processes take the steps of one process on the joint batch."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from method_helpers import module_of
+from two_process_methods_script import RUNS, run
+
+pytest.importorskip("torchjd")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where each run's two processes wrote their weights."""
+    target = tmp_path_factory.mktemp("methods")
+    script = Path(__file__).with_name("two_process_methods_script.py")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PL_")}
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(script), str(target)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=target,
+        env={**environment, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    ) as process:
+        try:
+            _, errors = process.communicate(timeout=300)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # the second process too
+            raise
+    assert process.returncode == 0, errors[-3000:]
+    return target
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_do_what_one_does(name: str, folder: Path, tmp_path: Path) -> None:
+    first, second = (torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1))
+    module, _ = run(name, tmp_path, 1)
+    start = module_of(**RUNS[name]).state_dict()
+    moved = 0.0
+    for key, value in module.state_dict().items():
+        assert torch.equal(first[key], second[key]), key
+        torch.testing.assert_close(first[key], value, rtol=1e-6, atol=1e-8, msg=lambda m, k=key: f"{k}: {m}")
+        moved += float((value - start[key]).abs().nan_to_num().sum())
+    assert moved > 0.1
