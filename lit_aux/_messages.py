@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lit_aux._options import option_of
 
-OWN = "sweep, reproduce, table, figures, regime"
+OWN = "sweep, reproduce, table, figures, trajectories, regime"
 """Commands that are not Lightning's."""
 _KEY = re.compile(r'Parser key "([^"]+)":')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")

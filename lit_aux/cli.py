@@ -33,12 +33,15 @@ def main(args: "ArgsType" = None) -> int:
 
     Returns:
         The exit code: 0 when all went well, 1 when training failed or a disk is full, 2 for a wrong option,
-        130 when Ctrl-C ended ``reproduce``, ``sweep`` or ``regime``.
+        130 when Ctrl-C ended ``reproduce``, ``sweep`` or ``regime``, 141 when nobody read the output.
     """
     if os.environ.get("LIT_AUX_DEBUG"):
         return _dispatch(args)
     try:
         return _dispatch(args)
+    except BrokenPipeError:  # whoever read the output has seen enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]
+        return 141
     except Exception as error:
         known = _known_cause(error) or storage_trouble(error, os.curdir)
         if known is None:
@@ -89,6 +92,10 @@ def _dispatch(args: "ArgsType") -> int:
         from lit_aux.figures.command import run as figures
 
         return figures(own[1:])
+    if name == "trajectories":
+        from lit_aux.trajectories.command import run as trajectories
+
+        return trajectories(own[1:])
     _run(args)
     return 0
 

@@ -22,6 +22,7 @@ ROOMS = [
     "experiments",
     "tables",
     "figures",
+    "trajectories",
     "regimes",
     "sweeps",
     "cli",

@@ -1,0 +1,206 @@
+"""The whole comparison: transfer, generalization gap, factors and verdicts of every method and task."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lit_aux.errors import ConfigurationError
+from lit_aux.trajectories import transfer
+from lit_aux.trajectories.comparison import Comparison
+from lit_aux.trajectories.factors import FACTORS, Factor, summarize
+from lit_aux.trajectories.gap import Gap, LossPath, gap, overlap, path_of
+from lit_aux.trajectories.study import Study
+from lit_aux.trajectories.trajectory import Trajectory
+from lit_aux.trajectories.verdict import Verdict, judge
+
+
+@dataclass(frozen=True)
+class TaskAnalysis:
+    """What a multi-task method did to one task.
+
+    Attributes:
+        method: The method.
+        task: The task.
+        transfer: The test metric that was reached.
+        gap: The test metric by training loss; None where the two kinds of runs share no range of losses.
+        gap_mean: Its mean over that range, run by run; None likewise.
+        factors: Each factor that both kinds of runs measured, by its name.
+        verdicts: What each says of the transfer.
+    """
+
+    method: str
+    task: str
+    transfer: Comparison
+    gap: Gap | None
+    gap_mean: Comparison | None
+    factors: Mapping[str, Comparison]
+    verdicts: Mapping[str, Verdict]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What ``lit-aux trajectories`` says.
+
+    Attributes:
+        study: The runs.
+        metric: The test metric.
+        select: How checkpoints were chosen: a validation measure, or ``last``.
+        higher: Whether more of the metric is better.
+        results: One for each method and task.
+        notes: What is to be known, a line each.
+    """
+
+    study: Study
+    metric: str
+    select: str
+    higher: bool
+    results: Sequence[TaskAnalysis]
+    notes: Sequence[str]
+
+    @property
+    def factors(self) -> list[Factor]:
+        """The factors that were measured, in the order of the tables."""
+        return [factor for factor in FACTORS if any(factor.measure in r.factors for r in self.results)]
+
+
+def analyse(study: Study, metric: str = "accuracy", select: str | None = None) -> Analysis:
+    """Compare every multi-task method with the single-task runs, task by task.
+
+    Args:
+        study: The runs.
+        metric: The test metric.
+        select: The validation measure by which checkpoints are chosen, or ``last``; by default the metric on
+            validation examples, the last checkpoints where there are none.
+
+    Raises:
+        ConfigurationError: If runs lack what is needed, or share no training loss in any task.
+    """
+    transfer.check_metric(study, metric)
+    chosen = transfer.selection(study, metric, select)
+    higher = transfer.higher_is_better(metric)
+    results = [
+        _of_task(study, method, task, metric, chosen, higher)
+        for method in study.multi
+        for task in study.tasks
+    ]
+    apart = [found for found in results if found.gap is None]
+    if len(apart) == len(results):
+        raise ConfigurationError(
+            "RUN: there is no training loss that single-task and multi-task runs all pass through, in any "
+            f"task ({_ranges(study, apart[0], metric)}); train both for longer, or measure more often"
+        )
+    notes = [
+        f"{found.method}, {found.task}: no training loss that all runs pass through, so there is no gap "
+        f"({_ranges(study, found, metric)})"
+        for found in apart
+    ]
+    return Analysis(
+        study,
+        metric,
+        chosen,
+        higher,
+        results,
+        (*study.notes, *notes, *_short_notes(study, metric, chosen, select), *_factor_notes(study, results)),
+    )
+
+
+def _of_task(study: Study, method: str, task: str, metric: str, select: str, higher: bool) -> TaskAnalysis:
+    single, multi = study.single[task], study.multi[method]
+
+    def values(runs: Sequence[Trajectory]) -> list[tuple[int | None, float]]:
+        return [(run.seed, transfer.reached(run, task, metric, select)) for run in runs]
+
+    moved = Comparison(values(single), values(multi))
+    found = gap(_paths(single, task, metric), _paths(multi, task, metric))
+    mean = None
+    if found is not None:
+        mean = Comparison(
+            [(run.seed, float(a)) for run, a in zip(single, found.single.averages, strict=True)],
+            [(run.seed, float(a)) for run, a in zip(multi, found.multi.averages, strict=True)],
+        )
+    changes = {f.measure: change for f in FACTORS if (change := _change(single, multi, task, f))}
+    verdicts = {
+        f.measure: judge(changes[f.measure], moved, f.sign, higher)
+        for f in FACTORS
+        if f.sign and f.measure in changes
+    }
+    return TaskAnalysis(method, task, moved, found, mean, changes, verdicts)
+
+
+def _paths(runs: Sequence[Trajectory], task: str, metric: str) -> list[LossPath]:
+    found = []
+    for run in runs:
+        loss, test = (transfer.required(run, task, name) for name in ("train_loss", f"test_{metric}"))
+        found.append(path_of(*loss.at(test)))
+    return found
+
+
+def _change(
+    single: Sequence[Trajectory], multi: Sequence[Trajectory], task: str, factor: Factor
+) -> Comparison | None:
+    """Return a factor in both kinds of runs, as far as they measured it; None where one kind did not."""
+    kinds = []
+    for runs in (single, multi):
+        values = []
+        for run in runs:
+            series = run.series.get((task, factor.measure))
+            value = None if series is None else summarize(series, factor.summary)
+            if value is not None:
+                values.append((run.seed, value))
+        kinds.append(values)
+    return Comparison(*kinds) if all(kinds) else None
+
+
+def _ranges(study: Study, found: TaskAnalysis, metric: str) -> str:
+    """Say which losses all runs of either kind passed through."""
+    parts = []
+    for kind, runs in (("single", study.single[found.task]), ("multi", study.multi[found.method])):
+        common = overlap(_paths(runs, found.task, metric))
+        shared = "runs share none" if common is None else f"{common[0]:.3g} to {common[1]:.3g}"
+        parts.append(f"{found.task} {kind} {shared}")
+    return ", ".join(parts)
+
+
+def _short_notes(study: Study, metric: str, chosen: str, asked: str | None) -> list[str]:
+    notes = []
+    if chosen == transfer.LAST and asked is None:
+        notes.append(
+            f"no run has val_{metric}: the last {transfer.CHECKPOINTS} checkpoints stand for the best ones"
+        )
+    fewest = transfer.fewest_checkpoints(study, metric)
+    if fewest <= transfer.CHECKPOINTS:
+        notes.append(
+            f"a run has {fewest} checkpoints, so that the best {transfer.CHECKPOINTS} are all that it has"
+        )
+    return notes
+
+
+def _factor_notes(study: Study, results: Sequence[TaskAnalysis]) -> list[str]:
+    """Say what was not measured, by all or by some."""
+    notes = []
+    gone: Counter[str] = Counter()
+    for factor in FACTORS:
+        have = [found for found in results if factor.measure in found.factors]
+        if not have:
+            gone[factor.callback] += 1
+        elif len(have) < len(results):
+            lacking = next(found for found in results if factor.measure not in found.factors)
+            notes.append(
+                f"{factor.title} was not measured in both kinds of runs for {len(results) - len(have)} of "
+                f"{len(results)} tasks ({lacking.method}, {lacking.task})"
+            )
+        for found in have:
+            change, single = found.factors[factor.measure], study.single[found.task]
+            kinds = (
+                ("single", change.single_runs, single),
+                ("multi", change.multi_runs, study.multi[found.method]),
+            )
+            for kind, values, runs in kinds:
+                if len(values) < len(runs):
+                    notes.append(
+                        f"{factor.title} of {found.task} was measured in {len(values)} of {len(runs)} "
+                        f"{kind}-task runs"
+                    )
+    if gone:
+        notes.append(f"not measured in both kinds of runs: {', '.join(gone)} (callbacks)")
+    return list(dict.fromkeys(notes))  # single-task runs are compared with every method

@@ -1,0 +1,97 @@
+"""``lit-aux trajectories``: why multi-task training helped or hurt."""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser
+
+from lit_aux.commands import command_parser, parse, spellings
+from lit_aux.errors import ConfigurationError
+from lit_aux.files import write_whole
+from lit_aux.trajectories.analysis import Analysis, analyse
+from lit_aux.trajectories.files import tables
+from lit_aux.trajectories.reading import read_trajectories
+from lit_aux.trajectories.sheets import sheets
+from lit_aux.trajectories.study import study_of
+
+_DESCRIPTION = (
+    "Compare single-task and multi-task runs of the same tasks: transfer, the generalization gap at equal "
+    "training loss, the change of each factor, and whether that would explain the transfer. RUN is a "
+    "trajectory.csv, as the callback TrajectoryLog writes, or a folder with some anywhere below. "
+    "Which runs are single-task follows from the files; each multi-task method is compared with the same "
+    "single-task runs."
+)
+_OPTIONS: dict[str, tuple[Any, Any, str]] = {
+    "metric": (str, "accuracy", "what is measured on test examples; loss, or a metric's name"),
+    "select": (
+        str | None,
+        None,
+        "the validation measure that chooses checkpoints, val_accuracy or val_loss say, or last; by default "
+        "the metric on validation examples, the last checkpoints where no run has it",
+    ),
+    "tasks": (str, None, "compare these tasks only; give them after the runs"),
+    "phase": (str | None, None, "of runs of several phases; the last one by default"),
+    "out": (str, "trajectories", "folder of the tables and pictures"),
+    "format": (Literal["png", "svg", "pdf"], "png", "of the pictures"),
+}
+
+
+def parser() -> ArgumentParser:
+    """Return the parser of ``lit-aux trajectories``."""
+    made = command_parser("trajectories", _DESCRIPTION)
+    made.add_argument("runs", type=str, nargs="*", metavar="RUN", help="files, or folders with runs")
+    for name, (kind, default, text) in _OPTIONS.items():
+        several: dict[str, Any] = {"nargs": "+"} if name == "tasks" else {}
+        made.add_argument(*spellings(name), type=kind, default=default, help=text, **several)
+    return made
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out ``lit-aux trajectories``.
+
+    Args:
+        arguments: What follows ``trajectories``.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        ConfigurationError: For what is unknown or impossible, or a file that cannot be read or written.
+    """
+    options = [spellings(name)[0] for name in _OPTIONS]
+    given = parse(parser(), arguments, options, missing={"--tasks": "name tasks"})
+    if not given.runs:
+        where = " before --tasks" if given.tasks else ""
+        raise ConfigurationError(
+            f"RUN: nothing is given; name folders of single-task and multi-task runs{where}"
+        )
+    out = Path(given.out)
+    if out.exists() and not out.is_dir():
+        raise ConfigurationError(f"--out {out}: is a file; name a folder")
+    runs, notes = read_trajectories(given.runs, given.phase)
+    found = analyse(study_of(runs, given.tasks), given.metric, given.select)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
+    print("\n".join(sheet.render("text", width) for sheet in sheets(found)))
+    for note in (*notes, *found.notes):
+        print(f"note: {note}")
+    _write(found, out, given.format)
+    return 0
+
+
+def _write(found: Analysis, out: Path, kind: str) -> None:
+    """Write tables and pictures, and say where they are."""
+    from lit_aux.trajectories.pictures import draw
+
+    made = tables(found)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, sheet in made.items():
+            write_whole(out / name, sheet.render("csv"))
+    except OSError as error:
+        raise ConfigurationError(f"--out {out}: cannot be written ({error.strerror})") from None
+    print(f"tables: {', '.join(str(out / name) for name in made)}")
+    for path in draw(found, out, kind):
+        print(f"picture: {path}")

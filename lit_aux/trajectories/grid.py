@@ -1,0 +1,162 @@
+"""One panel for each task, with a curve and its interval for each kind of run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, sqrt
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lit_aux.figures.style import INK, SETUPS, Look, ordered_looks, save, tidy
+from lit_aux.trajectories.canvas import canvas
+from lit_aux.trajectories.series import Floats
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SINGLE = "single-task"
+_MARKS = 5  # on a curve, so that curves are told apart without colour
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve over several runs.
+
+    Attributes:
+        name: Of the kind of run.
+        x: Places, in the order in which they were passed.
+        mean: The mean over runs.
+        low: Two standard deviations below it; NaN of one run.
+        high: Two standard deviations above it; NaN of one run.
+        clear: Where it differs significantly from the single-task runs; nothing for these.
+    """
+
+    name: str
+    x: Floats
+    mean: Floats
+    low: Floats
+    high: Floats
+    clear: tuple[Floats, ...] = ()
+
+
+def looks(methods: Sequence[str]) -> dict[str, Look]:
+    """Return how single-task runs and those of each method are drawn, the same in every picture."""
+    single, multi = SETUPS["STL"], SETUPS["MTL"]
+    others = iter(ordered_looks(1 + len(methods)))  # the last, which is the lightest, is left
+    found = {SINGLE: single._replace(marker="s")}
+    for method in methods:
+        found[method] = multi if method == "MTL" or len(methods) == 1 else next(others)
+    return found
+
+
+def draw_grid(
+    path: Path,
+    panels: Mapping[str, Sequence[Line]],
+    how: Mapping[str, Look],
+    *,
+    labels: tuple[str, str],
+    title: str,
+    note: str,
+    log_x: bool = False,
+    log_y: bool = False,
+) -> Path:
+    """Draw a panel for each task.
+
+    Args:
+        path: The file.
+        panels: Curves by task.
+        how: The look of each kind of run.
+        labels: Of the x and y axes.
+        title: Above all panels.
+        note: Below them, beside the legend.
+        log_x: Whether x is a loss, on a logarithmic axis that falls to the right.
+        log_y: Whether y is on a logarithmic axis.
+    """
+    columns = min(len(panels), 3 if len(panels) <= 6 else max(4, ceil(sqrt(len(panels)))))
+    names = [name for name in how if any(name == line.name for lines in panels.values() for line in lines)]
+    made = canvas(
+        len(panels),
+        columns,
+        (2.6, 1.9) if columns <= 3 else (1.9, 1.35),
+        (0.2, 0.5),
+        title,
+        [(name, how[name]) for name in names],
+        [note],
+        lines=True,
+    )
+    for axes, (task, lines) in zip(made.axes, panels.items(), strict=True):
+        _panel(axes, task, lines, how)
+        if log_y:
+            _log_axis(axes)
+        if log_x:
+            _loss_axis(axes)
+    _share(made.axes, columns, labels[0])
+    middle = (made.axes[0].get_position().y1 + made.axes[-1].get_position().y0) / 2
+    made.figure.supylabel(labels[1], x=0.1 / made.figure.get_figwidth(), y=middle, fontsize=9, color=INK)
+    return save(made.figure, path, palette=True)
+
+
+def _share(used: Sequence["Axes"], columns: int, label: str) -> None:
+    """Give all panels the same y axis, named at the left, and label x where no panel is below."""
+    ends = [axes.get_ylim() for axes in used]
+    for number, axes in enumerate(used):
+        axes.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
+        axes.tick_params(labelleft=number % columns == 0)
+        if number + columns >= len(used):
+            axes.set_xlabel(label, fontsize=8)
+
+
+def _panel(axes: "Axes", task: str, lines: Sequence[Line], how: Mapping[str, Look]) -> None:
+    for number, line in enumerate(lines):
+        look = how[line.name]
+        if not np.isnan(line.low).any():
+            axes.fill_between(line.x, line.low, line.high, color=look.colour, alpha=0.18, linewidth=0)
+        every = max(1, len(line.x) // _MARKS)
+        axes.plot(
+            line.x,
+            line.mean,
+            label=line.name,
+            color=look.colour,
+            linestyle=look.line,
+            linewidth=1.3,
+            marker=look.marker,
+            markersize=3.2,
+            markeredgewidth=0.4,
+            markeredgecolor="white",
+            markevery=(every // 2, every),
+        )
+        for part in line.clear:  # along the lower edge, one line above the other
+            axes.plot(
+                part,
+                np.full(len(part), 0.02 + 0.025 * (number - 1)),
+                transform=axes.get_xaxis_transform(),
+                color=look.colour,
+                linewidth=2.2,
+                solid_capstyle="butt",
+                label=f"clear {line.name}",
+            )
+    tidy(axes, "")
+    axes.set_title(task, loc="left", fontsize=8.5, color=INK)
+    axes.tick_params(labelsize=7)
+
+
+def _loss_axis(axes: "Axes") -> None:
+    """Make x a loss that falls to the right, with as many ticks as have room."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.set_xlim(max(low, high), min(low, high))
+    decades = abs(np.log10(high / low))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2 else (1.0, 3.0), numticks=6))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _log_axis(axes: "Axes") -> None:
+    """Make y logarithmic, with a named tick at each decade, or more where there are few decades."""
+    from matplotlib.ticker import NullLocator
+
+    axes.set_yscale("log")
+    axes.yaxis.set_minor_locator(NullLocator())

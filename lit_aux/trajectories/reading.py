@@ -1,0 +1,168 @@
+"""``trajectory.csv`` files as trajectories: without torch, and quick to import."""
+
+import csv
+import os
+from collections.abc import Iterable, Iterator
+from math import isfinite
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.trajectories.series import Series
+from lit_aux.trajectories.trajectory import Trajectory
+
+PathLike: TypeAlias = str | os.PathLike[str]
+FILE = "trajectory.csv"
+COLUMNS = ("method", "seed", "trained", "phase", "epoch", "step", "task", "measure", "value")
+_Row: TypeAlias = tuple[str, str, str, int, int, float]  # phase, task, measure, epoch, step, value
+_MORE_THAN_INT64 = 2**63
+
+
+def trajectory_files(paths: Iterable[PathLike]) -> list[Path]:
+    """Return the files that paths stand for, each once: files themselves, and those anywhere in folders.
+
+    Raises:
+        ConfigurationError: If there is no such file, or none in a folder.
+    """
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(path.rglob(FILE))
+            if not inside:
+                raise ConfigurationError(
+                    f"RUN {path}: there is no {FILE} in this folder; runs with the callback TrajectoryLog "
+                    "write one"
+                )
+        elif path.is_file():
+            inside = [path]
+        else:
+            raise ConfigurationError(f"RUN {path}: there is no such file or folder")
+        for file in inside:
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
+
+
+def read_trajectories(
+    paths: Iterable[PathLike], phase: str | None = None
+) -> tuple[list[Trajectory], list[str]]:
+    """Read runs.
+
+    Values that are not finite are left out.
+
+    Args:
+        paths: Files, or folders with runs.
+        phase: The phase to look at; by default the last of each run.
+
+    Returns:
+        The runs in the order of their files, and what is to be known of them, a line each.
+
+    Raises:
+        ConfigurationError: If there is no file, one is broken, or none has the phase.
+    """
+    runs: list[Trajectory] = []
+    notes: list[str] = []
+    known: dict[str, None] = {}
+    without: list[Path] = []
+    for path in trajectory_files(paths):
+        head, rows = _read(path)
+        phases = list(dict.fromkeys(row[0] for row in rows))
+        known |= dict.fromkeys(phases)
+        if phase is not None and phase not in phases:
+            without.append(path)
+            continue
+        chosen = phases[-1] if phase is None else phase
+        kept = [row for row in rows if row[0] == chosen]
+        finite = [row for row in kept if isfinite(row[-1])]
+        if len(finite) < len(kept):
+            names = ", ".join(dict.fromkeys(row[2] for row in kept if not isfinite(row[-1])))
+            notes.append(f"{path}: {len(kept) - len(finite)} values are not finite and left out ({names})")
+        runs.append(Trajectory(path, *head, chosen, _series(finite)))
+    if without and not runs:
+        raise unknown_name("--phase", phase, known)
+    if without:
+        raise ConfigurationError(f"--phase {phase}: {without[0]} has no such phase; leave this run out")
+    return runs, notes
+
+
+def _series(rows: Iterable[_Row]) -> dict[tuple[str, str], Series]:
+    """Arrange rows by task and measure, in the order of steps; of what is there twice, the later row."""
+    points: dict[tuple[str, str], dict[int, tuple[int, float]]] = {}
+    for _, task, measure, epoch, step, value in rows:
+        points.setdefault((task, measure), {})[step] = epoch, value
+    found = {}
+    for key, by_step in points.items():
+        steps = sorted(by_step)
+        epochs, values = zip(*(by_step[step] for step in steps), strict=True)
+        found[key] = Series(np.array(epochs, np.int64), np.array(steps, np.int64), np.array(values, float))
+    return found
+
+
+def _read(path: Path) -> tuple[tuple[str, int | None, tuple[str, ...]], list[_Row]]:
+    """Return method, seed and tasks of a run, and its rows."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            header = next(reader, [])
+            if not {*COLUMNS} <= {*header}:
+                lacking = [name for name in COLUMNS if name not in header]
+                raise ConfigurationError(
+                    f"RUN {path}: is no trajectory; its first line, {','.join(header)[:60]!r}, has no "
+                    f"column {lacking[0]}"
+                )
+            places = [header.index(name) for name in COLUMNS]
+            return _parsed(path, reader, places, len(header))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigurationError(f"RUN {path}: cannot be read ({reason})") from None
+
+
+def _parsed(
+    path: Path, reader: Iterator[list[str]], places: list[int], width: int
+) -> tuple[tuple[str, int | None, tuple[str, ...]], list[_Row]]:
+    run: tuple[str, ...] | None = None
+    rows: list[_Row] = []
+    for number, fields in enumerate(reader, 2):
+        if not fields:
+            continue
+        if len(fields) != width:
+            raise ConfigurationError(
+                f"RUN {path}: line {number} has {len(fields)} fields of {width}; the file is torn"
+            )
+        *own, phase, epoch, step, task, measure, value = [fields[place] for place in places]
+        if run is None:
+            run = tuple(own)
+        elif run != tuple(own):
+            raise ConfigurationError(
+                f"RUN {path}: line {number} is of {' '.join(own)!r}, the lines above of {' '.join(run)!r}; "
+                "a file holds one run"
+            )
+        numbers = _whole(path, number, "epoch", epoch), _whole(path, number, "step", step)
+        rows.append((phase, task, measure, *numbers, _number(path, number, value)))
+    if run is None:
+        raise ConfigurationError(f"RUN {path}: holds no measurement; the run ended before its first one")
+    method, seed, trained = run
+    tasks = tuple(name for name in trained.split("|") if name)
+    if not tasks or not method:
+        raise ConfigurationError(f"RUN {path}: line 2: {'method' if tasks else 'trained'} is empty")
+    return (method, _whole(path, 2, "seed", seed) if seed else None, tasks), rows
+
+
+def _whole(path: Path, line: int, name: str, text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number < _MORE_THAN_INT64:
+        raise ConfigurationError(f"RUN {path}: line {line}: {name} cannot be {text!r}; it is a whole number")
+    return number
+
+
+def _number(path: Path, line: int, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigurationError(
+            f"RUN {path}: line {line}: value cannot be {text!r}; it is a number"
+        ) from None

@@ -1,0 +1,148 @@
+"""The tables of ``lit-aux trajectories`` in the terminal."""
+
+from math import isnan
+
+from lit_aux.tables.sheet import Sheet
+from lit_aux.trajectories.analysis import Analysis, TaskAnalysis
+from lit_aux.trajectories.comparison import Comparison
+from lit_aux.trajectories.factors import SUMMARIES
+from lit_aux.trajectories.spread import Spread
+from lit_aux.trajectories.transfer import CHECKPOINTS, LAST
+from lit_aux.trajectories.verdict import CAUTION, VERDICTS
+
+STAR = "* the intervals (mean ± 2 standard deviations over seeds) of single and multi do not overlap"
+ARROW = "\N{RIGHTWARDS ARROW}"
+_LABELS = ("method", "task")
+
+
+def sheets(found: Analysis) -> list[Sheet]:
+    """Return every table, in the order in which they are read."""
+    tables = [transfer(found), gaps(found)]
+    if found.factors:
+        tables.append(changes(found))
+    if any(result.verdicts for result in found.results):
+        tables += [verdicts(found), counts(found)]
+    return tables
+
+
+def transfer(found: Analysis) -> Sheet:
+    """Return the test metric that both kinds of runs reached, and the difference."""
+    made = Sheet(
+        f"Transfer: test {found.metric}, multi-task minus single-task; {chosen(found)}",
+        [*_LABELS, "single", "multi", "transfer", "runs"],
+        labels=2,
+        notes=[STAR],
+    )
+    for result in found.results:
+        moved = result.transfer
+        numbers = [_spread(moved.single), _spread(moved.multi), _signed(moved.change, moved.significant)]
+        made.rows.append([result.method, result.task, *numbers, f"{moved.single.count}+{moved.multi.count}"])
+    return _with_methods(made)
+
+
+def gaps(found: Analysis) -> Sheet:
+    """Return the difference at equal training loss, and over which losses."""
+    made = Sheet(
+        f"Generalization gap: test {found.metric} of multi-task minus single-task at the same training loss",
+        [*_LABELS, "losses", "mean gap", "higher in", "lower in"],
+        labels=2,
+        notes=[
+            "higher, lower in: the part of the losses (in log loss) at which the intervals do not overlap",
+        ],
+    )
+    for result in found.results:
+        if result.gap is None or result.gap_mean is None:
+            fields = ["none in common", "-", "-", "-"]
+        else:
+            high, low = result.gap.losses
+            shares = [f"{share:.0%}" for share in (result.gap.share_higher, result.gap.share_lower)]
+            mean = result.gap_mean
+            fields = [f"{high:.3g} to {low:.3g}", _signed(mean.change, mean.significant), *shares]
+        made.rows.append([result.method, result.task, *fields])
+    return _with_methods(made)
+
+
+def changes(found: Analysis) -> Sheet:
+    """Return every factor in single-task and in multi-task runs."""
+    made = Sheet(
+        f"Factors: single-task {ARROW} multi-task",
+        [*_LABELS, *(factor.title for factor in found.factors)],
+        labels=2,
+        notes=[
+            f"{how}: {', '.join(factor.title for factor in found.factors if factor.summary == name)}"
+            for name, how in SUMMARIES.items()
+            if any(factor.summary == name for factor in found.factors)
+        ],
+    )
+    for result in found.results:
+        fields = []
+        for factor in found.factors:
+            change = result.factors.get(factor.measure)
+            fields.append("-" if change is None else _moved(change))
+        made.rows.append([result.method, result.task, *fields])
+    return _with_methods(made)
+
+
+def verdicts(found: Analysis) -> Sheet:
+    """Return what every factor says of every task's transfer."""
+    judged = [factor for factor in found.factors if factor.sign]
+    made = Sheet(
+        "Verdict: does the factor's change have the sign that would explain the transfer?",
+        [*_LABELS, "transfer", *(factor.title for factor in judged)],
+        labels=2,
+        notes=[
+            *(f"{factor.title}: {factor.source}" for factor in judged),
+            "insignificant: the transfer or the factor's change has no star above",
+        ],
+    )
+    for result in found.results:
+        moved = result.transfer
+        fields = ["insignificant" if not moved.significant else _helped(result, found.higher)]
+        fields += [result.verdicts.get(factor.measure) or "-" for factor in judged]
+        made.rows.append([result.method, result.task, *fields])
+    return _with_methods(made)
+
+
+def counts(found: Analysis) -> Sheet:
+    """Return how many tasks each factor explains."""
+    made = Sheet("Tasks by verdict", ["method", "factor", *VERDICTS], labels=2, notes=[CAUTION])
+    for method in found.study.multi:
+        for factor in found.factors:
+            of_tasks = [r.verdicts.get(factor.measure) for r in found.results if r.method == method]
+            if factor.sign and any(of_tasks):
+                made.rows.append([method, factor.title, *(str(of_tasks.count(v)) for v in VERDICTS)])
+    return _with_methods(made)
+
+
+def chosen(found: Analysis) -> str:
+    """Say which checkpoints count."""
+    if found.select == LAST:
+        return f"mean of the last {CHECKPOINTS} checkpoints"
+    return f"mean of the {CHECKPOINTS} checkpoints with the best {found.select}"
+
+
+def _helped(result: TaskAnalysis, higher: bool) -> str:
+    return "better" if (result.transfer.change > 0) == higher else "worse"
+
+
+def _with_methods(made: Sheet) -> Sheet:
+    """Leave the methods out where there is one, and say it in the title."""
+    methods = {row[0] for row in made.rows}
+    if len(methods) != 1:
+        return made
+    title = f"{made.title} ({methods.pop()})"
+    rows = [row[1:] for row in made.rows]
+    return Sheet(title, made.columns[1:], rows, made.labels - 1, made.notes, made.wrap)
+
+
+def _spread(spread: Spread) -> str:
+    return f"{spread.mean:.4g}" + ("" if isnan(spread.two_sd) else f" ± {spread.two_sd:.2g}")
+
+
+def _signed(value: float, significant: bool) -> str:
+    return f"{value:+.3g}" + ("*" if significant else " ")
+
+
+def _moved(change: Comparison) -> str:
+    star = "*" if change.significant else " "
+    return f"{change.single.mean:.3g} {ARROW} {change.multi.mean:.3g}{star}"
