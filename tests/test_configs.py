@@ -17,7 +17,8 @@ from lightning.pytorch import Trainer
 from toys import until
 
 from lit_aux.cli import AuxiliaryCLI, main
-from lit_aux.data import CIFAR100DataModule, FashionMNISTDataModule, fashion_mnist
+from lit_aux.data import CIFAR100DataModule, FashionMNISTDataModule, FashionMTLDataModule, fashion_mnist
+from lit_aux.data.superclasses import SUPERCLASSES
 from lit_aux.experiments import ResultsTable
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -82,16 +83,28 @@ def data_options(config: dict[str, Any], root: Path, patch: Callable[..., None])
     tasks = config["data"]["init_args"].get("classes", {})
     if kind == "CIFAR100DataModule":
         make_cifar(root / "data", patch)
+        if tasks == "superclasses":
+            return [f"--data.root={root}/data", "--data.n_val=2", "--data.batch_size=4"]
         return [f"--data.root={root}/data", "--data.n_main=4", "--data.n_aux=100", "--data.batch_size=4"]
     if kind == "FashionMNISTDataModule":
         make_fashion(root / "data", patch)
         aux = ["--data.n_aux=16"] if "aux" in tasks else []
         return [f"--data.root={root}/data", "--data.n_main=4", *aux, "--data.n_val=4", "--data.batch_size=4"]
+    if kind == "FashionMTLDataModule":
+        make_fashion(root / "data", patch)
+        patch(FashionMTLDataModule, "pool_counts", lambda self: None)
+        return [f"--data.root={root}/data", "--data.n_val=10", "--data.batch_size=8"]
     if kind == "ImageFolderDataModule":
         make_folder(root / "data")
         return [f"--data.root={root}/data", "--data.batch_size=4", "--data.size=32"]
     assert kind == "DigitsDataModule"
     return ["--data.n_test=8", "--data.n_val=8", "--data.batch_size=4"]
+
+
+def phase_tasks(config: dict[str, Any]) -> list[str]:
+    """Return the tasks that a configuration's data have."""
+    classes = config["data"]["init_args"].get("classes", {})
+    return list(SUPERCLASSES if classes == "superclasses" else classes)
 
 
 def short(config: dict[str, Any], root: Path) -> list[str]:
@@ -102,7 +115,7 @@ def short(config: dict[str, Any], root: Path) -> list[str]:
     options += ["--trainer.enable_checkpointing=false"]  # 100 MB a phase
     options += [f"--trainer.default_root_dir={root}/runs", "--data.eval_batch_size=8"]
     options += ["--model.batchnorm_samples=8"]
-    backbone = config["model"]["init_args"]["backbone"]["init_args"]
+    backbone = config["model"]["init_args"]["backbone"].get("init_args", {})
     if backbone.get("pretrained") is True:  # a file in place of a download
         import timm
 
@@ -113,10 +126,19 @@ def short(config: dict[str, Any], root: Path) -> list[str]:
 
 
 def few_probes(config: dict[str, Any], root: Path) -> Path:
-    """Copy a configuration with a small probe: a callback in a list has no options of its own."""
+    """Copy a configuration with small probes: a callback in a list has no options of its own."""
     for callback in config["trainer"].get("callbacks", []):
         if callback["class_path"].endswith("RepresentationDimensionality"):
             callback.setdefault("init_args", {}).update(num_samples=8, picture=False)
+        elif callback["class_path"].endswith(("Sharpness", "GradientCoherence", "FisherTrace")):
+            options = {"num_samples": 8, "batch_size": 4}
+            if phase_tasks(config) == list(SUPERCLASSES):  # one of twenty tells as much
+                options["tasks"] = ["fish"]
+                config["model"]["init_args"]["backbone"]["init_args"]["name"] = "test_resnet"
+            callback.setdefault("init_args", {}).update(options)
+    for callback in config["model"]["init_args"].get("finetune_callbacks", []):
+        if callback["class_path"].endswith("WiSEFT"):
+            callback["init_args"].update(num_samples=8, mixing=[0, 1])
     file = root / "short.yaml"
     file.write_text(yaml.safe_dump(config, sort_keys=False))
     return file
@@ -141,9 +163,10 @@ def test_runs(
     summary = json.loads((run / "summary.json").read_text())
     trained = [phase["tasks"] for phase in summary["phases"]]
     module = config["model"]["class_path"].rpartition(".")[2]
-    aux = [["aux"]] if "aux" in config["data"]["init_args"].get("classes", {}) else []
+    aux = [["aux"]] if "aux" in phase_tasks(config) else []
     probes = [["main"]] if config["model"]["init_args"].get("finetune") == "probe_then_full" else []
-    expected = {"SingleTaskModule": [["main"]], "MultiTaskModule": [["main", "aux"]]}
+    joint = config["model"]["init_args"].get("train_tasks", phase_tasks(config))
+    expected = {"SingleTaskModule": [["main"]], "MultiTaskModule": [joint]}
     assert trained == expected.get(module, [*aux, *probes, ["main"]])
     for phase in summary["phases"]:
         assert phase["steps"] in (1, 2)

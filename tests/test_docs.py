@@ -187,8 +187,9 @@ KNOWN_OF_FIT = options_of_classes()
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_every_option_exists(page: Path) -> None:
+    known = ("fit", "test", "export", "reproduce", "regime", "sweep", "table", "figures", "trajectories")
     for command, *words in commands_of(page):
-        assert command in ("fit", "test", "export", "reproduce", "regime", "sweep", "table", "figures")
+        assert command in known
         for word in words:
             if word == "--":  # what follows is for the fits
                 command = "fit"

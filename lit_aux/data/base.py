@@ -56,7 +56,7 @@ class TaskDataModule(LightningDataModule, ABC):
             else .5.
         std: By which they are divided; likewise.
         augment: Applied to uint8 training batches, for instance ``lit_aux.data.RandomCropFlip``.
-        label_noise: Share of wrong training labels of a task, by name; see :mod:`lit_aux.data.label_noise`.
+        label_noise: Share of wrong training labels of a task, by name; the others stay right.
 
     Raises:
         ConfigurationError: For options that cannot be satisfied: here where no data are needed to know it,

@@ -15,7 +15,7 @@ from lit_aux.sweeps.command_line import expand, fit_words
 from lit_aux.sweeps.file import read_sweep
 from lit_aux.sweeps.points import points
 
-FILES = sorted((ROOT / "configs" / "sweeps").glob("*.yaml"))
+FILES = sorted((ROOT / "configs").glob("**/sweeps/*.yaml"))
 GRIDS = {"digits", "fashion", "cifar100_resnet18", "cifar100_vit", "diagonal", "relu"}
 
 
@@ -57,8 +57,10 @@ def shortened(config: dict[str, Any], validates: bool, root: Path, patch: Callab
         options += ["--model.backbone.hidden=10"] if kind == "relu" else []
         phases = ("pretrain_settings", "finetune_settings")
         return [*options, *(f"--model.{phase}.max_evaluations=20" for phase in phases)]
-    backbone = config["model"]["init_args"]["backbone"]["init_args"]
-    if backbone["name"] == "resnet18":
+    backbone = config["model"]["init_args"]["backbone"].get("init_args", {})
+    if "name" not in backbone:
+        pass
+    elif backbone["name"] == "resnet18":
         backbone["name"] = "test_resnet"
     else:
         backbone["options"] |= {"depth": 1, "embed_dim": 16, "num_heads": 2}
@@ -82,6 +84,8 @@ def test_an_agents_command_line_runs_and_logs_the_metric(
     at = words.index(f"--config={named}" if named else "--config")
     path = Path(named or words[at + 1])
     setup = {"stl": "STL", "mtl": "MTL", "lp": "PT+FT (LP)"}.get(path.stem, "PT+FT")
+    if "model.train_tasks" in point:
+        setup = "MTL" if len(point["model.train_tasks"]) > 1 else "STL"
     config = yaml.safe_load(path.read_text())
     options = shortened(config, "data.n_val" in point, tmp_path, monkeypatch.setattr)
     words[at : at + (1 if named else 2)] = [f"--config={few_probes(config, tmp_path)}"]
