@@ -39,7 +39,8 @@ class TrajectoryLog(TaskDiagnostic):
     joined by ``|``), ``phase``, ``epoch``, ``step``, ``task``, ``measure`` and ``value``.
 
     Args:
-        every_n_epochs: Period; the last epoch always counts.
+        every_n_epochs: Period; 1 by default. What training ends with is measured in any case.
+        every_n_steps: Period in optimizer steps instead, for losses that fall within an epoch.
         splits: Which of ``train``, ``val`` and ``test`` to evaluate; those without examples are left out.
         tasks: The tasks to evaluate; all that train by default.
         data: Where examples come from; by default the data module.
@@ -53,12 +54,19 @@ class TrajectoryLog(TaskDiagnostic):
     def __init__(
         self,
         *,
-        every_n_epochs: int = 1,
+        every_n_epochs: int | None = None,
+        every_n_steps: int | None = None,
         splits: Sequence[str] = SPLITS,
         tasks: Sequence[str] | None = None,
         data: TaskData = None,
     ) -> None:
-        super().__init__(every_n_epochs=every_n_epochs, tasks=tasks, num_samples=1000, data=data)
+        super().__init__(
+            every_n_epochs=every_n_epochs,
+            every_n_steps=every_n_steps,
+            tasks=tasks,
+            num_samples=1000,
+            data=data,
+        )
         unknown = [split for split in splits if split not in SPLITS]
         if unknown or not splits:
             raise ConfigurationError(f"splits: {list(splits)} must be some of {', '.join(SPLITS)}")
@@ -82,8 +90,8 @@ class TrajectoryLog(TaskDiagnostic):
             self._next_write = 21 * time.monotonic() - 20 * begin
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure an epoch that the period leaves out, and write the file."""
-        if self._epochs and self._epochs % (self.every_n_epochs or 1):
+        """Measure what training ends with, unless the period has done so, and write the file."""
+        if self.results and self.results[-1].step != trainer.global_step:
             self.observe(trainer, pl_module)
         self._write(trainer, pl_module, self._folder(trainer))
 

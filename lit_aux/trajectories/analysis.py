@@ -131,7 +131,8 @@ def _paths(runs: Sequence[Trajectory], task: str, metric: str) -> list[LossPath]
     found = []
     for run in runs:
         loss, test = (transfer.required(run, task, name) for name in ("train_loss", f"test_{metric}"))
-        found.append(path_of(*loss.at(test)))
+        # from the untrained network to the first checkpoint there is nothing to interpolate between
+        found.append(path_of(*loss.after_start().at(test)))
     return found
 
 

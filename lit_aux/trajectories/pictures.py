@@ -55,7 +55,11 @@ def _loss_lines(found: Analysis, task: str) -> Iterator[Line]:
     gaps = {result.method: result.gap for result in found.results if result.task == task}
     for name, runs in kinds:
         paths = [
-            path_of(*required(run, task, "train_loss").at(required(run, task, f"test_{found.metric}")))
+            path_of(
+                *required(run, task, "train_loss")
+                .after_start()
+                .at(required(run, task, f"test_{found.metric}"))
+            )
             for run in runs
         ]
         losses = overlap(paths)

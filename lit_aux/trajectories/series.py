@@ -30,7 +30,7 @@ class Series:
 
     def after_start(self) -> "Series":
         """Return the checkpoints of training: without what was measured before its first step."""
-        return self._kept(self.epoch > 0)
+        return self._kept(self.step > 0)
 
     def at(self, other: "Series") -> tuple[Floats, Floats]:
         """Return this one's values and another's where both were measured, in order."""

@@ -106,6 +106,13 @@ def test_a_single_task_and_a_longer_period(tmp_path: Path) -> None:
     assert found == {"train_loss": [0, 2, 4, 5], "train_accuracy": [0, 2, 4, 5]}
 
 
+def test_a_period_in_steps_sees_what_happens_within_an_epoch(tmp_path: Path) -> None:
+    log = TrajectoryLog(data=data(("b",)), every_n_steps=2, splits=["train"])
+    trainer(tmp_path, log, max_epochs=1).fit(Stranger(("b",)))
+    found = [(row.epoch, row.step) for row in log.results if row.measure == "train_loss"]
+    assert found == [(0, 0), (0, 2), (0, 4), (1, 5)]
+
+
 def toy_digits(**options: Any) -> DigitsDataModule:
     sizes = {"n_main": 40, "n_aux": 60, "n_val": 20, "batch_size": 16, "size": 8, "channels": 1}
     return DigitsDataModule(classes={"main": [0, 1, 2], "aux": [3, 4, 5]}, **{**sizes, **options})

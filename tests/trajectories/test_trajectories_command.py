@@ -67,7 +67,7 @@ def test_tables_in_the_terminal_and_in_files(tmp_path: Path, capsys: pytest.Capt
     assert (up["task"], up["significant"], up["select"]) == ("up", "true", "val_accuracy")
     (_, down) = records(here / "gap.csv")
     assert float(down["change"]) == pytest.approx(-0.1)
-    assert (float(down["loss_high"]), float(down["loss_low"])) == pytest.approx((2.0, 0.02))
+    assert (float(down["loss_high"]), float(down["loss_low"])) == pytest.approx((2 * 0.01 ** (1 / 12), 0.02))
     assert (down["share_higher"], down["share_lower"]) == ("0.0", "1.0")
     curves = [row for row in records(here / "gap_curves.csv") if row["task"] == "up"]
     assert {round(float(row["change"]), 9) for row in curves} == {0.1}
@@ -174,7 +174,7 @@ def test_no_common_loss_in_any_task(tmp_path: Path, refused: Callable[..., str])
     write_run(tmp_path / "runs" / "m", {"a": low, "b": low}, method="MTL")
     message = refused("runs")
     assert "no training loss that single-task and multi-task runs all pass through, in any task" in message
-    assert "a single 2 to 0.5, a multi 0.1 to 0.01" in message
+    assert "a single 1 to 0.5, a multi 0.05 to 0.01" in message
 
 
 @pytest.mark.parametrize("measure", ["train_loss", "test_accuracy"])

@@ -181,7 +181,7 @@ def test_a_task_without_a_common_loss_is_said_to_be_so(tmp_path: Path) -> None:
     assert {result.task: result.gap is None for result in found.results} == {"a": True, "b": False}
     (note,) = [note for note in found.notes if "no training loss that all runs pass through" in note]
     assert note.startswith("MTL, a: ")
-    assert "a single 2e+03 to 20, a multi 2 to 0.02" in note
+    assert "a single 1.36e+03 to 20, a multi 1.36 to 0.02" in note
 
 
 def test_a_factor_that_only_some_runs_measured(tmp_path: Path) -> None:
