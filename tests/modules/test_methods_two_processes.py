@@ -1,14 +1,11 @@
 """Multi-task methods on two gloo processes take the steps of one process on the joint batch."""
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from method_helpers import module_of
+from process_helpers import launch
 from two_process_methods_script import RUNS, run
 
 pytest.importorskip("torchjd")
@@ -18,23 +15,7 @@ pytest.importorskip("torchjd")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return where each run's two processes wrote their weights."""
     target = tmp_path_factory.mktemp("methods")
-    script = Path(__file__).with_name("two_process_methods_script.py")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PL_")}
-    with subprocess.Popen(
-        [sys.executable, "-W", "ignore", str(script), str(target)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=target,
-        env={**environment, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    ) as process:
-        try:
-            _, errors = process.communicate(timeout=300)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # the second process too
-            raise
-    assert process.returncode == 0, errors[-3000:]
+    launch(Path(__file__).with_name("two_process_methods_script.py"), target)
     return target
 
 

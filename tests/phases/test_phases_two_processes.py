@@ -4,16 +4,13 @@ One launch of ``two_process_script.py`` trains everything (in float64, so that r
 tests look at what its two processes wrote down.
 """
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from process_helpers import launch
 from torch import Tensor, nn
 from two_process_script import LAYERS, PROBE, build, data
 
@@ -26,23 +23,7 @@ Report = dict[str, Any]
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Report]]:
     """Return what each run's two processes wrote."""
     folder = tmp_path_factory.mktemp("two")
-    script = Path(__file__).with_name("two_process_script.py")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PL_")}
-    with subprocess.Popen(
-        [sys.executable, "-W", "ignore", str(script), str(folder)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=folder,
-        env={**environment, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    ) as process:
-        try:
-            _, errors = process.communicate(timeout=300)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # the second process too
-            raise
-    assert process.returncode == 0, errors[-3000:]
+    launch(Path(__file__).with_name("two_process_script.py"), folder)
     return {
         name: [torch.load(folder / f"{name}-{rank}.pt", weights_only=False) for rank in (0, 1)]
         for name in ("probed", "stopped", "published")

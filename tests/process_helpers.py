@@ -1,0 +1,27 @@
+"""Scripts that train with several processes, in a session of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+
+def launch(script: Path, folder: Path) -> None:
+    """Run a script in a folder, which is also its argument; fail with what it says if it fails."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PL_")}
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(script), str(folder)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env={**environment, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    ) as process:
+        try:
+            _, errors = process.communicate(timeout=300)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # the other processes too
+            raise
+    assert process.returncode == 0, errors[-3000:]
