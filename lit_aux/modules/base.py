@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from lit_aux.errors import ConfigurationError
 from lit_aux.models import MultiHeadNet, StudentNet, TimmBackbone, export_state_dict
 from lit_aux.modules.evaluation import TaskEvaluation
-from lit_aux.modules.evaluation_steps import Batch, EvaluationSteps
+from lit_aux.modules.evaluation_steps import Batch, EvaluationSteps, present
 from lit_aux.modules.layer_decay import check_layer_decay
 from lit_aux.modules.loading import check_fit, load_checkpoint, save_weights
 from lit_aux.modules.optimization import build_optimizer, task_weights
@@ -193,6 +193,7 @@ class AuxiliaryModule(EvaluationSteps, ABC):
         """Return the weighted sum of the losses of the batch's tasks; advance students by a block."""
         if self.students is not None:
             return self.students.train_and_log()
+        batch = present(batch)
         outputs = self.training_outputs({task: x for task, (x, _) in batch.items()})
         losses: dict[str, Tensor] = {}
         for task, (_, y) in batch.items():

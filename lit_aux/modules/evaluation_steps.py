@@ -1,6 +1,7 @@
 """Validation and test, task by task."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -9,6 +10,11 @@ from lit_aux.modules.task_interface import TaskInterface
 from lit_aux.phases.phase import Phase
 
 Batch = Mapping[str, tuple[Tensor, Tensor]]
+
+
+def present(batch: Mapping[str, Any]) -> Batch:
+    """Return the tasks of a batch that have one: combined loaders give None for those that are exhausted."""
+    return {task: pair for task, pair in batch.items() if pair is not None}
 
 
 class EvaluationSteps(TaskInterface):
@@ -38,6 +44,7 @@ class EvaluationSteps(TaskInterface):
         self._log_evaluation("test")
 
     def _evaluate(self, stage: Stage, batch: Batch) -> None:
+        batch = present(batch)
         outputs = self.net.forward_tasks({task: x for task, (x, _) in batch.items()})
         for task, (_, y) in batch.items():
             self.evaluation.update(stage, task, outputs[task], y)

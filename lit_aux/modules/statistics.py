@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lit_aux.callbacks.probe import training_batches, transfer
 from lit_aux.functional.batchnorm import batchnorm_layers, reestimate_batchnorm
+from lit_aux.modules.evaluation_steps import present
 
 
 def moving_layers(net: nn.Module) -> list[_BatchNorm]:
@@ -33,7 +34,7 @@ def reestimate(trainer: Trainer, module: Any, layers: list[_BatchNorm], samples:
     """
 
     def forward(batch: Any) -> int:
-        inputs = {task: x for task, (x, _) in transfer(trainer, module, batch).items()}
+        inputs = {task: x for task, (x, _) in present(transfer(trainer, module, batch)).items()}
         with trainer.precision_plugin.forward_context():
             module.net.forward_tasks(inputs)
         return sum(len(x) for x in inputs.values())
