@@ -117,10 +117,9 @@ class TaskDiagnostic(Callback, ABC):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a module without the protocol before anything is loaded."""
-        model = task_model(pl_module, self.user)
+        self.model(pl_module)
         if self.needs_shared:
-            shared_parameters(pl_module, self.shared, self.user)
-        del model
+            self.parameters(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Collect the examples."""
@@ -158,7 +157,7 @@ class TaskDiagnostic(Callback, ABC):
         """Measure now, inside a fit; keep and log the values."""
         if not self.probe:
             return
-        with undisturbed(trainer, pl_module, task_model(pl_module, self.user), self.probe):
+        with undisturbed(trainer, pl_module, self.model(pl_module), self.probe):
             values = self.measure(trainer, pl_module)
         self.keep(trainer, pl_module, values)
 

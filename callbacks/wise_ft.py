@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lit_aux.callbacks._from_start import FromStart
 from lit_aux.callbacks._logging import log_scalars, prefix_of
+from lit_aux.callbacks._weights import live_tensors, restore
 from lit_aux.callbacks.mixing_measurement import MixingMeasurement
 from lit_aux.callbacks.task_data import TaskData, phase_tasks, task_probe
 from lit_aux.callbacks.task_model import task_model
@@ -85,7 +86,7 @@ class WiSEFT(FromStart):
 
     def kept(self, module: LightningModule) -> Mapping[str, Tensor]:
         """Return parameters and running statistics."""
-        return {name: value for name, value in _state(module).items() if value.is_floating_point()}
+        return {name: value for name, value in live_tensors(module).items() if value.is_floating_point()}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a module without the protocol."""
@@ -108,7 +109,7 @@ class WiSEFT(FromStart):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate every mixture; leave the network as it was trained, or at the best."""
-        after = {name: value.detach().clone() for name, value in _state(pl_module).items()}
+        after = {name: value.detach().clone() for name, value in live_tensors(pl_module).items()}
         phase = prefix_of(pl_module).rstrip("/")
         try:
             for mixing in self.mixing:
@@ -120,7 +121,7 @@ class WiSEFT(FromStart):
                     for name, value in measures.items()
                 ]
         finally:
-            _load(pl_module, after)
+            restore(pl_module, after)
         self._choose(trainer, pl_module)
         if self.keep_best and self.best is not None:
             self._keep(trainer, pl_module, after, self.best)
@@ -145,7 +146,7 @@ class WiSEFT(FromStart):
             else (value if mixing or name not in self.start else self.start[name])
             for name, value in after.items()
         }
-        _load(module, mixed)
+        restore(module, mixed)
 
     def _keep(
         self, trainer: Trainer, module: LightningModule, after: Mapping[str, Tensor], mixing: float
@@ -188,14 +189,3 @@ class WiSEFT(FromStart):
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "wise_ft.csv", text.getvalue())
         plot(self.results, self.best, folder / "wise_ft.png")
-
-
-def _state(module: LightningModule) -> dict[str, Tensor]:
-    """Return parameters and buffers by name, those that are not saved included."""
-    return dict(module.named_parameters()) | dict(module.named_buffers())
-
-
-@torch.no_grad()
-def _load(module: LightningModule, values: Mapping[str, Tensor]) -> None:
-    for name, tensor in _state(module).items():
-        tensor.copy_(values[name])
