@@ -33,6 +33,8 @@ class WeightMeasures(Callback):
         at_start: Whether to measure before the first step (after a rescale).
     """
 
+    changes_training = False
+
     def __init__(self, *, every_n_epochs: int | None, at_start: bool) -> None:
         super().__init__()
         if every_n_epochs is not None and every_n_epochs < 1:

@@ -73,6 +73,8 @@ class RepresentationDimensionality(Callback):
             run, or a probe that is too small.
     """
 
+    changes_training = False
+
     def __init__(
         self,
         layers: list[str] | None = None,

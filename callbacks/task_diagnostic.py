@@ -48,6 +48,8 @@ class TaskDiagnostic(Callback, ABC):
     needs_shared = True
     """Whether there must be shared parameters that train."""
 
+    changes_training = False
+
     def __init__(
         self,
         *,

@@ -91,6 +91,14 @@ class AuxiliaryCLI(LightningCLI):
         except (ValueError, TypeError, MisconfigurationException, ModuleNotFoundError) as error:
             raise ConfigurationError(f"--trainer: {error}") from error
 
+    def before_fit(self) -> None:
+        """Tell the Trainer what the run was configured with: it names the run."""
+        import yaml
+
+        if isinstance(self.trainer, PhaseTrainer):
+            text = self._parser("fit").dump(self.config["fit"], skip_none=False)
+            self.trainer.configuration = yaml.safe_load(text)
+
     def after_fit(self) -> None:
         """Print and draw what came out."""
         from lit_aux.reporting import report

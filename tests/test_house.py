@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = [
     "errors",
+    "identity",
     "functional",
     "models",
     "integrators",
@@ -27,7 +28,7 @@ ROOMS = [
     "sweeps",
     "cli",
 ]
-WITHOUT_LIGHTNING = ["errors", "functional", "models", "integrators", "metrics"]
+WITHOUT_LIGHTNING = ["errors", "identity", "functional", "models", "integrators", "metrics"]
 SOURCES = sorted([*ROOT.glob("lit_aux/**/*.py"), *ROOT.glob("callbacks/**/*.py")])
 
 
@@ -78,8 +79,8 @@ def test_imports_run_downwards(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_files_are_short(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 300
+def test_a_file_is_one_subject(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 500
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

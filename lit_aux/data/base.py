@@ -18,9 +18,9 @@ from lit_aux.data.order import derive_seed
 from lit_aux.data.samples import Images, Samples
 from lit_aux.data.split import Split, split_apart, split_pool
 from lit_aux.data.tasks import assign_classes
-from lit_aux.data.transforms import options_of
 from lit_aux.data.view import View, check_normalization, resolve_view
 from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.identity.encoder import Encoder
 
 
 class TaskDataModule(LightningDataModule, ABC):
@@ -193,8 +193,14 @@ class TaskDataModule(LightningDataModule, ABC):
         """
         parts = [(task, self.samples("train", task).digest()) for task in tasks]
         order = order if len(tasks) > 1 else "interleaved"
-        settings = (self.view, self.batch_size, self.seed, order, self._world, options_of(self.augment))
+        augment = Encoder(strict=False).add("augment", self.augment).key()
+        settings = (self.view, self.batch_size, self.seed, order, self._world, augment)
         return blake2b(repr((parts, settings)).encode(), digest_size=16).hexdigest()
+
+    def options(self) -> dict[str, Any]:
+        """Return the options that are kept under other names than they are given under."""
+        sizes = {f"n_{task}" if task in ("main", "aux") else f"n.{task}": n for task, n in self.n.items()}
+        return {**sizes, "classes": self.task_classes}
 
     # Lightning's hooks
 

@@ -101,6 +101,12 @@ class TeacherDataModule(LightningDataModule, ABC):
         names = ("k_aux", "in_features", "sampling", "dtype")
         return {"kind": type(self).__name__, **{name: getattr(self, name) for name in names}}
 
+    def options(self) -> dict[str, object]:
+        """Return all options, the axes of the grid with every value that a replica has."""
+        axes = {name: [cell[name] for cell in self.replicas] for name in self.replicas[0]}
+        sizes = {"n_aux": self.n_aux, "n_test": self.n_test}
+        return {**self.settings(), **sizes, **{name: list(dict.fromkeys(axes[name])) for name in axes}}
+
     # What there is
 
     @property

@@ -111,12 +111,3 @@ def per_channel(option: str, value: float | Sequence[float], channels: int) -> l
     if len(values) not in (1, channels):
         raise ConfigurationError(f"{option} {value}: give one number, or one for each of {channels} channels")
     return values * channels if len(values) == 1 else values
-
-
-def options_of(module: nn.Module | None) -> list[str]:
-    """Describe a module by its public attributes, which its ``repr`` may leave out; nothing for None."""
-    described = []
-    for part in () if module is None else module.modules():
-        options = {key: value for key, value in vars(part).items() if key[0] != "_" and key != "training"}
-        described.append(f"{type(part).__name__} {sorted(options.items(), key=str)}")
-    return described

@@ -6,11 +6,12 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from lit_aux.callbacks import RepresentationDimensionality, TaskDiagnostic, TrajectoryLog, WeightRescaling
-from lit_aux.experiments._described import of_phase, of_replica, plain
+from lit_aux.experiments._described import of_replica
 from lit_aux.experiments.results import run_hash
 from lit_aux.experiments.student_rows import Row
+from lit_aux.identity.configuration import run_identity
 from lit_aux.modules import AuxiliaryModule
-from lit_aux.phases import Phase
+from lit_aux.phases.identity import describe_data
 from lit_aux.phases.setup import setup_of
 
 if TYPE_CHECKING:
@@ -19,24 +20,14 @@ if TYPE_CHECKING:
     from lit_aux.callbacks import LayerDimensionality
 
 _COLUMNS = {"loss_final": "test_loss", "train_loss": "train_loss", "accuracy": "test_accuracy"}
-_OF_TRAINER = (
-    "precision",
-    "world_size",
-    "accumulate_grad_batches",
-    "gradient_clip_val",
-    "gradient_clip_algorithm",
-    "limit_train_batches",
-    "limit_test_batches",
-    "min_epochs",
-)
-_OF_FILES = ("root", "download")  # the data's fingerprint knows what is in them
 
 
 def image_rows(module: AuxiliaryModule, trainer: "Trainer") -> list[Row]:
     """Return the row of a fit: how the last phase ended on its main task.
 
     Columns are those of the results table. ``main`` is the main task; where the last phase has no task of
-    this name, its first one. ``run`` is a hash of all that decides the numbers: network, phases, data, seed.
+    this name, its first one. ``run`` is a hash of all that decides the numbers; see
+    :func:`~lit_aux.identity.configuration.run_identity`.
 
     Args:
         module: After ``fit``; its network is no student.
@@ -53,7 +44,7 @@ def image_rows(module: AuxiliaryModule, trainer: "Trainer") -> list[Row]:
         row["n_main"] = data.train_size(task)
     if setup.startswith("PT+FT"):
         row["rescale"] = _rescale(module)
-    row["run"] = run_hash({**row, "options": _options(module, trainer)})
+    row["run"] = _run(row, trainer, data, module)
     metrics = {column: last.metrics.get(f"{task}/{name}") for column, name in _COLUMNS.items()}
     return [
         row
@@ -145,32 +136,17 @@ def _seed(data: Any) -> int | None:
     return getattr(data, "seed", None) if given is None else int(given)
 
 
+def _run(row: Row, trainer: Any, data: Any, module: AuxiliaryModule) -> str:
+    """Return the run's name: a hash of its configuration and code; in Python, of what it was built of."""
+    if trainer.configuration is not None:
+        return run_hash(run_identity(trainer.configuration))
+    described = {name: part for name, part in trainer.description.items() if name != "versions"}
+    files = describe_data(data, module.phases)
+    return run_hash({**row, **described, "limits": trainer.limits, "files": files})
+
+
 def _rescale(module: AuxiliaryModule) -> float:
     """Return the factor of the first phase that rescales; 1 where none does."""
     callbacks = [callback for phase in module.phases for callback in phase.callbacks]
     factors = [callback.factor for callback in callbacks if isinstance(callback, WeightRescaling)]
     return float(of_replica(factors[0], 0)) if factors else 1.0
-
-
-def _options(module: AuxiliaryModule, trainer: "Trainer") -> Row:
-    """Return all on which a run's numbers depend beside its columns."""
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    fingerprint = getattr(data, "fingerprint", None)
-    limits = getattr(trainer, "_limits", ())
-    return {
-        "network": [[name, type(layer).__qualname__, plain(layer)] for name, layer in module.named_modules()],
-        "phases": [_of_phase(phase) for phase in module.phases],
-        "data": {k: v for k, v in plain(data).items() if k not in _OF_FILES},
-        "images": [fingerprint(phase.tasks, phase.order) if fingerprint else "" for phase in module.phases],
-        # as text: a limit of 1 is one batch, one of 1.0 is all of them
-        "trainer": {name: str(getattr(trainer, name, None)) for name in _OF_TRAINER}
-        | {"limits": list(limits)},
-    }
-
-
-def _of_phase(phase: Phase) -> Row:
-    callbacks = [
-        [type(callback).__qualname__, getattr(callback, "factor", None)] for callback in phase.callbacks
-    ]
-    weights = phase.task_weights
-    return of_phase(phase) | {"tasks": phase.tasks, "callbacks": callbacks, "task_weights": weights}

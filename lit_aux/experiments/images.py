@@ -14,6 +14,7 @@ from lit_aux.experiments.one_fit import Fit, fit_config
 from lit_aux.experiments.options import Options
 from lit_aux.experiments.results import ResultsTable
 from lit_aux.experiments.run import Run
+from lit_aux.identity.configuration import named_code
 
 Config = dict[str, Any]
 _MEASURED = ("loss_final", "train_loss", "steps", "seconds", "accuracy")
@@ -51,6 +52,8 @@ def details(
             "arguments": list(arguments),
             "max_steps": options.max_steps,
         }
+        if code := named_code([out[setup]["config"], list(arguments)]):
+            out[setup]["code"] = code
     return out
 
 

@@ -7,6 +7,7 @@ from lit_aux.experiments._described import of_phase, of_replica
 from lit_aux.experiments.measures import measures_of
 from lit_aux.experiments.results import COLUMNS, run_hash
 from lit_aux.modules import AuxiliaryModule
+from lit_aux.phases.identity import own_parts
 from lit_aux.phases.setup import setup_of
 
 Row = dict[str, Any]
@@ -25,6 +26,8 @@ def student_rows(module: AuxiliaryModule) -> list[Row]:
     results = students.ended(module.phases[-1].name)
     kind = type(students.net).__name__.removesuffix("Net").lower()
     setup = setup_of(module)
+    description = getattr(module.trainer, "description", None)
+    own = own_parts(description) if description else {}
     rows = []
     for result in sorted(results, key=lambda row: int(row["replica"])):
         replica = result["replica"]
@@ -32,7 +35,7 @@ def student_rows(module: AuxiliaryModule) -> list[Row]:
         if setup.startswith("PT+FT"):
             given = getattr(module, "rescale", None)
             row["rescale"] = of_replica(1.0 if given is None else given, replica)
-        row["run"] = run_hash({**row, "options": _options(module, replica)})
+        row["run"] = run_hash({**row, "options": _options(module, replica) | own})
         names = [name for name in (*COLUMNS, "evaluations", "replica") if name in result]
         shared = result["seconds"] / len(results)  # they trained together
         rows.append(row | {name: result[name] for name in names} | {"seconds": shared})

@@ -51,6 +51,11 @@ class AuxiliaryModule(EvaluationSteps, ABC):
     """
 
     later_phase_options: frozenset[str] = frozenset()
+    """Attributes that concern later phases only: a first phase is shared by runs that differ in them."""
+    running_state = frozenset(
+        {"students", "_phases", "_given_phases", "_refreshed_at", "_logged", "_weights"}
+    )
+    """Attributes that a fit changes: they do not tell one run from another."""
 
     def __init__(
         self,

@@ -46,7 +46,8 @@ class PretrainFinetuneModule(AuxiliaryModule):
     """
 
     later_phase_options = frozenset(
-        {"finetune", "rescale", "rescale_preset", "readout", "readout_scale", "pretrained"}
+        {"pretrain_tasks", "finetune_tasks", "finetune", "rescale", "rescale_preset", "readout"}
+        | {"readout_scale", "pretrained"}
     )
 
     def __init__(

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class PhaseKeeper(Callback):
     """First of the callbacks in every fit of a :class:`~lit_aux.PhaseTrainer`; users never build one."""
 
+    changes_training = False
+
     def __init__(self) -> None:
         self.trained = False
         self._random_state: dict[str, Any] | None = None

@@ -1,15 +1,19 @@
 """First phases that this run takes from the store, or trains for others."""
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_info
 
+from lit_aux.identity.encoder import UnidentifiedError
+from lit_aux.phases.identity import describe_phase
 from lit_aux.phases.phase import Phase
 from lit_aux.phases.seeding import phase_seed
 from lit_aux.phases.state import PhaseResult
-from lit_aux.phases.store import PhaseStore, phase_key
+from lit_aux.phases.store import PhaseStore
 
 
 class FirstPhaseReuse:
@@ -24,19 +28,26 @@ class FirstPhaseReuse:
         self.store = PhaseStore(root)
         self.poll = poll
         self._key: str | None = None
+        self._description: dict[str, str] = {}
 
-    def look_up(self, trainer: pl.Trainer, model: pl.LightningModule, phase: Phase) -> dict[str, Any] | None:
+    def look_up(
+        self, trainer: pl.Trainer, model: pl.LightningModule, phase: Phase, hooks: Iterable[int]
+    ) -> dict[str, Any] | None:
         """Return what is stored of a phase, waiting where another run is at it; None to train it here.
 
         To be called in ``on_fit_start`` on every process. A phase without a seed, or over data that cannot
         say what they are, is neither found nor stored.
+
+        Args:
+            trainer: The Trainer of the fit that has begun.
+            model: Its module.
+            phase: The first phase.
+            hooks: ``id`` of the hooks that the module had before the fit.
         """
-        fingerprint = getattr(trainer.datamodule, "fingerprint", None)  # type: ignore[attr-defined]
-        seed = phase_seed(phase)
-        if fingerprint is None or seed is None:
-            return None
         broadcast: Any = trainer.strategy.broadcast
-        key = broadcast(phase_key(trainer, model, phase, seed, fingerprint(phase.tasks, phase.order)))
+        key = broadcast(self._identify(trainer, model, phase, hooks) if trainer.is_global_zero else None)
+        if key is None:
+            return None
         while True:
             # One process asks; all hear the answer again and again, so that no collective call times out.
             answer = broadcast(self.store.claim(key) if trainer.is_global_zero else "")
@@ -45,16 +56,52 @@ class FirstPhaseReuse:
             time.sleep(self.poll)
         if answer == "claimed":
             self._key = key
+            if trainer.is_global_zero:
+                self._say_what_differs(phase)
             return None
         content: dict[str, Any] = broadcast(self.store.load(key) if trainer.is_global_zero else {})
         return content
+
+    def _identify(
+        self, trainer: pl.Trainer, model: pl.LightningModule, phase: Phase, hooks: Iterable[int]
+    ) -> str | None:
+        """Return the phase's key; None, and say why, where it has none."""
+        data, seed = trainer.datamodule, phase_seed(phase)  # type: ignore[attr-defined]
+        reason = ""
+        if seed is None:
+            return None
+        if not hasattr(data, "fingerprint"):
+            reason = (
+                f"data: {type(data).__name__} has no fingerprint" if data is not None else "no data module"
+            )
+        else:
+            try:
+                described = describe_phase(trainer, model, phase, seed, hooks)
+                self._description = described.flat()
+                return described.key()
+            except UnidentifiedError as error:
+                reason = str(error)
+        rank_zero_info(f"Phase {phase.name} is not shared with other runs: {reason}")
+        return None
+
+    def _say_what_differs(self, phase: Phase) -> None:
+        """Say why none of the stored phases is this one."""
+        differing = self.store.nearest(self._description)
+        if differing:
+            (name, (before, now)), *others = differing.items()
+            more = f", and {len(others)} more" if others else ""
+            rank_zero_info(
+                f"Phase {phase.name} is trained anew; the stored one that is nearest differs in {name} "
+                f"({before or 'absent'} there, {now or 'absent'} here){more}"
+            )
 
     def keep(
         self, trainer: pl.Trainer, model: pl.LightningModule, result: PhaseResult, logged_steps: int
     ) -> None:
         """Store a finished phase that this run claimed, for others to find."""
         if self._key is not None and trainer.is_global_zero:
-            stored = {"result": result.asdict(), "logged_steps": logged_steps}
+            stored: dict[str, Any] = {"result": result.asdict(), "logged_steps": logged_steps}
+            stored["description"] = self._description
             self.store.save(self._key, {"state_dict": model.state_dict(), **stored})
         self.release()
 

@@ -1,28 +1,19 @@
 """First phases that were trained before, found again by what went into them."""
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from filelock import FileLock, Timeout
-from lightning.pytorch.callbacks import (
-    Checkpoint,
-    LearningRateMonitor,
-    ModelSummary,
-    ProgressBar,
-)
-from torch import Tensor
 
+from lit_aux.errors import ConfigurationError
 from lit_aux.files import whole
-from lit_aux.phases.phase import Phase
 from lit_aux.phases.state import read_checkpoint
 
-_PRIMITIVE = (int, float, str, bool, type(None))
-_WITHOUT_EFFECT = ("PhaseKeeper", "RepresentationDimensionality", "SaveConfigCallback")
+_COMPARED = 50
+"""How many stored phases, the newest, are looked at to say what differs."""
 
 
 class PhaseStore:
@@ -84,72 +75,31 @@ class PhaseStore:
         """Load a stored phase on the CPU."""
         return read_checkpoint(self.path(key), "phase_store")
 
+    def nearest(self, description: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
+        """Return what tells a phase from the stored one that is most like it.
 
-def phase_key(trainer: pl.Trainer, module: pl.LightningModule, phase: Phase, seed: int, data: str) -> str:
-    """Hash everything that decides how a phase ends.
+        Args:
+            description: Of the phase, values by name.
 
-    The weights at its start, the layers and their options, the optimizer and the schedule as built, the
-    limits, the data, the seed, and the versions of the libraries. What concerns later phases only does not
-    enter, so that all runs that differ in those share the phase.
-
-    Args:
-        trainer: In ``on_fit_start``: optimizers are built and limits set.
-        module: At the start of the phase.
-        phase: The phase.
-        seed: The seed of the phase.
-        data: A fingerprint of the phase's training data.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for part in _parts(trainer, module, phase):
-        digest.update(repr(part).encode())
-    digest.update(f"{seed} {data}".encode())
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor_bytes(tensor))
-    return digest.hexdigest()
+        Returns:
+            By name, the stored phase's value and this one's, None where there is none; empty where no phase
+            is stored.
+        """
+        files = sorted(self.root.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)[-_COMPARED:]
+        found: list[dict[str, tuple[str | None, str | None]]] = []
+        for file in files:
+            with suppress(ConfigurationError):  # damaged, or of another kind: it is not what was asked for
+                stored = read_checkpoint(file, "phase_store").get("description", {})
+                if stored:
+                    found.append(differences(stored, description))
+        return min(found, key=len, default={})
 
 
-def tensor_bytes(tensor: Tensor) -> bytes:
-    """Return a tensor's dtype, shape and values as bytes."""
-    plain = tensor.detach().cpu().contiguous()
-    head = f"{plain.dtype}{tuple(plain.shape)}".encode()
-    return head + (plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
-
-
-def _parts(trainer: pl.Trainer, module: pl.LightningModule, phase: Phase) -> Iterable[object]:
-    """Yield what is not a tensor."""
-    import lightning
-
-    import lit_aux
-
-    yield lit_aux.__version__, torch.__version__, lightning.__version__
-    later: frozenset[str] = getattr(module, "later_phase_options", frozenset())
-    for name, layer in module.named_modules():
-        options = _primitives(layer, later if layer is module else ())
-        yield name, type(layer).__module__, type(layer).__qualname__, options
-    yield _primitives(phase), phase.tasks, phase.trainable, phase.task_weights, phase.stop_on
-    for optimizer in trainer.optimizers:
-        groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-        yield type(optimizer).__qualname__, groups
-    for config in trainer.lr_scheduler_configs:
-        state = {k: v for k, v in config.scheduler.state_dict().items() if not callable(v)}
-        yield type(config.scheduler).__qualname__, config.interval, config.frequency, state
-    yield (trainer.fit_loop.max_epochs, trainer.fit_loop.min_epochs, trainer.max_steps, trainer.min_steps)
-    yield (trainer.precision, trainer.world_size, trainer.accumulate_grad_batches, trainer.gradient_clip_val)
-    yield (trainer.gradient_clip_algorithm, trainer.limit_train_batches)
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        passive = isinstance(callback, Checkpoint | LearningRateMonitor | ModelSummary | ProgressBar)
-        if not passive and type(callback).__name__ not in _WITHOUT_EFFECT:
-            yield type(callback).__qualname__, _primitives(callback)
-
-
-def _primitives(obj: object, skip: Iterable[str] = ()) -> list[tuple[str, object]]:
-    """Return an object's public plain attributes; modes and counters of a fit are not configuration."""
-    return sorted(
-        (name, value)
-        for name, value in vars(obj).items()
-        if isinstance(value, _PRIMITIVE)
-        and not name.startswith("_")
-        and name not in skip
-        and name != "training"
-    )
+def differences(
+    before: Mapping[str, str], now: Mapping[str, str]
+) -> dict[str, tuple[str | None, str | None]]:
+    """Return by name the values that differ, before and now; options come before what follows from them."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    derived = ("digest of ", "code of ", "version of ")
+    names.sort(key=lambda name: (name.startswith(derived), name.count("."), name))
+    return {name: (before.get(name), now.get(name)) for name in names}

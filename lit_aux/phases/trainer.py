@@ -21,6 +21,7 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.phases.callback_list import CallbackList, with_checkpoint
 from lit_aux.phases.checkpoint import PhaseCheckpoint
 from lit_aux.phases.ending import why_it_ended
+from lit_aux.phases.identity import describe_run, hooks_of, limits_of
 from lit_aux.phases.loggers import LoggerName, build_logger, describe_runs, discard_runs
 from lit_aux.phases.phase import Phase
 from lit_aux.phases.resume import PhaseCheckpointConnector, ResumePoint, find_resume_point
@@ -36,6 +37,12 @@ class PhaseTrainer(Trainer):
     group's wrapping are built anew, and ``max_epochs``, ``max_steps``, ``max_time``, ``fast_dev_run`` and
     ``trainer.estimated_stepping_batches`` hold for each phase. Steps in the logs count on. Each phase ends
     with a test of its tasks, and ``phase_results`` says how each went.
+
+    Attributes:
+        phase_results: How each phase went.
+        configuration: What ``lit-aux fit`` was configured with; None in Python. It names the run in tables.
+        description: What the numbers of the run depend on, by name; see ``lit_aux.phases.identity``.
+        limits: How long each phase may take.
 
     Args:
         logger: ``"csv"``, ``"tensorboard"``, ``"wandb"``, or what Lightning's Trainer takes.
@@ -64,12 +71,16 @@ class PhaseTrainer(Trainer):
         self.test_after_phase = test_after_phase
         self.phase_results: list[PhaseResult] = []
         self.phase_name = ""
+        self.configuration: dict[str, Any] | None = None
+        self.description: dict[str, dict[str, str]] = {}
+        self.limits: dict[str, str] = {}
         store = phase_store if isinstance(phase_store, str) else f"{root}/phases"
         keep = phase_store and not kwargs.get("fast_dev_run")
         self._reuse = FirstPhaseReuse(store) if keep else None
         self._limits = (self.min_epochs, self.max_epochs, self.min_steps, self.max_steps)
         self._callback_list = CallbackList(self)
         self._phases: list[Phase] = []
+        self._hooks: set[int] = set()
         self._index = 0
         self._logged_steps = 0
         self._started = 0.0
@@ -104,8 +115,11 @@ class PhaseTrainer(Trainer):
         if isinstance(train_dataloaders, LightningDataModule):
             train_dataloaders, datamodule = None, train_dataloaders
         self._phases = list(phases)
+        self._hooks = hooks_of(model)
         getattr(model, "attach_data", lambda *_: None)(datamodule, self.num_devices * self.num_nodes)
         self._check_callbacks(model)
+        self.description = describe_run(self, model, self._phases, datamodule, self._callback_list.own)
+        self.limits = limits_of(self._phases, self._limits[1], self._limits[3], self._callback_list.own)
         describe_runs(self.loggers, model, datamodule)
         root = str(self.default_root_dir)
         resume = find_resume_point(ckpt_path, [phase.name for phase in phases], root)
@@ -205,7 +219,7 @@ class PhaseTrainer(Trainer):
         resuming = self._connector._ckpt_path is not None
         if self._reuse is None or self._index or len(self._phases) < 2 or resuming:
             return
-        content = self._reuse.look_up(self, model, self._phases[0])
+        content = self._reuse.look_up(self, model, self._phases[0], self._hooks)
         if content is None:
             return
         model.load_state_dict(content["state_dict"])

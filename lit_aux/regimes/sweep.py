@@ -15,6 +15,7 @@ from lit_aux.errors import NonFiniteLossError
 from lit_aux.experiments.one_fit import Fit, fit_config
 from lit_aux.experiments.results import run_hash
 from lit_aux.files import write_whole
+from lit_aux.identity.configuration import named_code
 from lit_aux.reporting import short_layer
 
 Config = dict[str, Any]
@@ -101,7 +102,8 @@ class Sweep:
         key = deepcopy(config)
         for option in _WITHOUT_EFFECT:
             key["trainer"].pop(option, None)
-        name = run_hash({"lit_aux": lit_aux.__version__, **key})
+        code = named_code(key)
+        name = run_hash({"lit_aux": lit_aux.__version__, **key} | ({"code": code} if code else {}))
         trainer |= {"default_root_dir": str(self.out / "runs" / name), "enable_progress_bar": False}
         if trainer.get("phase_store") is True:
             trainer["phase_store"] = str(self.out / "phases")

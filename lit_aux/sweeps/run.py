@@ -8,6 +8,7 @@ from typing import Any
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.results import run_hash
+from lit_aux.identity.configuration import named_code
 from lit_aux.sweeps.command_line import config_files, configured, fit_words, pairs, read_config, without
 from lit_aux.sweeps.file import SweepFile
 from lit_aux.sweeps.points import Point
@@ -102,7 +103,9 @@ def _name(environment: Mapping[str, str], words: Sequence[str], configs: Sequenc
     """Hash what decides a run's numbers."""
     kept = without(words, *_WITHOUT_EFFECT, "config", "c")
     content = [config if isinstance(config, str) else _plain(config) for config in configs]
-    return run_hash({"words": kept, "configs": content, "environment": environment})
+    code = named_code([list(words), list(configs)])
+    named = {"words": kept, "configs": content, "environment": environment}
+    return run_hash({**named, "code": code} if code else named)
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,164 @@
+"""The key of a run: its resolved configuration, and the code of what that names; nothing is built."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from lit_aux.identity.modules import file_of, library_of
+from lit_aux.identity.source import NoSourceError, add_module
+
+_DOTTED = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
+_WITHOUT_EFFECT = {
+    "accelerator",
+    "barebones",
+    "benchmark",
+    "default_root_dir",
+    "detect_anomaly",
+    "enable_autolog_hparams",
+    "enable_checkpointing",
+    "enable_model_summary",
+    "enable_progress_bar",
+    "inference_mode",
+    "log_every_n_steps",
+    "logger",
+    "num_sanity_val_steps",
+    "phase_store",
+    "profiler",
+}
+"""Options of the Trainer that decide no number."""
+_PASSIVE = re.compile(
+    r"^(lightning\.pytorch|pytorch_lightning)\.callbacks\.([\w.]+\.)?"
+    r"(ModelCheckpoint|\w*Checkpoint|DeviceStatsMonitor|LearningRateMonitor|\w*ModelSummary|\w*ProgressBar"
+    r"|ThroughputMonitor)$"
+)
+_OF_PLACE = {"download", "num_workers", "pin_memory", "persistent_workers", "eval_batch_size"}
+_KNOWN_DATA = ("CIFAR100DataModule", "FashionMNISTDataModule", "FashionMTLDataModule")
+"""Data that are the same wherever their folder lies."""
+
+
+def run_identity(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what names a run: its configuration but for what decides no number, and the code that it names.
+
+    Neither versions nor anything built enter, so that a run is known before it starts, on any machine. What
+    is in the files that the configuration names is not looked at.
+
+    Args:
+        configuration: What ``lit-aux fit --print_config`` prints, with ``trainer``, ``model``, ``data`` and
+            ``seed_everything``.
+    """
+    found = {
+        name: value
+        for name, value in configuration.items()
+        if name not in ("config", "ckpt_path", "weights_only")
+    }
+    trainer = dict(found.get("trainer") or {})
+    callbacks = trainer.get("callbacks") or []
+    kept = [
+        one for one in (callbacks if isinstance(callbacks, list) else [callbacks]) if not _is_passive(one)
+    ]
+    options = {k: v for k, v in trainer.items() if k not in _WITHOUT_EFFECT}
+    found["trainer"] = options | {"callbacks": kept}
+    if isinstance(found.get("data"), Mapping):
+        found["data"] = _without_place(found["data"])
+    return {"configuration": _given(found), "code": named_code(found)}
+
+
+def named_code(configuration: Any) -> dict[str, str]:
+    """Return the digests of the code that a configuration, or a command line, names by dotted paths.
+
+    Modules are found, not imported. Installed packages and lit_aux itself add nothing.
+
+    Args:
+        configuration: Mappings, lists and texts; ``--option=module.Class`` is read as well.
+    """
+    found: dict[str, str] = {}
+    with _working_folder():
+        for text in _texts(configuration):
+            module = _module_in(text)
+            if module is not None and module not in found:
+                try:
+                    add_module(found, module)
+                except NoSourceError:  # it cannot be told from others: its name is all that is known
+                    found[module] = "no source"
+    return dict(sorted(found.items()))
+
+
+@contextmanager
+def _working_folder() -> Iterator[None]:
+    """Find modules in the working folder too, as ``lit-aux fit`` does."""
+    here = os.getcwd()
+    if here in sys.path:
+        yield
+        return
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+def _is_passive(callback: Any) -> bool:
+    """Whether a callback of a configuration changes no weight; its class is imported to be asked."""
+    path = str(callback.get("class_path", "")) if isinstance(callback, Mapping) else str(callback)
+    if _PASSIVE.match(path):
+        return True
+    from importlib import import_module
+
+    module, _, name = path.rpartition(".")
+    try:
+        kind = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        return False
+    told: Mapping[str, Any] = next(
+        (vars(base) for base in kind.__mro__ if "changes_training" in vars(base)), {}
+    )
+    return told.get("changes_training", True) is False and (
+        kind.__module__.startswith("lit_aux.") or not str(told.get("__module__", "")).startswith("lit_aux.")
+    )
+
+
+def _without_place(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a data module's configuration without where its files lie and how they are read."""
+    known = str(data.get("class_path", "")).rpartition(".")[2] in _KNOWN_DATA
+    dropped = _OF_PLACE | ({"root"} if known else set())
+    options = data.get("init_args")
+    if not isinstance(options, Mapping):
+        return dict(data)
+    return {**data, "init_args": {name: value for name, value in options.items() if name not in dropped}}
+
+
+def _given(value: Any) -> Any:
+    """Return a configuration without what is not given, which new versions of a class may add to."""
+    if isinstance(value, Mapping):
+        return {str(k): _given(v) for k, v in value.items() if v is not None and v != {} and v != []}
+    if isinstance(value, list | tuple):
+        return [_given(member) for member in value]
+    return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value.partition("=")[2] if value.startswith("--") and "=" in value else value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner)
+
+
+def _module_in(path: str) -> str | None:
+    """Return the module of a dotted path ``module.Class.method`` that is somebody's own; else None."""
+    if not _DOTTED.match(path):
+        return None
+    parts = path.split(".")
+    if library_of(parts[0]) is not None:
+        return None
+    for end in range(len(parts) - 1, 0, -1):
+        name = ".".join(parts[:end])
+        if file_of(name) is not None:
+            return None if library_of(name) is not None else name
+    return None

@@ -1,0 +1,431 @@
+"""Anything that a run is built of, written as names and values that are the same in every process."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copyreg import dispatch_table
+from enum import Enum
+from functools import partial
+from pathlib import PurePath
+from types import BuiltinFunctionType, FunctionType, MappingProxyType, MethodType, ModuleType
+from typing import Any
+from weakref import ReferenceType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lit_aux.identity.modules import library_of
+from lit_aux.identity.source import (
+    NoSourceError,
+    add_code,
+    add_module,
+    bytecode,
+    digest,
+    globals_in,
+    interactive,
+    module_of,
+    own_functions,
+)
+
+Tree = dict[str, str]
+UNKNOWN = "?"
+_LONGEST = 80
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), type(NotImplemented), range, slice)
+_NAMED = (torch.dtype, torch.layout, torch.memory_format, torch.Size)
+_LOCKS = re.compile(r"^(_thread|threading|multiprocessing)\.")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_OF_TORCH = frozenset(vars(nn.Module())) | {"_compiled_call_impl", "_is_full_backward_hook"}
+_OF_OPTIMIZER = re.compile(r"hooks?$|^state$|^_(warned_|zero_grad_|cuda_graph|opt_called|step_count)")
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+
+class UnidentifiedError(Exception):
+    """Something cannot be told from others reliably; the message says where it is and why."""
+
+
+class Encoder:
+    """Writes objects as a flat mapping from names to values, or to digests of what is long.
+
+    Two objects get the same entries where whatever is done with them comes out the same: plain values,
+    containers, tensors (dtype, shape and values), modules with buffers and private attributes, functions with
+    what they do, their defaults and closures, any other object with its class and attributes. What stands in
+    several places is one thing: the second is written as the first's name. Beside that, the code of
+    everything that is nobody's library, and the versions of the libraries.
+
+    Args:
+        omit: Says by name and value which attributes are to be left out.
+        stand_in: Says which objects are written as one word, as they are described elsewhere.
+        strict: Whether what cannot be identified is an error; else it is written as ``?``.
+
+    Attributes:
+        tree: Values and digests by name.
+        code: Digests of syntax trees by module.
+        versions: Versions by package.
+    """
+
+    def __init__(
+        self,
+        omit: Callable[[Any, str, Any], bool] = lambda owner, name, value: False,
+        stand_in: Callable[[Any], str | None] = lambda value: None,
+        *,
+        strict: bool = True,
+    ) -> None:
+        self.tree: Tree = {}
+        self.code: Tree = {}
+        self.versions: Tree = {}
+        self._omit, self._stand_in, self._strict = omit, stand_in, strict
+        self._seen: dict[int, tuple[str, Any]] = {}
+        self._known: set[Any] = set()
+
+    def add(self, name: str, value: Any) -> "Encoder":
+        """Write a value under a name.
+
+        Raises:
+            UnidentifiedError: If a part of it has no source, or nothing to be known by.
+        """
+        try:
+            if not self._simple(name, value) and not self._again(name, value):
+                self._object(name, value)
+        except (NoSourceError, UnidentifiedError) as error:
+            if self._strict:
+                text = str(error) if isinstance(error, UnidentifiedError) else f"{name}: {error}"
+                raise UnidentifiedError(text) from None
+            self.tree[name] = UNKNOWN
+        return self
+
+    def key(self) -> str:
+        """Return a digest of all that was added, the code and the versions."""
+        return digest(*(repr(sorted(part.items())) for part in (self.tree, self.code, self.versions)))
+
+    def flat(self) -> Tree:
+        """Return all that :meth:`key` is a digest of, by name."""
+        code = {f"code of {name}": value for name, value in self.code.items()}
+        return {**self.tree, **code, **{f"version of {name}": value for name, value in self.versions.items()}}
+
+    # One kind after the other
+
+    def _simple(self, name: str, value: Any) -> bool:
+        """Write what needs no look inside; return whether it was that."""
+        word = self._stand_in(value)
+        if word is not None:
+            self._put(name, f"<{word}>")
+        elif isinstance(value, Enum):
+            self._put(name, f"{type(value).__qualname__}.{value.name}")
+        elif type(value) in _PLAIN or isinstance(value, _NAMED):
+            self._put(name, repr(value))
+        elif isinstance(value, PurePath):
+            self._put(name, repr(str(value)))
+        elif isinstance(value, np.generic):
+            self._put(name, f"{value.dtype} {value!r}")
+        elif isinstance(value, ReferenceType):
+            self._put(name, "<reference>")
+        elif isinstance(value, torch.device):  # where something is computed decides no number
+            self._put(name, "<device>")
+        elif isinstance(value, type):
+            self._put(name, self.add_class(value))
+        else:
+            return False
+        return True
+
+    def _again(self, name: str, value: Any) -> bool:
+        """Write the first name of what has one already; return whether it has."""
+        if type(value) in (tuple, frozenset):  # which of these are one object is up to the interpreter
+            return False
+        if id(value) in self._seen:
+            self._put(name, f"= {self._seen[id(value)][0]}")
+            return True
+        self._seen[id(value)] = (name, value)  # kept, so that no other object gets its number
+        return False
+
+    def _object(self, name: str, value: Any) -> None:
+        if isinstance(value, Tensor):
+            self._tensor(name, value)
+        elif isinstance(value, np.ndarray):
+            self._array(name, value)
+        elif isinstance(value, nn.Module):
+            self._module(name, value)
+        elif isinstance(value, Optimizer):
+            self._attributes(name, value, vars(value), lambda key: bool(_OF_OPTIMIZER.search(key)))
+        elif isinstance(value, ModuleType):
+            self._put(name, f"module {value.__name__}")
+            self._module_code(value.__name__)
+        elif callable(value) and isinstance(value, FunctionType | MethodType | BuiltinFunctionType | partial):
+            self._function(name, value)
+        elif isinstance(value, torch.Generator):
+            self._put(name, f"generator {digest(_bytes(value.get_state()))}")
+        elif isinstance(value, re.Pattern):
+            self._put(name, repr(value))
+        elif type(value) in (dict, MappingProxyType) or type(value).__name__ in (
+            "OrderedDict",
+            "defaultdict",
+        ):
+            self._mapping(name, value)
+        elif type(value) in (list, tuple, set, frozenset) or type(value).__name__ == "deque":
+            self._sequence(name, value)
+        else:
+            self._other(name, value)
+
+    def _tensor(self, name: str, value: Tensor) -> None:
+        if isinstance(value, nn.UninitializedParameter | nn.UninitializedBuffer):
+            return self._put(name, f"uninitialized {value.dtype}")
+        if value.layout != torch.strided:
+            value = value.coalesce() if value.layout == torch.sparse_coo else value
+            self._put(name, f"{value.layout} {tuple(value.shape)}")
+            parts = ("indices", "values") if value.layout == torch.sparse_coo else ("values",)
+            for part in parts:
+                self._put(f"{name}.{part}", digest(_bytes(getattr(value, part)())))
+            return None
+        if value.is_quantized:
+            self._put(
+                f"{name}.scale", repr(value.q_scale()) if value.qscheme() == torch.per_tensor_affine else ""
+            )
+            value = value.int_repr()
+        return self._put(name, f"{value.dtype} {tuple(value.shape)} {digest(_bytes(value))}")
+
+    def _array(self, name: str, value: Any) -> None:
+        if value.dtype.hasobject:
+            self._sequence(name, value.tolist())
+        else:
+            content = digest(np.ascontiguousarray(value).tobytes())
+            self._put(name, f"{value.dtype} {value.shape} {content}")
+
+    def _module(self, name: str, module: nn.Module) -> None:
+        own = {
+            key: value
+            for key, value in vars(module).items()
+            if key not in _OF_TORCH and not _is_bound(value, module)
+        }
+        self._attributes(name, module, own, lambda key: False)
+        for kind in ("_parameters", "_buffers", "_modules"):
+            for key, value in getattr(module, kind).items():
+                if not self._omit(module, key, value):
+                    self.add(f"{name}.{key}", value)
+        for kind in _HOOKS:
+            for number, hook in enumerate(getattr(module, kind, {}).values()):
+                if not self._omit(module, kind, hook):
+                    self.add(f"{name}.{kind}.{number}", hook)
+        if getattr(module, "_compiled_call_impl", None) is not None:
+            self._put(f"{name}.compiled", "True")
+
+    def _function(self, name: str, value: Any) -> None:
+        if isinstance(value, partial):
+            self._put(name, "partial")
+            self.add(f"{name}.function", value.func)
+            self._sequence(f"{name}.arguments", value.args)
+            self._mapping(f"{name}.options", value.keywords)
+        elif isinstance(value, MethodType):
+            self._put(name, f"method {value.__func__.__qualname__}")
+            self.add(f"{name}.function", value.__func__)
+            self.add(f"{name}.owner", value.__self__)
+        elif isinstance(value, FunctionType):
+            own = add_code(self.code, value)
+            where = f"{module_of(value)}.{value.__qualname__}"
+            self._put(name, f"{where} {bytecode(value.__code__)}" if own else self._of_library(value))
+            self._inner(name, value, own)
+        else:
+            owner = getattr(value, "__self__", None)
+            self._put(name, f"built-in {getattr(value, '__module__', '')}.{value.__qualname__}")
+            if owner is not None and not isinstance(owner, ModuleType | type):
+                self.add(f"{name}.owner", owner)
+
+    def _inner(self, name: str, function: FunctionType, own: bool) -> None:
+        """Write what a function carries with it: defaults, closure, and globals that are plain values."""
+        for part in ("__defaults__", "__kwdefaults__"):
+            if value := getattr(function, part):
+                self.add(f"{name}.{part.strip('_')}", value)
+        for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            try:
+                content = cell.cell_contents
+            except ValueError:  # not assigned yet
+                continue
+            if variable != "__class__":
+                self.add(f"{name}.{variable}", content)
+        if own:
+            self._globals(name, function)
+
+    def _globals(self, name: str, function: FunctionType) -> None:
+        """Write the globals that a function reads: plain ones; in a notebook all that other cells define."""
+        everything = interactive(function)
+        for variable in sorted({*globals_in(function.__code__)}):
+            if variable not in function.__globals__:
+                continue
+            value = function.__globals__[variable]
+            if everything and not isinstance(value, ModuleType):
+                self.add(f"{name}.{variable}", value)
+            elif everything:
+                self._module_code(value.__name__)
+            elif type(value) in _PLAIN:
+                self._put(f"{name}.{variable}", repr(value))
+
+    def _mapping(self, name: str, value: Mapping[Any, Any]) -> None:
+        keys = [key if isinstance(key, str) else f"{type(key).__name__} {_key(key)}" for key in value]
+        self._put(name, f"{type(value).__name__} of {len(value)}: {', '.join(keys)}")
+        if (factory := getattr(value, "default_factory", None)) is not None:
+            self.add(f"{name}.default", factory)
+        for key, inner in zip(keys, value.values(), strict=True):
+            self.add(f"{name}.{key}", inner)
+
+    def _sequence(self, name: str, value: Iterable[Any]) -> None:
+        members = list(value)
+        if isinstance(value, set | frozenset):
+            members.sort(key=lambda member: Encoder(self._omit, self._stand_in).add("", member).key())
+        if all(type(member) in _PLAIN for member in members):
+            return self._put(name, repr(tuple(members) if isinstance(value, tuple) else members))
+        self._put(name, f"{type(value).__name__} of {len(members)}")
+        for number, member in enumerate(members):
+            self.add(f"{name}.{number}", member)
+        return None
+
+    def _other(self, name: str, value: Any) -> None:
+        """Write any other object as pickle sees it: its class and its state."""
+        kind = type(value)
+        if _LOCKS.match(f"{kind.__module__}.") or kind.__name__ in ("lock", "RLock"):
+            return self._put(name, "<lock>")
+        if isinstance(value, torch.jit.ScriptModule | torch.jit.ScriptFunction):
+            return self._put(name, f"script {digest(str(value.code))}")
+        wrapped = getattr(value, "__wrapped__", None)
+        if wrapped is not None and kind.__module__ == "functools":
+            self.add(name, wrapped)
+            return None
+        try:
+            registered = dispatch_table.get(kind)
+            if registered is not None:
+                reduced: Any = registered(value)
+            else:
+                reduced = None if _plain_state(kind) else value.__reduce_ex__(4)
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UnidentifiedError(
+                f"{name}: a {kind.__qualname__} cannot be identified ({reason})"
+            ) from None
+        if isinstance(reduced, str):
+            return self._put(name, f"{kind.__module__}.{reduced}")
+        if reduced is None:
+            self._attributes(name, value, _state(value), lambda key: False)
+            return None
+        self._put(name, self.add_class(kind))
+        function, arguments, *rest = reduced
+        if getattr(function, "__name__", "") not in ("__newobj__", "__newobj_ex__", "_reconstructor"):
+            self.add(f"{name}.made by", function)
+        self._sequence(f"{name}.from", [a for a in arguments if a is not kind])
+        state, members, items = (*rest, None, None, None)[:3]
+        if isinstance(state, dict):
+            self._attributes(name, value, state, lambda key: False)
+        elif state is not None:
+            self.add(f"{name}.state", state)
+        for part, content in (("members", members), ("items", items)):
+            if content is not None:
+                self._sequence(f"{name}.{part}", list(content))
+        return None
+
+    def _attributes(
+        self, name: str, owner: Any, values: Mapping[str, Any], omit: Callable[[str], bool]
+    ) -> None:
+        self._put(name, self.add_class(type(owner)))
+        for key in sorted(values, key=str):
+            if not omit(key) and not self._omit(owner, key, values[key]):
+                self.add(f"{name}.{key}", values[key])
+
+    # Classes and code
+
+    def add_class(self, kind: type) -> str:
+        """Return a class's name; note its code, or its package's version.
+
+        Raises:
+            NoSourceError: If it has no source.
+        """
+        named = f"{module_of(kind)}.{kind.__qualname__}"
+        if kind in self._known:
+            return named
+        self._known.add(kind)
+        for base in kind.__mro__:
+            if base in self._known and base is not kind:
+                continue
+            self._known.add(base)
+            if add_code(self.code, base):
+                self._body(f"{module_of(base)}.{base.__qualname__}", base)
+            else:
+                self._version(base.__module__)
+        return named
+
+    def _body(self, name: str, kind: type) -> None:
+        """Write what a class has that its file does not tell: values, closures, functions put there later."""
+        for key, value in sorted(vars(kind).items()):
+            if type(value) in _PLAIN and not key.startswith("__"):
+                self._put(f"{name}.{key}", repr(value))
+        for function in own_functions(kind):
+            if function.__qualname__.startswith(kind.__qualname__) and function.__module__ == kind.__module__:
+                self._inner(f"{name}.{function.__name__}", function, own=True)
+            elif not function.__code__.co_filename.startswith("<"):
+                self.add(f"{name}.{function.__name__}", function)
+
+    def _of_library(self, function: FunctionType) -> str:
+        self._version(function.__module__)
+        return f"{function.__module__}.{function.__qualname__} {bytecode(function.__code__)}"
+
+    def _module_code(self, module: str) -> None:
+        if library_of(module) is None:
+            add_module(self.code, module)
+        else:
+            self._version(module)
+
+    def _version(self, module: str | None) -> None:
+        package = library_of(module or "builtins")
+        if package not in (None, "python") and package not in self.versions:
+            self.versions[str(package)] = version_of(str(package))
+
+    def _put(self, name: str, text: str) -> None:
+        text = _ADDRESS.sub("", text)
+        self.tree[name] = text if len(text) <= _LONGEST else f"{text[:24]}... {digest(text)}"
+
+
+def version_of(package: str) -> str:
+    """Return the version of a package by the name under which it is imported; empty where it tells none."""
+    import sys
+
+    module = sys.modules.get(package)
+    told = getattr(module, "__version__", None)
+    if isinstance(told, str):
+        return str(told)
+    from importlib.metadata import packages_distributions, version
+
+    names = packages_distributions().get(package, [])
+    return version(names[0]) if names else ""
+
+
+def _key(key: Any) -> str:
+    return repr(key) if isinstance(key, (*_PLAIN, tuple)) else type(key).__qualname__
+
+
+def _bytes(value: Tensor) -> bytes:
+    plain = value.detach().cpu().resolve_conj().resolve_neg().reshape(-1)
+    plain = plain.clone(memory_format=torch.contiguous_format)  # of one value, whatever its stride
+    return plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b""
+
+
+def _is_bound(value: Any, owner: Any) -> bool:
+    """Whether a value is a method of its own owner, or wrapped around one, kept as a short cut."""
+    inner = getattr(value, "__wrapped__", value) if callable(value) else value
+    return isinstance(inner, MethodType) and inner.__self__ is owner
+
+
+def _plain_state(kind: type) -> bool:
+    """Whether objects of a class are what their attributes say: pickle has not been told otherwise."""
+    own = ("__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__")
+    return (
+        kind.__flags__ & (1 << 9) != 0
+        and not any(name in vars(base) for base in kind.__mro__ if base is not object for name in own)
+        and not issubclass(kind, Sequence | Mapping | set | frozenset | int | float | str | bytes)
+    )
+
+
+def _state(value: Any) -> dict[str, Any]:
+    """Return an object's attributes, those in slots among them."""
+    found = dict(getattr(value, "__dict__", {}))
+    for base in type(value).__mro__:
+        slots = vars(base).get("__slots__", ())
+        for slot in (slots,) if isinstance(slots, str) else slots:
+            if slot not in ("__dict__", "__weakref__") and hasattr(value, slot):
+                found.setdefault(slot, getattr(value, slot))
+    return found

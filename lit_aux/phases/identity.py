@@ -1,0 +1,319 @@
+"""What a phase, and a run, depend on: for the store of first phases, and for checkpoints."""
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import lightning
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from lightning.pytorch.callbacks import (
+    Checkpoint,
+    DeviceStatsMonitor,
+    LearningRateMonitor,
+    ModelSummary,
+    ProgressBar,
+    ThroughputMonitor,
+    Timer,
+)
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import Strategy
+from torch import Tensor, nn
+
+from lit_aux.identity.encoder import Encoder, Tree
+from lit_aux.identity.source import attributes_set
+from lit_aux.phases.phase import Phase, PhaseSettings
+
+_LIBRARIES = {"torch": str(torch.__version__), "lightning": lightning.__version__}
+_PASSIVE = (
+    Checkpoint,
+    DeviceStatsMonitor,
+    LearningRateMonitor,
+    ModelSummary,
+    ProgressBar,
+    SaveConfigCallback,
+    ThroughputMonitor,
+)
+_OF_LIGHTNING = frozenset(vars(LightningModule())) - {"_automatic_optimization"}
+_RUNNING = frozenset({"_hparams", "_hparams_initial", "_hparams_name", "phase"})
+_LIMITS = ("max_epochs", "max_steps", "max_time")
+_OF_TRAINER = (
+    "precision",
+    "world_size",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "limit_train_batches",
+    "limit_val_batches",
+    "limit_test_batches",
+    "overfit_batches",
+    "val_check_interval",
+    "check_val_every_n_epoch",
+    "reload_dataloaders_every_n_epochs",
+)
+_OF_PLACE = ("root", "download", "num_workers", "pin_memory", "persistent_workers", "eval_batch_size")
+
+
+def changes_training(callback: Callback) -> bool:
+    """Whether a fit with a callback may end otherwise than without it.
+
+    A callback whose class has ``changes_training = False`` says that it does not: it measures, draws or
+    saves. A class derived from one of lit_aux's or Lightning's must say so itself.
+    """
+    kind = type(callback)
+    teller = next((base for base in kind.__mro__ if "changes_training" in vars(base)), None)
+    teller = teller or next((base for base in kind.__mro__ if base in _PASSIVE), None)
+    if teller is None or (_of_library(teller) and not _of_library(kind)):
+        return True
+    return bool(vars(teller).get("changes_training", False))
+
+
+def describe_phase(
+    trainer: pl.Trainer, module: LightningModule, phase: Phase, seed: int, hooks: Iterable[int]
+) -> Encoder:
+    """Describe everything that decides how a first phase ends: its key is the digest of it all.
+
+    Weights, layers, losses and their options, the optimizer and the schedule as built, the limits, the data,
+    the seed, the callbacks that change training, the code, and the versions of the libraries. What concerns
+    later phases only does not enter, so that all runs that differ in those share the phase.
+
+    Args:
+        trainer: In ``on_fit_start``: optimizers are built and limits set.
+        module: At the start of the phase.
+        phase: The phase.
+        seed: The seed of the phase.
+        hooks: ``id`` of the forward hooks that the module had before the fit: others are callbacks'.
+
+    Raises:
+        UnidentifiedError: If a part of it cannot be told from others.
+    """
+    import lit_aux
+
+    later: frozenset[str] = getattr(module, "later_phase_options", frozenset())
+    kept = set(hooks)
+
+    def omit(owner: Any, name: str, value: Any) -> bool:
+        if owner is module and (name in later or _is_elsewhere(module, name, value)):
+            return True
+        return name.endswith("_hooks") and isinstance(owner, nn.Module) and id(value) not in kept
+
+    encoder = Encoder(omit, stand_in)
+    encoder.versions |= {**_LIBRARIES, "lit_aux": lit_aux.__version__}
+    encoder.add("seed", seed).add("model", module)
+    _add_phase(encoder, phase)
+    for number, optimizer in enumerate(trainer.optimizers):
+        encoder.add(f"optimizer.{number}", optimizer)
+    _add_schedules(encoder, trainer)
+    _add_trainer(encoder, trainer)
+    limits = (trainer.fit_loop.max_epochs, trainer.fit_loop.min_epochs, trainer.max_steps, trainer.min_steps)
+    encoder.add("trainer.limits", limits)
+    _add_callbacks(encoder, "callbacks", trainer.callbacks)  # type: ignore[attr-defined]
+    _add_data(encoder, trainer.datamodule, [phase])  # type: ignore[attr-defined]
+    return encoder
+
+
+def describe_run(
+    trainer: pl.Trainer, module: LightningModule, phases: Sequence[Phase], data: Any, own: Sequence[Callback]
+) -> dict[str, Tree]:
+    """Describe what the numbers of a run depend on, as far as it is known before it starts.
+
+    Args:
+        trainer: Before its fit.
+        module: Before the fit.
+        phases: Its phases.
+        data: Its data module, if any.
+        own: The callbacks of the Trainer.
+
+    Returns:
+        Values and digests by name: ``options`` of module, phases, Trainer and callbacks; ``data``; ``code``
+        and ``versions``. Weights, and the limits of phases, are not among them.
+    """
+    losses = {id(part) for part in getattr(module, "evaluation", nn.Module()).modules()}
+
+    def omit(owner: Any, name: str, value: Any) -> bool:
+        if owner is module and _is_elsewhere(module, name, value):
+            return True
+        weights = isinstance(value, nn.Parameter) or (isinstance(value, Tensor) and id(owner) not in losses)
+        return isinstance(owner, nn.Module) and (name.endswith("_hooks") or weights)
+
+    encoder = Encoder(omit, stand_in, strict=False).add("model", module)
+    for phase in phases:
+        _add_phase(encoder, phase)
+        _add_built(encoder, phase)
+        _add_callbacks(encoder, f"phase {phase.name}.callbacks", phase.callbacks)
+    _add_trainer(encoder, trainer)
+    _add_callbacks(encoder, "callbacks", own)
+    options, encoder.tree = encoder.tree, {}
+    _add_data(encoder, data, ())
+    versions = {**_LIBRARIES, **encoder.versions}
+    return {"options": options, "data": encoder.tree, "code": encoder.code, "versions": versions}
+
+
+def own_parts(description: Mapping[str, Tree]) -> dict[str, Tree]:
+    """Return what a run's description has of its user's own beside the options of lit_aux.
+
+    That is the code, attributes of data modules that lit_aux does not know, optimizers, schedules and
+    callbacks of phases (but for the rescale factor, which is a column of the results table).
+
+    Args:
+        description: As :func:`describe_run` returns it.
+    """
+    built = re.compile(r"phase [\w-]+\.(optimizer|lr_scheduler|callbacks\.(?!WeightRescaling))|data\.own\.")
+    named = {**description["options"], **description["data"]}
+    found = {"own": {name: value for name, value in named.items() if built.match(name)}}
+    found["code"] = description["code"]
+    return {name: part for name, part in found.items() if part}
+
+
+def describe_data(data: Any, phases: Sequence[Phase]) -> Tree:
+    """Return the fingerprint of each phase's training data; to be called when a fit has set them up."""
+    encoder = Encoder(stand_in=stand_in, strict=False)
+    if hasattr(data, "fingerprint"):
+        _add_fingerprints(encoder, data, phases)
+    return encoder.tree
+
+
+def describe_schedules(trainer: pl.Trainer) -> Tree:
+    """Describe the schedules of a phase as they were built: lengths that come from the limits show here."""
+    encoder = Encoder(stand_in=lambda value: stand_in(value) or _optimizer_word(value), strict=False)
+    _add_schedules(encoder, trainer)
+    return encoder.tree
+
+
+def limits_of(
+    phases: Sequence[Phase], max_epochs: int | None, max_steps: int, own: Iterable[Callback]
+) -> Tree:
+    """Return how long each phase may take: the smaller of its own limits and the Trainer's.
+
+    Args:
+        phases: The phases.
+        max_epochs: The Trainer's.
+        max_steps: The Trainer's.
+        own: The Trainer's callbacks, a timer among them where it has a ``max_time``.
+    """
+    durations = [callback._duration for callback in own if isinstance(callback, Timer)]
+    found = {}
+    for phase in phases:
+        given: dict[str, list[Any]] = {"max_epochs": [max_epochs, phase.max_epochs]}
+        given["max_steps"] = [max_steps, phase.max_steps]
+        given["max_time"] = [*durations, None if phase.max_time is None else Timer(phase.max_time)._duration]
+        for name, values in given.items():
+            held = [value for value in values if value is not None and value >= 0]
+            found[f"phase {phase.name}.{name}"] = str(min(held)) if held else "none"
+    return found
+
+
+def stand_in(value: Any) -> str | None:
+    """Return the word for what is described elsewhere, or does not decide a number."""
+    for kind, word in ((pl.Trainer, "trainer"), (LightningDataModule, "data"), (Logger, "logger")):
+        if isinstance(value, kind):
+            return word
+    return type(value).__name__ if isinstance(value, Strategy) else None
+
+
+def hooks_of(module: nn.Module) -> set[int]:
+    """Return the ``id`` of every forward and backward hook of a module."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return {id(hook) for part in module.modules() for kind in kinds for hook in vars(part)[kind].values()}
+
+
+def _is_elsewhere(module: LightningModule, name: str, value: Any) -> bool:
+    """Whether a module's attribute is Lightning's, state of a fit, or told by the phases themselves."""
+    if name in _OF_LIGHTNING | _RUNNING or name in getattr(module, "running_state", ()):
+        return True
+    members = value if isinstance(value, list) else [value]
+    return all(isinstance(member, PhaseSettings | Callback) for member in members)
+
+
+def _optimizer_word(value: Any) -> str | None:
+    return "optimizer" if isinstance(value, torch.optim.Optimizer) else None
+
+
+def _of_library(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in ("lit_aux", "lightning", "pytorch_lightning")
+
+
+def _add_phase(encoder: Encoder, phase: Phase) -> None:
+    """Write a phase's own options; its callbacks, what it builds and its limits are written elsewhere."""
+    elsewhere = {"callbacks", "optimizer", "lr_scheduler", *_LIMITS}
+    for name, value in vars(phase).items():
+        if name not in elsewhere:
+            encoder.add(f"phase {phase.name}.{name}", value)
+
+
+def _add_built(encoder: Encoder, phase: Phase) -> None:
+    """Write optimizer and schedule as built for a parameter of their own, and the code that builds them."""
+    if phase.optimizer is None:
+        return
+    optimizer = phase.optimizer([nn.Parameter(torch.zeros(1, 1))])
+    encoder.add(f"phase {phase.name}.optimizer", optimizer)
+    encoder.add(f"phase {phase.name}.optimizer.made by", phase.optimizer)
+    if phase.lr_scheduler is not None:
+        encoder.add(f"phase {phase.name}.lr_scheduler", phase.lr_scheduler(optimizer))
+        encoder.add(f"phase {phase.name}.lr_scheduler.made by", phase.lr_scheduler)
+
+
+def _add_schedules(encoder: Encoder, trainer: pl.Trainer) -> None:
+    for number, config in enumerate(trainer.lr_scheduler_configs):
+        for name, value in vars(config).items():
+            encoder.add(f"schedule.{number}.{name}", value)
+
+
+def _add_trainer(encoder: Encoder, trainer: pl.Trainer) -> None:
+    encoder.add("trainer.class", type(trainer))
+    for name in _OF_TRAINER:
+        encoder.add(f"trainer.{name}", getattr(trainer, name, None))
+
+
+def _add_callbacks(encoder: Encoder, name: str, callbacks: Iterable[Callback]) -> None:
+    for callback in callbacks:
+        if changes_training(callback) and not isinstance(callback, Timer):  # which is a limit
+            encoder.add(f"{name}.{type(callback).__name__}", callback)
+
+
+def _add_data(encoder: Encoder, data: Any, phases: Sequence[Phase]) -> None:
+    """Write a data module: its class, what it says of the phases' data, and options that this leaves out."""
+    if data is None:
+        return
+    encoder.add("data.class", type(data))
+    if not phases:
+        for name, value in _data_options(data).items():
+            encoder.add(f"data.{name}", value)
+    for name, value in _own_attributes(data).items():
+        encoder.add(f"data.own.{name}", value)
+    _add_fingerprints(encoder, data, phases)
+
+
+def _add_fingerprints(encoder: Encoder, data: Any, phases: Sequence[Phase]) -> None:
+    for phase in phases:
+        encoder.add(f"data of phase {phase.name}", data.fingerprint(phase.tasks, phase.order))
+
+
+def _data_options(data: Any) -> Mapping[str, Any]:
+    """Return a data module's options by the names under which they are given.
+
+    Those attributes count that are named as an argument is; lit_aux's data modules tell the others.
+    """
+    arguments: set[str] = set()
+    for base in type(data).__mro__:
+        if base not in LightningDataModule.__mro__ and "__init__" in vars(base):
+            arguments |= {*inspect.signature(vars(base)["__init__"]).parameters}
+    named = {name: value for name, value in vars(data).items() if name.lstrip("_") in arguments}
+    told = getattr(data, "options", None)
+    named |= told() if callable(told) else {}
+    return {name: value for name, value in named.items() if name not in _OF_PLACE}
+
+
+def _own_attributes(data: Any) -> dict[str, Any]:
+    """Return the attributes that a class has added to one with a fingerprint, which does not know them."""
+    mro = type(data).__mro__
+    teller = next((base for base in mro if "fingerprint" in vars(base)), None)
+    if teller is None:
+        return {}
+    below = mro[: mro.index(teller)]
+    known = frozenset().union(*(attributes_set(base) for base in mro[mro.index(teller) :]))
+    added = {name for base in below if not _of_library(base) for name in attributes_set(base)} - known
+    return {name: value for name, value in vars(data).items() if name in added}
