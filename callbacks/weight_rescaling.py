@@ -29,7 +29,8 @@ class WeightRescaling(Callback):
     Rescaling a pretrained network to smaller weights before it is finetuned moves finetuning from the lazy
     regime towards one that reuses few of the pretrained features (Lippl & Lindsey, "Inductive biases of
     multi-task learning and finetuning: multiple regimes of feature reuse"). It happens at ``on_fit_start``,
-    when optimizers exist and hold no state yet, and never again: not after a resume and not in a second fit.
+    when optimizers exist and hold no state yet, in every fit that does not resume: one callback serves
+    several networks, the folds of a cross-validation say.
 
     Attributes:
         factor: The factor, or the list of factors.
@@ -94,6 +95,11 @@ class WeightRescaling(Callback):
         self.norm_before: float | None = None
         self.norm_after: float | None = None
         self._applied = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Start afresh in every fit; a resume restores the state after this."""
+        if stage == "fit":
+            self._applied, self.norm_before, self.norm_after = False, None, None
 
     @property
     def state_key(self) -> str:

@@ -48,6 +48,7 @@ def report(trainer: "Trainer") -> Path:
     layers = measured_layers(trainer)
     folder.mkdir(parents=True, exist_ok=True)
     content = {"phases": [p.asdict() for p in phases], "layers": [asdict(row) for row in layers]}
+    content["continued"] = getattr(trainer, "continued", [])
     (folder / "summary.json").write_text(json.dumps(finite(content), indent=2) + "\n")
     shown = [_short_name(row) for row in layers if row.phase == layers[-1].phase]
     console = Console()

@@ -34,6 +34,7 @@ _PASSIVE = re.compile(
     r"(ModelCheckpoint|\w*Checkpoint|DeviceStatsMonitor|LearningRateMonitor|\w*ModelSummary|\w*ProgressBar"
     r"|ThroughputMonitor)$"
 )
+_LIMITS = ("max_epochs", "max_steps", "max_time")
 _OF_PLACE = {"download", "num_workers", "pin_memory", "persistent_workers", "eval_batch_size"}
 _KNOWN_DATA = ("CIFAR100DataModule", "FashionMNISTDataModule", "FashionMTLDataModule")
 """Data that are the same wherever their folder lies."""
@@ -64,6 +65,26 @@ def run_identity(configuration: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(found.get("data"), Mapping):
         found["data"] = _without_place(found["data"])
     return {"configuration": _given(found), "code": named_code(found)}
+
+
+def flat_options(configuration: Mapping[str, Any]) -> dict[str, str]:
+    """Return the options that decide a run's numbers by the names that set them, but for limits.
+
+    Args:
+        configuration: As for :func:`run_identity`.
+    """
+    found: dict[str, str] = {}
+
+    def add(path: str, value: Any) -> None:
+        if isinstance(value, Mapping) and value:
+            for name, inner in value.items():
+                add(path if name == "init_args" else f"{path}.{name}", inner)
+        elif path.rpartition(".")[2] not in _LIMITS:
+            found[path] = str(value)
+
+    for name, value in run_identity(configuration)["configuration"].items():
+        add(f"--{name}", value)
+    return found
 
 
 def named_code(configuration: Any) -> dict[str, str]:

@@ -15,12 +15,13 @@ from lit_aux.models import MultiHeadNet, StudentNet, TimmBackbone, export_state_
 from lit_aux.modules.evaluation import TaskEvaluation
 from lit_aux.modules.evaluation_steps import Batch, EvaluationSteps, present
 from lit_aux.modules.layer_decay import check_layer_decay
-from lit_aux.modules.loading import check_fit, load_checkpoint, save_weights
+from lit_aux.modules.loading import load_checkpoint, save_weights
 from lit_aux.modules.optimization import build_optimizer, task_weights
 from lit_aux.modules.statistics import moving_layers, reestimate, share
 from lit_aux.modules.students import Students, attach
 from lit_aux.modules.trainable import trainable_names
 from lit_aux.phases.phase import Phase, check_phases
+from lit_aux.phases.state import check_fit
 
 
 class AuxiliaryModule(EvaluationSteps, ABC):

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.phases.state import read_checkpoint
+from lit_aux.phases.state import check_fit, read_checkpoint
 
 
 def load_checkpoint(module: LightningModule, path: str | Path, option: str, *, strict: bool) -> None:
@@ -40,34 +40,6 @@ def load_checkpoint(module: LightningModule, path: str | Path, option: str, *, s
     check_fit(own, state, option, path)
     with torch.no_grad():
         module.load_state_dict(state)
-
-
-def check_fit(
-    own: Mapping[str, Tensor], state: Mapping[str, Tensor], option: str, path: str | Path | None
-) -> None:
-    """Refuse weights of another network.
-
-    Args:
-        own: The network's tensors by name.
-        state: A checkpoint's.
-        option: The option that named the file, for the error.
-        path: The file.
-
-    Raises:
-        ConfigurationError: If names or shapes differ.
-    """
-    missing = [k for k in own if k not in state]
-    surplus = [k for k in state if k not in own]
-    shapes = [k for k in own if k in state and state[k].shape != own[k].shape]
-    if shapes:
-        name = shapes[0]
-        raise ConfigurationError(
-            f"{option}: {str(path)!r} holds {name!r} of shape {tuple(state[name].shape)}, the network has "
-            f"{tuple(own[name].shape)}; it is a checkpoint of another network"
-        )
-    if missing or surplus:
-        what = f"lacks {missing[0]!r}" if missing else f"holds the unknown {surplus[0]!r}"
-        raise ConfigurationError(f"{option}: {str(path)!r} {what}; it is a checkpoint of another network")
 
 
 def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:

@@ -1,6 +1,6 @@
 """Which callbacks a phase has, and in what state they enter it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
@@ -13,6 +13,7 @@ from lit_aux.phases.checkpoint import PhaseCheckpoint
 from lit_aux.phases.keeper import PhaseKeeper
 from lit_aux.phases.phase import Phase
 
+_OF_FIT = ("phase_name", "should_stop", "training", "validating", "testing", "predicting", "sanity_checking")
 # Their scores belong to one phase, so that each phase finds them as they were built.
 _AFRESH = (EarlyStopping, Checkpoint, Timer, WeightAveraging)
 
@@ -45,20 +46,26 @@ class CallbackList:
         return callbacks
 
     @contextmanager
-    def of_phase(self, phase: Phase, first: bool, stops_itself: bool = False) -> Iterator[None]:
+    def of_phase(self, phase: Phase, phases: Sequence[Phase], stops_itself: bool = False) -> Iterator[None]:
         """Add the phase's callbacks for a while, and start those afresh whose state belongs to one phase.
+
+        Callbacks that monitor a metric of another phase wait for that one. What callbacks change in the
+        Trainer (accumulation, clipping, limits, ...) is put back.
 
         Args:
             phase: The phase.
-            first: Whether it is the run's first; later ones do not describe the network again.
+            phases: All phases; those after the first do not describe the network again.
             stops_itself: Whether the module, and no callback, looks after the training loss.
         """
         own = self.own
+        trainer_state = {name: value for name, value in vars(self.trainer).items() if _is_option(name, value)}
+        first = phase is phases[0]
         for callback in own:
             if id(callback) in self._built:
                 vars(callback).clear()
                 vars(callback).update(deepcopy(self._built[id(callback)]))
-        kept = [c for c in own if first or not isinstance(c, ModelSummary)]
+        others = [other.name for other in phases if other is not phase]
+        kept = [c for c in own if (first or not isinstance(c, ModelSummary)) and not _waits(c, others)]
         # Checkpoints come last, as Lightning has it: they save what the others have done.
         together = sorted([*_added(phase, stops_itself), *kept], key=lambda c: isinstance(c, Checkpoint))
         self.trainer.callbacks = together  # type: ignore[attr-defined]
@@ -66,6 +73,20 @@ class CallbackList:
             yield
         finally:
             self.trainer.callbacks = own  # type: ignore[attr-defined]
+            vars(self.trainer).update(trainer_state)
+
+
+def _is_option(name: str, value: object) -> bool:
+    """Whether an attribute of the Trainer is an option: a plain value that is not the state of a fit."""
+    plain = isinstance(value, bool | int | float | str | None)
+    return plain and not name.startswith("_") and name not in _OF_FIT
+
+
+def _waits(callback: Callback, others: Sequence[str]) -> bool:
+    """Whether a callback monitors a metric of another phase."""
+    monitor = getattr(callback, "monitor", None)
+    names = [monitor] if isinstance(monitor, str) else monitor if isinstance(monitor, list | tuple) else []
+    return any(str(name).partition("/")[0] in others and "/" in str(name) for name in names)
 
 
 def _added(phase: Phase, stops_itself: bool) -> list[Callback]:

@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import lightning
 import lightning.pytorch as pl
@@ -39,6 +40,9 @@ _PASSIVE = (
 )
 _OF_LIGHTNING = frozenset(vars(LightningModule())) - {"_automatic_optimization"}
 _RUNNING = frozenset({"_hparams", "_hparams_initial", "_hparams_name", "phase"})
+FOREIGN = "foreign."
+"""In the names of callbacks that are nobody's library: what they are may change where a run is resumed."""
+_FIRST: WeakKeyDictionary[LightningModule, Tree] = WeakKeyDictionary()
 _LIMITS = ("max_epochs", "max_steps", "max_time")
 _OF_TRAINER = (
     "precision",
@@ -143,13 +147,29 @@ def describe_run(
     for phase in phases:
         _add_phase(encoder, phase)
         _add_built(encoder, phase)
-        _add_callbacks(encoder, f"phase {phase.name}.callbacks", phase.callbacks)
+        _add_callbacks(encoder, f"phase {phase.name}.callbacks", phase.callbacks, running=False)
     _add_trainer(encoder, trainer)
-    _add_callbacks(encoder, "callbacks", own)
+    _add_callbacks(encoder, "callbacks", own, running=False)
     options, encoder.tree = encoder.tree, {}
     _add_data(encoder, data, ())
     versions = {**_LIBRARIES, **encoder.versions}
     return {"options": options, "data": encoder.tree, "code": encoder.code, "versions": versions}
+
+
+def as_built(module: LightningModule, description: dict[str, Tree]) -> dict[str, Tree]:
+    """Return a run's description with the module's options as they were when its first fit began.
+
+    A module that was trained before in this process may have counted or kept something since.
+
+    Args:
+        module: The module.
+        description: Of the run that begins.
+    """
+    now = description["options"]
+    first = _FIRST.setdefault(module, now)
+    options = {name: value for name, value in first.items() if name.startswith("model.")}
+    options |= {name: value for name, value in now.items() if not name.startswith("model.")}
+    return {**description, "options": options}
 
 
 def own_parts(description: Mapping[str, Tree]) -> dict[str, Tree]:
@@ -268,10 +288,29 @@ def _add_trainer(encoder: Encoder, trainer: pl.Trainer) -> None:
         encoder.add(f"trainer.{name}", getattr(trainer, name, None))
 
 
-def _add_callbacks(encoder: Encoder, name: str, callbacks: Iterable[Callback]) -> None:
+def _add_callbacks(
+    encoder: Encoder, name: str, callbacks: Iterable[Callback], *, running: bool = True
+) -> None:
+    """Write the callbacks that change training; of libraries', unless they are running, options alone."""
     for callback in callbacks:
-        if changes_training(callback) and not isinstance(callback, Timer):  # which is a limit
-            encoder.add(f"{name}.{type(callback).__name__}", callback)
+        kind = type(callback)
+        if not changes_training(callback) or isinstance(callback, Timer):  # which is a limit
+            continue
+        if running or not _of_library(kind):
+            encoder.add(f"{name}.{'' if _of_library(kind) else FOREIGN}{kind.__name__}", callback)
+            continue
+        encoder.add(f"{name}.{kind.__name__}", kind)
+        for option, value in _arguments_of(callback).items():
+            encoder.add(f"{name}.{kind.__name__}.{option}", value)
+
+
+def _arguments_of(thing: Any) -> dict[str, Any]:
+    """Return the attributes that are named as an argument of the object's class, or of a base, is."""
+    names: set[str] = set()
+    for base in type(thing).__mro__:
+        if "__init__" in vars(base):
+            names |= {*inspect.signature(vars(base)["__init__"]).parameters}
+    return {name.lstrip("_"): value for name, value in vars(thing).items() if name.lstrip("_") in names}
 
 
 def _add_data(encoder: Encoder, data: Any, phases: Sequence[Phase]) -> None:
@@ -297,11 +336,7 @@ def _data_options(data: Any) -> Mapping[str, Any]:
 
     Those attributes count that are named as an argument is; lit_aux's data modules tell the others.
     """
-    arguments: set[str] = set()
-    for base in type(data).__mro__:
-        if base not in LightningDataModule.__mro__ and "__init__" in vars(base):
-            arguments |= {*inspect.signature(vars(base)["__init__"]).parameters}
-    named = {name: value for name, value in vars(data).items() if name.lstrip("_") in arguments}
+    named = _arguments_of(data)
     told = getattr(data, "options", None)
     named |= told() if callable(told) else {}
     return {name: value for name, value in named.items() if name not in _OF_PLACE}

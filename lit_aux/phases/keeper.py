@@ -11,6 +11,7 @@ from lit_aux.errors import NonFiniteLossError
 from lit_aux.phases.state import CHECKPOINT_KEY, random_state, restore_random_state
 
 if TYPE_CHECKING:
+    from lit_aux.phases.loop import PhaseLoop
     from lit_aux.phases.trainer import PhaseTrainer
 
 
@@ -36,8 +37,10 @@ class PhaseKeeper(Callback):
                 callback.dirpath = f"{callback.dirpath or f'{root}/checkpoints'}/{phase}"
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the phase from the store where it was trained before."""
-        cast("PhaseTrainer", trainer).look_up_phase(pl_module)
+        """Take the phase from the store where it was trained before; see that a resumed run is the same."""
+        phased = cast("PhaseTrainer", trainer)
+        phased.check_resumed()
+        phased.look_up_phase(pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Go on from the random state of the checkpoint, after all that start-up has drawn."""
@@ -45,7 +48,8 @@ class PhaseKeeper(Callback):
         if self._random_state is not None:
             restore_random_state(self._random_state)
             self._random_state = None
-            self._restart_loaders(trainer)
+            if not cast("PhaseLoop", trainer.fit_loop).at_end:  # else no epoch begins, which would draw one
+                self._restart_loaders(trainer)
 
     @staticmethod
     def _restart_loaders(trainer: pl.Trainer) -> None:
@@ -96,9 +100,17 @@ class PhaseKeeper(Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take the random state, to be set when training starts."""
+        """Take the random state, to be set when training starts, and whether training was to stop."""
         if trainer.training:
             self._random_state = checkpoint[CHECKPOINT_KEY]["random_state"]
+            if checkpoint[CHECKPOINT_KEY].get("should_stop"):
+                trainer.should_stop = True
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Go on from the random state of a checkpoint of the phase's end."""
+        if self._random_state is not None and not self.trained:
+            restore_random_state(self._random_state)
+            self._random_state = None
 
     def _check(self, trainer: pl.Trainer) -> None:
         if self._bad is not None and bool(self._bad.item()):

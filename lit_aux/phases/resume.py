@@ -1,14 +1,25 @@
-"""Where a run goes on: which phase, from which checkpoint."""
+"""Where a run goes on: which phase, from which checkpoint, and whether it is the same run."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 
-from lit_aux.phases.state import PhaseResult, phase_of_checkpoint, read_checkpoint
+from lit_aux.errors import ConfigurationError
+from lit_aux.identity.encoder import UNKNOWN, Tree
+from lit_aux.phases.identity import FOREIGN
+from lit_aux.phases.state import PhaseResult, check_fit, phase_of_checkpoint, read_checkpoint
+from lit_aux.phases.store import differences
+
+_CHOSEN = ("model.", "phase ", "trainer.", "callbacks.", "data.")
+"""Beginnings of the names of what somebody chose; others are of classes, which are code."""
+Description = Mapping[str, Tree]
 
 
 @dataclass
@@ -22,6 +33,11 @@ class ResumePoint:
         results: Results of the phases before.
         logged_steps: The step that the logs had reached.
         seconds: Time that the phase had taken.
+        metrics: What the phase had measured last, by name.
+        continued: Where the run was continued before.
+        info: All that the checkpoint says of its run.
+        epochs: Epochs that the phase had trained.
+        steps: Steps that the phase had taken.
     """
 
     phase: int = 0
@@ -30,6 +46,11 @@ class ResumePoint:
     results: list[PhaseResult] = field(default_factory=list)
     logged_steps: int = 0
     seconds: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    continued: list[dict[str, Any]] = field(default_factory=list)
+    info: dict[str, Any] = field(default_factory=dict)
+    epochs: int = 0
+    steps: int = 0
 
 
 class PhaseCheckpointConnector(_CheckpointConnector):
@@ -40,6 +61,13 @@ class PhaseCheckpointConnector(_CheckpointConnector):
     @property
     def _hpc_resume_path(self) -> str | None:
         return None if self.phased else super()._hpc_resume_path
+
+    def restore_model(self) -> None:
+        """Load the weights; refuse those of another network in one line, whoever's module it is."""
+        if self.phased and self._loaded_checkpoint and self.trainer.state.fn == TrainerFn.FITTING:
+            state: Mapping[str, Tensor] = self._loaded_checkpoint["state_dict"]
+            check_fit(self.trainer.lightning_module.state_dict(), state, "ckpt_path", self._ckpt_path)
+        super().restore_model()
 
 
 def find_resume_point(ckpt_path: str | Path | None, names: list[str], root: str) -> ResumePoint:
@@ -61,6 +89,9 @@ def find_resume_point(ckpt_path: str | Path | None, names: list[str], root: str)
         return ResumePoint()
     content = read_checkpoint(path)
     info = phase_of_checkpoint(content, path, names)
+    place = {"checkpoint": str(path), "phase": names[info["phase"]]}
+    place |= {"epoch": content.get("epoch", 0), "step": content.get("global_step", 0)}
+    ended = info["current"] or {}
     return ResumePoint(
         phase=info["phase"],
         path=str(path),
@@ -68,7 +99,138 @@ def find_resume_point(ckpt_path: str | Path | None, names: list[str], root: str)
         results=[PhaseResult(**result) for result in info["results"]],
         logged_steps=info["logged_steps"],
         seconds=info["seconds"],
+        metrics=dict(info.get("metrics", {})),
+        continued=[*info.get("continued", []), place],
+        info=info,
+        epochs=int(ended.get("epochs", content.get("epoch", 0))),
+        steps=int(ended.get("steps", content.get("global_step", 0))),
     )
+
+
+def check_same_run(point: ResumePoint, now: Description) -> None:
+    """Refuse to go on with other options or data than the run had; name other code and versions.
+
+    Args:
+        point: Where to go on.
+        now: What the run depends on now: ``configuration`` where there is one, ``options``, ``data``,
+            ``code`` and ``versions``.
+
+    Raises:
+        ConfigurationError: If an option or the data differ; the message names one of them.
+    """
+    before: Description = point.info.get("depends", {})
+    if not before:  # written when checkpoints did not say
+        return
+    loose = [
+        f"{kind} {name}" if kind == "code of" else f"{name} {old} (now {new})"
+        for kind, part in (("code of", "code"), ("", "versions"))
+        for name, (old, new) in differences(before.get(part, {}), now.get(part, {})).items()
+        if old is not None and new is not None
+    ]
+    edited = differences(before.get("code", {}), now.get("code", {})) != {}
+    for part in ("configuration", "data", "options"):
+        if before.get(part) and now.get(part):
+            found = differences(before[part], now[part])
+            _refuse(point, {k: v for k, v in found.items() if _is_option(part, k, v, edited, bool(loose))})
+    if loose:
+        rank_zero_warn(
+            f"ckpt_path: {point.path!r} was written with other {', '.join(loose)}; going on with it"
+        )
+
+
+def check_same_data(point: ResumePoint, files: Tree, schedules: Tree, phases: Sequence[str]) -> None:
+    """Refuse to go on with data of other content, or a schedule of another length.
+
+    To be called when the fit has set up the data and built the schedules, before they are restored.
+
+    Args:
+        point: Where to go on.
+        files: The fingerprint of each phase's data.
+        schedules: The schedules of the phase, as built.
+        phases: Names of the phases that have begun.
+
+    Raises:
+        ConfigurationError: If something differs.
+    """
+    names = [f"data of phase {name}" for name in phases]
+    before = {name: value for name, value in point.info.get("files", {}).items() if name in names}
+    found = differences(before, {name: files[name] for name in before if name in files})
+    _refuse(point, {name: value for name, value in found.items() if None not in value})
+    told = point.info.get("schedules")
+    if told is None:
+        return
+    other = {k: v for k, v in differences(told, schedules).items() if UNKNOWN not in v}
+    if other:
+        name, (old, new) = next(iter(other.items()))
+        raise ConfigurationError(
+            f"ckpt_path: {name} of the learning-rate schedule was {old} in {point.path!r} and is {new} now: "
+            "its length comes from the limits; give them as before, or start anew"
+        )
+
+
+def may_continue(point: ResumePoint, now: Tree, names: Sequence[str]) -> bool:
+    """Return whether the phase of a checkpoint goes on though it had ended: its limits are larger now.
+
+    Args:
+        point: Where to go on.
+        now: The limits of all phases.
+        names: The names of all phases.
+
+    Raises:
+        ConfigurationError: If a finished phase before the last one has other limits, or if more was trained
+            than the limits allow.
+    """
+    before: Tree = point.info.get("limits", now)
+    ended = point.phase + (point.current is not None)
+    for index, phase in enumerate(names[:ended]):
+        last = index == len(names) - 1
+        for limit in ("max_epochs", "max_steps", "max_time"):
+            old, new = (limits.get(f"phase {phase}.{limit}", "none") for limits in (before, now))
+            if old != new and not last:
+                raise ConfigurationError(
+                    f"{limit}: phase {phase!r} of {point.path!r} has ended with {limit} {old}, now it is "
+                    f"{new}; only the last phase goes on with larger limits: give {old} as before, or start "
+                    "anew"
+                )
+    phase = names[point.phase]
+    for limit, done in (("max_epochs", point.epochs), ("max_steps", point.steps)):
+        old, new = (limits.get(f"phase {phase}.{limit}", "none") for limits in (before, now))
+        if new not in (old, "none") and int(new) < done:
+            raise ConfigurationError(
+                f"{limit}: {new} is less than what phase {phase!r} of {point.path!r} has trained ({done}); "
+                f"give at least {done}, or start anew"
+            )
+    if point.current is None:
+        return True
+    reason = str(point.current["reason"]).partition(":")[0]
+    old, new = (limits.get(f"phase {phase}.{reason}", "none") for limits in (before, now))
+    return old not in (new, "none") and (new == "none" or float(new) > float(old))
+
+
+def _refuse(point: ResumePoint, found: Mapping[str, tuple[str | None, str | None]]) -> None:
+    if not found:
+        return
+    (name, (old, new)), *others = found.items()
+    more = f", and {len(others)} more differ" if others else ""
+    raise ConfigurationError(
+        f"ckpt_path: the run of {point.path!r} had {name} {old or 'absent'}, this one has {new or 'absent'}"
+        f"{more}; give what it had, or start anew (--model.pretrained takes its weights alone)"
+    )
+
+
+def _is_option(
+    part: str, name: str, values: tuple[str | None, str | None], edited: bool, loose: bool
+) -> bool:
+    """Whether a difference is one that somebody chose, and none that follows from other code or versions."""
+    if part == "configuration":
+        return not name.startswith("--trainer.callbacks")  # told apart below, by what they are
+    if UNKNOWN in values or not name.startswith(_CHOSEN) or FOREIGN in name:
+        return False
+    if not loose:
+        return True
+    private = any(piece.startswith("_") for piece in name.split("."))
+    inner = name.startswith("model.") and name.count(".") > 1
+    return not (None in values or private or "made by" in name or (edited and inner))
 
 
 def _requeued(root: str) -> Path | None:

@@ -1,12 +1,14 @@
 """What a checkpoint says about the phase that wrote it, and the random state that training goes on from."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
 
@@ -117,3 +119,31 @@ def phase_of_checkpoint(content: dict[str, Any], path: str | Path, names: list[s
             "with --model.pretrained"
         )
     return dict(info)
+
+
+def check_fit(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], option: str, path: str | Path | None
+) -> None:
+    """Refuse weights of another network.
+
+    Args:
+        own: The network's tensors by name.
+        state: A checkpoint's.
+        option: The option that named the file, for the error.
+        path: The file.
+
+    Raises:
+        ConfigurationError: If names or shapes differ.
+    """
+    missing = [k for k in own if k not in state]
+    surplus = [k for k in state if k not in own]
+    shapes = [k for k in own if k in state and state[k].shape != own[k].shape]
+    if shapes:
+        name = shapes[0]
+        raise ConfigurationError(
+            f"{option}: {str(path)!r} holds {name!r} of shape {tuple(state[name].shape)}, the network has "
+            f"{tuple(own[name].shape)}; it is a checkpoint of another network"
+        )
+    if missing or surplus:
+        what = f"lacks {missing[0]!r}" if missing else f"holds the unknown {surplus[0]!r}"
+        raise ConfigurationError(f"{option}: {str(path)!r} {what}; it is a checkpoint of another network")

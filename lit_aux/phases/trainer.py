@@ -8,7 +8,6 @@ from typing import Any, Literal, cast
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.trainer.states import TrainerFn
@@ -18,13 +17,29 @@ from lightning.pytorch.utilities.types import EVAL_DATALOADERS, TRAIN_DATALOADER
 
 from lit_aux.callbacks import WeightRescaling
 from lit_aux.errors import ConfigurationError
+from lit_aux.identity.configuration import flat_options
 from lit_aux.phases.callback_list import CallbackList, with_checkpoint
 from lit_aux.phases.checkpoint import PhaseCheckpoint
 from lit_aux.phases.ending import why_it_ended
-from lit_aux.phases.identity import describe_run, hooks_of, limits_of
+from lit_aux.phases.identity import (
+    as_built,
+    describe_data,
+    describe_run,
+    describe_schedules,
+    hooks_of,
+    limits_of,
+)
 from lit_aux.phases.loggers import LoggerName, build_logger, describe_runs, discard_runs
+from lit_aux.phases.loop import PhaseLoop
 from lit_aux.phases.phase import Phase
-from lit_aux.phases.resume import PhaseCheckpointConnector, ResumePoint, find_resume_point
+from lit_aux.phases.resume import (
+    PhaseCheckpointConnector,
+    ResumePoint,
+    check_same_data,
+    check_same_run,
+    find_resume_point,
+    may_continue,
+)
 from lit_aux.phases.reuse import FirstPhaseReuse
 from lit_aux.phases.seeding import seed_phase
 from lit_aux.phases.state import PhaseResult
@@ -43,6 +58,7 @@ class PhaseTrainer(Trainer):
         configuration: What ``lit-aux fit`` was configured with; None in Python. It names the run in tables.
         description: What the numbers of the run depend on, by name; see ``lit_aux.phases.identity``.
         limits: How long each phase may take.
+        continued: Each checkpoint that the run was continued from, with its phase, epoch and step.
 
     Args:
         logger: ``"csv"``, ``"tensorboard"``, ``"wandb"``, or what Lightning's Trainer takes.
@@ -74,6 +90,10 @@ class PhaseTrainer(Trainer):
         self.configuration: dict[str, Any] | None = None
         self.description: dict[str, dict[str, str]] = {}
         self.limits: dict[str, str] = {}
+        self.continued: list[dict[str, Any]] = []
+        self._resume = ResumePoint()
+        self._files: dict[str, str] | None = None
+        self._schedules: dict[str, str] = {}
         store = phase_store if isinstance(phase_store, str) else f"{root}/phases"
         keep = phase_store and not kwargs.get("fast_dev_run")
         self._reuse = FirstPhaseReuse(store) if keep else None
@@ -118,11 +138,10 @@ class PhaseTrainer(Trainer):
         self._hooks = hooks_of(model)
         getattr(model, "attach_data", lambda *_: None)(datamodule, self.num_devices * self.num_nodes)
         self._check_callbacks(model)
-        self.description = describe_run(self, model, self._phases, datamodule, self._callback_list.own)
-        self.limits = limits_of(self._phases, self._limits[1], self._limits[3], self._callback_list.own)
+        self._describe(model, datamodule)
         describe_runs(self.loggers, model, datamodule)
         root = str(self.default_root_dir)
-        resume = find_resume_point(ckpt_path, [phase.name for phase in phases], root)
+        resume = self._find_resume_point(model, ckpt_path, root)
         self.phase_results = list(resume.results)
         self._logged_steps = resume.logged_steps
         try:
@@ -139,6 +158,42 @@ class PhaseTrainer(Trainer):
             if self.is_global_zero:
                 with suppress(OSError):  # only where nothing was written into it
                     Path(root).rmdir()
+
+    def _describe(self, model: LightningModule, data: LightningDataModule | None) -> None:
+        """Write down what the numbers of the run depend on."""
+        own = self._callback_list.own
+        self.description = describe_run(self, model, self._phases, data, own)
+        if self.configuration is not None:
+            self.description["configuration"] = flat_options(self.configuration)
+        self.limits = limits_of(self._phases, self._limits[1], self._limits[3], own)
+        self._files = None
+
+    def _find_resume_point(
+        self, model: LightningModule, ckpt_path: str | Path | None, root: str
+    ) -> ResumePoint:
+        """Find where to go on, and see that it is the same run."""
+        names = [phase.name for phase in self._phases]
+        point = find_resume_point(ckpt_path, names, root)
+        self.continued = point.continued
+        if point.path is not None:
+            check_same_run(point, as_built(model, self.description))
+            if may_continue(point, self.limits, names):
+                point.current = None
+        as_built(model, self.description)
+        return point
+
+    def check_resumed(self) -> None:
+        """Refuse, in ``on_fit_start``, data and schedules that are not those of the run that is resumed."""
+        self._schedules = describe_schedules(self)
+        if self._resume.path is not None:
+            begun = [phase.name for phase in self._phases[: self._index + 1]]
+            check_same_data(self._resume, self._data_files(), self._schedules, begun)
+
+    def _data_files(self) -> dict[str, str]:
+        """Return the fingerprint of each phase's data, taken once in a run."""
+        if self._files is None:
+            self._files = describe_data(self.datamodule, self._phases)  # type: ignore[attr-defined]
+        return self._files
 
     def _check_callbacks(self, model: LightningModule) -> None:
         if isinstance(self.strategy.launcher, _MultiProcessingLauncher):
@@ -165,7 +220,7 @@ class PhaseTrainer(Trainer):
     ) -> None:
         """Run one phase as a fit, then test it."""
         phase = self._phases[index]
-        self._index, self.phase_name = index, phase.name
+        self._index, self.phase_name, self._resume = index, phase.name, resume
         self._settled = resume.current is not None
         self._started = time.monotonic() - resume.seconds
         result = PhaseResult(**(resume.current or {"name": phase.name, "tasks": list(phase.tasks)}))
@@ -177,7 +232,7 @@ class PhaseTrainer(Trainer):
             )
         trained_batches = self.limit_train_batches
         stops_itself = getattr(model, "students", None) is not None
-        with self._callback_list.of_phase(phase, index == 0, stops_itself):
+        with self._callback_list.of_phase(phase, self._phases, stops_itself):
             self._prepare_loops(phase)
             if self._settled:  # the checkpoint is of the phase's end: restore it, train no step
                 self.limit_train_batches = 0
@@ -206,8 +261,11 @@ class PhaseTrainer(Trainer):
         min_epochs, max_epochs, min_steps, max_steps = self._limits
         epochs = [n for n in (max_epochs, phase.max_epochs) if n is not None and n >= 0]
         steps = [n for n in (max_steps, phase.max_steps) if n >= 0]
-        self.fit_loop = _FitLoop(
-            self, min_epochs=min_epochs, max_epochs=min(epochs) if epochs else max_epochs
+        self.fit_loop = PhaseLoop(
+            self,
+            lambda: not self._settled,
+            min_epochs=min_epochs,
+            max_epochs=min(epochs) if epochs else max_epochs,
         )
         self.fit_loop.epoch_loop = _TrainingEpochLoop(
             self, min_steps=min_steps, max_steps=min(steps) if steps else -1
@@ -235,12 +293,14 @@ class PhaseTrainer(Trainer):
         result = self.phase_results[-1]
         result.reason = why_it_ended(self)
         result.epochs, result.steps = self.current_epoch, self.global_step
-        prefix = f"{result.name}/"
-        found = {
-            n.removeprefix(prefix): float(v) for n, v in self.callback_metrics.items() if n.startswith(prefix)
-        }
-        result.metrics.update(found)
+        result.metrics.update(self._phase_metrics())
         self._settled = True
+
+    def _phase_metrics(self) -> dict[str, float]:
+        """Return what the phase has measured last, before it was resumed too."""
+        prefix = f"{self.phase_name}/"
+        found = {n: float(v) for n, v in self.callback_metrics.items() if n.startswith(prefix)}
+        return self._resume.metrics | {n.removeprefix(prefix): value for n, value in found.items()}
 
     def _leave(self, model: LightningModule, result: PhaseResult) -> None:
         """Write the checkpoint of a phase that was not trained here, and note where it is."""
@@ -274,6 +334,13 @@ class PhaseTrainer(Trainer):
             "results": done,
             "logged_steps": self.fit_loop.epoch_loop._batches_that_stepped,
             "seconds": time.monotonic() - self._started,
+            "metrics": self._phase_metrics(),
+            "should_stop": bool(self.should_stop),
+            "depends": self.description,
+            "limits": self.limits,
+            "files": self._data_files(),
+            "schedules": self._schedules,
+            "continued": self.continued,
         }
 
     def newest_checkpoint(self) -> str | None:

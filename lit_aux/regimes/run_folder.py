@@ -12,8 +12,8 @@ from lit_aux.callbacks import WeightRescaling
 from lit_aux.errors import ConfigurationError
 from lit_aux.models import DiagonalNet, ReLUNet, StudentNet
 from lit_aux.modules import PretrainFinetuneModule
-from lit_aux.modules.loading import check_fit, load_checkpoint
-from lit_aux.phases.state import CHECKPOINT_KEY, read_checkpoint
+from lit_aux.modules.loading import load_checkpoint
+from lit_aux.phases.state import CHECKPOINT_KEY, check_fit, read_checkpoint
 from lit_aux.regimes.building import build, class_of
 from lit_aux.regimes.student_features import StudentFeatures
 

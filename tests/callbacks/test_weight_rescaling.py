@@ -91,7 +91,7 @@ def test_tied_parameters_are_scaled_once(tmp_path: Any) -> None:
     assert factors["net.1.bias"] == factors["net.2.bias"] == 1.0
 
 
-def test_not_again_after_a_resume_nor_in_a_second_fit(tmp_path: Any) -> None:
+def test_not_again_after_a_resume_but_in_a_second_fit(tmp_path: Any) -> None:
     def run(epochs: int, module: Foreign, ckpt: Any = None) -> dict[str, torch.Tensor]:
         checkpoint = ModelCheckpoint(dirpath=tmp_path, save_last=True)
         callbacks = [WeightRescaling(0.5), checkpoint]
@@ -116,7 +116,18 @@ def test_not_again_after_a_resume_nor_in_a_second_fit(tmp_path: Any) -> None:
     trained = deepcopy(module.state_dict())
     fit.fit_loop.max_epochs = 2
     fit.fit(module, train_loader())
-    assert all(torch.equal(trained[name], watch.weights[name]) for name in trained)
+    assert all(torch.equal(trained[name] * 0.5, watch.weights[name]) for name in trained)
+
+
+def test_one_callback_rescales_every_fold(tmp_path: Any) -> None:
+    callback, ratios = WeightRescaling(0.5), []
+    for _ in range(3):
+        module, watch = Foreign(nn.Sequential(nn.Flatten(), nn.Linear(16, 3))), Watch()
+        start = deepcopy(module.state_dict())
+        trainer(tmp_path, callback, watch, max_epochs=1).fit(module, train_loader())
+        ratios += [float((watch.weights[name] / start[name]).mean()) for name in start]
+        assert callback.norm_after == pytest.approx(0.5 * callback.norm_before)  # type: ignore[operator]
+    assert ratios == [0.5] * 6
 
 
 def test_resuming_a_run_without_or_with_another_rescaling_is_refused(tmp_path: Any) -> None:
