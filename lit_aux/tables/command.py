@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 
 from lit_aux.commands import command_parser, parse, spellings
 from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.experiments.means import is_log
 from lit_aux.files import write_whole
 from lit_aux.tables import selection, sheets
 from lit_aux.tables.reading import Row, read_measures, read_rows
@@ -136,7 +137,7 @@ def _view(given: Any) -> View:
         raise ConfigurationError(f"--value {value}: no row has it; this table has {_present(rows)}")
     if given.mean not in (None, "geometric", "arithmetic"):
         raise unknown_name("--mean", given.mean, ("geometric", "arithmetic"))
-    log = selection.is_log(rows, value) if given.mean is None else given.mean == "geometric"
+    log = is_log(rows, value) if given.mean is None else given.mean == "geometric"
     if log and any(isinstance(row.get(value), float) and row[value] < 0 for row in rows):
         raise ConfigurationError(
             f"--mean geometric: some values of {value} are below 0; take the arithmetic mean"

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.experiments.means import LOSSES
 from lit_aux.tables.reading import Row
 
-LOSSES = ("loss_best", "loss_final", "train_loss")
 COLUMNS = (*LOSSES, "accuracy", "seconds", "steps")
 
 
@@ -146,11 +146,6 @@ def default_value(rows: Sequence[Row]) -> str:
     raise ConfigurationError(
         f"FILE: none of {len(rows)} rows has a loss or an accuracy ({failed} runs failed)"
     )
-
-
-def is_log(rows: Sequence[Row], value: str) -> bool:
-    """Return whether means are better taken of logarithms: of losses, but not those of classifiers."""
-    return value in LOSSES and not any(row.get("accuracy") is not None for row in rows)
 
 
 def is_higher_better(value: str) -> bool | None:
