@@ -6,11 +6,22 @@ from math import nan
 from statistics import fmean
 from typing import Any
 
+from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.means import Stat, mean_of, scaled, unscaled_error
 from lit_aux.tables.reading import Row
 
 Key = tuple[Any, ...]
-PLACES = ("experiment", "quantity", "layer", "k_main", "overlap", "correlation", "magnitude", "solver")
+PLACES = (
+    "experiment",
+    "task",
+    "quantity",
+    "layer",
+    "k_main",
+    "overlap",
+    "correlation",
+    "magnitude",
+    "solver",
+)
 """Columns that say where in a grid a row is, beside setup, rescale factor, n_main and seed."""
 SETUPS = ("STL", "MTL", "PT+FT", "STL (LP)", "PT+FT (LP)", "STL (NTK)", "PT+FT (NTK)")
 
@@ -71,6 +82,12 @@ def cells(rows: Iterable[Row], value: str, names: Sequence[str], log: bool = Fal
         if not isinstance(number, int | float) or number != number:
             cell.empty += 1
         elif row.get("seeds") is not None:
+            if cell.published is not None:
+                shown = ", ".join(f"{name} {part}" for name, part in zip(names, key, strict=True) if part)
+                raise ConfigurationError(
+                    f"FILE: there are two published means of one cell ({shown}); give one table, or choose "
+                    "with --where"
+                )
             cell.published = _of_summary(row, value, log)
         else:
             values.setdefault(key, {}).setdefault(row.get("seed"), []).append(scaled(number, log))

@@ -41,7 +41,7 @@ class View:
         differ, _ = varying(self.good, PLACES)
         if "solver" in differ and not self._several_solvers():
             differ.remove("solver")
-        return [*differ, *self.by, "n_main"]
+        return [*differ, *(name for name in self.by if name not in differ), "n_main"]
 
     @property
     def factors(self) -> bool:
