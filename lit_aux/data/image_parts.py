@@ -70,8 +70,8 @@ def _check_classes(
     flat = [name for name in named if found[name].direct]
     if flat and not others:
         raise ConfigurationError(
-            f"--data.root {root}: {some(flat)} hold{'s' if len(flat) == 1 else ''} images, but no class folders; "
-            "images belong in one folder per class"
+            f"--data.root {root}: {some(flat)} hold{'s' if len(flat) == 1 else ''} images, but no class "
+            "folders; images belong in one folder per class"
         )
 
 
