@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lit_aux.data.loader import TaskLoader, Transform
+from lit_aux.data.pixels import pixels_of
 from lit_aux.data.view import View
 from lit_aux.errors import ConfigurationError
 
@@ -70,7 +71,7 @@ class ImageFiles:
 
 
 def read_image(path: str, view: View) -> Tensor:
-    """Read one image: shorter side to ``size / crop`` pixels, then the central ``size``.
+    """Read one image, upright and in 8 bits: shorter side to ``size / crop``, then the central ``size``.
 
     Returns:
         uint8 (C, H, W).
@@ -85,9 +86,10 @@ def read_image(path: str, view: View) -> Tensor:
     height, width = view.size
     filters = {"nearest": Image.Resampling.NEAREST, "bicubic": Image.Resampling.BICUBIC}
     try:
-        with Image.open(path) as file:
-            image = file.convert("L" if view.channels == 1 else "RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        # by a file: Pillow maps files of a name into memory, and scrambles TIFFs that are turned when it does
+        with open(path, "rb") as file, Image.open(file) as opened:
+            image = pixels_of(opened, view.channels)
+    except Exception as error:  # decoders raise anything of damaged files
         raise ConfigurationError(
             f"--data.root: {path} cannot be read as an image ({_one_line(error)})"
         ) from None

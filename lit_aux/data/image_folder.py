@@ -6,28 +6,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
 from lit_aux.data.base import TaskDataModule
 from lit_aux.data.counts import at_least, resolve_seed
 from lit_aux.data.files import ImageFiles
+from lit_aux.data.image_copies import copies
+from lit_aux.data.image_listing import ImageListing
 from lit_aux.data.order import generator_for
 from lit_aux.data.samples import Images
 from lit_aux.data.tasks import Classes
 from lit_aux.errors import ConfigurationError
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-
-_Listing = tuple[list[str], list[int]]
+_TRIED = 64  # images that are read before training where not all of them are
 
 
 class ImageFolderDataModule(TaskDataModule):
     """A user's own images, in one folder per class.
 
     ``root`` holds either class folders, of which a fifth of the images of each class is set aside for testing
-    (drawn by the seed), or folders ``train``, ``val`` and ``test`` of class folders. Without ``test`` the
-    images in ``val`` are test images; without ``val``, or if it serves as that, validation images come from
-    the training pool.
+    (drawn by the seed), or folders ``train``, ``val`` and ``test`` of class folders, by these or other usual
+    names (``Training``, ``valid``, ``dev``, ``testing``, ...). Without ``test`` the images in ``val`` are
+    test images; without ``val``, or if it serves as that, validation images come from the training pool.
+
+    Images may lie in folders within a class folder. Hidden files and folders, what archives and systems leave
+    behind, broken links and all that is no file are left out; a warning, one line, says what was left out and
+    which test images are copies of training images. Images of 16 bits are scaled to 8, EXIF's rotation is
+    carried out; 32-bit and floating-point ones are refused.
 
     Images are resized and cropped at the centre to the network's input size (224 if it is not pretrained).
     They are read once and kept in memory if they need no more than a quarter of what is free, else by
@@ -64,15 +70,16 @@ class ImageFolderDataModule(TaskDataModule):
         self.root, self.in_memory, self.num_workers = root, in_memory, num_workers
         self.test_fraction = test_fraction
         folder = Path(root).expanduser()
-        self._parts = {part: folder / part for part in ("train", "val", "test") if (folder / part).is_dir()}
-        if "train" not in self._parts:
-            self._parts = {"train": folder}
-        self._names = _class_folders(self._parts["train"])
-        self._listings = {part: _list_images(path, self._names) for part, path in self._parts.items()}
-        if len(self._parts) == 1:
+        listing = ImageListing(folder)
+        self._names, self._listings = listing.names, listing.parts
+        if len(self._listings) == 1:
             self._set_aside(resolve_seed(kwargs.get("seed")))
-        elif "test" not in self._parts:
+        elif "test" not in self._listings:
             self._listings["test"] = self._listings.pop("val")
+        if not getattr(rank_zero_only, "rank", 0) and (
+            notes := listing.notes() + copies(self._listings, folder)
+        ):
+            rank_zero_warn(f"--data.root {root}: {'; '.join(notes)}")
         super().__init__(classes={"main": list(self._names)} if classes is None else classes, **kwargs)
 
     @property
@@ -114,9 +121,13 @@ class ImageFolderDataModule(TaskDataModule):
         needed = sum(len(samples) for samples in waiting) * self.view.channels * height * width
         processes = getattr(self.trainer, "num_devices", 1)
         keep = needed * processes <= free_memory() / 4 if self.in_memory is None else self.in_memory
-        for samples in waiting if keep else ():
+        threads = min(8, os.cpu_count() or 1)
+        for samples in waiting:
             assert isinstance(samples.images, ImageFiles)
-            samples.images = samples.images.read(threads=min(8, os.cpu_count() or 1))
+            if keep:
+                samples.images = samples.images.read(threads=threads)
+            else:  # what none of them can be read as is said now, not in the middle of training
+                samples.images.read(range(0, len(samples), max(1, len(samples) // _TRIED)), threads)
 
     def _part(self, part: str) -> tuple[Images, Tensor]:
         paths, labels = self._listings[part]
@@ -146,35 +157,6 @@ class ImageFolderDataModule(TaskDataModule):
         for part, mask in (("train", ~chosen), ("test", chosen)):
             numbers = mask.nonzero().flatten().tolist()
             self._listings[part] = [paths[i] for i in numbers], [labels[i] for i in numbers]
-
-
-def _class_folders(folder: Path) -> list[str]:
-    """Return the names of the class folders, sorted."""
-    if not folder.is_dir():
-        raise ConfigurationError(f"--data.root {folder}: there is no such folder")
-    names = sorted(
-        entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    )
-    if not names:
-        raise ConfigurationError(
-            f"--data.root {folder}: it has no class folders; images belong in one folder per class"
-        )
-    return names
-
-
-def _list_images(folder: Path, names: list[str]) -> _Listing:
-    """Return paths and classes of all images, in a fixed order."""
-    paths: list[str] = []
-    labels: list[int] = []
-    for name in _class_folders(folder):
-        if name not in names:
-            raise ConfigurationError(f"--data.root: {folder / name} is of a class without training images")
-        files = sorted(str(file) for file in (folder / name).rglob("*") if file.suffix.lower() in SUFFIXES)
-        if not files:
-            raise ConfigurationError(f"--data.root: {folder / name} holds no images ({', '.join(SUFFIXES)})")
-        paths += files
-        labels += [names.index(name)] * len(files)
-    return paths, labels
 
 
 def free_memory() -> int:

@@ -1,11 +1,12 @@
 """What a person sees of a grid: how far it is, and its means in the end."""
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean, stdev
+from collections.abc import Mapping, Sequence
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lit_aux.experiments.means import is_log, kind_of_mean, mean_and_error
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -129,13 +130,14 @@ def print_summary(rows: Sequence[Mapping[str, str]], value: str) -> None:
 
 
 def summary_table(rows: Sequence[Mapping[str, str]], value: str) -> "Table":
-    """Return the table that :func:`print_summary` prints: mean and standard error, and how many converged."""
+    """Return the table that :func:`print_summary` prints, with the means of ``lit-aux table``."""
     from rich import box
     from rich.table import Table
 
     axes = [name for name in _AXES if len({row[name] for row in rows}) > 1 or name == "setup"]
     sizes = sorted({int(row["n_main"]) for row in rows})
-    table = Table(title=f"{value}, mean ± standard error over seeds", box=box.SIMPLE_HEAD)
+    log = is_log(rows, value)
+    table = Table(title=f"{value}: {kind_of_mean(log)}", box=box.SIMPLE_HEAD)
     for name in axes:
         table.add_column(name, overflow="fold")
     for n in sizes:
@@ -145,16 +147,7 @@ def summary_table(rows: Sequence[Mapping[str, str]], value: str) -> "Table":
     for row in rows:
         groups.setdefault(tuple(row[name] for name in axes), []).append(row)
     for group, members in groups.items():
-        means = [mean_and_error(row[value] for row in members if int(row["n_main"]) == n) for n in sizes]
+        means = [mean_and_error((r[value] for r in members if int(r["n_main"]) == n), log) for n in sizes]
         converged = sum(row["converged"] == "true" for row in members)
         table.add_row(*group, *means, f"{converged}/{len(members)}")
     return table
-
-
-def mean_and_error(values: Iterable[Any]) -> str:
-    """Return ``mean ± standard error`` of the values that are not empty, ``-`` where there are none."""
-    found = [float(value) for value in values if value != ""]
-    if not found:
-        return "-"
-    mean = f"{fmean(found):.4g}"
-    return f"{mean} ± {stdev(found) / len(found) ** 0.5:.2g}" if len(found) > 1 else mean

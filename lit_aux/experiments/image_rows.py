@@ -9,6 +9,7 @@ from lit_aux.callbacks import RepresentationDimensionality, TaskDiagnostic, Traj
 from lit_aux.experiments._described import of_replica
 from lit_aux.experiments.results import run_hash
 from lit_aux.experiments.student_rows import Row
+from lit_aux.experiments.task_measures import task_measures
 from lit_aux.identity.configuration import run_identity
 from lit_aux.modules import AuxiliaryModule
 from lit_aux.phases.identity import describe_data
@@ -79,7 +80,8 @@ def image_measures(module: AuxiliaryModule, trainer: "Trainer", rows: list[Row])
         for name, value in vars(layer).items()
     ]
     found += _diagnosed_tasks(trainer)
-    return [
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    return task_measures(rows, results[-1].name if results else "", task, data) + [
         {"run": row["run"], "phase": phase, "step": steps.get(phase), "layer": layer, "measure": name}
         | {"value": float(value)}
         for row in rows

@@ -8,6 +8,7 @@ from typing import Any
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import _values
 from lit_aux.experiments.display import GridProgress, print_summary
+from lit_aux.experiments.duplicates import once
 from lit_aux.experiments.expand import cells
 from lit_aux.experiments.grids import Experiment, experiment
 from lit_aux.experiments.options import Options
@@ -83,9 +84,10 @@ def reproduce(
     _check_device(options.device)
     options = replace(options, store=options.store or path.parent / "phases")
     with ResultsTable(path) as table:
+        once(table.rows(), path, "--out")  # what cannot be averaged is said before it is trained
         complete, failures = _run(runs, table, options, fit)
         wanted = {run.run_hash for run in runs}
-        rows = [row for row in table.rows() if row["run"] in wanted]
+        rows = [row for row in once(table.rows(), path, "--out") if row["run"] in wanted]
     print_summary(rows, "accuracy" if found.network == "image" else "loss_best")
     print(f"results: {path}")
     if not complete:

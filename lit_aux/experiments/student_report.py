@@ -1,12 +1,12 @@
 """What a person sees of students after ``lit-aux fit``: a table and a picture."""
 
 from collections.abc import Sequence
-from math import sqrt
+from math import isnan, nan
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from lit_aux.experiments.display import mean_and_error
+from lit_aux.experiments.means import is_log, kind_of_mean, mean_and_error, mean_of, scaled
 from lit_aux.experiments.student_rows import Row, student_rows
 
 if TYPE_CHECKING:
@@ -43,11 +43,12 @@ def report_students(module: "AuxiliaryModule", folder: Path, console: "Console")
 
 
 def student_table(rows: Sequence[Row]) -> "Table":
-    """Return a table with a row for each cell of the grid: means over seeds, with standard errors."""
+    """Return a table with a row for each cell of the grid: means as ``lit-aux table`` has them."""
     from rich import box
     from rich.table import Table
 
-    title = f"Test loss of {rows[0]['setup']} students: mean ± standard error over seeds"
+    log = {name: is_log(rows, name) for name in ("loss_best", "loss_final")}
+    title = f"Test loss of {rows[0]['setup']} students: {kind_of_mean(log['loss_best'])}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     shown = _shown(rows)
     for name in (*shown, "best", "final", "converged", "gradients"):
@@ -59,8 +60,7 @@ def student_table(rows: Sequence[Row]) -> "Table":
     for cell, members in by_cell(rows, shown).items():
         table.add_row(
             *(short(value) for _, value in cell),
-            mean_and_error(row.get("loss_best", "") for row in members),
-            mean_and_error(row.get("loss_final", "") for row in members),
+            *(mean_and_error((row.get(name) for row in members), log[name]) for name in log),
             f"{sum(row['converged'] for row in members)}/{len(members)}",
             f"{fmean(row['evaluations'] for row in members):,.0f}",
         )
@@ -83,23 +83,23 @@ def draw_students(rows: Sequence[Row], path: Path) -> Path:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     others = [name for name in _shown(rows) if name != "n_main"]
+    log = is_log(rows, "loss_best")
     lines = by_cell(rows, others)
     for number, (cell, members) in enumerate(lines.items()):
         points = by_cell(members, ["n_main"])
         x = [key[0][1] for key in points]
-        means = [fmean(_values(point, "loss_best")) for point in points.values()]
-        errors = [2 * _error(_values(point, "loss_best")) for point in points.values()]
-        below = [min(error, 0.9 * mean) for error, mean in zip(errors, means, strict=True)]
+        bars = [_bar(point, "loss_best", log) for point in points.values()]
+        means, below, above = zip(*bars, strict=True)
         colour = colormaps["viridis"](0.85 * number / max(1, len(lines) - 1))
         label = ", ".join(f"{name} {short(value)}" for name, value in cell)
-        axes.errorbar(x, means, [below, errors], label=label, color=colour, marker="o", ms=4, capsize=2)
+        axes.errorbar(x, means, [below, above], label=label, color=colour, marker="o", ms=4, capsize=2)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     counts = sorted({row["n_main"] for row in rows})
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("rows of the main task")
-    axes.set_ylabel("best test loss (± 2 s.e. over seeds)")
+    axes.set_ylabel(f"best test loss ({'geometric mean ' if log else ''}± 2 s.e. over seeds)")
     axes.set_title(str(rows[0]["setup"]), loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     if others:
@@ -130,10 +130,14 @@ def _shown(rows: Sequence[Row]) -> list[str]:
     return [name for name in _AXES if len(values[name]) > 1 or name == "n_main"]
 
 
-def _values(rows: Sequence[Row], name: str) -> list[float]:
-    return [float(row[name]) for row in rows if name in row]
-
-
-def _error(values: Sequence[float]) -> float:
-    """Return the standard error of a mean; 0 for one value, which says nothing of it."""
-    return stdev(values) / sqrt(len(values)) if len(values) > 1 else 0.0
+def _bar(rows: Sequence[Row], name: str, log: bool) -> tuple[float, float, float]:
+    """Return a mean and how far two standard errors reach below and above it; 0 for one seed."""
+    values = [scaled(float(row[name]), log) for row in rows if name in row and not isnan(row[name])]
+    if not values:
+        return nan, nan, nan
+    stat = mean_of(values)
+    reach = 0.0 if isnan(stat.error) else 2 * stat.error
+    if log:
+        mean = 10**stat.mean
+        return mean, mean - 10 ** (stat.mean - reach), 10 ** (stat.mean + reach) - mean
+    return stat.mean, min(reach, 0.9 * stat.mean), reach

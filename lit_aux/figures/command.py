@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser
 
 from lit_aux.commands import command_parser, parse
 from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.experiments.duplicates import check_duplicates
 from lit_aux.figures.catalogue import FIGURES
 from lit_aux.figures.request import Request
 from lit_aux.figures.style import picture_path
@@ -20,7 +21,17 @@ PICTURES = {
 }
 """Of the theory: module, function and what it shows."""
 ALL = "all"
-_OPTIONS = ("--results", "--reference", "--experiment", "--network", "--where", "--value", "--mean", "--out")
+_OPTIONS = (
+    "--results",
+    "--reference",
+    "--experiment",
+    "--network",
+    "--where",
+    "--duplicates",
+    "--value",
+    "--mean",
+    "--out",
+)
 
 
 def parser() -> ArgumentParser:
@@ -56,6 +67,12 @@ def parser() -> ArgumentParser:
         nargs="+",
         default=[],
         help='draw rows with these values only, as in "k_main=5,10"',
+    )
+    made.add_argument(
+        "--duplicates",
+        type=str | None,
+        default=None,
+        help="first, last or mean: what counts where rows of one run differ by more than 1 %%",
     )
     made.add_argument(
         "--value", type=Literal["loss_best", "loss_final"], default="loss_best", help="the loss of students"
@@ -100,10 +117,12 @@ def run(arguments: Sequence[str]) -> int:
             f"--results: nothing is given; {given.name} is drawn from a table, as of "
             f"{FIGURES.get(given.name, FIGURES['overlap']).example}"
         )
+    check_duplicates(given.duplicates)
     from lit_aux.figures.results import draw_all, draw_figure
 
     source = {
-        name: getattr(given, name) for name in ("results", "reference", "experiment", "network", "where")
+        name: getattr(given, name)
+        for name in ("results", "reference", "experiment", "network", "where", "duplicates")
     }
     how = Request(given.value, given.mean)
     if given.name == ALL:
@@ -117,7 +136,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _refuse_options_of_results(given: Any) -> None:
-    for option in _OPTIONS[:5]:
+    for option in _OPTIONS[:6]:
         if getattr(given, option.removeprefix("--")):
             raise ConfigurationError(f"{option}: {given.name} is a picture of the theory, drawn from no rows")
 

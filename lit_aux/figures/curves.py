@@ -11,7 +11,7 @@ from lit_aux.tables.selection import spelled
 
 Row: TypeAlias = Mapping[str, Any]
 Mean: TypeAlias = Literal["arithmetic", "geometric"]
-AXES = ("experiment", "solver", "overlap", "k_main", "correlation", "magnitude", "rescale")
+AXES = ("experiment", "task", "solver", "overlap", "k_main", "correlation", "magnitude", "rescale")
 """Columns that must not differ within a curve, unless they are what it is drawn against."""
 SINGLE = "STL"
 
@@ -97,6 +97,25 @@ def grouped(rows: Iterable[Row], names: Sequence[str]) -> dict[tuple[Any, ...], 
     return groups
 
 
+def by_experiment(rows: Iterable[Row]) -> dict[tuple[Any, Any], list[Row]]:
+    """Return rows by experiment and task, whose rows are never compared; no task where there is one alone."""
+    rows = list(rows)
+    tasks: dict[Any, set[Any]] = {}
+    for row in rows:
+        tasks.setdefault(row.get("experiment"), set()).add(row.get("task"))
+    several = {name for name, found in tasks.items() if len(found) > 1}
+    groups: dict[tuple[Any, Any], list[Row]] = {}
+    for row in rows:
+        name = row.get("experiment")
+        groups.setdefault((name, row.get("task") if name in several else None), []).append(row)
+    return groups
+
+
+def panel_name(experiment: Any, task: Any) -> str:
+    """Name the rows of an experiment, and of a task where there are several."""
+    return f"{experiment or ''}" if task is None else f"{experiment or ''} {task}".strip()
+
+
 def relative(rows: Sequence[Row], value: str, at: int | None) -> list[Row]:
     """Divide a column by its value in the single-task run of the same task and seed.
 
@@ -113,7 +132,7 @@ def relative(rows: Sequence[Row], value: str, at: int | None) -> list[Row]:
     def task(row: Row, n_main: Any) -> Hashable:
         return (
             n_main,
-            *(row.get(name) for name in ("seed", "overlap", "k_main", "correlation", "magnitude")),
+            *(row.get(name) for name in ("seed", "task", "overlap", "k_main", "correlation", "magnitude")),
         )
 
     singles = {task(row, row["n_main"]): row[value] for row in rows if row["setup"] == SINGLE}

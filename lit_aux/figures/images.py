@@ -5,7 +5,16 @@ from math import nan, sqrt
 from typing import Any
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.figures.curves import SINGLE, Curve, Row, at_factor_one, curve, grouped
+from lit_aux.figures.curves import (
+    SINGLE,
+    Curve,
+    Row,
+    at_factor_one,
+    by_experiment,
+    curve,
+    grouped,
+    panel_name,
+)
 from lit_aux.figures.layout import Layout
 from lit_aux.figures.panel import Panel
 from lit_aux.figures.request import Request
@@ -25,15 +34,15 @@ def accuracy(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layo
     rows, notes = at_factor_one(_accurate(rows))
     panels = tuple(
         Panel(
-            (name,),
+            (name,) if task is None else (name, task),
             (0, number),
             setups_of(members, "n_main", "accuracy"),
             _N_MAIN,
             "test accuracy",
-            name or "",
+            panel_name(name, task),
             y_scale="linear",
         )
-        for number, ((name,), members) in enumerate(grouped(rows, ("experiment",)).items())
+        for number, ((name, task), members) in enumerate(by_experiment(rows).items())
     )
     return Layout(panels, len(rows), setup_looks(panels), notes)
 
@@ -53,32 +62,36 @@ def accuracy_rescale(rows: Sequence[Row], measures: Sequence[Row], how: Request)
         )
     single = [row for row in rows if row["setup"] == SINGLE]
     panels = []
-    for number, ((name,), members) in enumerate(grouped(tuned, ("experiment",)).items()):
+    groups = {
+        key: (members, [row for row in both if row["setup"] == SINGLE])
+        for key, both in by_experiment([*tuned, *single]).items()
+        if (members := [row for row in both if row["setup"] == _RESCALED])
+    }
+    for number, ((name, task), (members, alone)) in enumerate(groups.items()):
         at = {f: part for (f,), part in grouped(members, ("rescale",)).items()}
         curves = [curve(at[f], "n_main", "accuracy", factor_key(f)) for f in factors if f in at]
         differences = [
             _difference(at[f], at[1.0], factor_key(f)) for f in factors if f in at and 1.0 in at and f != 1.0
         ]
         differences = [c for c in differences if c.x]
-        alone = [row for row in single if row.get("experiment") == name]
         if alone:
             curves.append(curve(alone, "n_main", "accuracy", SINGLE))
-        top = f"{name}" if name else ""
+        key = (name,) if task is None else (name, task)
         panels.append(
             Panel(
-                (name, "accuracy"),
+                (*key, "accuracy"),
                 (number, 0),
                 tuple(curves),
                 _N_MAIN,
                 "test accuracy",
-                top,
+                panel_name(name, task),
                 y_scale="linear",
             )
         )
         if differences:
             panels.append(
                 Panel(
-                    (name, "difference"),
+                    (*key, "difference"),
                     (number, 1),
                     tuple(differences),
                     _N_MAIN,
@@ -96,6 +109,11 @@ def accuracy_rescale(rows: Sequence[Row], measures: Sequence[Row], how: Request)
 def dimensionality(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
     """Lay out PR before and after finetuning and ENSD by layer, a panel for each factor and n_main."""
     long = _published_layers(rows) or _measured_layers(rows, measures)
+    long = [
+        {**row, "experiment": name if task is None else panel_name(name, task), "side": task or ""}
+        for (name, task), members in by_experiment(long).items()
+        for row in members
+    ]
     if not long:
         raise ConfigurationError(
             "no run has pr_before, pr_after and ensd in measures.csv beside the table; let "
@@ -117,7 +135,7 @@ def dimensionality(rows: Sequence[Row], measures: Sequence[Row], how: Request) -
                 "layer",
                 "dimensions",
                 f"factor {factor or 1.0:g}" if stripe == 0 else "",
-                f"n = {n_main}" if n_main else "",
+                ", ".join(filter(None, [members[0]["side"], f"n = {n_main}" if n_main else ""])),
                 x_scale="linear",
                 y_scale="linear",
                 ticks=layers,

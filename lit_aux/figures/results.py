@@ -23,6 +23,7 @@ def draw_figure(
     experiment: str | None = None,
     network: str | None = None,
     where: Sequence[str] = (),
+    duplicates: str | None = None,
     how: Request | None = None,
 ) -> list[str]:
     """Draw one figure.
@@ -35,6 +36,7 @@ def draw_figure(
         experiment: Draw its rows alone.
         network: Draw the rows of ``diagonal``, ``relu`` or ``image`` networks alone.
         where: Conditions on columns, as in ``k_main=5``.
+        duplicates: What counts where rows of one run differ: ``first``, ``last`` or ``mean``.
         how: Which loss, which mean.
 
     Returns:
@@ -44,7 +46,7 @@ def draw_figure(
         ConfigurationError: If the tables do not have what the figure shows, or have it of several
             experiments.
     """
-    tables = _chosen(results, experiment, network, where)
+    tables = _chosen(results, experiment, network, where, duplicates)
     parts = FIGURES[name].parts(tables)
     if not parts:
         raise nothing_for(name, tables)
@@ -53,7 +55,7 @@ def draw_figure(
         names = ", ".join(other or f"{kind} runs" for other, kind in parts)
         option = "--experiment" if len({kind for _, kind in parts}) == 1 else "--experiment or --network"
         raise ConfigurationError(f"{name}: the tables have rows of {names}; choose with {option}")
-    published = None if reference is None else load([reference], "--reference")
+    published = None if reference is None else load([reference], "--reference", duplicates)
     return _drawn(name, path, tables, part, how or Request(), published) + _notes(tables)
 
 
@@ -65,6 +67,7 @@ def draw_all(
     experiment: str | None = None,
     network: str | None = None,
     where: Sequence[str] = (),
+    duplicates: str | None = None,
     how: Request | None = None,
 ) -> list[str]:
     """Draw every figure that tables cover, each as a PNG.
@@ -76,6 +79,7 @@ def draw_all(
         experiment: Draw its rows alone.
         network: Draw the rows of such networks alone.
         where: Conditions on columns.
+        duplicates: What counts where rows of one run differ.
         how: Which loss, which mean.
 
     Returns:
@@ -86,8 +90,8 @@ def draw_all(
     """
     if folder.suffix or folder.is_file():
         raise ConfigurationError(f"--out: {str(folder)!r} is no folder; all figures go into one")
-    tables = _chosen(results, experiment, network, where)
-    published = None if reference is None else load([reference], "--reference")
+    tables = _chosen(results, experiment, network, where, duplicates)
+    published = None if reference is None else load([reference], "--reference", duplicates)
     lines, missing = [], []
     for name, figure in FIGURES.items():
         parts = figure.parts(tables)
@@ -105,9 +109,15 @@ def draw_all(
     return lines + list(dict.fromkeys(missing)) + _notes(tables)
 
 
-def _chosen(results: Paths, experiment: str | None, network: str | None, where: Sequence[str]) -> Tables:
+def _chosen(
+    results: Paths,
+    experiment: str | None,
+    network: str | None,
+    where: Sequence[str],
+    duplicates: str | None,
+) -> Tables:
     """Return the rows that are to be drawn."""
-    tables = load(results)
+    tables = load(results, duplicates=duplicates)
     if not tables.rows:
         raise ConfigurationError(
             f"--results: the tables have no rows{''.join(f' ({n})' for n in tables.notes)}"

@@ -56,7 +56,7 @@ class Tables:
         return Tables(tuple(rows), self.measures, self.notes)
 
 
-def load(paths: Sequence[str | Path], option: str = "--results") -> Tables:
+def load(paths: Sequence[str | Path], option: str = "--results", duplicates: str | None = None) -> Tables:
     """Read results tables, or published ones.
 
     Parameters of sweeps that are no column become columns of the rows.
@@ -64,21 +64,22 @@ def load(paths: Sequence[str | Path], option: str = "--results") -> Tables:
     Args:
         paths: Files; folders with tables of ours, or with published ones.
         option: What the user calls them.
+        duplicates: What counts where rows of one run differ, as for
+            :func:`~lit_aux.tables.reading.read_rows`.
 
     Raises:
-        ConfigurationError: If a file is missing, or no table.
+        ConfigurationError: If a file is missing, or no table, or rows of one run differ.
     """
     rows: list[dict[str, Any]] = []
     measures: list[Row] = []
     try:
         files = [file for path in paths for file in _files(Path(path))]
-        # runs that several tables hold are taken once
         for named in _by_name(files):
-            read = read_rows(named)
+            read = read_rows(named, duplicates)
             rows += [{**row, "experiment": row.get("experiment") or _experiment(named[0])} for row in read]
-            measures += read_measures(named)
+            measures += read_measures(named, duplicates)
     except ConfigurationError as error:
-        raise ConfigurationError(re.sub(r"^FILE ", f"{option} ", str(error))) from None
+        raise ConfigurationError(re.sub(r"^FILE\b", option, str(error))) from None
     by_run = {row["run"]: row for row in rows if row.get("run")}
     for line in measures:
         if line["phase"] is None and line["layer"] is None and line["run"] in by_run:

@@ -13,6 +13,7 @@ from lit_aux.data import TeacherDataModule
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import EXPERIMENTS, Options, Run, cells
 from lit_aux.experiments._lines import CsvLines
+from lit_aux.experiments.duplicates import once
 from lit_aux.experiments.options import INTEGRATORS
 from lit_aux.experiments.results import ADDED, COLUMNS
 from lit_aux.experiments.students import data_of
@@ -69,9 +70,11 @@ def _rows(path: Path) -> list[Row]:
     lines = CsvLines(path, COLUMNS, ADDED)
     try:
         lines.check()
-        return [row for row in lines.rows() if not row["error"]]  # a failed run has nothing to be found
+        rows = list(lines.rows())
     except (ConfigurationError, UnicodeDecodeError):
         raise ConfigurationError(f"--results {path}: is no results table of lit-aux reproduce") from None
+    # a failed run has nothing to be found
+    return [row for row in once(rows, path, "--results") if not row["error"]]
 
 
 def _chosen(rows: list[Row], path: Path, run: str | None) -> list[Row]:

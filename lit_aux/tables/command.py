@@ -10,6 +10,8 @@ from jsonargparse import ArgumentParser
 
 from lit_aux.commands import command_parser, parse, spellings
 from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.experiments.duplicates import check_duplicates
+from lit_aux.experiments.means import is_log
 from lit_aux.files import write_whole
 from lit_aux.tables import selection, sheets
 from lit_aux.tables.reading import Row, read_measures, read_rows
@@ -37,6 +39,12 @@ _OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "pairs": (bool | None, None, "print differences paired by seed; by default where setups share seeds"),
     "baseline": (str, "STL", "the setup that all others are compared with"),
     "reference": (str | None, None, "a published table: print ours beside it and how many cells agree"),
+    "duplicates": (
+        str | None,
+        None,
+        "first, last or mean: what counts where rows of one run differ by more than 1 %%; by default that is "
+        "an error",
+    ),
     "format": (
         str | None,
         None,
@@ -74,6 +82,7 @@ def run(arguments: Sequence[str]) -> int:
         ConfigurationError: For what is unknown or impossible, or a file that cannot be read or written.
     """
     given = parse(parser(), arguments, [spellings(name)[0] for name in _OPTIONS])
+    check_duplicates(given.duplicates)
     if given.from_wandb is not None:
         from lit_aux.tables.from_wandb import fetch
 
@@ -81,7 +90,7 @@ def run(arguments: Sequence[str]) -> int:
             raise ConfigurationError(
                 f"FILE {given.files[0]}: --from-wandb fetches runs into --out; leave FILE out"
             )
-        print(fetch(given.from_wandb, given.out or "results.csv"))
+        print(fetch(given.from_wandb, given.out or "results.csv", given.duplicates))
         return 0
     if not given.files:
         raise ConfigurationError("FILE: nothing is given; name a results.csv or a folder that has one")
@@ -105,7 +114,7 @@ def _sheets(given: Any, kind: Format) -> list[Sheet]:
     """Return what is printed, one after the other."""
     view = _view(given)
     if given.reference is not None:
-        comparison = compare(view.rows, read_rows(given.reference))
+        comparison = compare(view.rows, read_rows(given.reference, given.duplicates))
         return [in_full(comparison)] if kind == "csv" else beside(comparison)
     _check_baseline(given.baseline, view.rows)
     if kind == "csv":
@@ -120,11 +129,12 @@ def _sheets(given: Any, kind: Format) -> list[Sheet]:
 
 
 def _view(given: Any) -> View:
-    rows: Sequence[Row] = read_rows(given.files)
+    rows: Sequence[Row] = read_rows(given.files, given.duplicates)
     by = [name.strip() for name in (given.by or "").split(",") if name.strip()]
     value = given.value
     known = value is None or any(row.get(value) is not None for row in rows) or value in selection.COLUMNS
-    measures = read_measures(given.files) if by or not known else []
+    looked_at = {*by, str(value).partition("@")[0]}
+    measures = read_measures(given.files, given.duplicates, looked_at) if by or not known else []
     rows = selection.with_options(rows, measures, by)
     if given.where is not None:
         rows = selection.where(rows, given.where)
@@ -136,7 +146,7 @@ def _view(given: Any) -> View:
         raise ConfigurationError(f"--value {value}: no row has it; this table has {_present(rows)}")
     if given.mean not in (None, "geometric", "arithmetic"):
         raise unknown_name("--mean", given.mean, ("geometric", "arithmetic"))
-    log = selection.is_log(rows, value) if given.mean is None else given.mean == "geometric"
+    log = is_log(rows, value) if given.mean is None else given.mean == "geometric"
     if log and any(isinstance(row.get(value), float) and row[value] < 0 for row in rows):
         raise ConfigurationError(
             f"--mean geometric: some values of {value} are below 0; take the arithmetic mean"

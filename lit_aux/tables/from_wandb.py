@@ -1,13 +1,16 @@
 """Runs that were logged to W&B, fetched into a results table."""
 
+import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from inspect import signature
+from types import MappingProxyType
 from typing import Any
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.experiments.duplicates import settled
 from lit_aux.experiments.results import OPTION_COLUMNS, ResultsTable
 from lit_aux.experiments.wandb_summary import rows_of
 from lit_aux.tables.reading import Row
@@ -34,7 +37,7 @@ class Fetched:
     name: str = ""
 
 
-def fetch(place: str, out: str) -> str:
+def fetch(place: str, out: str, duplicates: str | None = None) -> str:
     """Fetch the runs of a project or a sweep into a results table.
 
     Runs that the table has already are passed over, and so are those that still run. One that failed gets a
@@ -43,24 +46,50 @@ def fetch(place: str, out: str) -> str:
     Args:
         place: ``ENTITY/PROJECT`` or ``ENTITY/PROJECT/sweeps/ID``, or the address of its page.
         out: The table; made where there is none.
+        duplicates: What becomes of runs that the table has with other values: ``first`` keeps those, ``last``
+            takes the new ones. By default they are refused.
 
     Returns:
         What was found, in words.
 
     Raises:
         ConfigurationError: Without an account or a connection, if there is no such project or no run in it,
-            or if the table cannot be written.
+            if a run has other values than the table, or if that cannot be written.
     """
     project, sweep = parsed(place)
+    if duplicates == "mean":
+        raise ConfigurationError(
+            "--duplicates mean: would change with every --from-wandb; take first or last"
+        )
     found = [converted(run) for run in _runs(place, project, sweep)]
     if not found:
         raise ConfigurationError(f"--from-wandb {place}: there are no runs")
     counts: Counter[str] = Counter()
     with ResultsTable(out) as table:
+        there = {row["run"]: row for row in table.rows()}
+        _settle(found, there, str(table.path), duplicates)  # before anything is written
         for one in found:
-            counts[add(table, one)] += 1
+            counts[add(table, one, there)] += 1
     words = [f"{counts[kind]} {text}" for kind, text in _WORDS.items() if counts[kind]]
     return f"{len(found)} runs of {place}: {', '.join(words)}\nresults: {out}"
+
+
+def _settle(found: Iterable[Fetched], there: Mapping[str, Row], path: str, duplicates: str | None) -> None:
+    """Let rows be what counts of them and of those of the same runs, in the table and among each other.
+
+    Raises:
+        ConfigurationError: If they differ and nothing is said of it.
+    """
+    groups: dict[str, list[tuple[Row, str]]] = {}
+    for run, row in there.items():
+        groups[run] = [(row, path)]
+    for one in found:
+        for row in one.rows:
+            groups.setdefault(row["run"], []).append((row, f"W&B run {one.name.removeprefix('wandb-')}"))
+    several = {run: group for run, group in groups.items() if len(group) > 1}
+    rows = dict(zip(several, settled([*several.values()], duplicates, "--from-wandb"), strict=True))
+    for one in found:
+        one.rows = [rows.get(row["run"], row) for row in one.rows]
 
 
 _WORDS = {
@@ -72,12 +101,20 @@ _WORDS = {
 }
 
 
-def add(table: ResultsTable, one: Fetched) -> str:
-    """Add what a table lacks of a run; return which of the counted kinds it is."""
+def add(table: ResultsTable, one: Fetched, there: Mapping[str, Row] = MappingProxyType({})) -> str:
+    """Add what a table lacks of a run; return which of the counted kinds it is.
+
+    Args:
+        table: The table.
+        one: The run.
+        there: Rows that were in the table before; another one of the same run takes the place of such a row.
+    """
     if one.kind in ("running", "other"):
         return one.kind
     if one.kind == "finished":
         table.remove([one.name])  # it failed before and was resumed
+        changed = {row["run"] for row in one.rows if there.get(row["run"], row) != row}
+        table.remove(changed & table.done())
     new = [row for row in one.rows if row["run"] not in table.done()]
     if not new:
         return "there"
@@ -140,8 +177,8 @@ def _place(run: Any, config: Row) -> Row:
 def _options(config: Row, name: str) -> Iterable[Row]:
     """Yield a sweep's parameters that are no columns, as measures."""
     for option, value in config.items():
-        if "." in option and option not in OPTION_COLUMNS and isinstance(value, int | float | str):
-            plain = str(value).lower() if isinstance(value, bool) else value
+        if "." in option and option not in OPTION_COLUMNS and isinstance(value, int | float | str | list):
+            plain = json.dumps(value) if isinstance(value, bool | list) else value
             yield {"run": name, "measure": option, "value": plain}
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from math import isnan, nan, sqrt
 from typing import Any
 
-from lit_aux.tables.statistics import Cell, Key, Stat, mean_of, order
+from lit_aux.experiments.means import Stat, mean_of
+from lit_aux.tables.statistics import Cell, Key, order
 
 Treatment = tuple[str | None, float | None]
 """A setup and its rescale factor."""

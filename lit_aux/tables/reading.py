@@ -1,65 +1,76 @@
 """Results tables and published ones as typed rows: without torch, and quick to import."""
 
-import csv
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.experiments.results import COLUMNS, MEASURE_COLUMNS, measures_path
+from lit_aux.experiments.duplicates import settled
+from lit_aux.experiments.results import COLUMNS
+from lit_aux.tables.row_tasks import name_tasks
+from lit_aux.tables.several import measures_of
+from lit_aux.tables.typed import Row, TableRow, typed
+
+__all__ = ["PathLike", "Row", "read_measures", "read_rows", "tables_of"]
 
 PathLike: TypeAlias = str | os.PathLike[str]
-Row: TypeAlias = dict[str, Any]
-_WHOLE = ("seed", "n_main", "overlap", "k_main", "steps", "step", "seeds")
-_TEXT = ("run", "experiment", "setup", "solver", "error", "phase", "layer", "measure", "quantity")
+_CELL = (*COLUMNS[2 : COLUMNS.index("loss_best")], "quantity", "layer")
+"""What tells cells of an experiment apart."""
 
 
-def read_rows(paths: PathLike | Iterable[PathLike]) -> list[Row]:
+def read_rows(paths: PathLike | Iterable[PathLike], duplicates: str | None = None) -> list[Row]:
     """Read one or several results tables, one after the other.
 
     A folder stands for its ``results.csv``, or for every one beneath it where it has none itself. A run that
-    several tables hold is taken once: the first row that is not of a failed run. Published tables are read as
-    well: rows without ``run``, with fewer columns or other ones (``accuracy_se``, ``baseline``, ``seeds``).
+    is there several times, in one table or in several, counts once if its rows agree; those of failed runs
+    give way to others. Published tables are read as well: rows without ``run``, with fewer columns or other
+    ones (``accuracy_se``, ``baseline``, ``seeds``); of several that do not name their experiment, it is
+    called after its file.
 
     Args:
         paths: Files or folders.
+        duplicates: What counts where rows of one run differ by more than one hundredth: ``first``, ``last``,
+            or the arithmetic ``mean`` of each value. By default they are refused.
 
     Returns:
         One mapping a row, in the order of the files. It has every column of the results table (None where
-        the file has none or the field is empty) and the file's others. Numbers are int or float,
-        ``converged`` is a truth value, ``correlation`` a tuple of floats. Failed runs are among them: those
-        where ``error`` is not None.
+        the file has none or the field is empty), the file's others, and ``task``, which task the row
+        is about, where anything tells it. Numbers are int or float, ``converged`` is a truth value,
+        ``correlation`` a tuple of floats. Failed runs are among them: those where ``error`` is not None.
 
     Raises:
-        ConfigurationError: If there is no such table, or a field is not what its column says.
+        ConfigurationError: If there is no such table, a field is not what its column says, or rows of one
+            run differ.
     """
-    return [row for row, _ in _taken(paths)]
+    groups = _groups(paths)
+    rows = settled([[(one.row, one.place) for one in group] for group in groups], duplicates)
+    _name_experiments(rows, groups)
+    name_tasks(rows, groups)
+    return rows
 
 
-def read_measures(paths: PathLike | Iterable[PathLike]) -> list[Row]:
+def read_measures(
+    paths: PathLike | Iterable[PathLike],
+    duplicates: str | None = None,
+    checked: Collection[str] | None = None,
+) -> list[Row]:
     """Read the measures beside results tables: of the rows that :func:`read_rows` returns for the same paths.
 
     Args:
         paths: The results tables, or folders, as for :func:`read_rows`.
+        duplicates: As for :func:`read_rows`.
+        checked: The measures that must agree where there are several rows of a run; all by default.
 
     Returns:
         One mapping a row: ``run, phase, step, layer, measure, value``. ``value`` is a float, or text where
         it is no number; what is empty is None.
 
     Raises:
-        ConfigurationError: If there is no such table, or a file is not of this kind.
+        ConfigurationError: If there is no such table, a file is not of this kind, or measures of one run
+            differ in its several tables.
     """
-    homes: dict[Path, set[str]] = {}
-    for row, path in _taken(paths):
-        homes.setdefault(path, set()).add(row["run"])
-    measures: list[Row] = []
-    for table, runs in homes.items():
-        path = measures_path(table)
-        if path.is_file():
-            rows = _typed(path, MEASURE_COLUMNS, MEASURE_COLUMNS)
-            measures += [{name: row[name] for name in MEASURE_COLUMNS} for row in rows if row["run"] in runs]
-    return measures
+    return measures_of(_groups(paths), duplicates, checked)
 
 
 def tables_of(paths: PathLike | Iterable[PathLike]) -> list[Path]:
@@ -73,7 +84,7 @@ def tables_of(paths: PathLike | Iterable[PathLike]) -> list[Path]:
     for path in map(Path, given):
         if path.is_dir():
             own = path / "results.csv"
-            inside = [own] if own.is_file() else sorted(path.rglob("results.csv"))
+            inside = [own] if own.is_file() else sorted(filter(_counts(path), path.rglob("results.csv")))
             if not inside:
                 raise ConfigurationError(f"FILE {path}: there is no results.csv in this folder")
             found |= dict.fromkeys(inside)
@@ -84,77 +95,42 @@ def tables_of(paths: PathLike | Iterable[PathLike]) -> list[Path]:
     return list(found)
 
 
-def _taken(paths: PathLike | Iterable[PathLike]) -> list[tuple[Row, Path]]:
-    """Return every row that counts, and the file it is from."""
-    taken: list[tuple[Row, Path]] = []
-    places: dict[str, int] = {}
+def _groups(paths: PathLike | Iterable[PathLike]) -> list[list[TableRow]]:
+    """Return every row: those of one run together, in the order in which runs come."""
+    groups: list[list[TableRow]] = []
+    of_run: dict[str, list[TableRow]] = {}
     for path in tables_of(paths):
-        for row in _typed(path, COLUMNS, (), ("setup", "quantity")):
+        for row, line in typed(path, COLUMNS, (), ("setup", "quantity")):
             run = row["run"]
-            if run is None or run not in places:
-                if run is not None:
-                    places[run] = len(taken)
-                taken.append((row, path))
-            elif taken[places[run]][0]["error"] is not None and row["error"] is None:
-                taken[places[run]] = (row, path)
-    return taken
+            group = [] if run is None else of_run.setdefault(run, [])
+            if not group:
+                groups.append(group)
+            group.append(TableRow(row, path, line, sum(one.path == path for one in group)))
+    return groups
 
 
-def _typed(
-    path: Path, columns: Iterable[str], needed: Iterable[str], one_of: Iterable[str] = ()
-) -> list[Row]:
-    """Read a file; every row has at least these columns.
+def _counts(folder: Path) -> Callable[[Path], bool]:
+    """Return what tells tables beneath a folder from those in its hidden folders: trash, snapshots."""
 
-    Args:
-        path: The file.
-        columns: Columns that each row has in the end.
-        needed: Columns without which the file is of another kind.
-        one_of: Likewise, where one of them is enough.
+    def counts(path: Path) -> bool:
+        return path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+    return counts
+
+
+def _name_experiments(rows: Sequence[Row], groups: Sequence[Sequence[TableRow]]) -> None:
+    """Call rows after their files where several files do not name their experiment and have a cell in common.
+
+    Two experiments in one cell would be averaged; parts of one experiment have no cell in common.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(_whole_lines(file))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ConfigurationError(f"FILE {path}: cannot be read ({reason})") from None
-    reader = csv.reader(lines)
-    header = next(reader, [])
-    if not {*needed} <= {*header} or (one_of and not {*one_of} & {*header}):
-        raise ConfigurationError(
-            f"FILE {path}: is no results table; its first line is {','.join(header)[:60]!r}"
-        )
-    empty: Row = dict.fromkeys([*columns, *header])
-    return [
-        empty
-        | {name: _value(path, reader.line_num, name, text) for name, text in zip(header, fields, strict=True)}
-        for fields in reader
-        if len(fields) == len(header)
+    nameless = [
+        (row, group[0].path)
+        for row, group in zip(rows, groups, strict=True)
+        if row["run"] is None and row["experiment"] is None
     ]
-
-
-def _whole_lines(file: Iterable[str]) -> Iterator[str]:
-    """Yield the lines of a file but for a last one that a writer has not ended; others end theirs or not."""
-    own = False
-    for number, line in enumerate(file):
-        own = own or (number == 0 and line.startswith("run,"))
-        if line.endswith("\n") or not own:
-            yield line
-
-
-def _value(path: Path, line: int, name: str, text: str) -> Any:
-    """Return what a field says."""
-    if text == "":
-        return None
-    if name in _TEXT:
-        return text
-    try:
-        if name == "correlation":
-            return tuple(float(part) for part in text.split("|"))
-        if name == "converged":
-            return {"true": True, "false": False}[text.lower()]
-        number = float(text)
-        return int(number) if name in _WHOLE else number
-    except (ValueError, KeyError, OverflowError):
-        if name in COLUMNS or name in _WHOLE:
-            raise ConfigurationError(f"FILE {path}: line {line}: {name} cannot be {text!r}") from None
-        return text
+    of_cell: dict[tuple[object, ...], set[Path]] = {}
+    for row, path in nameless:
+        of_cell.setdefault(tuple(row.get(name) for name in _CELL), set()).add(path)
+    if any(len(paths) > 1 for paths in of_cell.values()):
+        for row, path in nameless:
+            row["experiment"] = path.stem

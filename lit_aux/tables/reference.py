@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from math import isnan, sqrt
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.experiments.means import Stat
 from lit_aux.tables.reading import Row
-from lit_aux.tables.statistics import Cell, Key, Stat, cells
+from lit_aux.tables.statistics import Cell, Key, cells
 
 AXES = ("setup", "overlap", "k_main", "correlation", "magnitude", "rescale", "n_main")
 LEAST = 0.05
@@ -86,6 +87,7 @@ def compare(ours: Sequence[Row], published: Sequence[Row]) -> Comparison:
     log = value == "loss_best"
     ours = _comparable(ours, published)
     names = tuple(name for name in AXES if _has(ours, name) and _has(published, name))
+    names = (*_kinds(ours, published), *names)
     mine, theirs = cells(ours, value, names, log), cells(published, value, names, log)
     compared = tuple(_each(mine, theirs, log))
     if not any(cell.ours for cell in compared):
@@ -113,6 +115,29 @@ def _known(stat: Stat | None, published: Stat, log: bool) -> float:
         return stat.error
     unknown = log or isnan(published.error)
     return 0.0 if unknown else published.error * sqrt(published.seeds / stat.seeds)
+
+
+def _kinds(ours: Sequence[Row], published: Sequence[Row]) -> list[str]:
+    """Return which of experiment and task tell cells apart: they do where a table has several.
+
+    Raises:
+        ConfigurationError: If the other table does not say which of them its rows are of.
+    """
+    found = []
+    for name in ("experiment", "task"):
+        mine, theirs = ({row.get(name) for row in rows} for rows in (ours, published))
+        if len(mine) < 2 and len(theirs) < 2:
+            continue
+        if {None} in (mine, theirs):
+            which, values = ("our", mine) if theirs == {None} else ("the reference's", theirs)
+            shown = ", ".join(sorted(str(value) for value in values - {None}))
+            choose = f"; choose with --where {name}=..." if which == "our" else ""
+            raise ConfigurationError(
+                f"--reference: {which} rows are of several {name}s ({shown}), which are not compared with "
+                f"rows that do not say theirs{choose}"
+            )
+        found.append(name)
+    return found
 
 
 def _has(rows: Sequence[Row], name: str) -> bool:

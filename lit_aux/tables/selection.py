@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.experiments.means import LOSSES
 from lit_aux.tables.reading import Row
+from lit_aux.tables.row_tasks import COLUMN_OF, name_of
 
-LOSSES = ("loss_best", "loss_final", "train_loss")
 COLUMNS = (*LOSSES, "accuracy", "seconds", "steps")
 
 
@@ -110,6 +111,10 @@ def options_of(measures: Iterable[Row]) -> dict[str, dict[str, Any]]:
 def with_measure(rows: Sequence[Row], measures: Sequence[Row], text: str) -> tuple[list[Row], str]:
     """Return rows with a measure as a column, and the column's name.
 
+    A measure of a task (``TASK/val_accuracy``) makes the rows that have it rows of this task: so runs of
+    several tasks, whose row is of the first, are compared on the others, too. In a row of the task itself
+    some of them are columns.
+
     Args:
         rows: Of a table.
         measures: Of its runs. Of a run's several phases the last one with the measure counts.
@@ -119,7 +124,15 @@ def with_measure(rows: Sequence[Row], measures: Sequence[Row], text: str) -> tup
         ConfigurationError: For a measure that no run has, or one of several layers where none is named.
     """
     measure, _, layer = text.partition("@")
+    task, _, metric = measure.rpartition("/")
     mine = [row for row in measures if row["measure"] == measure]
+    own: dict[str, Any] = {
+        row["run"]: row[COLUMN_OF[metric]]
+        for row in rows
+        if task and metric in COLUMN_OF and name_of(row.get("task")) == task
+    }
+    if own and not mine:
+        mine = [{"run": None, "layer": None, "value": None}]
     if not mine:
         known = sorted({str(row["measure"]) for row in measures})
         raise unknown_name("--value", measure, [*COLUMNS, *known])
@@ -130,7 +143,12 @@ def with_measure(rows: Sequence[Row], measures: Sequence[Row], text: str) -> tup
         problem = "is measured in several layers" if len(chosen) > 1 else f"has no layer {layer!r}"
         raise ConfigurationError(f"--value {text}: {measure} {problem}; write {measure}@LAYER: {short}")
     values = {row["run"]: row["value"] for row in mine if (row["layer"] or "") == chosen[0]}
-    return [{**row, text: values.get(row["run"])} for row in rows], text
+    found = [{**row, text: values.get(row["run"], own.get(row["run"]))} for row in rows]
+    if not task:
+        return found, text
+    return [
+        {**row, "task": row.get("task") if name_of(row.get("task")) == task else task} for row in found
+    ], text
 
 
 def default_value(rows: Sequence[Row]) -> str:
@@ -146,11 +164,6 @@ def default_value(rows: Sequence[Row]) -> str:
     raise ConfigurationError(
         f"FILE: none of {len(rows)} rows has a loss or an accuracy ({failed} runs failed)"
     )
-
-
-def is_log(rows: Sequence[Row], value: str) -> bool:
-    """Return whether means are better taken of logarithms: of losses, but not those of classifiers."""
-    return value in LOSSES and not any(row.get("accuracy") is not None for row in rows)
 
 
 def is_higher_better(value: str) -> bool | None:

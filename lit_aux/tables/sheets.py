@@ -143,6 +143,11 @@ def _notes(view: View, names: list[str]) -> list[str]:
     empty = sum(row.get(view.value) is None for row in view.good)
     if empty:
         notes.append(f"{empty} of {len(view.good)} runs have no {view.value}")
+    if "task" in names:
+        notes.append(
+            "rows of different tasks are not compared; the row of a run of several tasks is of main or its "
+            "first: --value TASK/test_accuracy compares another, lit-aux trajectories all of them"
+        )
     if repeated(view.rows, view.value, names):
         notes.append(
             "a seed has several runs in some cells, which differ in options that are no column; their mean "

@@ -2,32 +2,28 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import log10, nan, sqrt
-from statistics import fmean, stdev
+from math import nan
+from statistics import fmean
 from typing import Any
 
+from lit_aux.errors import ConfigurationError
+from lit_aux.experiments.means import Stat, mean_of, scaled, unscaled_error
 from lit_aux.tables.reading import Row
 
 Key = tuple[Any, ...]
-PLACES = ("experiment", "quantity", "layer", "k_main", "overlap", "correlation", "magnitude", "solver")
+PLACES = (
+    "experiment",
+    "task",
+    "quantity",
+    "layer",
+    "k_main",
+    "overlap",
+    "correlation",
+    "magnitude",
+    "solver",
+)
 """Columns that say where in a grid a row is, beside setup, rescale factor, n_main and seed."""
 SETUPS = ("STL", "MTL", "PT+FT", "STL (LP)", "PT+FT (LP)", "STL (NTK)", "PT+FT (NTK)")
-_SMALLEST = 1e-30  # as the comparison with published tables has it, lest a loss of 0 have no logarithm
-
-
-@dataclass(frozen=True)
-class Stat:
-    """A mean and how sure it is.
-
-    Attributes:
-        mean: On the scale that was asked for.
-        error: Its standard error; NaN where it is not known, of one seed say.
-        seeds: How many there were.
-    """
-
-    mean: float
-    error: float
-    seeds: int
 
 
 @dataclass
@@ -58,17 +54,6 @@ class Cell:
         return mean_of(list(self.by_seed.values())) if self.by_seed else None
 
 
-def mean_of(values: Sequence[float]) -> Stat:
-    """Return the mean of values, one a seed, and its standard error."""
-    error = stdev(values) / sqrt(len(values)) if len(values) > 1 else nan
-    return Stat(fmean(values), error, len(values))
-
-
-def scaled(value: float, log: bool) -> float:
-    """Return a value on the scale on which means are taken: its own, or log10."""
-    return log10(max(value, _SMALLEST)) if log else value
-
-
 def key_of(row: Mapping[str, Any], names: Iterable[str]) -> Key:
     """Return what a row has in some columns."""
     return tuple(row.get(name) for name in names)
@@ -97,6 +82,12 @@ def cells(rows: Iterable[Row], value: str, names: Sequence[str], log: bool = Fal
         if not isinstance(number, int | float) or number != number:
             cell.empty += 1
         elif row.get("seeds") is not None:
+            if cell.published is not None:
+                shown = ", ".join(f"{name} {part}" for name, part in zip(names, key, strict=True) if part)
+                raise ConfigurationError(
+                    f"FILE: there are two published means of one cell ({shown}); give one table, or choose "
+                    "with --where"
+                )
             cell.published = _of_summary(row, value, log)
         else:
             values.setdefault(key, {}).setdefault(row.get("seed"), []).append(scaled(number, log))
@@ -122,7 +113,7 @@ def _of_summary(row: Row, value: str, log: bool) -> Stat:
     error = nan if error is None else float(error)
     mean = float(row[value])
     if log:  # to first order
-        error = error / max(mean, _SMALLEST) / 2.302585092994046
+        error = unscaled_error(error, mean)
     return Stat(scaled(mean, log), error, int(row["seeds"]))
 
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import isnan
 
+from lit_aux.experiments.means import TIMES, Stat, kind_of_mean, spelled_mean
 from lit_aux.tables.pairs import Treatment
 from lit_aux.tables.reading import Row
 from lit_aux.tables.selection import spelled, varying
-from lit_aux.tables.statistics import PLACES, Stat, order
+from lit_aux.tables.statistics import PLACES, order
 
-TIMES = "\N{MULTIPLICATION SIGN}\N{DIVISION SIGN}"
+__all__ = ["TIMES", "View", "size_column"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class View:
         differ, _ = varying(self.good, PLACES)
         if "solver" in differ and not self._several_solvers():
             differ.remove("solver")
-        return [*differ, *self.by, "n_main"]
+        return [*differ, *(name for name in self.by if name not in differ), "n_main"]
 
     @property
     def factors(self) -> bool:
@@ -74,20 +74,11 @@ class View:
 
     def number(self, stat: Stat | None) -> str:
         """Write a mean and its standard error."""
-        if stat is None:
-            return "-"
-        mean = 10**stat.mean if self.log else stat.mean
-        if isnan(stat.error):
-            return f"{mean:.4g}"
-        if self.log:
-            return f"{mean:.3g} {TIMES}{10**stat.error:.2f}"
-        return f"{mean:.4g} ± {stat.error:.2g}"
+        return spelled_mean(stat, self.log)
 
     def kind(self) -> str:
         """Say what :meth:`number` writes."""
-        if self.log:
-            return f"{self.value}: geometric mean over seeds {TIMES} the factor of one standard error"
-        return f"{self.value}: mean ± standard error over seeds"
+        return f"{self.value}: {kind_of_mean(self.log)}"
 
 
 def size_column(n: int | None) -> str:

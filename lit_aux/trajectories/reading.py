@@ -29,7 +29,11 @@ def trajectory_files(paths: Iterable[PathLike]) -> list[Path]:
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(path.rglob(FILE))
+            inside = sorted(
+                file
+                for file in path.rglob(FILE)  # but for trash, snapshots and the like, and for what is no file
+                if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
+            )
             if not inside:
                 raise ConfigurationError(
                     f"RUN {path}: there is no {FILE} in this folder; runs with the callback TrajectoryLog "

@@ -12,7 +12,8 @@ import pytest
 from lit_aux.cli import main
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import Options, ResultsTable, Run, cells, reproduce
-from lit_aux.experiments.display import GridProgress, mean_and_error
+from lit_aux.experiments.display import GridProgress, print_summary
+from lit_aux.experiments.means import TIMES, mean_and_error
 from lit_aux.experiments.run import Emit, Progress
 
 CHOICE: dict[str, Any] = {
@@ -80,7 +81,7 @@ def test_every_run_gets_its_row(students: Students, capsys: pytest.CaptureFixtur
     assert students.options.store == Path("runs/relu-overlap/phases")
     text = capsys.readouterr().out
     assert "24 of 24 runs done, 24 converged, 0 left" in text
-    assert text.count("32 ± 0") == 4  # two setups and two correlations, of six runs each
+    assert text.count(f"32 {TIMES}1.00") == 4  # two setups and two correlations, of six runs each
     assert text.count("6/6") == 4
 
 
@@ -264,3 +265,34 @@ def test_progress_of_several_workers(capsys: pytest.CaptureFixture[str]) -> None
 )
 def test_mean_and_error(values: list[Any], text: str) -> None:
     assert mean_and_error(values) == text
+
+
+@pytest.mark.parametrize(
+    ("numbers", "value", "mean"),
+    [
+        # sqrt(.01 * .04) = .02, and log10 of the two has the standard error log10(2); arithmetic: .025
+        ([{"loss_best": "0.01"}, {"loss_best": "0.04"}], "loss_best", ["0.02", f"{TIMES}2.00"]),
+        ([{"accuracy": "0.25"}, {"accuracy": "0.75"}], "accuracy", ["0.5", "±", "0.25"]),
+    ],
+)
+def test_reproduce_and_table_print_the_same_means(
+    numbers: list[dict[str, str]],
+    value: str,
+    mean: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place = {"experiment": "diagonal-overlap", "setup": "STL", "n_main": 16, "converged": True}
+    rows = [{"run": f"r{seed}", "seed": seed, **place, **found} for seed, found in enumerate(numbers)]
+    with ResultsTable(tmp_path / "results.csv") as table:
+        table.append(rows)
+        print_summary(table.rows(), value)
+    (printed,) = [
+        words for line in capsys.readouterr().out.splitlines() if (words := line.split())[:1] == ["STL"]
+    ]
+    assert printed[1 : 1 + len(mean)] == mean
+    assert main(["table", str(tmp_path)]) == 0
+    (tabled,) = [
+        words for line in capsys.readouterr().out.splitlines() if (words := line.split())[:1] == ["STL"]
+    ]
+    assert tabled[1 : 1 + len(mean)] == mean

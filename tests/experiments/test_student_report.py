@@ -13,6 +13,7 @@ from lit_aux.data import DiagonalTeacherDataModule
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import ResultsTable
 from lit_aux.experiments.fit_rows import write_rows
+from lit_aux.experiments.means import TIMES
 from lit_aux.experiments.student_report import draw_students, report_students, short, student_table
 from lit_aux.experiments.student_rows import student_rows
 from lit_aux.integrators import GradientFlow
@@ -59,10 +60,34 @@ def test_the_table_holds_means_and_errors_by_cell() -> None:
     rows = [row(seed, 16, loss) for seed, loss in enumerate((1.0, 2.0, 6.0))]
     rows += [row(0, 8, 0.5, converged=False)]
     lines = [line.split() for line in printed(student_table(rows)).splitlines()]
-    # the standard error of 1, 2, 6 is sqrt(7) / sqrt(3) = 1.5275
-    assert ["16", "3", "±", "1.5", "6", "±", "3.1", "3/3", "1,500"] in lines
+    # losses of students span decades: the geometric mean of 1, 2, 6 is the cube root of 12, 2.289; the
+    # standard error of log10 of them is .3912 / sqrt(3) = .2259, a factor of 1.68
+    assert ["16", "2.29", f"{TIMES}1.68", "4.58", f"{TIMES}1.68", "3/3", "1,500"] in lines
     assert ["8", "0.5", "1", "0/1", "1,500"] in lines
     assert ["n_main", "best", "final", "converged", "gradients"] in lines  # overlap does not vary
+
+
+def test_the_picture_and_the_table_have_the_same_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.axes import Axes
+
+    drawn: list[Any] = []
+    errorbar = Axes.errorbar
+
+    def keep(self: Axes, x: Any, y: Any, yerr: Any, **options: Any) -> Any:
+        drawn.append((list(x), list(y), [list(side) for side in yerr]))
+        return errorbar(self, x, y, yerr, **options)
+
+    monkeypatch.setattr(Axes, "errorbar", keep)
+    rows = [row(0, 8, 0.01), row(1, 8, 0.04), row(0, 16, 0.5), row(0, 32, float("nan"))]
+    draw_students(rows, tmp_path / "students.png")
+    ((x, y, (below, above)),) = drawn
+    assert x == [8, 16, 32]
+    # sqrt(.01 * .04) = .02; log10 has the standard error log10(2), so that the bar is from .02 / 4 to .02 * 4
+    assert [y[0], below[0], above[0]] == pytest.approx([0.02, 0.015, 0.06])
+    assert [y[1], below[1], above[1]] == pytest.approx([0.5, 0, 0])
+    assert f"8 0.02 {TIMES}2.00 0.04 {TIMES}2.00" in " ".join(printed(student_table(rows)).split())
 
 
 def test_correlations_are_read_easily() -> None:

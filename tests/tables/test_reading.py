@@ -51,10 +51,12 @@ def test_a_run_in_several_tables_counts_once_and_success_wins(tmp_path: Path) ->
         [{"run": run["run"], **measure, "value": 2} for run in (good, other)],
     )
     for paths in ([one, two], [two, one]):
-        read = {r["run"]: r for r in read_rows(paths)}
+        with pytest.raises(ConfigurationError, match="loss_best differs"):
+            read_rows(paths)
+        read = {r["run"]: r for r in read_rows(paths, "first")}
         assert read[good["run"]]["loss_best"] == 0.5
         assert len(read) == 2
-        values = {m["run"]: m["value"] for m in read_measures(paths)}
+        values = {m["run"]: m["value"] for m in read_measures(paths, "first")}
         first = paths[0] == one
         assert read[other["run"]]["loss_best"] == (0.25 if first else 9)
         assert values == {good["run"]: 2.0, other["run"]: 1.0 if first else 2.0}

@@ -1,0 +1,102 @@
+"""CSV files of results and measures as typed rows."""
+
+import csv
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from lit_aux.errors import ConfigurationError
+from lit_aux.experiments.results import COLUMNS
+
+Row: TypeAlias = dict[str, Any]
+_WHOLE = ("seed", "n_main", "overlap", "k_main", "steps", "step", "seeds")
+_TEXT = ("run", "experiment", "setup", "solver", "error", "phase", "layer", "measure", "quantity", "task")
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row of a results table and where it is.
+
+    Attributes:
+        row: What it says.
+        path: The file.
+        line: In which line.
+        turn: How many rows of the same run the file has above it.
+    """
+
+    row: Row
+    path: Path
+    line: int
+    turn: int
+
+    @property
+    def place(self) -> str:
+        """Where it is, in words."""
+        return f"{self.path}, line {self.line}"
+
+
+def typed(
+    path: Path, columns: Iterable[str], needed: Iterable[str], one_of: Iterable[str] = ()
+) -> list[tuple[Row, int]]:
+    """Read a file: its rows, each with at least these columns, and in which line they are.
+
+    Args:
+        path: The file.
+        columns: Columns that each row has in the end.
+        needed: Columns without which the file is of another kind.
+        one_of: Likewise, where one of them is enough.
+
+    Raises:
+        ConfigurationError: If it cannot be read, is of another kind, or a field is not what its column says.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = list(whole_lines(file))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigurationError(f"FILE {path}: cannot be read ({reason})") from None
+    reader = csv.reader(lines)
+    header = next(reader, [])
+    if not {*needed} <= {*header} or (one_of and not {*one_of} & {*header}):
+        raise ConfigurationError(
+            f"FILE {path}: is no results table; its first line is {','.join(header)[:60]!r}"
+        )
+    empty: Row = dict.fromkeys([*columns, *header])
+    return [
+        (
+            empty
+            | {n: _value(path, reader.line_num, n, text) for n, text in zip(header, fields, strict=True)},
+            reader.line_num,
+        )
+        for fields in reader
+        if len(fields) == len(header)
+    ]
+
+
+def whole_lines(file: Iterable[str]) -> Iterator[str]:
+    """Yield the lines of a file but for a last one that a writer has not ended; others end theirs or not."""
+    own = False
+    for number, line in enumerate(file):
+        own = own or (number == 0 and line.startswith("run,"))
+        if line.endswith("\n") or not own:
+            yield line
+
+
+def _value(path: Path, line: int, name: str, text: str) -> Any:
+    """Return what a field says."""
+    if text == "":
+        return None
+    if name in _TEXT:
+        return text
+    try:
+        if name == "correlation":
+            return tuple(float(part) for part in text.split("|"))
+        if name == "converged":
+            return {"true": True, "false": False}[text.lower()]
+        number = float(text)
+        return int(number) if name in _WHOLE else number
+    except (ValueError, KeyError, OverflowError):
+        if name in COLUMNS or name in _WHOLE:
+            raise ConfigurationError(f"FILE {path}: line {line}: {name} cannot be {text!r}") from None
+        return text
