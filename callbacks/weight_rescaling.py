@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import fmean
 from typing import Any, Literal
 
@@ -10,16 +11,26 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.data import extract_batch_size
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor, nn
+from torch import nn
 
+from lit_aux.callbacks._batchnorm import passes, total_over_processes, warn_of_layers
 from lit_aux.callbacks._logging import log_scalars
 from lit_aux.callbacks._names import READOUTS, clean, is_readout, match
 from lit_aux.callbacks.probe import default_to_input, training_batches, transfer
 from lit_aux.errors import ConfigurationError
+from lit_aux.functional.batchnorm import batchnorm_layers
 from lit_aux.functional.batchnorm import reestimate_batchnorm as reestimate
 
 Preset = Literal["all", "weights", "backbone"]
 
+_STALE = (
+    "the running statistics of batch normalization ({layers}) belong to the weights before the rescale, so "
+    "that evaluation is off until training has replaced them; set reestimate_batchnorm to true"
+)
+_UNREACHED = (
+    "no training batch reaches batch normalization {layers}: its running statistics stay those of the "
+    "weights before the rescale"
+)
 _AVERAGING = re.compile(r"EMA|Ema(?![a-z])|ExponentialMovingAverage|WeightAverag")
 
 
@@ -94,6 +105,7 @@ class WeightRescaling(Callback):
         self.norm_before: float | None = None
         self.norm_after: float | None = None
         self._applied = False
+        self._warned = False
 
     @property
     def state_key(self) -> str:
@@ -138,6 +150,8 @@ class WeightRescaling(Callback):
         self._applied = True
         if self.reestimate_batchnorm:
             self._reestimate(trainer, pl_module)
+        else:
+            self._warn_of_batchnorm(pl_module, chosen)
         log_scalars(
             trainer,
             pl_module,
@@ -217,20 +231,33 @@ class WeightRescaling(Callback):
         """Compute the statistics of batch normalization anew on this fit's training data."""
 
         def forward(batch: Any) -> int:
-            inputs = self.to_input(transfer(trainer, module, batch))
-            with trainer.precision_plugin.forward_context():
-                module(inputs)
-            return extract_batch_size(inputs)
-
-        def total(sums: Tensor) -> Tensor:
-            reduced = trainer.strategy.reduce(sums.to(trainer.strategy.root_device), reduce_op="sum")
-            return torch.as_tensor(reduced).to(sums.device)
+            inputs = passes(transfer(trainer, module, batch), self.to_input)
+            for one in inputs:
+                with trainer.precision_plugin.forward_context():
+                    module(one)
+            return sum(extract_batch_size(one) for one in inputs)
 
         batches = training_batches(trainer)
         share = -(-self.batchnorm_samples // trainer.world_size)
-        with isolate_rng(), torch.compiler.set_stance("force_eager"):
-            reestimate(module, batches, forward, max_samples=share, reduce=total)
+        with isolate_rng():
+            reestimate(
+                module,
+                batches,
+                forward,
+                max_samples=share,
+                reduce=partial(total_over_processes, trainer),
+                on_unreached=lambda layers: warn_of_layers(type(self).__name__, module, layers, _UNREACHED),
+            )
             batches.close()
+
+    def _warn_of_batchnorm(self, module: nn.Module, chosen: Mapping[str, nn.Parameter]) -> None:
+        """Say once that running statistics belong to other weights."""
+        layers = batchnorm_layers(module)
+        readout_alone = all(is_readout(name) for name in chosen)
+        if self._warned or not layers or readout_alone or self.factor == 1:
+            return
+        self._warned = True
+        warn_of_layers(type(self).__name__, module, layers, _STALE)
 
 
 def _norm(parameters: dict[str, nn.Parameter]) -> float:

@@ -1,6 +1,7 @@
 import csv
 import math
 import re
+import warnings
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -325,3 +326,45 @@ class Derived(SomeEMA):
 def test_averaging_callbacks_are_refused(tmp_path: Any, average: pl.Callback) -> None:
     with pytest.raises(ConfigurationError, match=f"{type(average).__name__} averages weights"):
         trainer(tmp_path, WeightRescaling(0.5), average).fit(Foreign(), train_loader())
+
+
+class OwnNorms(nn.Module):
+    """A readout, batch normalization in front of it, and a layer that training data never reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8))
+        self.spare = nn.BatchNorm1d(8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x))
+
+
+@pytest.mark.parametrize(
+    ("net", "options", "expected"),
+    [
+        (
+            Named,
+            {},
+            ["the running statistics of batch normalization (net.body.2) belong to the weights before"],
+        ),
+        (Named, {"reestimate_batchnorm": True}, []),
+        (Named, {"include": ["net.head.*"]}, []),
+        (Replicas, {}, []),
+        (
+            OwnNorms,
+            {"reestimate_batchnorm": True},
+            ["no training batch reaches batch normalization net.spare:"],
+        ),
+    ],
+)
+def test_stale_statistics_are_said_once(tmp_path: Any, net: Any, options: Any, expected: list[str]) -> None:
+    callback, said = WeightRescaling(0.5, **options), []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(1 if "reestimate_batchnorm" in options else 2):
+            trainer(tmp_path, callback, fast_dev_run=True).fit(Foreign(net()), train_loader())
+    said = [str(w.message) for w in caught if str(w.message).startswith("WeightRescaling")]
+    assert len(said) == len(expected)
+    assert all(text in line for text, line in zip(expected, said, strict=True))
