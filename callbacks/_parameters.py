@@ -54,11 +54,19 @@ def without_integers(user: str, named: Mapping[str, nn.Parameter]) -> dict[str, 
         ConfigurationError: If one is not initialized yet.
     """
     refuse_uninitialized(user, named)
-    skipped = {name: str(p.dtype).removeprefix("torch.") for name, p in named.items() if not is_continuous(p)}
+    skipped = integer_names(named)
     if skipped:
-        shown = listed([f"{name} ({dtype})" for name, dtype in skipped.items()])
-        rank_zero_info(f"{user}: skipped what is integer or quantised: {shown}")
+        rank_zero_info(f"{user}: skipped what is integer or quantised: {listed(skipped.values())}")
     return {name: p for name, p in named.items() if name not in skipped}
+
+
+def integer_names(named: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return those of some parameters that are integer or quantised: by name, how to say which."""
+    return {
+        name: f"{name} ({str(p.dtype).removeprefix('torch.')})"
+        for name, p in named.items()
+        if not is_continuous(p)
+    }
 
 
 def refuse_uninitialized(user: str, named: Mapping[str, Tensor]) -> None:

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from callback_helpers import Foreign, images, network, train_loader, trainer, val_loader
-from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader
@@ -322,10 +322,9 @@ class Derived(SomeEMA):
     """Recognised by its base class."""
 
 
-@pytest.mark.parametrize("average", [StochasticWeightAveraging(swa_lrs=0.1), Derived()])
-def test_averaging_callbacks_are_refused(tmp_path: Any, average: pl.Callback) -> None:
-    with pytest.raises(ConfigurationError, match=f"{type(average).__name__} averages weights"):
-        trainer(tmp_path, WeightRescaling(0.5), average).fit(Foreign(), train_loader())
+def test_averaging_callbacks_that_hide_what_they_do_are_refused(tmp_path: Any) -> None:
+    with pytest.raises(ConfigurationError, match="Derived averages weights"):
+        trainer(tmp_path, WeightRescaling(0.5), Derived()).fit(Foreign(), train_loader())
 
 
 class OwnNorms(nn.Module):

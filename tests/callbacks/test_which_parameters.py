@@ -1,7 +1,6 @@
-"""Which parameters callbacks act on: tied, frozen, complex, integer, lazy ones, and those with sparse gradients."""
+"""Which parameters callbacks act on: tied, frozen, complex, integer, lazy, and sparse ones."""
 
 import math
-import warnings
 from typing import Any
 
 import lightning.pytorch as pl
@@ -20,7 +19,6 @@ from lit_aux.callbacks import (
     GradientConflict,
     KMeansInertia,
     Sharpness,
-    StudentNorms,
     WeightRescaling,
     WiSEFT,
 )
