@@ -77,7 +77,9 @@ class L2SP(FromStart):
         """Say now what would go wrong when training starts."""
         if getattr(pl_module, "students", None) is not None:
             raise ConfigurationError("L2SP: students have no gradients that it could change; leave it out")
-        refuse_uninitialized("L2SP", self.kept(pl_module))
+        refuse_uninitialized(
+            "L2SP", shared_parameters(pl_module, self.shared, "L2SP", frozen=True, tell=True)
+        )
         refuse_sparse_layers("L2SP", pl_module, self._training(pl_module).values())
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         if scaled and any(getattr(o, "_step_supports_amp_scaling", False) for o in trainer.optimizers):

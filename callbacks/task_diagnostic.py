@@ -123,7 +123,7 @@ class TaskDiagnostic(Callback, ABC):
         self.model(pl_module)
         if not self.needs_shared:
             return
-        training = self.parameters(pl_module)
+        training = shared_parameters(pl_module, self.shared, self.user, tell=True)
         refuse_sparse_layers(self.user, pl_module, training.values())
         if not training:
             rank_zero_warn(

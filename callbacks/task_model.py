@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from typing import Any, Protocol, cast
 
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lit_aux.callbacks._parameters import by_first_name, chosen_by, is_continuous
+from lit_aux.callbacks._parameters import by_first_name, chosen_by, integer_names, listed
 from lit_aux.errors import ConfigurationError
 
 
@@ -51,7 +52,12 @@ def task_model(module: LightningModule, user: str) -> TaskModel:
 
 
 def shared_parameters(
-    module: LightningModule, patterns: list[str] | None, user: str, *, frozen: bool = False
+    module: LightningModule,
+    patterns: list[str] | None,
+    user: str,
+    *,
+    frozen: bool = False,
+    tell: bool = False,
 ) -> dict[str, nn.Parameter]:
     """Return the shared parameters by name; tied ones once, for whichever of their names was meant.
 
@@ -60,6 +66,7 @@ def shared_parameters(
         patterns: Globs over parameter names; by default all but the module's ``readout_parameters()``.
         user: Who needs them, for the error.
         frozen: Whether those that do not train at the moment are wanted, too: they may later.
+        tell: Whether integer and quantised parameters, which never train, are named in an info line.
 
     Raises:
         ConfigurationError: If a pattern matches nothing, there is nothing that could train, or there are
@@ -75,7 +82,10 @@ def shared_parameters(
             f"{user}: shared: name the parameters that tasks share, as ['backbone.*'], or give "
             f"{type(module).__name__} a readout_parameters()"
         )
-    shared = {name: p for name, p in shared.items() if is_lazy(p) or is_continuous(p)}
+    integers = integer_names({name: p for name, p in shared.items() if not is_lazy(p)})
+    if integers and tell:
+        rank_zero_info(f"{user}: skipped what is integer or quantised: {listed(integers.values())}")
+    shared = {name: p for name, p in shared.items() if name not in integers}
     if not shared:
         raise ConfigurationError(f"{user}: shared: none of the shared parameters can train")
     return {name: p for name, p in shared.items() if frozen or p.requires_grad}

@@ -236,6 +236,13 @@ def test_weights_are_measured_by_any_of_their_names(tmp_path: Any) -> None:
         trainer(tmp_path, KMeansInertia("steps", k=1)).fit(Tied())
 
 
+@pytest.mark.parametrize("callback", [L2SP(), FisherTrace(data=data())])
+def test_integers_are_skipped_and_named(tmp_path: Any, spoken: Any, callback: Any) -> None:
+    trainer(tmp_path, callback, max_epochs=1).fit(Tied())
+    user = type(callback).__name__
+    assert told(spoken, user) == [f"{user}: skipped what is integer or quantised: steps (int64)"]
+
+
 # Parameters that do not train yet
 
 
