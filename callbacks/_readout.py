@@ -36,7 +36,8 @@ def _search(module: nn.Module) -> list[nn.Parameter]:
     if named:
         after = any(_ends_linear(child) for _, child in children[named[-1] + 1 :])
         return [] if after else _parameters(children[named[-1]][1])
-    networks = [(name, c) for name, c in children if isinstance(c, nn.Module) and _is_network(c)]
+    modules = [(name, child) for name, child in children if isinstance(child, nn.Module)]
+    networks = [(name, child) for name, child in modules if _is_network(child)] or modules
     if not networks:
         return []
     name, last = networks[-1]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lit_aux.callbacks import WeightRescaling
 from lit_aux.errors import ConfigurationError
-from lit_aux.models import MultiHeadNet, TimmBackbone
+from lit_aux.models import MultiHeadNet, ReLUNet, TimmBackbone
 from lit_aux.modules import SingleTaskModule
 
 
@@ -101,6 +101,7 @@ CASES: dict[str, tuple[Any, list[str]]] = {
         ),
         ["net.readout."],
     ),
+    "weights without layers": (lambda: Wrapped(net=ReLUNet(in_features=4, hidden=3)), ["net.readout"]),
     "its network alone": (
         lambda: Wrapped(net=MultiHeadNet(blocks(), {"a": 2}, num_features=4)),
         ["net.readout."],
