@@ -12,8 +12,9 @@ Record = Callable[[str, Tensor], None]
 
 
 def named_layers(module: nn.Module) -> dict[str, nn.Module]:
-    """Return every submodule by its dotted name; a compiled wrapper and what it wraps share one name."""
-    return {clean(name): layer for name, layer in module.named_modules() if clean(name)}
+    """Return every submodule by its dotted names; a compiled wrapper and what it wraps share one name."""
+    named = module.named_modules(remove_duplicate=False)
+    return {clean(name): layer for name, layer in named if clean(name)}
 
 
 def resolve_layers(module: nn.Module, layers: Iterable[str] | None) -> list[str]:
@@ -21,12 +22,16 @@ def resolve_layers(module: nn.Module, layers: Iterable[str] | None) -> list[str]
 
     Args:
         module: The module whose submodules are meant.
-        layers: Names or globs over ``named_modules``; ``None`` picks a default (:func:`default_layers`).
+        layers: Names or globs over ``named_modules``; ``None`` picks a default (:func:`default_layers`). A
+            module that has several names counts once, unless more of them are given in full.
 
     Raises:
         ConfigurationError: If a name matches no layer (the nearest are offered) or nothing can be picked.
     """
-    chosen = default_layers(module) if layers is None else match("layers", layers, named_layers(module))
+    named, given = named_layers(module), set(layers or [])
+    found = default_layers(module) if layers is None else match("layers", given, named)
+    firsts = {id(named[name]): name for name in reversed(found)}
+    chosen = [name for name in found if name in given or firsts[id(named[name])] == name]
     if not chosen:
         raise ConfigurationError(f"layers: nothing to measure in {type(module).__name__}; name some layers")
     return chosen

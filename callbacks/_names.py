@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from typing import Any
 
 from lit_aux.errors import unknown_name
 
@@ -12,6 +13,11 @@ READOUTS = frozenset({"head", "heads", "readout", "readouts", "fc", "classifier"
 def clean(name: str) -> str:
     """Drop the ``_orig_mod`` components that ``torch.compile`` puts into names."""
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
+def uncompiled(module: Any) -> Any:
+    """Return what ``torch.compile`` wraps, or the module itself."""
+    return getattr(module, "_orig_mod", module)
 
 
 def is_readout(name: str) -> bool:

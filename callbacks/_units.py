@@ -3,8 +3,11 @@
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from lit_aux.callbacks._names import clean, match
+from lit_aux.callbacks._layers import named_layers
+from lit_aux.callbacks._names import match
+from lit_aux.callbacks._parameters import by_any_name, refuse_uninitialized
 from lit_aux.errors import ConfigurationError
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -16,10 +19,12 @@ def unit_weights_by_name(module: nn.Module) -> dict[str, Tensor]:
     A parameter ``NAME.weight`` is found as ``NAME`` too. The weights of a convolution count as (channels,
     everything else). Values are detached, not copied.
     """
-    owners = {clean(name): owner for name, owner in module.named_modules()}
+    owners = named_layers(module)
     found: dict[str, Tensor] = {}
-    for raw, parameter in module.named_parameters(remove_duplicate=False):
-        name, weights = clean(raw), parameter.detach()
+    for name, parameter in by_any_name(module).items():
+        if is_lazy(parameter) or not parameter.is_floating_point():
+            continue
+        weights = parameter.detach()
         owner, _, last = name.rpartition(".")
         if weights.ndim > 2 and isinstance(owners.get(owner), _CONVOLUTIONS):
             weights = weights.flatten(1)
@@ -37,12 +42,16 @@ def find_weights(option: str, module: nn.Module, pattern: str) -> dict[str, Tens
     Raises:
         ConfigurationError: If nothing fits, or a parameter of that name has another shape.
     """
-    shapes = {clean(name): tuple(p.shape) for name, p in module.named_parameters(remove_duplicate=False)}
+    named = by_any_name(module)
     known = unit_weights_by_name(module)
-    if pattern in shapes and pattern not in known:
+    if pattern in named and pattern not in known:
+        refuse_uninitialized(option, {pattern: named[pattern]})
+        if not named[pattern].is_floating_point():
+            dtype = str(named[pattern].dtype).removeprefix("torch.")
+            raise ConfigurationError(f"{option}: {pattern!r} is of {dtype}; name weights of real numbers")
         raise ConfigurationError(
-            f"{option}: {pattern!r} has shape {shapes[pattern]}; name weights of shape (units, inputs) or "
-            "(replicas, units, inputs)"
+            f"{option}: {pattern!r} has shape {tuple(named[pattern].shape)}; name weights of shape "
+            "(units, inputs) or (replicas, units, inputs)"
         )
     found: dict[int, tuple[str, Tensor]] = {}
     for name in match(option, [pattern], known):

@@ -7,11 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from lit_aux.callbacks._names import clean
+from lit_aux.callbacks._parameters import refuse_uninitialized
 
 
 def live_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and buffers by name; tied ones appear once, compiled ones without their prefix."""
+    """Return parameters and buffers by name; tied ones appear once, compiled ones without their prefix.
+
+    Raises:
+        ConfigurationError: If one is of a lazy layer and has no value yet.
+    """
     named = [*module.named_parameters(), *module.named_buffers()]
+    refuse_uninitialized(type(module).__name__, dict(named))
     return {clean(name): tensor.detach() for name, tensor in named}
 
 

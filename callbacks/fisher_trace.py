@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lit_aux.callbacks._parameters import by_first_name
 from lit_aux.callbacks.task_data import TaskData
 from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
 from lit_aux.callbacks.task_model import TaskModel
@@ -84,8 +85,7 @@ class FisherTrace(TaskDiagnostic):
     def measure(self, trainer: Trainer, module: LightningModule) -> dict[str, dict[str, float]]:
         """Return the trace for each task."""
         model = self.model(module)
-        raw = {id(parameter): name for name, parameter in module.named_parameters()}
-        shared = {f"module.{raw[id(p)]}": p for p in self.parameters(module).values()}
+        shared, places = self.parameters(module), _places(module)
         sizes = {task: len(y) for task, (_, y) in self.probe.items()}
         work = [(task, start) for task, size in sizes.items() for start in range(0, size, self.batch_size)]
         sums = dict.fromkeys(sizes, 0.0)
@@ -93,7 +93,7 @@ class FisherTrace(TaskDiagnostic):
             x, _ = on_device(trainer, module, self.probe[task], slice(start, start + self.batch_size))
             seed = zlib.crc32(f"{task} {start}".encode())
             trace = fisher_trace(
-                partial(_logits, _Outputs(module, model, task)),
+                partial(_logits, _Outputs(module, model, task), places),
                 shared,
                 x,
                 generator=torch.Generator().manual_seed(seed),
@@ -104,9 +104,27 @@ class FisherTrace(TaskDiagnostic):
         return {task: {"fisher_trace": value / sizes[task]} for task, value in zip(sums, total, strict=True)}
 
 
-def _logits(outputs: nn.Module, held: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+def _places(module: nn.Module) -> dict[str, list[str]]:
+    """Return for each parameter, by its first name, where it is: each attribute of each module once.
+
+    torch's own way with tied weights goes by names, of which a module that is used twice has two: it would
+    exchange the weights there twice, and put back the wrong ones.
+    """
+    firsts = {id(parameter): name for name, parameter in by_first_name(module).items()}
+    places: dict[str, list[str]] = {name: [] for name in firsts.values()}
+    for prefix, owner in module.named_modules():
+        for attribute, parameter in owner._parameters.items():
+            if parameter is not None:
+                places[firsts[id(parameter)]].append(f"{prefix}.{attribute}".lstrip("."))
+    return places
+
+
+def _logits(
+    outputs: nn.Module, places: Mapping[str, list[str]], held: Mapping[str, Tensor], inputs: Tensor
+) -> Tensor:
     """Return a task's outputs with other parameters in place of the module's own."""
-    logits: Tensor = functional_call(outputs, dict(held), (inputs,))
+    there = {f"module.{place}": tensor for name, tensor in held.items() for place in places[name]}
+    logits: Tensor = functional_call(outputs, there, (inputs,), tie_weights=False)
     return logits
 
 

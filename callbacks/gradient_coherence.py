@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Sequence
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
@@ -102,8 +101,8 @@ class GradientCoherence(TaskDiagnostic):
         self, trainer: Trainer, module: LightningModule, task: str, batches: list[Tensor]
     ) -> Iterator[Sequence[Tensor]]:
         """Yield the shared parameters' gradient of the task's loss on each batch."""
-        model, parameters = self.model(module), list(self.parameters(module).values())
+        model = self.model(module)
         for rows in batches:
             x, y = on_device(trainer, module, self.probe[task], rows)
             loss = model.task_loss(task, model.task_outputs(task, x), y)
-            yield torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+            yield self.gradient(module, loss)

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lit_aux.callbacks._names import clean
+from lit_aux.callbacks._parameters import by_first_name
 from lit_aux.callbacks.task_data import TaskData
 from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
 from lit_aux.callbacks.undisturbed import on_device, undisturbed
@@ -177,8 +177,7 @@ class GradientConflict(TaskDiagnostic):
         x, y = on_device(trainer, module, self.probe[task], rows)
         model = self.model(module)
         loss = model.task_loss(task, model.task_outputs(task, x), y)
-        shared = list(self.parameters(module).values())
-        return list(torch.autograd.grad(loss, shared, allow_unused=True, materialize_grads=True))
+        return self.gradient(module, loss)
 
     def _add(self, values: Mapping[str, Mapping[str, float]]) -> None:
         for task, found in values.items():
@@ -190,7 +189,7 @@ class GradientConflict(TaskDiagnostic):
 
 def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
     """Return what a step may change: readouts too, whose weights task gradients depend on."""
-    return {clean(name): p for name, p in module.named_parameters() if p.requires_grad}
+    return {name: p for name, p in by_first_name(module).items() if p.requires_grad}
 
 
 @torch.no_grad()

@@ -5,12 +5,19 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lit_aux.callbacks._from_start import FromStart
 from lit_aux.callbacks._logging import log_scalars
-from lit_aux.callbacks._names import clean
+from lit_aux.callbacks._parameters import (
+    by_first_name,
+    refuse_sparse,
+    refuse_sparse_layers,
+    refuse_uninitialized,
+    squares,
+)
 from lit_aux.callbacks.task_model import shared_parameters
 from lit_aux.errors import ConfigurationError
 
@@ -21,7 +28,9 @@ class L2SP(FromStart):
     Li, Grandvalet & Davoine 2018, "Explicit inductive bias for transfer learning with convolutional networks"
     (arXiv 1802.01483, equation 3). w are the shared parameters, w_start their values when training starts
     (after a rescale), v all other parameters that train: the readout. Parameters that do not train are left
-    alone. The gradient is added before clipping, so that the optimizer treats it like that of a loss; set the
+    alone while they do not, and held near the same start once they do (as with Lightning's
+    ``BackboneFinetuning``); what joins the network later starts from its value at its first step. The
+    gradient is added before clipping, so that the optimizer treats it like that of a loss; set the
     optimizer's own weight decay to 0, which would pull w to 0. Only ratios matter to normalized weights: in
     front of batch normalization the penalty keeps directions.
 
@@ -29,18 +38,18 @@ class L2SP(FromStart):
     ``PretrainFinetuneModule`` it belongs into ``finetune_callbacks``.
 
     Attributes:
-        start: The shared parameters at the start, by name; empty outside of a fit.
+        start: The shared parameters at the start by name, of tied ones the first; empty outside of a fit.
 
     Args:
         alpha: Strength for the shared parameters; published values lie between 0.001 and 1.
         beta: Strength for the readout.
-        shared: Globs over the names of the shared parameters; by default all but the module's
-            ``readout_parameters()``.
+        shared: Globs over the names of the shared parameters, of tied ones over each; by default all but the
+            module's ``readout_parameters()``.
 
     Raises:
         ConfigurationError: For a strength that is negative or not finite; as a fit starts if the shared
             parameters are not known, in every phase of several, with an optimizer that undoes the scaling of
-            losses itself, or on resuming a run that was started without.
+            losses itself, with sparse gradients, or on resuming a run that was started without.
     """
 
     def __init__(
@@ -52,16 +61,26 @@ class L2SP(FromStart):
                 raise ConfigurationError(f"{option}: {value} must be a finite number, 0 or more")
         self.alpha, self.beta = alpha, beta
         self.shared = None if shared is None else list(shared)
+        self._readout: set[str] = set()
+        self._held: bool | None = None
 
     def kept(self, module: LightningModule) -> Mapping[str, Tensor]:
-        """Return the shared parameters that train."""
-        return shared_parameters(module, self.shared, type(self).__name__)
+        """Return the shared parameters, also those that do not train yet."""
+        return shared_parameters(module, self.shared, type(self).__name__, frozen=True)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Start afresh in every fit."""
+        super().setup(trainer, pl_module, stage)
+        self._readout, self._held = set(), None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say now what would go wrong when training starts."""
         if getattr(pl_module, "students", None) is not None:
             raise ConfigurationError("L2SP: students have no gradients that it could change; leave it out")
-        self.kept(pl_module)
+        refuse_uninitialized(
+            "L2SP", shared_parameters(pl_module, self.shared, "L2SP", frozen=True, tell=True)
+        )
+        refuse_sparse_layers("L2SP", pl_module, self._training(pl_module).values())
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         if scaled and any(getattr(o, "_step_supports_amp_scaling", False) for o in trainer.optimizers):
             raise ConfigurationError(
@@ -75,14 +94,28 @@ class L2SP(FromStart):
     ) -> None:
         """Add the gradient of the penalty."""
         mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for name, parameter in self._training(pl_module).items():
+        training = self._training(pl_module)
+        self._begin(pl_module, training)
+        self._held = bool(self._held)
+        for name, parameter in training.items():
             if id(parameter) not in mine:
                 continue
+            refuse_sparse("L2SP", name, parameter.grad)
             if name in self.start:
+                self._held = True
                 added = self.alpha * (parameter - self.start[name])
             else:
                 added = self.beta * parameter
             parameter.grad = added if parameter.grad is None else parameter.grad + added
+
+    def _begin(self, module: LightningModule, training: Mapping[str, Tensor]) -> None:
+        """Take the start of shared parameters that are new."""
+        unknown = training.keys() - self.start.keys() - self._readout
+        if not unknown:
+            return
+        new = {name: value for name, value in self.kept(module).items() if name in unknown}
+        self.start |= {name: value.detach().clone() for name, value in new.items()}
+        self._readout |= unknown - new.keys()
 
     @torch.no_grad()
     def penalty(self, module: LightningModule) -> tuple[float, float]:
@@ -90,10 +123,15 @@ class L2SP(FromStart):
         distance = norm = 0.0
         for name, parameter in self._training(module).items():
             if name in self.start:
-                distance += float((parameter.double() - self.start[name].double()).square().sum())
+                distance += float(squares(parameter - self.start[name]).sum())
             else:
-                norm += float(parameter.double().square().sum())
+                norm += float(squares(parameter).sum())
         return (self.alpha * distance + self.beta * norm) / 2, math.sqrt(distance)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say if there was nothing to hold."""
+        if self._held is False:
+            rank_zero_warn("L2SP: shared: none of the shared parameters trained, so that none was held")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log penalty and distance."""
@@ -104,7 +142,7 @@ class L2SP(FromStart):
     def _training(module: LightningModule) -> dict[str, nn.Parameter]:
         """Return the parameters that train, by name, but for what a weighting of several losses learns."""
         return {
-            clean(name): parameter
-            for name, parameter in module.named_parameters()
+            name: parameter
+            for name, parameter in by_first_name(module).items()
             if parameter.requires_grad and not name.startswith("task_method.")
         }

@@ -7,11 +7,12 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from lit_aux.callbacks._full_precision import full_precision, widened
-from lit_aux.callbacks._names import clean
+from lit_aux.callbacks._parameters import by_first_name
 from lit_aux.callbacks._probe_rows import permuted_batches
 from lit_aux.callbacks.task_data import TaskData
 from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
 from lit_aux.callbacks.undisturbed import on_device
+from lit_aux.errors import ConfigurationError
 from lit_aux.functional.sharpness import Start, adaptive_sharpness, check_sharpness
 
 
@@ -71,6 +72,15 @@ class Sharpness(TaskDiagnostic):
         check_sharpness(rho, iterations, start)
         self.rho, self.iterations, self.start = rho, iterations, start
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse weights that have no box of real numbers around them."""
+        super().on_fit_start(trainer, pl_module)
+        for name, parameter in self.parameters(pl_module).items():
+            if parameter.is_complex():
+                raise ConfigurationError(
+                    f"{self.user}: shared: {name!r} is complex and has no box to search; name real ones"
+                )
+
     def measure(self, trainer: Trainer, module: LightningModule) -> dict[str, dict[str, float]]:
         """Return each task's sharpness, the mean over its batches."""
         batches = {
@@ -80,7 +90,7 @@ class Sharpness(TaskDiagnostic):
         sums = dict.fromkeys(batches, 0.0)
         names = list(self.parameters(module))
         with full_precision(module):
-            weights = {clean(name): parameter for name, parameter in module.named_parameters()}
+            weights = by_first_name(module)
             shared = [weights[name] for name in names]
             for task, number in self.share(trainer, work):
                 sums[task] += self._batch(trainer, module, shared, task, number, batches[task][number])

@@ -7,9 +7,11 @@ from typing import Any, TypeVar, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lit_aux.callbacks._logging import log_scalars, prefix_of
+from lit_aux.callbacks._parameters import refuse_sparse, refuse_sparse_layers
 from lit_aux.callbacks.task_data import TaskData, phase_tasks, task_probe
 from lit_aux.callbacks.task_measurement import TaskMeasurement
 from lit_aux.callbacks.task_model import TaskModel, shared_parameters, task_model
@@ -34,7 +36,8 @@ class TaskDiagnostic(Callback, ABC):
         every_n_epochs: Period in epochs; measured at the end of the epoch.
         every_n_steps: Period in optimizer steps instead.
         tasks: The tasks to measure; all that train by default.
-        shared: Globs over the names of the parameters that tasks share; by default all but the readouts.
+        shared: Globs over the names of the parameters that tasks share, of tied ones over each; by default
+            all but the readouts. Those count that train at the moment of a measurement.
         num_samples: Examples of each task; all of a smaller one.
         batch_size: Examples in a batch.
         data: Where examples come from, see :data:`~lit_aux.callbacks.task_data.TaskData`; by default the
@@ -42,11 +45,11 @@ class TaskDiagnostic(Callback, ABC):
 
     Raises:
         ConfigurationError: For an option out of range; as training starts for an unknown task, a task without
-            data, or a module that is no :class:`~lit_aux.callbacks.TaskModel`.
+            data, a module that is no :class:`~lit_aux.callbacks.TaskModel`, or sparse gradients.
     """
 
     needs_shared = True
-    """Whether there must be shared parameters that train."""
+    """Whether it measures gradients of shared parameters."""
 
     changes_training = False
 
@@ -120,8 +123,15 @@ class TaskDiagnostic(Callback, ABC):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a module without the protocol before anything is loaded."""
         self.model(pl_module)
-        if self.needs_shared:
-            self.parameters(pl_module)
+        if not self.needs_shared:
+            return
+        training = shared_parameters(pl_module, self.shared, self.user, tell=True)
+        refuse_sparse_layers(self.user, pl_module, training.values())
+        if not training:
+            rank_zero_warn(
+                f"{self.user}: shared: none of the shared parameters trains yet; nothing is measured until "
+                "one does"
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Collect the examples."""
@@ -157,7 +167,7 @@ class TaskDiagnostic(Callback, ABC):
 
     def observe(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure now, inside a fit; keep and log the values."""
-        if not self.probe:
+        if not self.probe or (self.needs_shared and not self.parameters(pl_module)):
             return
         with undisturbed(trainer, pl_module, self.model(pl_module), self.probe):
             values = self.measure(trainer, pl_module)
@@ -183,8 +193,20 @@ class TaskDiagnostic(Callback, ABC):
         return task_model(module, self.user)
 
     def parameters(self, module: LightningModule) -> dict[str, nn.Parameter]:
-        """Return the shared parameters that train, by name."""
+        """Return the shared parameters that train at the moment, by name."""
         return shared_parameters(module, self.shared, self.user)
+
+    def gradient(self, module: LightningModule, loss: Tensor) -> list[Tensor]:
+        """Return the gradient of a loss with respect to the shared parameters, in their order.
+
+        Raises:
+            ConfigurationError: If it is sparse.
+        """
+        shared = self.parameters(module)
+        found = torch.autograd.grad(loss, list(shared.values()), allow_unused=True, materialize_grads=True)
+        for name, part in zip(shared, found, strict=True):
+            refuse_sparse(self.user, name, part)
+        return list(found)
 
     @staticmethod
     def share(trainer: Trainer, items: Sequence[Item]) -> list[Item]:

@@ -4,9 +4,11 @@ from collections.abc import Iterable
 from typing import Any, Protocol, cast
 
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from lit_aux.callbacks._names import clean, match
+from lit_aux.callbacks._parameters import by_first_name, chosen_by, integer_names, listed
 from lit_aux.errors import ConfigurationError
 
 
@@ -50,31 +52,40 @@ def task_model(module: LightningModule, user: str) -> TaskModel:
 
 
 def shared_parameters(
-    module: LightningModule, patterns: list[str] | None, user: str
+    module: LightningModule,
+    patterns: list[str] | None,
+    user: str,
+    *,
+    frozen: bool = False,
+    tell: bool = False,
 ) -> dict[str, nn.Parameter]:
-    """Return the shared parameters that train, by name.
+    """Return the shared parameters by name; tied ones once, for whichever of their names was meant.
 
     Args:
         module: The module of a fit.
         patterns: Globs over parameter names; by default all but the module's ``readout_parameters()``.
         user: Who needs them, for the error.
+        frozen: Whether those that do not train at the moment are wanted, too: they may later.
+        tell: Whether integer and quantised parameters, which never train, are named in an info line.
 
     Raises:
-        ConfigurationError: If a pattern matches nothing, nothing that trains is left, or there are neither
-            patterns nor ``readout_parameters``.
+        ConfigurationError: If a pattern matches nothing, there is nothing that could train, or there are
+            neither patterns nor ``readout_parameters``.
     """
-    named = {clean(name): parameter for name, parameter in module.named_parameters()}
     if patterns is not None:
-        chosen = {*match(f"{user}: shared", patterns, named)}
+        shared = chosen_by(f"{user}: shared", patterns, module)
     elif callable(readout := getattr(module, "readout_parameters", None)):
         own = {id(parameter) for parameter in readout()}
-        chosen = {name for name, parameter in named.items() if id(parameter) not in own}
+        shared = {name: p for name, p in by_first_name(module).items() if id(p) not in own}
     else:
         raise ConfigurationError(
             f"{user}: shared: name the parameters that tasks share, as ['backbone.*'], or give "
             f"{type(module).__name__} a readout_parameters()"
         )
-    shared = {name: p for name, p in named.items() if name in chosen and p.requires_grad}
+    integers = integer_names({name: p for name, p in shared.items() if not is_lazy(p)})
+    if integers and tell:
+        rank_zero_info(f"{user}: skipped what is integer or quantised: {listed(integers.values())}")
+    shared = {name: p for name, p in shared.items() if name not in integers}
     if not shared:
-        raise ConfigurationError(f"{user}: shared: none of the shared parameters trains")
-    return shared
+        raise ConfigurationError(f"{user}: shared: none of the shared parameters can train")
+    return {name: p for name, p in shared.items() if frozen or p.requires_grad}

@@ -8,11 +8,11 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.data import extract_batch_size
 from lightning_utilities.core.apply_func import apply_to_collection
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_aux.callbacks.probe import fixed_rng, transfer
 from lit_aux.callbacks.task_model import TaskModel
-from lit_aux.functional.batchnorm import reestimate_batchnorm
+from lit_aux.functional.batchnorm import batchnorm_layers, reestimate_batchnorm, uncompiled
 
 _BATCH = 256
 
@@ -86,11 +86,16 @@ def on_device(trainer: Trainer, module: LightningModule, batch: Any, rows: Any =
 def _reestimate(
     trainer: Trainer, module: LightningModule, model: TaskModel, probe: Mapping[str, Any]
 ) -> None:
-    """Estimate statistics from batches that mix the tasks in equal shares, as training batches do."""
+    """Estimate statistics from batches that mix the tasks in equal shares, as training batches do.
+
+    Tasks take passes of their own where some layers are one task's alone, or where inputs differ in shape.
+    """
     sizes = {task: len(y) for task, (_, y) in probe.items()}
     share = max(2, _BATCH // len(probe))
+    reached = {task: _reached(trainer, module, model, task, batch) for task, batch in probe.items()}
+    alike = len({frozenset(layers) for layers in reached.values()}) == 1
 
-    def batches() -> Iterator[tuple[str, Any]]:
+    def batches() -> Iterator[dict[str, Any]]:
         for start in range(0, max(sizes.values()), share):
             parts = {
                 task: on_device(trainer, module, batch, slice(start, start + share))[0]
@@ -98,14 +103,33 @@ def _reestimate(
                 if start < sizes[task]
             }
             tensors = [x for x in parts.values() if isinstance(x, Tensor)]
-            if len(tensors) == len(parts) and len({x.shape[1:] for x in tensors}) == 1:
+            if alike and len(tensors) == len(parts) and len({x.shape[1:] for x in tensors}) == 1:
                 parts = {next(iter(parts)): torch.cat(tensors)}
-            yield from ((task, x) for task, x in parts.items() if extract_batch_size(x) > 1)
+            yield parts
 
-    def forward(batch: tuple[str, Any]) -> int:
-        task, x = batch
-        model.task_outputs(task, x)
-        return extract_batch_size(x)
+    def forward(batch: dict[str, Any]) -> int:
+        for task, x in batch.items():
+            model.task_outputs(task, x)
+        return sum(extract_batch_size(x) for x in batch.values())
 
     samples = getattr(module, "batchnorm_samples", 1000)
     reestimate_batchnorm(module, batches(), forward, max_samples=samples)
+
+
+def _reached(
+    trainer: Trainer, module: LightningModule, model: TaskModel, task: str, batch: Any
+) -> set[nn.Module]:
+    """Return the batch-normalization layers that run for a task, from a pass on one example."""
+    found: set[nn.Module] = set()
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, _: found.add(layer))
+        for layer in batchnorm_layers(module)
+    ]
+    try:
+        if hooks:
+            with torch.no_grad(), uncompiled():
+                model.task_outputs(task, on_device(trainer, module, batch, slice(0, 1))[0])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found

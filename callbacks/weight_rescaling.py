@@ -1,26 +1,47 @@
 """Multiply weights by a factor once, before finetuning starts."""
 
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import fmean
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.data import extract_batch_size
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor, nn
+from torch import nn
 
+from lit_aux.callbacks._averaging import begun_before
+from lit_aux.callbacks._batchnorm import passes, total_over_processes, warn_of_layers
 from lit_aux.callbacks._logging import log_scalars
-from lit_aux.callbacks._names import READOUTS, clean, is_readout, match
+from lit_aux.callbacks._names import READOUTS, match
+from lit_aux.callbacks._parameters import (
+    by_any_name,
+    by_first_name,
+    integer_names,
+    is_continuous,
+    listed,
+    refuse_uninitialized,
+    squares,
+)
+from lit_aux.callbacks._readout import readout_parameters
 from lit_aux.callbacks.probe import default_to_input, training_batches, transfer
 from lit_aux.errors import ConfigurationError
+from lit_aux.functional.batchnorm import batchnorm_layers
 from lit_aux.functional.batchnorm import reestimate_batchnorm as reestimate
 
 Preset = Literal["all", "weights", "backbone"]
 
-_AVERAGING = re.compile(r"EMA|Ema(?![a-z])|ExponentialMovingAverage|WeightAverag")
+_STALE = (
+    "the running statistics of batch normalization ({layers}) belong to the weights before the rescale, so "
+    "that evaluation is off until training has replaced them; set reestimate_batchnorm to true"
+)
+_UNREACHED = (
+    "no training batch reaches batch normalization {layers}: its running statistics stay those of the "
+    "weights before the rescale"
+)
 
 
 class WeightRescaling(Callback):
@@ -35,6 +56,7 @@ class WeightRescaling(Callback):
     Attributes:
         factor: The factor, or the list of factors.
         names: The parameters that were multiplied, as in ``named_parameters``.
+        left_out: Those that were not, once applied; an info line names them, too.
         norm_before: Their joint Euclidean norm before, once applied.
         norm_after: The same afterwards.
 
@@ -42,11 +64,13 @@ class WeightRescaling(Callback):
         factor: What to multiply by; finite and above 0. A list has one factor a replica, for parameters with
             a leading replica axis of that length.
         preset: ``"all"`` parameters (as published: biases and normalization too), ``"weights"`` (two or more
-            dimensions: kernels and matrices), or ``"backbone"``, everything outside the readout, which is
-            recognised by a name component ``head``, ``heads``, ``readout``, ``readouts``, ``fc`` or
-            ``classifier``.
+            dimensions: kernels and matrices), or ``"backbone"``, everything but the network's last readout:
+            what the module's ``readout_parameters()`` or timm's ``get_classifier()`` gives, else the last
+            part of the network itself that is called ``head``, ``heads``, ``readout``, ``readouts``, ``fc``
+            or ``classifier`` (inside its blocks such names mean nothing). Integers, and what is quantised,
+            are never multiplied.
         include: Globs over parameter names; keeps only those of the preset that one of them matches.
-        exclude: Globs over parameter names to leave alone.
+        exclude: Globs over parameter names to leave alone. Tied parameters answer to each of their names.
         reestimate_batchnorm: Whether to compute the running statistics of batch normalization anew
             afterwards, on the fit's training data: those of before belong to the larger weights.
         batchnorm_samples: About how many training samples, over all processes, to use for that.
@@ -56,8 +80,9 @@ class WeightRescaling(Callback):
     Raises:
         ConfigurationError: For a bad factor or preset; at the start of a fit for a pattern that matches no
             parameter, when nothing is chosen, for a list of factors and a parameter without as many replicas,
-            next to a callback that averages weights (its average would
-            undo the rescale), or on resuming a run that was started without, or with another, rescaling.
+            next to a callback whose average of the weights began before (it would undo the rescale; one that
+            starts later, like ``StochasticWeightAveraging``, does not), or on resuming a run that was started
+            without, or with another, rescaling.
     """
 
     def __init__(
@@ -92,9 +117,11 @@ class WeightRescaling(Callback):
         self.batchnorm_samples = batchnorm_samples
         self.to_input = to_input or default_to_input
         self.names: list[str] = []
+        self.left_out: list[str] = []
         self.norm_before: float | None = None
         self.norm_after: float | None = None
         self._applied = False
+        self._warned = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start afresh in every fit; a resume restores the state after this."""
@@ -130,13 +157,14 @@ class WeightRescaling(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Rescale, unless that was done before."""
-        self.check(trainer, pl_module)
+        self.check(trainer, pl_module, started=True)
         chosen = self.select(pl_module)
         self.names = list(chosen)
         # Strategies that load the checkpoint only after this hook bring back weights that were rescaled.
         late = trainer.strategy.restore_checkpoint_after_setup and trainer.ckpt_path is not None
         if self._applied or late:
             return
+        self._tell_left_out(pl_module, chosen)
         self.norm_before = _norm(chosen)
         for parameter in chosen.values():
             self._scale(parameter)
@@ -144,6 +172,8 @@ class WeightRescaling(Callback):
         self._applied = True
         if self.reestimate_batchnorm:
             self._reestimate(trainer, pl_module)
+        else:
+            self._warn_of_batchnorm(pl_module, chosen)
         log_scalars(
             trainer,
             pl_module,
@@ -154,15 +184,24 @@ class WeightRescaling(Callback):
             },
         )
 
-    def check(self, trainer: Trainer, module: nn.Module) -> None:
+    def check(self, trainer: Trainer, module: nn.Module, *, started: bool = False) -> None:
         """Say now what the start of the fit would refuse.
+
+        Args:
+            trainer: The Trainer of the fit.
+            module: Its module.
+            started: Whether the fit has begun, so that other callbacks show what they keep.
 
         Raises:
             ConfigurationError: For patterns that match no parameter, a callback that averages weights, or
                 parameters with another number of replicas than there are factors.
         """
-        self._refuse_averaging(trainer)
         chosen = self.select(module)
+        if average := begun_before(trainer, chosen.values(), started=started):
+            raise ConfigurationError(
+                f"factor: {type(average).__name__} averages weights and would undo the rescale; remove it "
+                "from callbacks, start it after the first step, or rescale the weights before the fit"
+            )
         if isinstance(self.factor, list):
             for name, parameter in chosen.items():
                 if parameter.ndim == 0 or len(parameter) != len(self.factor):
@@ -176,22 +215,24 @@ class WeightRescaling(Callback):
 
         A tied parameter counts as included by any of its names and as excluded by any of them.
         """
-        named = {clean(n): p for n, p in module.named_parameters(remove_duplicate=False)}
+        named = by_any_name(module)
+        refuse_uninitialized(type(self).__name__, named)
         names = list(named) if self.include is None else match("include", self.include, named)
         dropped = set() if self.exclude is None else set(match("exclude", self.exclude, named))
+        ids = {id(named[name]) for name in dropped}
         if self.preset == "backbone":
-            readout = {name for name in named if is_readout(name)}
+            readout = readout_parameters(module)
             if not readout:
                 raise ConfigurationError(
-                    f"preset: 'backbone' finds no readout ({', '.join(sorted(READOUTS))}) "
-                    f"in {type(module).__name__}; name it with exclude"
+                    f"preset: 'backbone' finds no readout ({', '.join(sorted(READOUTS))}) at the end of "
+                    f"{type(module).__name__}; use 'all' and name the readout with exclude"
                 )
-            dropped |= readout
-        ids = {id(named[name]) for name in dropped}
+            ids |= {id(parameter) for parameter in readout.values()}
         chosen: dict[int, tuple[str, nn.Parameter]] = {}
         for name in names:
             parameter = named[name]
-            if id(parameter) not in ids and (self.preset != "weights" or parameter.ndim >= 2):
+            fits = is_continuous(parameter) and (self.preset != "weights" or parameter.ndim >= 2)
+            if fits and id(parameter) not in ids:
                 chosen.setdefault(id(parameter), (name, parameter))
         if not chosen:
             raise ConfigurationError(
@@ -199,6 +240,23 @@ class WeightRescaling(Callback):
                 f"parameter of {type(module).__name__} to rescale"
             )
         return dict(chosen.values())
+
+    def _tell_left_out(self, module: nn.Module, chosen: Mapping[str, nn.Parameter]) -> None:
+        """Say in one line which parameters are not multiplied, and why."""
+        ids = {id(parameter) for parameter in chosen.values()}
+        readout = readout_parameters(module) if self.preset == "backbone" else {}
+        left = {name: p for name, p in by_first_name(module).items() if id(p) not in ids}
+        self.left_out = list(left)
+        integers = integer_names(left)
+        others = [name for name in left if name not in readout and name not in integers]
+        kinds = {
+            "the readout": [name for name in left if name in readout],
+            "integer or quantised": list(integers.values()),
+            "as asked": others,
+        }
+        parts = [f"{listed(names)} ({kind})" for kind, names in kinds.items() if names]
+        if parts:
+            rank_zero_info(f"{type(self).__name__}: left out {'; '.join(parts)}")
 
     @torch.no_grad()
     def _scale(self, parameter: nn.Parameter) -> None:
@@ -209,36 +267,40 @@ class WeightRescaling(Callback):
         for replica, factor in enumerate(self.factor):
             parameter[replica].mul_(factor)
 
-    @staticmethod
-    def _refuse_averaging(trainer: Trainer) -> None:
-        """Raise if another callback keeps an average of the weights."""
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if any(_AVERAGING.search(base.__name__) for base in type(callback).__mro__):
-                raise ConfigurationError(
-                    f"factor: {type(callback).__name__} averages weights and would undo the rescale; "
-                    "remove it from callbacks, or rescale the weights yourself before the fit"
-                )
-
     def _reestimate(self, trainer: Trainer, module: LightningModule) -> None:
         """Compute the statistics of batch normalization anew on this fit's training data."""
 
         def forward(batch: Any) -> int:
-            inputs = self.to_input(transfer(trainer, module, batch))
-            with trainer.precision_plugin.forward_context():
-                module(inputs)
-            return extract_batch_size(inputs)
-
-        def total(sums: Tensor) -> Tensor:
-            reduced = trainer.strategy.reduce(sums.to(trainer.strategy.root_device), reduce_op="sum")
-            return torch.as_tensor(reduced).to(sums.device)
+            inputs = passes(transfer(trainer, module, batch), self.to_input)
+            for one in inputs:
+                with trainer.precision_plugin.forward_context():
+                    module(one)
+            return sum(extract_batch_size(one) for one in inputs)
 
         batches = training_batches(trainer)
         share = -(-self.batchnorm_samples // trainer.world_size)
-        with isolate_rng(), torch.compiler.set_stance("force_eager"):
-            reestimate(module, batches, forward, max_samples=share, reduce=total)
+        with isolate_rng():
+            reestimate(
+                module,
+                batches,
+                forward,
+                max_samples=share,
+                reduce=partial(total_over_processes, trainer),
+                on_unreached=lambda layers: warn_of_layers(type(self).__name__, module, layers, _UNREACHED),
+            )
             batches.close()
+
+    def _warn_of_batchnorm(self, module: nn.Module, chosen: Mapping[str, nn.Parameter]) -> None:
+        """Say once that running statistics belong to other weights."""
+        layers = batchnorm_layers(module)
+        readout = {id(parameter) for parameter in readout_parameters(module).values()}
+        readout_alone = all(id(parameter) in readout for parameter in chosen.values())
+        if self._warned or not layers or readout_alone or self.factor == 1:
+            return
+        self._warned = True
+        warn_of_layers(type(self).__name__, module, layers, _STALE)
 
 
 def _norm(parameters: dict[str, nn.Parameter]) -> float:
-    """Joint Euclidean norm in float64."""
-    return math.sqrt(sum(float(p.detach().cpu().double().square().sum()) for p in parameters.values()))
+    """Joint Euclidean norm in float64, of complex numbers that of their moduli."""
+    return math.sqrt(sum(float(squares(p.detach().cpu()).sum()) for p in parameters.values()))

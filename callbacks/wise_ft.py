@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lit_aux.callbacks._from_start import FromStart
 from lit_aux.callbacks._logging import log_scalars, prefix_of
+from lit_aux.callbacks._parameters import by_first_name, is_continuous, without_integers
 from lit_aux.callbacks._weights import live_tensors, restore
 from lit_aux.callbacks.mixing_measurement import MixingMeasurement
 from lit_aux.callbacks.task_data import TaskData, phase_tasks, task_probe
@@ -31,10 +32,10 @@ class WiSEFT(FromStart):
 
     Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (arXiv 2109.01903): at mixing weight m
     every parameter is (1 - m) times its value when training started (after a rescale) plus m times that at
-    the end. Running statistics of batch normalization are mixed likewise, or, where the module re-estimates
-    them in its own evaluations (``reestimate_batchnorm``), estimated anew for each mixture. The network
-    itself stays as it was trained, bit for bit, unless ``keep_best`` is set. Every process evaluates its
-    share.
+    the end; integer and quantised ones, which are named, stay as they are. Running statistics of batch
+    normalization are mixed likewise, or, where the module re-estimates them in its own evaluations
+    (``reestimate_batchnorm``), estimated anew for each mixture. The network itself stays as it was trained,
+    bit for bit, unless ``keep_best`` is set. Every process evaluates its share.
 
     ``wise_ft.csv`` and ``wise_ft.png`` in the run's folder hold the table and its picture; loggers get
     ``wise_ft/best``, the mixing weight best on validation data, and ``wise_ft/{task}/{measure}`` there.
@@ -86,11 +87,12 @@ class WiSEFT(FromStart):
 
     def kept(self, module: LightningModule) -> Mapping[str, Tensor]:
         """Return parameters and running statistics."""
-        return {name: value for name, value in live_tensors(module).items() if value.is_floating_point()}
+        return {name: value for name, value in live_tensors(module).items() if is_continuous(value)}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a module without the protocol."""
+        """Refuse a module without the protocol; name the parameters that cannot be mixed."""
         task_model(pl_module, type(self).__name__)
+        without_integers(type(self).__name__, by_first_name(pl_module))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights and collect examples."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.functional.gradient_conflict import real_parts
 
 Logits = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 """Computes logits (n, classes) from parameters by name and inputs (n, ...), each example by itself."""
@@ -124,5 +125,6 @@ def _squared_norms(
 
 def _norms(gradients: Sequence[Tensor]) -> Tensor:
     """Return the squared norms (n,), float64, of n gradients, given as tensors (n, ...)."""
-    norms = [torch.linalg.vector_norm(part.flatten(1), dim=1, dtype=torch.float64) for part in gradients]
+    parts = (real_parts(part).flatten(1) for part in gradients)
+    norms = [torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in parts]
     return torch.stack(norms).square().sum(0).detach()

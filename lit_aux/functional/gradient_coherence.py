@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.functional.gradient_conflict import real_parts
 
 
 @dataclass(frozen=True)
@@ -105,5 +106,6 @@ def _zeros(tensor: Tensor) -> Tensor:
 
 
 def _squared_norm(gradient: Sequence[Tensor]) -> Tensor:
-    norms = (torch.linalg.vector_norm(part.detach(), dtype=torch.float64) for part in gradient)
+    parts = (real_parts(part.detach()) for part in gradient)
+    norms = (torch.linalg.vector_norm(part, dtype=torch.float64) for part in parts)
     return torch.stack([norm.square() for norm in norms]).sum()

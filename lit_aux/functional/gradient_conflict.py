@@ -20,7 +20,8 @@ def gradient_cosine(a: Gradient | Iterable[Tensor], b: Gradient | Iterable[Tenso
     Below 0 they conflict: a small step against one of them makes the other one's loss larger.
 
     Args:
-        a: A gradient of any real dtype. Tensors that an iterator makes need never be in memory together.
+        a: A gradient of any dtype; a complex number counts as two real ones. Tensors that an iterator makes
+            need never be in memory together.
         b: Another one, its tensors of the same shapes.
 
     Returns:
@@ -34,13 +35,18 @@ def gradient_cosine(a: Gradient | Iterable[Tensor], b: Gradient | Iterable[Tenso
         if x is None or y is None or x.shape != y.shape:
             shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (y, x)]
             raise ConfigurationError(f"b: a tensor of shape {shapes[0]} is beside one of {shapes[1]} in a")
-        one, other = (tensor.flatten().to(x.device, torch.float64) for tensor in (x, y))
+        one, other = (real_parts(tensor).flatten().to(x.device, torch.float64) for tensor in (x, y))
         terms = torch.stack((one @ other, one @ one, other @ other))
         sums = terms if sums is None else sums + terms.to(sums.device)
     if sums is None:
         raise ConfigurationError("a: there is no tensor; give one for each parameter")
     length = sums[1].sqrt() * sums[2].sqrt()
     return torch.where(length == 0, 0.0, sums[0] / length).clamp(-1, 1)
+
+
+def real_parts(tensor: Tensor) -> Tensor:
+    """Return a tensor of real numbers: complex ones as pairs along a new last axis."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def pairwise_cosines(gradients: Sequence[Gradient]) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from lit_aux.callbacks._names import uncompiled
 from lit_aux.errors import ConfigurationError
 from lit_aux.models import MultiHeadNet
 from lit_aux.phases.phase import Phase
@@ -33,7 +34,7 @@ def check_layer_decay(phases: Sequence[Phase], net: Any) -> None:
     """
     for phase in phases:
         if phase.layer_decay is not None and _timm_network(net) is None:
-            inner = getattr(net, "backbone", net)
+            inner = uncompiled(getattr(net, "backbone", net))
             raise ConfigurationError(
                 f"layer_decay: {phase.layer_decay} is for timm's networks, whose group_matcher orders the "
                 f"layers; {type(inner).__name__} has none, leave layer_decay out"
@@ -42,9 +43,11 @@ def check_layer_decay(phases: Sequence[Phase], net: Any) -> None:
 
 def _timm_network(net: Any) -> Any:
     """Return what has a ``group_matcher``: the backbone or what it wraps; None where neither does."""
+    net = uncompiled(net)
     if not isinstance(net, MultiHeadNet):
         return None
-    candidates = (net.backbone, getattr(net.backbone, "network", None))
+    backbone = uncompiled(net.backbone)
+    candidates = (backbone, uncompiled(getattr(backbone, "network", None)))
     return next((c for c in candidates if callable(getattr(c, "group_matcher", None))), None)
 
 

@@ -1,5 +1,7 @@
 """Batch-normalization statistics that belong to the weights as they are, on every process."""
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,6 +10,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lit_aux.callbacks._batchnorm import total_over_processes
 from lit_aux.callbacks.probe import training_batches, transfer
 from lit_aux.functional.batchnorm import batchnorm_layers, reestimate_batchnorm
 from lit_aux.modules.evaluation_steps import present
@@ -32,6 +35,8 @@ def reestimate(trainer: Trainer, module: Any, layers: list[_BatchNorm], samples:
         layers: The layers.
         samples: Training images to use, over all processes.
     """
+    tasks = [] if module.phase is None else list(module.phase.tasks)
+    each = max(2, samples // trainer.world_size)
 
     def forward(batch: Any) -> int:
         inputs = {task: x for task, (x, _) in present(transfer(trainer, module, batch)).items()}
@@ -42,12 +47,35 @@ def reestimate(trainer: Trainer, module: Any, layers: list[_BatchNorm], samples:
     with isolate_rng():
         reestimate_batchnorm(
             module.net,
-            training_batches(trainer),
+            of_all_tasks(training_batches(trainer), tasks, each),
             forward,
             layers=layers,
-            max_samples=max(2, samples // trainer.world_size),
-            reduce=lambda total: trainer.strategy.reduce(total.to(module.device), reduce_op="sum").cpu(),
+            max_samples=each,
+            reduce=partial(total_over_processes, trainer),
         )
+
+
+def of_all_tasks(
+    batches: Iterable[Mapping[str, Any]], tasks: Sequence[str], samples: int
+) -> Iterator[Mapping[str, Any]]:
+    """Yield batches such that no task uses up all samples: some orders bring one task after the other.
+
+    A batch whose tasks all had their equal share already is passed over, while another task is still to come.
+
+    Args:
+        batches: Of ``{task: (x, y)}``.
+        tasks: The tasks of the phase.
+        samples: How many will be used.
+    """
+    seen = dict.fromkeys(tasks, 0)
+    for batch in batches:
+        there = present(batch) if isinstance(batch, Mapping) else {}
+        full = bool(there) and all(seen.get(task, 0) * len(tasks) >= samples for task in there)
+        if full and not all(seen.values()):
+            continue
+        yield batch
+        for task, (x, _) in there.items():
+            seen[task] = seen.get(task, 0) + len(x)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 import csv
 import math
 import re
+import warnings
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from callback_helpers import Foreign, images, network, train_loader, trainer, val_loader
-from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader
@@ -332,7 +333,48 @@ class Derived(SomeEMA):
     """Recognised by its base class."""
 
 
-@pytest.mark.parametrize("average", [StochasticWeightAveraging(swa_lrs=0.1), Derived()])
-def test_averaging_callbacks_are_refused(tmp_path: Any, average: pl.Callback) -> None:
-    with pytest.raises(ConfigurationError, match=f"{type(average).__name__} averages weights"):
-        trainer(tmp_path, WeightRescaling(0.5), average).fit(Foreign(), train_loader())
+def test_averaging_callbacks_that_hide_what_they_do_are_refused(tmp_path: Any) -> None:
+    with pytest.raises(ConfigurationError, match="Derived averages weights"):
+        trainer(tmp_path, WeightRescaling(0.5), Derived()).fit(Foreign(), train_loader())
+
+
+class OwnNorms(nn.Module):
+    """A readout, batch normalization in front of it, and a layer that training data never reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8))
+        self.spare = nn.BatchNorm1d(8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x))
+
+
+@pytest.mark.parametrize(
+    ("net", "options", "expected"),
+    [
+        (
+            Named,
+            {},
+            ["the running statistics of batch normalization (net.body.2) belong to the weights before"],
+        ),
+        (Named, {"reestimate_batchnorm": True}, []),
+        (Named, {"include": ["net.head.*"]}, []),
+        (Replicas, {}, []),
+        (
+            OwnNorms,
+            {"reestimate_batchnorm": True},
+            ["no training batch reaches batch normalization net.spare:"],
+        ),
+    ],
+)
+def test_stale_statistics_are_said_once(tmp_path: Any, net: Any, options: Any, expected: list[str]) -> None:
+    callback, said = WeightRescaling(0.5, **options), []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(1 if "reestimate_batchnorm" in options else 2):
+            trainer(tmp_path, callback, fast_dev_run=True).fit(Foreign(net()), train_loader())
+    said = [str(w.message) for w in caught if str(w.message).startswith("WeightRescaling")]
+    assert len(said) == len(expected)
+    assert all(text in line for text, line in zip(expected, said, strict=True))

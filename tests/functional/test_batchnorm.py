@@ -155,3 +155,137 @@ def test_nothing_to_do():
     assert reestimate_batchnorm(plain, [torch.ones(1, 2)], run(plain)) == 0
     assert reestimate_batchnorm(model, [], run(model)) == 0
     torch.testing.assert_close(layers_of(model)[0].running_var, torch.ones(4), rtol=0, atol=0)
+
+
+# Every call of a layer counts
+
+
+class Shared(nn.Module):
+    """One layer for several inputs of a batch, called once for each."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, *parts):
+        return [self.layer(part) for part in parts]
+
+
+def forward_all(model):
+    def forward(batch):
+        model(*batch)
+        return sum(len(part) for part in batch)
+
+    return forward
+
+
+def normal(*shape, mean=0.0, std=1.0, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * std + mean
+
+
+SYNCED = nn.SyncBatchNorm(3)
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(3), nn.BatchNorm2d(3, momentum=None), SYNCED])
+@pytest.mark.parametrize("sizes", [((4, 2, 6),), ((4, 2), (6,)), ((1, 7), (3, 1))])
+def test_every_call_of_a_shared_layer_counts_by_its_samples(layer, sizes):
+    flat = [size for batch in sizes for size in batch]
+    parts = [normal(n, 3, 5, 5, mean=4 * i, std=i + 1, seed=i) for i, n in enumerate(flat)]
+    batches, rest = [], list(parts)
+    for batch in sizes:
+        batches.append(rest[: len(batch)])
+        rest = rest[len(batch) :]
+    model = Shared(layer)
+    assert reestimate_batchnorm(model, batches, forward_all(model)) == sum(flat)
+    mean, variance = moments(torch.cat(parts).double())
+    torch.testing.assert_close(layer.running_mean.double(), mean, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(layer.running_var.double(), variance, rtol=1e-5, atol=1e-6)
+
+
+def test_images_of_two_sizes_count_alike():
+    small, large = normal(6, 1, 8, 8), normal(6, 1, 12, 12, mean=5, std=2, seed=1)
+    model = Shared(nn.BatchNorm2d(1))
+    reestimate_batchnorm(model, [(small, large)], forward_all(model))
+    mean = (small.double().mean() + large.double().mean()) / 2
+    assert model.layer.running_mean.item() == pytest.approx(mean.item(), rel=1e-5)
+    assert model.layer.running_mean.item() == pytest.approx(2.5, abs=0.2)
+    squares = [((x.double() - mean) ** 2).mean().item() for x in (small, large)]
+    values = 6 * 64 + 6 * 144
+    assert model.layer.running_var.item() == pytest.approx(sum(squares) / 2 * values / (values - 1), rel=1e-5)
+
+
+def test_a_layer_counts_only_where_it_runs():
+    model = nn.ModuleDict({"a": nn.BatchNorm1d(2), "b": nn.BatchNorm1d(2), "c": nn.BatchNorm1d(2)})
+    batches = [("a", normal(8, 2)), ("b", normal(4, 2, mean=9, seed=1)), ("b", normal(6, 2, mean=7, seed=2))]
+
+    def forward(batch):
+        model[batch[0]](batch[1])
+        return len(batch[1])
+
+    model["c"].running_mean.fill_(3)
+    told = []
+    assert reestimate_batchnorm(model, batches, forward, on_unreached=told.extend) == 18
+    for name in "ab":
+        mean, variance = moments(torch.cat([x for task, x in batches if task == name]))
+        torch.testing.assert_close(model[name].running_mean, mean)
+        torch.testing.assert_close(model[name].running_var, variance)
+    assert told == [model["c"]]
+    torch.testing.assert_close(model["c"].running_mean, torch.full((2,), 3.0), rtol=0, atol=0)
+    torch.testing.assert_close(model["c"].running_var, torch.ones(2), rtol=0, atol=0)
+
+
+def test_single_samples_count_and_are_normalized_by_what_is_known():
+    layer = nn.BatchNorm1d(3, affine=False)
+    x, seen = normal(9, 3, mean=2), []
+
+    def forward(batch):
+        seen.append(layer(input=batch))  # by name, as some networks do
+        return len(batch)
+
+    reestimate_batchnorm(layer, [x[:8], x[8:]], forward)
+    mean, variance = moments(x)
+    torch.testing.assert_close((layer.running_mean, layer.running_var), (mean, variance))
+    before, spread = moments(x[:8])
+    torch.testing.assert_close(seen[1][0], (x[8] - before) / (spread + layer.eps).sqrt())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_precisions(dtype):
+    layer = nn.BatchNorm1d(2).to(dtype)
+    x = (normal(40, 2, mean=30)).to(dtype)
+    reestimate_batchnorm(layer, x.split(10), run(layer))
+    mean, variance = moments(x.double())
+    tolerance = {"rtol": 5e-3, "atol": 0} if dtype == torch.bfloat16 else {"rtol": 1e-12, "atol": 0}
+    torch.testing.assert_close(layer.running_mean.double(), mean, **tolerance)
+    torch.testing.assert_close(layer.running_var.double(), variance, **tolerance)
+
+
+def test_buffers_come_back_after_an_error_and_counts_always():
+    model, x = network().train(), data()
+    model(x)
+    kept = {name: value.clone() for name, value in model.named_buffers()}
+
+    def fail(batch):
+        model(batch)
+        raise ValueError("midway")
+
+    with pytest.raises(ValueError, match="midway"):
+        reestimate_batchnorm(model, [x], fail)
+    assert all(torch.equal(value, kept[name]) for name, value in model.named_buffers())
+    reestimate_batchnorm(model, [x], run(model))
+    assert all(layer.num_batches_tracked == 1 for layer in layers_of(model))
+
+
+def test_a_compiled_network_is_estimated_again_and_again():
+    x, layer = normal(16, 3), nn.BatchNorm1d(3)
+    model = torch.compile(nn.Sequential(layer), backend="eager")
+    model.train()(x)
+    for shift in (1.0, 2.0):
+        reestimate_batchnorm(model, [x + shift], run(model))
+        torch.testing.assert_close(layer.running_mean, x.mean(0) + shift)
+
+
+def test_layers_that_are_not_initialized_yet_have_no_statistics_to_replace():
+    model, x = nn.Sequential(nn.BatchNorm1d(3), nn.LazyBatchNorm1d()), normal(10, 3, mean=4)
+    reestimate_batchnorm(model, [x], run(model))
+    torch.testing.assert_close(model[0].running_mean, x.mean(0))

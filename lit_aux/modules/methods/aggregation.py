@@ -79,6 +79,10 @@ class Aggregation(TaskMethod):
         shared = {id(p) for p in module.net.parameters()} - readout
         self._shared = [p for p in training if id(p) in shared]
         self._own = [p for p in training if id(p) not in shared]
+        if any(p.is_complex() for p in self._shared):
+            raise ConfigurationError(
+                f"aggregator: {self.name} is for real numbers, and shared weights are complex; leave it out"
+            )
         # Batch normalization ties the samples of a step together. Without it a task's gradient need not go
         # through the samples of the others.
         self.separate = not any(isinstance(layer, _BatchNorm) for layer in module.net.modules())

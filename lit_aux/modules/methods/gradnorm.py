@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from lit_aux.callbacks._names import clean, match
+from lit_aux.callbacks._parameters import chosen_by
 from lit_aux.errors import ConfigurationError
 from lit_aux.modules.methods.loss_weighting import LossWeighting
 
@@ -83,12 +83,11 @@ class GradNorm(LossWeighting):
         """Find the layer at which norms are taken."""
         super().begin(trainer, module)
         self._forget_step()
-        named = {clean(name): p for name, p in module.named_parameters()}
         if self.layers is None:
             backbone = [p for p in module.net.backbone.parameters() if p.requires_grad and p.ndim > 1]
             chosen = backbone[-1:]
         else:
-            chosen = [named[name] for name in match("layers", self.layers, named)]
+            chosen = list(chosen_by("layers", self.layers, module).values())
         self._parameters_at = [p for p in chosen if p.requires_grad]
         if not self._parameters_at:
             raise ConfigurationError("layers: gradnorm finds no shared layer that trains; name one")
