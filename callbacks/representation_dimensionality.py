@@ -9,20 +9,22 @@ from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 
-from lit_aux.callbacks._activations import Spatial, activations, measure_sizes
-from lit_aux.callbacks._layers import resolve_layers
+from lit_aux.callbacks._activations import activations, measure_sizes
+from lit_aux.callbacks._averages import Ran, which_weights
+from lit_aux.callbacks._inputs import Inputs
+from lit_aux.callbacks._layer_rows import Comparison, Pairing
+from lit_aux.callbacks._layers import refuse_lazy, resolve_layers
 from lit_aux.callbacks._logging import log_scalars, prefix_of
+from lit_aux.callbacks._masks import Mask
+from lit_aux.callbacks._never_fatal import never_fatal, told
+from lit_aux.callbacks._positions import Spatial
 from lit_aux.callbacks._weights import snapshot, swapped
 from lit_aux.callbacks.layer_dimensionality import LayerDimensionality
 from lit_aux.callbacks.picture import plot
-from lit_aux.callbacks.probe import collect_probe, default_to_input
+from lit_aux.callbacks.probe import collect_probe
 from lit_aux.errors import ConfigurationError
-from lit_aux.functional.dimensionality import shared_dimensionality
-
-Pairing = Literal["feature", "sample"]
 
 GROUP_BYTES = 3 << 29
 """Activations (before and after) held at a time; more layers than fit take further passes of the probe."""
@@ -53,11 +55,17 @@ class RepresentationDimensionality(Callback):
         num_samples: Inputs to take from a loader; all of a smaller one.
         probe: The inputs themselves, a loader, or a function of the Trainer that returns inputs. By default
             the validation set's first inputs, or training inputs drawn with a fixed seed if there is none.
-        to_input: Finds the input in a batch of a loader; by default the first element of a tuple, or all
-            inputs of ``{task: (x, y)}``.
+        to_input: Finds in a batch of a loader what the network takes: one argument, or a tuple or dictionary
+            of several. By default it is called as the module's own ``validation_step`` (of training data, its
+            ``training_step``) calls it, or with all inputs of ``{task: (x, y)}``.
         every_n_epochs: Compare (and log) every so many epochs of the fit too.
         spatial: ``"flatten"`` counts each position of a convolutional map (n, c, h, w) or each token
-            (n, tokens, width) as features of its own; ``"mean"`` averages over positions or tokens first.
+            (n, tokens, width) as features of its own, padding as 0; ``"mean"`` averages over positions or
+            tokens first, padding left out.
+        mask: Which positions of padded inputs are real. By default ``attention_mask``,
+            ``..._key_padding_mask``, ``lengths`` and their like are found in the batch and the network's
+            arguments; a name says which to take; a function of the batch returns (n, positions), true where
+            an input is real; False takes none.
         pairing: ``"feature"`` or ``"sample"``, see :func:`lit_aux.functional.effective_shared_dimensions`.
         center: Remove each feature's mean over the probe.
         unbiased: Use the estimators without finite-sample bias; needs at least 4 inputs.
@@ -82,6 +90,7 @@ class RepresentationDimensionality(Callback):
         to_input: Callable[[Any], Any] | None = None,
         every_n_epochs: int | None = None,
         spatial: Spatial = "flatten",
+        mask: Mask = None,
         pairing: Pairing = "feature",
         center: bool = True,
         unbiased: bool = False,
@@ -107,9 +116,10 @@ class RepresentationDimensionality(Callback):
         self.layers = layers
         self.num_samples = num_samples
         self.probe = probe
-        self.to_input = to_input or default_to_input
+        self.to_input = to_input
         self.every_n_epochs = every_n_epochs
-        self.spatial = spatial
+        self.spatial: Spatial = spatial
+        self.mask = mask
         self.pairing = pairing
         self.center = center
         self.unbiased = unbiased
@@ -125,8 +135,10 @@ class RepresentationDimensionality(Callback):
         """Drop what belongs to one fit."""
         self._before: dict[str, Tensor] | None = None
         self._epochs = 0
-        self._pieces: list[Any] = []
+        self._pieces: list[Inputs] = []
         self._sizes: dict[str, int] = {}
+        self._weights = ""
+        self._unmasked: set[str] = set()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the results so far and the weights at the start of this fit."""
@@ -157,19 +169,24 @@ class RepresentationDimensionality(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights, collect the probe and see that every layer runs."""
-        self._pieces = collect_probe(trainer, pl_module, self.num_samples, self.probe, self.to_input)
-        size = sum(extract_batch_size(piece) for piece in self._pieces)
+        refuse_lazy(pl_module, type(self).__name__)
+        self._pieces = collect_probe(
+            trainer, pl_module, self.num_samples, self.probe, self.to_input, self.mask
+        )
+        size = sum(piece.size for piece in self._pieces)
         if size < self._least:
             option = "num_samples" if self.probe is None else "probe"
             raise ConfigurationError(
                 f"{option}: the probe has {size} inputs; {'unbiased=True ' if self.unbiased else ''}"
                 f"needs at least {self._least}"
             )
-        layers = resolve_layers(pl_module, self.layers)
-        self._sizes = measure_sizes(trainer, pl_module, self._pieces, layers)
+        layers, ran = resolve_layers(pl_module, self.layers), Ran(pl_module)
+        with ran.watching():
+            self._sizes = measure_sizes(trainer, pl_module, self._pieces, layers)
         silent = [layer for layer in layers if layer not in self._sizes]
         if silent and (self.layers is not None or not self._sizes):
             raise ConfigurationError(f"layers: {silent[0]!r} does not run in forward(x); choose another")
+        self._weights = which_weights(trainer, pl_module, self, ran)
         if self._before is None:
             self._before = snapshot(pl_module)
 
@@ -177,21 +194,40 @@ class RepresentationDimensionality(Callback):
         """Compare every few epochs."""
         self._epochs += 1
         if self.every_n_epochs is not None and self._epochs % self.every_n_epochs == 0:
-            self.compare(trainer, pl_module)
+            with never_fatal(f"{type(self).__name__} after epoch {self._epochs}"):
+                self.compare(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare, keep the results and draw them."""
         rows = self.compare(trainer, pl_module)
         phase = prefix_of(pl_module).rstrip("/")
         self.results = [row for row in self.results if row.phase != phase] + rows
+        self._tell(rows)
         # Every process must ask for the directory: the first one tells the others.
         folder = trainer.log_dir or trainer.default_root_dir
         if self.picture and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             name = f"{phase}_dimensionality.png" if phase else "dimensionality.png"
-            plot(rows, Path(os.fspath(folder)) / name.replace("/", "_"))
+            with never_fatal("Drawing dimensionality"):
+                plot(rows, Path(os.fspath(folder)) / name.replace("/", "_"))
+
+    def _tell(self, rows: list[LayerDimensionality]) -> None:
+        """Warn of what the table alone would not say loudly enough."""
+        name = type(self).__name__
+        if self._weights:
+            rank_zero_warn(f"{name}: {self._weights}")
+        for layer in sorted(self._unmasked):
+            rank_zero_warn(
+                f"{name}: the mask does not fit the positions of {layer!r}, so that padding is not left out "
+                "there; give mask= for it, or choose another layer"
+            )
+        for row in rows:
+            if row.note not in ("", self._weights):
+                rank_zero_warn(f"{name}: {row.layer}: {row.note}")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Free the memory."""
+        """Say so if nothing was measured, and free the memory."""
+        if not self._sizes:
+            rank_zero_warn(f"{type(self).__name__} measured nothing: the fit trained no step.")
         self._forget()
 
     def compare(self, trainer: Trainer, pl_module: LightningModule) -> list[LayerDimensionality]:
@@ -207,7 +243,7 @@ class RepresentationDimensionality(Callback):
 
     def _groups(self) -> Iterator[list[str]]:
         """Cut the layers into groups whose activations fit into memory together."""
-        n = sum(extract_batch_size(piece) for piece in self._pieces)
+        n = sum(piece.size for piece in self._pieces)
         group: list[str] = []
         used = 0
         for layer, size in self._sizes.items():
@@ -222,37 +258,34 @@ class RepresentationDimensionality(Callback):
     def _compare_group(
         self, trainer: Trainer, module: LightningModule, phase: str, layers: list[str]
     ) -> Iterator[LayerDimensionality]:
-        """Run the probe through both sets of weights and compare some layers."""
+        """Run the probe through both sets of weights and compare some layers; never raise."""
 
-        def run() -> dict[str, Tensor]:
-            return activations(
-                trainer,
-                module,
-                self._pieces,
-                layers,
-                batch_size=self.batch_size,
-                spatial=self.spatial,
-                batch_statistics=self.batchnorm == "train",
-            )
+        def run(weights: dict[str, Tensor] | None) -> tuple[dict[str, Tensor], dict[str, str]]:
+            try:
+                with swapped(module, weights):
+                    return activations(
+                        trainer,
+                        module,
+                        self._pieces,
+                        layers,
+                        batch_size=self.batch_size,
+                        spatial=self.spatial,
+                        batch_statistics=self.batchnorm == "train",
+                        unmasked=self._unmasked.add,
+                    )
+            except Exception as error:  # of a stranger's code; the fit is worth more than this table
+                return {}, dict.fromkeys(layers, told(error))
 
-        with swapped(module, self._before):
-            old = run()
-        new = run()
+        (old, old_wrong), (new, new_wrong) = run(self._before), run(None)
+        how = Comparison(self.pairing, self.center, self.unbiased, self.nested_below, self.replaced_below)
         for layer in layers:
-            x, y = old.pop(layer), new.pop(layer)
-            measures = (math.nan, math.nan, math.nan)
-            if bool(x.isfinite().all()) and bool(y.isfinite().all()):
-                shared = shared_dimensionality(
-                    x, y, pairing=self.pairing, center=self.center, unbiased=self.unbiased
-                )
-                measures = (float(shared.pr_x), float(shared.pr_y), float(shared.ensd))
-            yield LayerDimensionality.compare(
-                phase,
-                layer,
-                *measures,
-                nested_below=self.nested_below,
-                replaced_below=self.replaced_below,
-            )
+            why = {"now": new_wrong.get(layer), "with the weights before": old_wrong.get(layer)}
+            wrong = [f"{reason} ({when})" for when, reason in why.items() if reason]
+            note = wrong[0] if wrong else self._weights
+            try:
+                yield how.row(phase, layer, old.pop(layer, None), new.pop(layer, None), note)
+            except Exception as error:
+                yield how.row(phase, layer, None, None, told(error))
 
 
 def _check_least(option: str, number: int, bound: int) -> None:

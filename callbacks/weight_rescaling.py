@@ -8,12 +8,14 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.data import extract_batch_size
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
+from lit_aux.callbacks._inputs import Inputs
 from lit_aux.callbacks._logging import log_scalars
 from lit_aux.callbacks._names import READOUTS, clean, is_readout, match
+from lit_aux.callbacks._network import Reader, call, read_ahead
+from lit_aux.callbacks._traceless import traceless
 from lit_aux.callbacks.probe import default_to_input, training_batches, transfer
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.batchnorm import reestimate_batchnorm as reestimate
@@ -49,8 +51,9 @@ class WeightRescaling(Callback):
         reestimate_batchnorm: Whether to compute the running statistics of batch normalization anew
             afterwards, on the fit's training data: those of before belong to the larger weights.
         batchnorm_samples: About how many training samples, over all processes, to use for that.
-        to_input: Finds the network's input in a training batch, for the same purpose; by default the first
-            element of a tuple, or all inputs of ``{task: (x, y)}``.
+        to_input: Finds in a training batch what the network takes, for the same purpose: one argument, or a
+            tuple or dictionary of several. By default it is called as the module's own ``training_step``
+            calls it, or with all inputs of ``{task: (x, y)}``.
 
     Raises:
         ConfigurationError: For a bad factor or preset; at the start of a fit for a pattern that matches no
@@ -89,7 +92,7 @@ class WeightRescaling(Callback):
         self.exclude = exclude
         self.reestimate_batchnorm = reestimate_batchnorm
         self.batchnorm_samples = batchnorm_samples
-        self.to_input = to_input or default_to_input
+        self.to_input = to_input
         self.names: list[str] = []
         self.norm_before: float | None = None
         self.norm_after: float | None = None
@@ -216,11 +219,12 @@ class WeightRescaling(Callback):
     def _reestimate(self, trainer: Trainer, module: LightningModule) -> None:
         """Compute the statistics of batch normalization anew on this fit's training data."""
 
-        def forward(batch: Any) -> int:
-            inputs = self.to_input(transfer(trainer, module, batch))
-            with trainer.precision_plugin.forward_context():
-                module(inputs)
-            return extract_batch_size(inputs)
+        reader = Reader(trainer, module, self.to_input, default_to_input, training=True)
+
+        def forward(inputs: Inputs) -> int:
+            with traceless(trainer, module, buffers=False):
+                call(trainer, module, inputs)
+            return inputs.size
 
         def total(sums: Tensor) -> Tensor:
             reduced = trainer.strategy.reduce(sums.to(trainer.strategy.root_device), reduce_op="sum")
@@ -229,7 +233,9 @@ class WeightRescaling(Callback):
         batches = training_batches(trainer)
         share = -(-self.batchnorm_samples // trainer.world_size)
         with isolate_rng(), torch.compiler.set_stance("force_eager"):
-            reestimate(module, batches, forward, max_samples=share, reduce=total)
+            # Read ahead: how the network is called must be known before its layers are watched.
+            read = read_ahead(lambda batch: reader(transfer(trainer, module, batch)), batches)
+            reestimate(module, read, forward, max_samples=share, reduce=total)
             batches.close()
 
 
