@@ -1,6 +1,7 @@
 """Rows that say how layers' activations before and after a fit compare, or why they do not."""
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,3 +65,17 @@ class Comparison:
         if x is None:
             return math.nan
         return float(participation_ratio(x, center=self.center, unbiased=self.unbiased))
+
+
+def grouped(sizes: Mapping[str, int], most: int) -> Iterator[list[str]]:
+    """Cut layers, with their sizes in bytes, into groups of at most so many bytes, or of one layer."""
+    group: list[str] = []
+    used = 0
+    for layer, size in sizes.items():
+        if group and used + size > most:
+            yield group
+            group, used = [], 0
+        group.append(layer)
+        used += size
+    if group:
+        yield group

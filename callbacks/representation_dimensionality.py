@@ -11,14 +11,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lit_aux.callbacks._activations import activations, measure_sizes
+from lit_aux.callbacks._activations import Look, activations, look
 from lit_aux.callbacks._averages import Ran, which_weights
 from lit_aux.callbacks._inputs import Inputs
-from lit_aux.callbacks._layer_rows import Comparison, Pairing
+from lit_aux.callbacks._layer_rows import Comparison, Pairing, grouped
 from lit_aux.callbacks._layers import refuse_lazy, resolve_layers
 from lit_aux.callbacks._logging import log_scalars, prefix_of
 from lit_aux.callbacks._masks import Mask
 from lit_aux.callbacks._never_fatal import never_fatal, told
+from lit_aux.callbacks._options import check_choice, check_least
 from lit_aux.callbacks._positions import Spatial
 from lit_aux.callbacks._weights import snapshot, swapped
 from lit_aux.callbacks.layer_dimensionality import LayerDimensionality
@@ -102,15 +103,15 @@ class RepresentationDimensionality(Callback):
     ) -> None:
         super().__init__()
         self._least = 4 if unbiased else 2
-        _check_least("num_samples", num_samples, self._least)
-        _check_least("batch_size", batch_size, 2)
-        _check_least("every_n_epochs", 1 if every_n_epochs is None else every_n_epochs, 1)
+        check_least("num_samples", num_samples, self._least)
+        check_least("batch_size", batch_size, 2)
+        check_least("every_n_epochs", 1 if every_n_epochs is None else every_n_epochs, 1)
         for option, threshold in {"nested_below": nested_below, "replaced_below": replaced_below}.items():
             if not (math.isfinite(threshold) and threshold > 0):
                 raise ConfigurationError(f"{option}: {threshold} must be finite and above 0")
-        _check_choice("spatial", spatial, "flatten", "mean")
-        _check_choice("pairing", pairing, "feature", "sample")
-        _check_choice("batchnorm", batchnorm, "eval", "train")
+        check_choice("spatial", spatial, "flatten", "mean")
+        check_choice("pairing", pairing, "feature", "sample")
+        check_choice("batchnorm", batchnorm, "eval", "train")
         if layers is not None and not layers:
             raise ConfigurationError("layers: [] names no layer; leave it out for the default")
         self.layers = layers
@@ -136,7 +137,7 @@ class RepresentationDimensionality(Callback):
         self._before: dict[str, Tensor] | None = None
         self._epochs = 0
         self._pieces: list[Inputs] = []
-        self._sizes: dict[str, int] = {}
+        self._looks: dict[str, Look] = {}
         self._weights = ""
         self._unmasked: set[str] = set()
 
@@ -181,10 +182,10 @@ class RepresentationDimensionality(Callback):
                 f"needs at least {self._least}"
             )
         layers, ran = resolve_layers(pl_module, self.layers), Ran(pl_module)
-        with ran.watching():
-            self._sizes = measure_sizes(trainer, pl_module, self._pieces, layers)
-        silent = [layer for layer in layers if layer not in self._sizes]
-        if silent and (self.layers is not None or not self._sizes):
+        with ran.watching(), swapped(pl_module, self._before):
+            self._looks = look(trainer, pl_module, self._pieces, layers)
+        silent = [layer for layer in layers if layer not in self._looks]
+        if silent and (self.layers is not None or not self._looks):
             raise ConfigurationError(f"layers: {silent[0]!r} does not run in forward(x); choose another")
         self._weights = which_weights(trainer, pl_module, self, ran)
         if self._before is None:
@@ -226,7 +227,7 @@ class RepresentationDimensionality(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so if nothing was measured, and free the memory."""
-        if not self._sizes:
+        if not self._looks:
             rank_zero_warn(f"{type(self).__name__} measured nothing: the fit trained no step.")
         self._forget()
 
@@ -244,57 +245,53 @@ class RepresentationDimensionality(Callback):
     def _groups(self) -> Iterator[list[str]]:
         """Cut the layers into groups whose activations fit into memory together."""
         n = sum(piece.size for piece in self._pieces)
-        group: list[str] = []
-        used = 0
-        for layer, size in self._sizes.items():
-            if group and used + 2 * n * size > GROUP_BYTES:
-                yield group
-                group, used = [], 0
-            group.append(layer)
-            used += 2 * n * size
-        if group:
-            yield group
+        return grouped({layer: 2 * n * seen.size for layer, seen in self._looks.items()}, GROUP_BYTES)
 
     def _compare_group(
         self, trainer: Trainer, module: LightningModule, phase: str, layers: list[str]
     ) -> Iterator[LayerDimensionality]:
         """Run the probe through both sets of weights and compare some layers; never raise."""
-
-        def run(weights: dict[str, Tensor] | None) -> tuple[dict[str, Tensor], dict[str, str]]:
-            try:
-                with swapped(module, weights):
-                    return activations(
-                        trainer,
-                        module,
-                        self._pieces,
-                        layers,
-                        batch_size=self.batch_size,
-                        spatial=self.spatial,
-                        batch_statistics=self.batchnorm == "train",
-                        unmasked=self._unmasked.add,
-                    )
-            except Exception as error:  # of a stranger's code; the fit is worth more than this table
-                return {}, dict.fromkeys(layers, told(error))
-
-        (old, old_wrong), (new, new_wrong) = run(self._before), run(None)
+        with swapped(module, self._before):
+            old, old_wrong = self._run(trainer, module, layers)
+            changed = self._changed(trainer, module, layers) if old else []
+        new, new_wrong = self._run(trainer, module, layers)
         how = Comparison(self.pairing, self.center, self.unbiased, self.nested_below, self.replaced_below)
         for layer in layers:
+            if layer in changed:
+                old.pop(layer, None)
+                old_wrong[layer] = (
+                    "the network does not give what it gave before (something beside weights has changed)"
+                )
             why = {"now": new_wrong.get(layer), "with the weights before": old_wrong.get(layer)}
-            wrong = [f"{reason} ({when})" for when, reason in why.items() if reason]
+            wrong = [f"{reason}, {when}" for when, reason in why.items() if reason]
             note = wrong[0] if wrong else self._weights
             try:
                 yield how.row(phase, layer, old.pop(layer, None), new.pop(layer, None), note)
             except Exception as error:
                 yield how.row(phase, layer, None, None, told(error))
 
+    def _run(
+        self, trainer: Trainer, module: LightningModule, layers: list[str]
+    ) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Return the activations, and for layers without any, why."""
+        try:
+            return activations(
+                trainer,
+                module,
+                self._pieces,
+                layers,
+                batch_size=self.batch_size,
+                spatial=self.spatial,
+                batch_statistics=self.batchnorm == "train",
+                unmasked=self._unmasked.add,
+            )
+        except Exception as error:  # of a stranger's code; the fit is worth more than this table
+            return {}, dict.fromkeys(layers, told(error))
 
-def _check_least(option: str, number: int, bound: int) -> None:
-    """Raise for a count below its bound."""
-    if number < bound:
-        raise ConfigurationError(f"{option}: {number} is too few; use at least {bound}")
-
-
-def _check_choice(option: str, value: str, *choices: str) -> None:
-    """Raise for a value that is not one of the choices."""
-    if value not in choices:
-        raise ConfigurationError(f"{option}: {value!r} is unknown; use {' or '.join(map(repr, choices))}")
+    def _changed(self, trainer: Trainer, module: LightningModule, layers: list[str]) -> list[str]:
+        """Return the layers that no longer give, with the weights before, what they gave then."""
+        try:
+            found = look(trainer, module, self._pieces, layers)
+        except Exception:  # of one layer that is another now
+            return layers
+        return [layer for layer in layers if not self._looks[layer].same(found.get(layer))]

@@ -13,7 +13,8 @@ class TaskMeasurement:
         step: Optimizer steps of this fit up to then.
         task: The task's name.
         measure: The measure's name, such as ``"sharpness"`` or ``"train_loss"``.
-        value: Its value.
+        value: Its value; NaN where measuring failed.
+        note: Why there is no value; mostly empty.
     """
 
     phase: str
@@ -22,3 +23,4 @@ class TaskMeasurement:
     task: str
     measure: str
     value: float
+    note: str = ""

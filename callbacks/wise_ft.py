@@ -10,10 +10,12 @@ from statistics import fmean
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lit_aux.callbacks._from_start import FromStart
 from lit_aux.callbacks._logging import log_scalars, prefix_of
+from lit_aux.callbacks._never_fatal import never_fatal
 from lit_aux.callbacks._weights import live_tensors, restore
 from lit_aux.callbacks.mixing_measurement import MixingMeasurement
 from lit_aux.callbacks.task_data import TaskData, phase_tasks, task_probe
@@ -109,6 +111,15 @@ class WiSEFT(FromStart):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate every mixture; leave the network as it was trained, or at the best."""
+        with never_fatal(type(self).__name__):
+            self._evaluate(trainer, pl_module)
+        if not self.results:
+            rank_zero_warn(
+                f"{type(self).__name__} measured nothing: there are no validation or test examples."
+            )
+
+    def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate every mixture, choose and write."""
         after = {name: value.detach().clone() for name, value in live_tensors(pl_module).items()}
         phase = prefix_of(pl_module).rstrip("/")
         try:
