@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lit_aux.callbacks._averages import Ran, which_weights
+from lit_aux.callbacks._brought_back import BringsBack, Brought
 from lit_aux.callbacks._logging import log_scalars, prefix_of
 from lit_aux.callbacks._never_fatal import told
 from lit_aux.callbacks.weight_measurement import WeightMeasurement
@@ -21,7 +22,7 @@ Measures = dict[tuple[str, str], Sequence[float]]
 """Values of every replica by layer and measure."""
 
 
-class WeightMeasures(Callback):
+class WeightMeasures(BringsBack):
     """Measures weights at the start of a fit, every few epochs and at its end; logs and keeps the values.
 
     Every process measures for itself: replicated weights are equal, and so are the values.
@@ -35,13 +36,15 @@ class WeightMeasures(Callback):
         at_start: Whether to measure before the first step (after a rescale).
     """
 
+    results: Brought[list[WeightMeasurement]] = Brought()
+
     def __init__(self, *, every_n_epochs: int | None, at_start: bool) -> None:
         super().__init__()
         if every_n_epochs is not None and every_n_epochs < 1:
             raise ConfigurationError(f"every_n_epochs: {every_n_epochs} is too few; use at least 1")
         self.every_n_epochs = every_n_epochs
         self.at_start = at_start
-        self.results: list[WeightMeasurement] = []
+        self.results = []
         self._warned: set[str] = set()
         self._forget()
 

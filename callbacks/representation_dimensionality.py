@@ -7,12 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lit_aux.callbacks._activations import Look, activations, look
 from lit_aux.callbacks._averages import Ran, which_weights
+from lit_aux.callbacks._brought_back import BringsBack, Brought
 from lit_aux.callbacks._inputs import Inputs
 from lit_aux.callbacks._layer_rows import Comparison, Pairing, grouped
 from lit_aux.callbacks._layers import refuse_lazy, resolve_layers
@@ -31,7 +32,7 @@ GROUP_BYTES = 3 << 29
 """Activations (before and after) held at a time; more layers than fit take further passes of the probe."""
 
 
-class RepresentationDimensionality(Callback):
+class RepresentationDimensionality(BringsBack):
     """Measures, layer by layer, how many dimensions a fit uses and how many of them it found there.
 
     At the start of every fit (``on_train_start``: after a rescale, whatever the order of callbacks) a copy
@@ -82,6 +83,8 @@ class RepresentationDimensionality(Callback):
             run, or a probe that is too small.
     """
 
+    results: Brought[list[LayerDimensionality]] = Brought()
+
     def __init__(
         self,
         layers: list[str] | None = None,
@@ -129,7 +132,7 @@ class RepresentationDimensionality(Callback):
         self.nested_below = nested_below
         self.replaced_below = replaced_below
         self.picture = picture
-        self.results: list[LayerDimensionality] = []
+        self.results = []
         self._forget()
 
     def _forget(self) -> None:

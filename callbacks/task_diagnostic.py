@@ -8,11 +8,12 @@ from dataclasses import astuple
 from typing import Any, TypeVar, cast
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from lit_aux.callbacks._averages import Ran, which_weights
+from lit_aux.callbacks._brought_back import BringsBack, Brought
 from lit_aux.callbacks._logging import log_scalars, prefix_of
 from lit_aux.callbacks._never_fatal import told
 from lit_aux.callbacks.task_data import TaskData, phase_tasks, task_probe
@@ -24,7 +25,7 @@ from lit_aux.errors import ConfigurationError, unknown_name
 Item = TypeVar("Item")
 
 
-class TaskDiagnostic(Callback, ABC):
+class TaskDiagnostic(BringsBack, ABC):
     """Measures something of each task every so many epochs or steps, and leaves training as it was.
 
     Values are logged as ``{task}/{measure}`` after the module's ``log_prefix``. Examples are the first of
@@ -49,6 +50,8 @@ class TaskDiagnostic(Callback, ABC):
         ConfigurationError: For an option out of range; as training starts for an unknown task, a task without
             data, or a module that is no :class:`~lit_aux.callbacks.TaskModel`.
     """
+
+    results: Brought[list[TaskMeasurement]] = Brought()
 
     needs_shared = True
     """Whether there must be shared parameters that train."""
@@ -85,7 +88,7 @@ class TaskDiagnostic(Callback, ABC):
         self.tasks = None if tasks is None else list(tasks)
         self.shared = None if shared is None else list(shared)
         self.num_samples, self.batch_size, self.data = num_samples, batch_size, data
-        self.results: list[TaskMeasurement] = []
+        self.results = []
         self._forget()
 
     # What subclasses say

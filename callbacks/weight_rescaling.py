@@ -7,10 +7,11 @@ from statistics import fmean
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
+from lit_aux.callbacks._brought_back import BringsBack, Brought
 from lit_aux.callbacks._inputs import Inputs
 from lit_aux.callbacks._logging import log_scalars
 from lit_aux.callbacks._names import READOUTS, clean, is_readout, match
@@ -25,7 +26,7 @@ Preset = Literal["all", "weights", "backbone"]
 _AVERAGING = re.compile(r"EMA|Ema(?![a-z])|ExponentialMovingAverage|WeightAverag")
 
 
-class WeightRescaling(Callback):
+class WeightRescaling(BringsBack):
     """Multiplies parameters by ``factor`` at the start of a fit: once, in place, on every process.
 
     Rescaling a pretrained network to smaller weights before it is finetuned moves finetuning from the lazy
@@ -62,6 +63,10 @@ class WeightRescaling(Callback):
             undo the rescale), or on resuming a run that was started without, or with another, rescaling.
     """
 
+    names: Brought[list[str]] = Brought()
+    norm_before: Brought[float | None] = Brought()
+    norm_after: Brought[float | None] = Brought()
+
     def __init__(
         self,
         factor: float | Sequence[float],
@@ -93,9 +98,9 @@ class WeightRescaling(Callback):
         self.reestimate_batchnorm = reestimate_batchnorm
         self.batchnorm_samples = batchnorm_samples
         self.to_input = to_input
-        self.names: list[str] = []
-        self.norm_before: float | None = None
-        self.norm_after: float | None = None
+        self.names = []
+        self.norm_before = None
+        self.norm_after = None
         self._applied = False
 
     @property

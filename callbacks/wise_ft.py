@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lit_aux.callbacks._brought_back import Brought
 from lit_aux.callbacks._from_start import FromStart
 from lit_aux.callbacks._logging import log_scalars, prefix_of
 from lit_aux.callbacks._never_fatal import never_fatal
@@ -61,6 +62,9 @@ class WiSEFT(FromStart):
             lacks, in every phase of several, or on resuming a run that was started without.
     """
 
+    results: Brought[list[MixingMeasurement]] = Brought()
+    best: Brought[float | None] = Brought()
+
     def __init__(
         self,
         mixing: Sequence[float] | None = None,
@@ -82,8 +86,8 @@ class WiSEFT(FromStart):
         self.mixing, self.keep_best = sorted({*chosen}), keep_best
         self.tasks = None if tasks is None else list(tasks)
         self.num_samples, self.data = num_samples, data
-        self.results: list[MixingMeasurement] = []
-        self.best: float | None = None
+        self.results = []
+        self.best = None
         self._evaluation = TrajectoryLog(splits=("val", "test"), data=data)
 
     def kept(self, module: LightningModule) -> Mapping[str, Tensor]:
