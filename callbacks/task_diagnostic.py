@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import astuple
+from dataclasses import astuple, fields
 from typing import Any, TypeVar, cast
 
 import torch
@@ -17,7 +17,7 @@ from lit_aux.callbacks._brought_back import BringsBack, Brought
 from lit_aux.callbacks._logging import log_scalars, prefix_of
 from lit_aux.callbacks._never_fatal import told
 from lit_aux.callbacks.task_data import TaskData, phase_tasks, task_probe
-from lit_aux.callbacks.task_measurement import TaskMeasurement
+from lit_aux.callbacks.task_measurement import FailedMeasurement, TaskMeasurement
 from lit_aux.callbacks.task_model import TaskModel, shared_parameters, task_model
 from lit_aux.callbacks.undisturbed import undisturbed
 from lit_aux.errors import ConfigurationError, unknown_name
@@ -116,7 +116,8 @@ class TaskDiagnostic(BringsBack, ABC):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
-        self.results = [TaskMeasurement(*row) for row in state_dict["results"]]
+        kinds = {len(fields(kind)): kind for kind in (TaskMeasurement, FailedMeasurement)}
+        self.results = [kinds[len(row)](*row) for row in state_dict["results"]]
         self._epochs = state_dict["epochs"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -201,7 +202,7 @@ class TaskDiagnostic(BringsBack, ABC):
         phase = prefix_of(module).rstrip("/")
         known = dict.fromkeys((row.task, row.measure) for row in self.results if row.phase == phase)
         self.results += [
-            TaskMeasurement(phase, self._epochs, trainer.global_step, task, measure, math.nan, why)
+            FailedMeasurement(phase, self._epochs, trainer.global_step, task, measure, math.nan, why)
             for task, measure in known
         ]
 

@@ -1,6 +1,7 @@
 """One number about one task at one moment of a fit."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class TaskMeasurement:
         task: The task's name.
         measure: The measure's name, such as ``"sharpness"`` or ``"train_loss"``.
         value: Its value; NaN where measuring failed.
-        note: Why there is no value; mostly empty.
+        note: Why there is no value; empty but for a :class:`FailedMeasurement`.
     """
 
     phase: str
@@ -23,4 +24,15 @@ class TaskMeasurement:
     task: str
     measure: str
     value: float
-    note: str = ""
+    note: ClassVar[str] = ""
+
+
+@dataclass(frozen=True)
+class FailedMeasurement(TaskMeasurement):
+    """A row that says that a measure of a task could not be taken.
+
+    Attributes:
+        note: Why there is no value.
+    """
+
+    note: str  # type: ignore[misc]

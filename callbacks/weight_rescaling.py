@@ -19,6 +19,7 @@ from lit_aux.callbacks._network import Reader, call, read_ahead
 from lit_aux.callbacks._traceless import traceless
 from lit_aux.callbacks.probe import default_to_input, training_batches, transfer
 from lit_aux.errors import ConfigurationError
+from lit_aux.functional.batchnorm import batchnorm_layers
 from lit_aux.functional.batchnorm import reestimate_batchnorm as reestimate
 
 Preset = Literal["all", "weights", "backbone"]
@@ -224,6 +225,8 @@ class WeightRescaling(BringsBack):
     def _reestimate(self, trainer: Trainer, module: LightningModule) -> None:
         """Compute the statistics of batch normalization anew on this fit's training data."""
 
+        if not batchnorm_layers(module):
+            return
         reader = Reader(trainer, module, self.to_input, default_to_input, training=True)
 
         def forward(inputs: Inputs) -> int:
