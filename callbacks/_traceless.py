@@ -142,8 +142,8 @@ def _restore_buffers(layer: nn.Module, kept: dict[str, tuple[Tensor | None, Tens
 
 def _remember(value: Any, depth: int) -> Callable[[], None] | None:
     """Return what makes an object again what it is now; None for what cannot change or is not ours."""
-    if isinstance(value, nn.Module):
-        return None  # a module of its own, or somebody else's
+    if isinstance(value, nn.Module | nn.Parameter):
+        return None  # a module of its own, or somebody else's; weights nobody changes out of turn
     if isinstance(value, Tensor):
         if value.is_nested or value.layout is not torch.strided or value.device.type == "meta":
             return None
