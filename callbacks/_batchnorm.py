@@ -8,8 +8,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from lit_aux.callbacks._inputs import Inputs
 from lit_aux.callbacks._names import clean
-from lit_aux.callbacks.probe import ToInput, default_to_input
+from lit_aux.callbacks.probe import default_to_input
 
 
 def total_over_processes(trainer: Trainer, sums: Tensor) -> Tensor:
@@ -20,26 +21,24 @@ def total_over_processes(trainer: Trainer, sums: Tensor) -> Tensor:
     return torch.as_tensor(trainer.strategy.reduce(moved, reduce_op="sum")).cpu()
 
 
-def passes(batch: Any, to_input: ToInput) -> list[Any]:
-    """Return what to run the network on, pass by pass, so that it sees all inputs of a batch.
+def by_pass(batch: Any) -> list[Inputs] | None:
+    """Return what to run the network on, pass by pass, so that it sees the inputs of all tasks of a batch.
 
     Of ``{task: (x, y)}`` tasks whose inputs have the same shape and dtype share a pass, as in the project's
     networks; a task that a batch has nothing of may be None.
 
     Args:
-        batch: A training batch.
-        to_input: Finds the input; taken as it is, in one pass, unless it is the default.
+        batch: A training batch; None is returned for any other than this.
     """
-    if to_input is not default_to_input or not isinstance(batch, Mapping):
-        return [to_input(batch)]
-    held = {task: pair for task, pair in batch.items() if pair is not None}
-    if not all(isinstance(pair, tuple | list) for pair in held.values()):
-        return [to_input(batch)]
+    held = {k: pair for k, pair in batch.items() if pair is not None} if isinstance(batch, Mapping) else {}
+    if not held or not all(isinstance(pair, tuple | list) for pair in held.values()):
+        return None
     kinds: dict[Any, dict[str, Any]] = {}
     for task, pair in held.items():
         x = default_to_input(pair)
         kinds.setdefault((x.shape[1:], x.dtype), {})[task] = pair
-    return [default_to_input(alike) for alike in kinds.values()]
+    passes = [default_to_input(alike) for alike in kinds.values()]
+    return [Inputs((x,), size=len(x)) for x in passes]
 
 
 def warn_of_layers(user: str, module: nn.Module, layers: Iterable[nn.Module], text: str) -> None:

@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from lit_aux.callbacks._brought_back import BringsBack
 from lit_aux.errors import ConfigurationError
 
 
-class FromStart(Callback):
+class FromStart(BringsBack):
     """Keeps a copy of some tensors as they were when training started, in checkpoints too.
 
     Among the Trainer's callbacks of a run of several phases it would act in every one of them, also in

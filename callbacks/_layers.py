@@ -1,20 +1,33 @@
 """Which layers are measured, and recording what they give."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields, is_dataclass
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.rnn import PackedSequence
 
 from lit_aux.callbacks._names import clean, is_readout, match
 from lit_aux.errors import ConfigurationError
 
-Record = Callable[[str, Tensor], None]
+Record = Callable[[str, object], None]
 
 
 def named_layers(module: nn.Module) -> dict[str, nn.Module]:
     """Return every submodule by its dotted names; a compiled wrapper and what it wraps share one name."""
     named = module.named_modules(remove_duplicate=False)
     return {clean(name): layer for name, layer in named if clean(name)}
+
+
+def refuse_lazy(module: nn.Module, user: str) -> None:
+    """Raise `ConfigurationError` where parameters have no shape before training starts."""
+    for name, parameter in module.named_parameters():
+        if is_lazy(parameter):
+            raise ConfigurationError(
+                f"{user}: {clean(name)!r} has no shape before the first batch (a lazy layer), and nothing to "
+                "compare with; run the network on one batch before the fit"
+            )
 
 
 def resolve_layers(module: nn.Module, layers: Iterable[str] | None) -> list[str]:
@@ -104,26 +117,39 @@ def _network_layers(net: nn.Module) -> list[str]:
 def hooked(module: nn.Module, layers: Iterable[str], record: Record) -> Iterator[None]:
     """Call ``record(layer, output)`` whenever a layer has run; every hook is gone afterwards.
 
-    Outputs that are tuples, lists or mappings count by their first tensor.
+    Layers that do not exist are left out.
     """
     named = named_layers(module)
 
     def hook_for(name: str) -> Callable[[nn.Module, object, object], None]:
-        return lambda _module, _inputs, output: record(name, first_tensor(name, output))
+        return lambda _module, _inputs, output: record(name, output)
 
     with ExitStack() as stack:
         for name in layers:
-            stack.callback(named[name].register_forward_hook(hook_for(name)).remove)
+            if name in named:
+                stack.callback(named[name].register_forward_hook(hook_for(name)).remove)
         yield
 
 
-def first_tensor(layer: str, output: object) -> Tensor:
-    """Return the first tensor of a layer's output."""
+def first_tensor(layer: str, output: object) -> Tensor | PackedSequence:
+    """Return the first tensor, or packed sequence, of a layer's output; also of collections in it."""
+    found = _first(output)
+    if found is None:
+        raise ConfigurationError(
+            f"layers: {layer!r} gives {type(output).__name__}, not a tensor; choose another"
+        )
+    return found
+
+
+def _first(output: object) -> Tensor | PackedSequence | None:
     if isinstance(output, Tensor):
         return output.detach()
-    values = output.values() if isinstance(output, dict) else output
-    if isinstance(values, Iterable):
-        for value in values:
-            if isinstance(value, Tensor):
-                return value.detach()
-    raise ConfigurationError(f"layers: {layer!r} gives {type(output).__name__}, not a tensor; choose another")
+    if isinstance(output, PackedSequence):
+        return output
+    if is_dataclass(output) and not isinstance(output, type) and not isinstance(output, Mapping):
+        values: Iterable[object] = (getattr(output, one.name, None) for one in fields(output))
+    elif isinstance(output, Mapping):
+        values = output.values()
+    else:
+        values = output if isinstance(output, tuple | list) else ()
+    return next((found for value in values if (found := _first(value)) is not None), None)

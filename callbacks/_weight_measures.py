@@ -6,11 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lit_aux.callbacks._averages import Ran, which_weights
+from lit_aux.callbacks._brought_back import BringsBack, Brought
 from lit_aux.callbacks._logging import log_scalars, prefix_of
+from lit_aux.callbacks._never_fatal import told
 from lit_aux.callbacks.weight_measurement import WeightMeasurement
 from lit_aux.errors import ConfigurationError
 
@@ -19,7 +22,7 @@ Measures = dict[tuple[str, str], Sequence[float]]
 """Values of every replica by layer and measure."""
 
 
-class WeightMeasures(Callback):
+class WeightMeasures(BringsBack):
     """Measures weights at the start of a fit, every few epochs and at its end; logs and keeps the values.
 
     Every process measures for itself: replicated weights are equal, and so are the values.
@@ -35,13 +38,15 @@ class WeightMeasures(Callback):
 
     changes_training = False
 
+    results: Brought[list[WeightMeasurement]] = Brought()
+
     def __init__(self, *, every_n_epochs: int | None, at_start: bool) -> None:
         super().__init__()
         if every_n_epochs is not None and every_n_epochs < 1:
             raise ConfigurationError(f"every_n_epochs: {every_n_epochs} is too few; use at least 1")
         self.every_n_epochs = every_n_epochs
         self.at_start = at_start
-        self.results: list[WeightMeasurement] = []
+        self.results = []
         self._warned: set[str] = set()
         self._forget()
 
@@ -53,6 +58,8 @@ class WeightMeasures(Callback):
         """Drop what belongs to one fit."""
         self._epochs = 0
         self._measured_at: int | None = None
+        self._kept = 0
+        self._started = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return the results so far and where this fit is."""
@@ -74,8 +81,9 @@ class WeightMeasures(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure before the first step; a resumed fit has done so already."""
+        self._started = True
         if self.at_start and self._measured_at is None:
-            self._take(trainer, pl_module)
+            self._keep(trainer, pl_module, self.measure(trainer, pl_module))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure every few epochs."""
@@ -88,16 +96,44 @@ class WeightMeasures(Callback):
         if self._measured_at != self._epochs or not self._epochs:
             self._take(trainer, pl_module)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so if nothing was measured."""
+        if not self._kept:
+            why = "every measurement failed or gave no value" if self._started else "the fit trained no step"
+            rank_zero_warn(f"{type(self).__name__} measured nothing: {why}.")
+
     def _take(self, trainer: Trainer, module: LightningModule) -> None:
-        """Measure, keep and log."""
+        """Measure, keep and log; what goes wrong once training is under way is a row that says so."""
+        note, phase = "", prefix_of(module).rstrip("/")
+        try:
+            found = self.measure(trainer, module)
+        except Exception as error:  # layers that were exchanged or grew; the fit is worth more
+            note = told(error)
+            rank_zero_warn(f"{type(self).__name__} failed after epoch {self._epochs}: {note}")
+            known = dict.fromkeys((row.layer, row.measure) for row in self.results if row.phase == phase)
+            found = {key: [NAN] for key in known}
+        self._keep(trainer, module, found, note)
+
+    def _keep(self, trainer: Trainer, module: LightningModule, found: Measures, note: str = "") -> None:
+        """Keep and log values."""
         self._measured_at = self._epochs
         phase, step = prefix_of(module).rstrip("/"), trainer.fit_loop.epoch_loop._batches_that_stepped
         rows = [
-            WeightMeasurement(phase, step, self._epochs, layer, measure, tuple(map(float, values)))
-            for (layer, measure), values in self.measure(trainer, module).items()
+            WeightMeasurement(phase, step, self._epochs, layer, measure, tuple(map(float, values)), note)
+            for (layer, measure), values in found.items()
         ]
+        if not self._kept:
+            self._tell_weights(trainer, module)
+        self._kept += sum(not row.note for row in rows)
         self.results += rows
         log_scalars(trainer, module, {f"{row.layer}/{row.measure}": row.value for row in rows})
+
+    def _tell_weights(self, trainer: Trainer, module: LightningModule) -> None:
+        """Say which weights are read where there are averages of them, too."""
+        ran, layer = Ran(module), str(getattr(self, "layer", "") or getattr(self, "first", ""))
+        ran.names = {name for name in ran.copies if f"{layer}.".startswith(f"{name}.")}
+        if weights := which_weights(trainer, module, self, ran):
+            rank_zero_warn(f"{type(self).__name__}: {weights}")
 
     def _each(self, what: str, count: int, value: Callable[[int], Tensor | float]) -> list[float]:
         """Return one value a replica, NaN with a warning where a network does not let itself be measured."""

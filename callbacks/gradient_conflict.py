@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from lit_aux.callbacks._parameters import by_first_name
 from lit_aux.callbacks.task_data import TaskData
 from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
-from lit_aux.callbacks.undisturbed import on_device, undisturbed
+from lit_aux.callbacks.undisturbed import on_device
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.gradient_conflict import gradient_cosine
 
@@ -28,11 +28,15 @@ class GradientConflict(TaskDiagnostic):
     task's examples (not the batch that made the step, whose noise it would share). What is kept and logged is
     the mean over an epoch (Mueller et al., arXiv 2408.14677: of 200 batches).
 
+    A step is a batch in which an optimizer that holds shared parameters steps, however many optimizers there
+    are and whatever steps they take in it. A step that moves nothing (of a loss scaler, of a warm-up that
+    starts at 0) is followed up by the next one.
+
     A measurement costs one backward pass a task and holds at most two gradients at a time, for any number of
     tasks: cosines of pairs are of one task with all others, another task in turn.
 
     Args:
-        every_n_steps: Optimizer steps between measurements.
+        every_n_steps: Steps of the shared parameters between measurements.
         pairwise_every: Measure pairs with every so many of them; 0 for never.
         tasks: As for :class:`~lit_aux.callbacks.TaskDiagnostic`, as are the others.
         shared: The shared parameters.
@@ -72,17 +76,27 @@ class GradientConflict(TaskDiagnostic):
     def _forget(self) -> None:
         super()._forget()
         self._before: dict[str, Tensor] | None = None
+        self._steps_of_shared = 0
+        self._due = self.every_n_steps or 1
+        self._stepped = False
         self._sums: dict[str, dict[str, tuple[float, int]]] = {}
         self._measured = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the results so far, and the sums of the epoch under way."""
-        return super().state_dict() | {"sums": self._sums, "measured": self._measured}
+        return super().state_dict() | {
+            "sums": self._sums,
+            "measured": self._measured,
+            "steps": self._steps_of_shared,
+            "due": self._due,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
         super().load_state_dict(state_dict)
         self._sums, self._measured = state_dict["sums"], state_dict["measured"]
+        self._steps_of_shared = state_dict.get("steps", 0)
+        self._due = state_dict.get("due", self._due)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Collect the examples and settle the size of batches."""
@@ -96,21 +110,49 @@ class GradientConflict(TaskDiagnostic):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         """Keep the weights before a step that is to be measured."""
-        if self.probe and self._before is None and (trainer.global_step + 1) % (self.every_n_steps or 1) == 0:
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if not self.probe or held.isdisjoint(self._shared_now(pl_module)):
+            return
+        self._stepped = True
+        if self._before is None and self._steps_of_shared + 1 >= self._due:
             self._before = {name: p.detach().clone() for name, p in _trained(pl_module).items()}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure the step that was just taken."""
-        if self._before is not None and trainer.global_step > self._steps:
-            self.observe(trainer, pl_module)
+        self._steps_of_shared += self._stepped
+        self._stepped = False
+        if self._before is not None:
+            self.try_to_observe(trainer, pl_module)
             self._before = None
         self._steps = trainer.global_step
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep what an epoch that was cut off has measured."""
+        if self._sums:
+            self._keep_means(trainer, pl_module)
+
+    def why_nothing(self, trainer: Trainer) -> str:
+        """Say why a fit ended without a measurement."""
+        every, done = self.every_n_steps or 1, self._steps_of_shared
+        if not self._started or not self.probe:
+            return super().why_nothing(trainer)
+        if not done:
+            return (
+                "no optimizer step of the shared parameters was seen (a module that optimizes by itself must "
+                "step what self.optimizers() returns)"
+            )
+        if done < every:
+            return f"every_n_steps is {every} and the shared parameters took {done} step(s)"
+        return "no step that was to be measured moved the shared parameters, or measuring failed"
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep and log the means over the epoch."""
         self._epochs += 1
+        self._keep_means(trainer, pl_module)
+
+    def _keep_means(self, trainer: Trainer, pl_module: LightningModule) -> None:
         means = {
             task: {name: total / count for name, (total, count) in found.items()}
             for task, found in self._sums.items()
@@ -120,20 +162,37 @@ class GradientConflict(TaskDiagnostic):
 
     def observe(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the latest step, and the pairs if it is their turn; add to the sums of the epoch."""
-        model, before = self.model(pl_module), self._before or {}
+        before = self._before or {}
+        self._check_shapes(pl_module, before)
         if all(torch.equal(before[name], p) for name, p in self.parameters(pl_module).items()):
             return  # a step that the loss scaler left out has no direction
+        every = self.every_n_steps or 1
+        self._due = (self._steps_of_shared // every + 1) * every
         _exchange(pl_module, before)
         try:
-            with undisturbed(trainer, pl_module, model, self.probe):
+            with self.looking(trainer, pl_module):
                 self._add(self.measure(trainer, pl_module))
         finally:
             _exchange(pl_module, before)
         before.clear()  # pairs need the memory
         if self.pairwise_every and len(self.probe) > 1 and self._measured % self.pairwise_every == 0:
-            with undisturbed(trainer, pl_module, model, self.probe):
+            with self.looking(trainer, pl_module):
                 self._add(self._pairs(trainer, pl_module))
         self._measured += 1
+
+    def _shared_now(self, module: LightningModule) -> set[int]:
+        """Return which parameters count, by identity; none while all of them are frozen."""
+        try:
+            return {id(parameter) for parameter in self.parameters(module).values()}
+        except ConfigurationError:
+            return set()
+
+    @staticmethod
+    def _check_shapes(module: nn.Module, before: Mapping[str, Tensor]) -> None:
+        """Raise if parameters have come or grown within the step: then there is no way back to measure at."""
+        for name, parameter in _trained(module).items():
+            if name not in before or before[name].shape != parameter.shape:
+                raise ConfigurationError(f"{name!r} is not what it was before the step")
 
     def measure(self, trainer: Trainer, module: LightningModule) -> dict[str, dict[str, float]]:
         """Return each task's cosine with the step; the module has the weights before it."""

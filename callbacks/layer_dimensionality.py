@@ -20,6 +20,8 @@ class LayerDimensionality:
         pr_ratio: ``pr_after / pr_before``.
         ensd_ratio: ``ensd / pr_after``; may exceed 1.
         verdict: See :func:`verdict`.
+        note: What there is to say of the numbers: why there are none, or which weights they are of; mostly
+            empty.
     """
 
     phase: str
@@ -30,6 +32,7 @@ class LayerDimensionality:
     pr_ratio: float
     ensd_ratio: float
     verdict: Verdict
+    note: str = ""
 
     @classmethod
     def compare(
@@ -42,12 +45,13 @@ class LayerDimensionality:
         *,
         nested_below: float = 0.8,
         replaced_below: float = 0.5,
+        note: str = "",
     ) -> "LayerDimensionality":
         """Build a row from the three measures."""
         pr_ratio = pr_after / pr_before if pr_before else math.nan
         ensd_ratio = ensd / pr_after if pr_after else math.nan
         word = verdict(pr_ratio, ensd_ratio, nested_below=nested_below, replaced_below=replaced_below)
-        return cls(phase, layer, pr_before, pr_after, ensd, pr_ratio, ensd_ratio, word)
+        return cls(phase, layer, pr_before, pr_after, ensd, pr_ratio, ensd_ratio, word, note)
 
 
 def verdict(

@@ -5,16 +5,12 @@ import random
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
-from lightning.pytorch.utilities.data import extract_batch_size
 from lightning.pytorch.utilities.seed import isolate_rng
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.utils.data import (
     DataLoader,
@@ -25,6 +21,9 @@ from torch.utils.data import (
     Subset,
 )
 
+from lit_aux.callbacks._inputs import Inputs, joined, moved, part, slices, tensors_of
+from lit_aux.callbacks._masks import Mask, resolved
+from lit_aux.callbacks._network import Reader
 from lit_aux.errors import ConfigurationError
 
 ToInput = Callable[[Any], Any]
@@ -79,17 +78,14 @@ def transfer(trainer: Trainer, module: LightningModule, batch: Any, loader: int 
     return trainer.strategy.batch_to_device(batch, dataloader_idx=loader)
 
 
-def slices(inputs: Any, size: int) -> list[Any]:
-    """Cut a tensor, or a collection of tensors with a common first dimension, into near-equal pieces."""
-    total = extract_batch_size(inputs)
-    count = -(-total // size)
-    bounds = [total * i // count for i in range(count + 1)]
-    return [apply_to_collection(inputs, Tensor, lambda t, a=a, b=b: t[a:b]) for a, b in pairwise(bounds)]
-
-
 def collect_probe(
-    trainer: Trainer, module: LightningModule, n: int, probe: Any, to_input: ToInput
-) -> list[Any]:
+    trainer: Trainer,
+    module: LightningModule,
+    n: int,
+    probe: Any,
+    to_input: ToInput | None,
+    mask: Mask = None,
+) -> list[Inputs]:
     """Return the probe's inputs as a list of pieces in CPU memory, equal on every process.
 
     Args:
@@ -99,24 +95,32 @@ def collect_probe(
         probe: ``None`` for the data module's own ``probe`` if it has one, else the first ``n`` inputs of the
             validation set (``n`` training inputs, drawn once with a fixed seed, where there is none); a
             loader, a function of the Trainer, or the inputs.
-        to_input: Finds the input in a batch of a loader.
+        to_input: Finds the input in a batch of a loader; by default the network is called as the module's own
+            steps call it.
+        mask: Which positions of padded inputs are real.
+
+    Raises:
+        ConfigurationError: If no input is found, or no mask where one is named.
     """
     if probe is None:
         probe = getattr(getattr(trainer, "datamodule", None), "probe", None)
     if callable(probe) and not isinstance(probe, Tensor):
         probe = probe(trainer)
+    reader = Reader(trainer, module, to_input, default_to_input, mask=mask)
     with fixed_rng():
         if probe is None:
             combined, stochastic = _trainer_loaders(trainer)
-            pieces = _from_loaders(trainer, module, n, combined, to_input, stochastic)
+            reader = Reader(trainer, module, to_input, default_to_input, mask=mask, training=stochastic)
+            pieces = _from_loaders(trainer, module, n, combined, reader, stochastic)
         elif isinstance(probe, Tensor | Mapping | tuple | list):
-            pieces = [trainer.precision_plugin.convert_input(probe)]
+            pieces = [reader.given(trainer.precision_plugin.convert_input(probe))]
         else:
-            pieces = _from_loaders(trainer, module, n, CombinedLoader(probe, "sequential"), to_input, False)
-    pieces = [move_data_to_device(piece, torch.device("cpu")) for piece in pieces]
-    tensors = [p for p in pieces if isinstance(p, Tensor)]
-    uniform = len(tensors) == len(pieces) > 0 and len({t.shape[1:] for t in tensors}) == 1
-    return [torch.cat(tensors)] if uniform else pieces
+            reader.own = False
+            pieces = _from_loaders(trainer, module, n, CombinedLoader(probe, "sequential"), reader, False)
+    pieces = [moved(piece, "cpu") for piece in pieces]
+    for piece, masks in zip(pieces, resolved([piece.masks for piece in pieces], mask), strict=True):
+        piece.masks = masks
+    return joined(pieces)
 
 
 def _trainer_loaders(trainer: Trainer) -> tuple[CombinedLoader, bool]:
@@ -164,22 +168,21 @@ def _from_loaders(
     module: LightningModule,
     n: int,
     combined: CombinedLoader,
-    to_input: ToInput,
+    reader: Reader,
     shuffle: bool,
-) -> list[Any]:
+) -> list[Inputs]:
     """Take the first ``n`` inputs of loaders, in evaluation mode as far as batch hooks can tell."""
     ordered = [_whole_set(loader, n, shuffle) for loader in combined.flattened]
     combined.flattened = [a or b for a, b in zip(ordered, combined.flattened, strict=True)]
-    pieces: list[Any] = []
+    pieces: list[Inputs] = []
     stage, count = trainer.state.stage, 0
     trainer.validating = True
     try:
         with _detached(combined):
             for batch, _, loader in combined:
-                inputs = to_input(transfer(trainer, module, batch, loader))
-                size = min(extract_batch_size(inputs), n - count)
-                piece = apply_to_collection(inputs, Tensor, lambda t, size=size: t[:size])
-                pieces.append(move_data_to_device(piece, torch.device("cpu")))
+                inputs = reader(transfer(trainer, module, batch, loader), loader)
+                size = min(inputs.size, n - count)
+                pieces.append(moved(part(inputs, inputs.size, 0, size), "cpu"))
                 count += size
                 if count >= n:
                     break
@@ -216,7 +219,7 @@ def _whole_set(loader: Any, n: int, shuffle: bool) -> Iterable[Any] | None:
     )
 
 
-def _gather(trainer: Trainer, pieces: list[Any], n: int) -> list[Any]:
+def _gather(trainer: Trainer, pieces: list[Inputs], n: int) -> list[Inputs]:
     """Make one probe out of what each process's loader served, interleaved as distributed samplers deal."""
     if trainer.world_size == 1:
         return pieces
@@ -231,14 +234,9 @@ def _gather(trainer: Trainer, pieces: list[Any], n: int) -> list[Any]:
 
 def _same(a: list[Any], b: list[Any]) -> bool:
     """Whether two lists of inputs hold the same numbers."""
-    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(_leaves(a), _leaves(b), strict=True))
-
-
-def _leaves(inputs: Any) -> list[Tensor]:
-    """List the tensors in a collection."""
-    found: list[Tensor] = []
-    apply_to_collection(inputs, Tensor, found.append)
-    return found
+    return len(a) == len(b) and all(
+        torch.equal(x, y) for x, y in zip(tensors_of(a), tensors_of(b), strict=True)
+    )
 
 
 @contextmanager

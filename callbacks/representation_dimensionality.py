@@ -7,28 +7,32 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 
-from lit_aux.callbacks._activations import Spatial, activations, measure_sizes
-from lit_aux.callbacks._layers import resolve_layers
+from lit_aux.callbacks._activations import Look, activations, look
+from lit_aux.callbacks._averages import Ran, which_weights
+from lit_aux.callbacks._brought_back import BringsBack, Brought
+from lit_aux.callbacks._inputs import Inputs
+from lit_aux.callbacks._layer_rows import Comparison, Pairing, grouped
+from lit_aux.callbacks._layers import refuse_lazy, resolve_layers
 from lit_aux.callbacks._logging import log_scalars, prefix_of
+from lit_aux.callbacks._masks import Mask
+from lit_aux.callbacks._never_fatal import never_fatal, told
+from lit_aux.callbacks._options import check_choice, check_least
+from lit_aux.callbacks._positions import Spatial
 from lit_aux.callbacks._weights import snapshot, swapped
 from lit_aux.callbacks.layer_dimensionality import LayerDimensionality
 from lit_aux.callbacks.picture import plot
-from lit_aux.callbacks.probe import collect_probe, default_to_input
+from lit_aux.callbacks.probe import collect_probe
 from lit_aux.errors import ConfigurationError
-from lit_aux.functional.dimensionality import shared_dimensionality
-
-Pairing = Literal["feature", "sample"]
 
 GROUP_BYTES = 3 << 29
 """Activations (before and after) held at a time; more layers than fit take further passes of the probe."""
 
 
-class RepresentationDimensionality(Callback):
+class RepresentationDimensionality(BringsBack):
     """Measures, layer by layer, how many dimensions a fit uses and how many of them it found there.
 
     At the start of every fit (``on_train_start``: after a rescale, whatever the order of callbacks) a copy
@@ -53,11 +57,17 @@ class RepresentationDimensionality(Callback):
         num_samples: Inputs to take from a loader; all of a smaller one.
         probe: The inputs themselves, a loader, or a function of the Trainer that returns inputs. By default
             the validation set's first inputs, or training inputs drawn with a fixed seed if there is none.
-        to_input: Finds the input in a batch of a loader; by default the first element of a tuple, or all
-            inputs of ``{task: (x, y)}``.
+        to_input: Finds in a batch of a loader what the network takes: one argument, or a tuple or dictionary
+            of several. By default it is called as the module's own ``validation_step`` (of training data, its
+            ``training_step``) calls it, or with all inputs of ``{task: (x, y)}``.
         every_n_epochs: Compare (and log) every so many epochs of the fit too.
         spatial: ``"flatten"`` counts each position of a convolutional map (n, c, h, w) or each token
-            (n, tokens, width) as features of its own; ``"mean"`` averages over positions or tokens first.
+            (n, tokens, width) as features of its own, padding as 0; ``"mean"`` averages over positions or
+            tokens first, padding left out.
+        mask: Which positions of padded inputs are real. By default ``attention_mask``,
+            ``..._key_padding_mask``, ``lengths`` and their like are found in the batch and the network's
+            arguments; a name says which to take; a function of the batch returns (n, positions), true where
+            an input is real; False takes none.
         pairing: ``"feature"`` or ``"sample"``, see :func:`lit_aux.functional.effective_shared_dimensions`.
         center: Remove each feature's mean over the probe.
         unbiased: Use the estimators without finite-sample bias; needs at least 4 inputs.
@@ -75,6 +85,8 @@ class RepresentationDimensionality(Callback):
 
     changes_training = False
 
+    results: Brought[list[LayerDimensionality]] = Brought()
+
     def __init__(
         self,
         layers: list[str] | None = None,
@@ -84,6 +96,7 @@ class RepresentationDimensionality(Callback):
         to_input: Callable[[Any], Any] | None = None,
         every_n_epochs: int | None = None,
         spatial: Spatial = "flatten",
+        mask: Mask = None,
         pairing: Pairing = "feature",
         center: bool = True,
         unbiased: bool = False,
@@ -95,23 +108,24 @@ class RepresentationDimensionality(Callback):
     ) -> None:
         super().__init__()
         self._least = 4 if unbiased else 2
-        _check_least("num_samples", num_samples, self._least)
-        _check_least("batch_size", batch_size, 2)
-        _check_least("every_n_epochs", 1 if every_n_epochs is None else every_n_epochs, 1)
+        check_least("num_samples", num_samples, self._least)
+        check_least("batch_size", batch_size, 2)
+        check_least("every_n_epochs", 1 if every_n_epochs is None else every_n_epochs, 1)
         for option, threshold in {"nested_below": nested_below, "replaced_below": replaced_below}.items():
             if not (math.isfinite(threshold) and threshold > 0):
                 raise ConfigurationError(f"{option}: {threshold} must be finite and above 0")
-        _check_choice("spatial", spatial, "flatten", "mean")
-        _check_choice("pairing", pairing, "feature", "sample")
-        _check_choice("batchnorm", batchnorm, "eval", "train")
+        check_choice("spatial", spatial, "flatten", "mean")
+        check_choice("pairing", pairing, "feature", "sample")
+        check_choice("batchnorm", batchnorm, "eval", "train")
         if layers is not None and not layers:
             raise ConfigurationError("layers: [] names no layer; leave it out for the default")
         self.layers = layers
         self.num_samples = num_samples
         self.probe = probe
-        self.to_input = to_input or default_to_input
+        self.to_input = to_input
         self.every_n_epochs = every_n_epochs
-        self.spatial = spatial
+        self.spatial: Spatial = spatial
+        self.mask = mask
         self.pairing = pairing
         self.center = center
         self.unbiased = unbiased
@@ -120,15 +134,17 @@ class RepresentationDimensionality(Callback):
         self.nested_below = nested_below
         self.replaced_below = replaced_below
         self.picture = picture
-        self.results: list[LayerDimensionality] = []
+        self.results = []
         self._forget()
 
     def _forget(self) -> None:
         """Drop what belongs to one fit."""
         self._before: dict[str, Tensor] | None = None
         self._epochs = 0
-        self._pieces: list[Any] = []
-        self._sizes: dict[str, int] = {}
+        self._pieces: list[Inputs] = []
+        self._looks: dict[str, Look] = {}
+        self._weights = ""
+        self._unmasked: set[str] = set()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the results so far and the weights at the start of this fit."""
@@ -159,19 +175,24 @@ class RepresentationDimensionality(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights, collect the probe and see that every layer runs."""
-        self._pieces = collect_probe(trainer, pl_module, self.num_samples, self.probe, self.to_input)
-        size = sum(extract_batch_size(piece) for piece in self._pieces)
+        refuse_lazy(pl_module, type(self).__name__)
+        self._pieces = collect_probe(
+            trainer, pl_module, self.num_samples, self.probe, self.to_input, self.mask
+        )
+        size = sum(piece.size for piece in self._pieces)
         if size < self._least:
             option = "num_samples" if self.probe is None else "probe"
             raise ConfigurationError(
                 f"{option}: the probe has {size} inputs; {'unbiased=True ' if self.unbiased else ''}"
                 f"needs at least {self._least}"
             )
-        layers = resolve_layers(pl_module, self.layers)
-        self._sizes = measure_sizes(trainer, pl_module, self._pieces, layers)
-        silent = [layer for layer in layers if layer not in self._sizes]
-        if silent and (self.layers is not None or not self._sizes):
+        layers, ran = resolve_layers(pl_module, self.layers), Ran(pl_module)
+        with ran.watching(), swapped(pl_module, self._before):
+            self._looks = look(trainer, pl_module, self._pieces, layers)
+        silent = [layer for layer in layers if layer not in self._looks]
+        if silent and (self.layers is not None or not self._looks):
             raise ConfigurationError(f"layers: {silent[0]!r} does not run in forward(x); choose another")
+        self._weights = which_weights(trainer, pl_module, self, ran)
         if self._before is None:
             self._before = snapshot(pl_module)
 
@@ -179,21 +200,40 @@ class RepresentationDimensionality(Callback):
         """Compare every few epochs."""
         self._epochs += 1
         if self.every_n_epochs is not None and self._epochs % self.every_n_epochs == 0:
-            self.compare(trainer, pl_module)
+            with never_fatal(f"{type(self).__name__} after epoch {self._epochs}"):
+                self.compare(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare, keep the results and draw them."""
         rows = self.compare(trainer, pl_module)
         phase = prefix_of(pl_module).rstrip("/")
         self.results = [row for row in self.results if row.phase != phase] + rows
+        self._tell(rows)
         # Every process must ask for the directory: the first one tells the others.
         folder = trainer.log_dir or trainer.default_root_dir
         if self.picture and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             name = f"{phase}_dimensionality.png" if phase else "dimensionality.png"
-            plot(rows, Path(os.fspath(folder)) / name.replace("/", "_"))
+            with never_fatal("Drawing dimensionality"):
+                plot(rows, Path(os.fspath(folder)) / name.replace("/", "_"))
+
+    def _tell(self, rows: list[LayerDimensionality]) -> None:
+        """Warn of what the table alone would not say loudly enough."""
+        name = type(self).__name__
+        if self._weights:
+            rank_zero_warn(f"{name}: {self._weights}")
+        for layer in sorted(self._unmasked):
+            rank_zero_warn(
+                f"{name}: the mask does not fit the positions of {layer!r}, so that padding is not left out "
+                "there; give mask= for it, or choose another layer"
+            )
+        for row in rows:
+            if row.note not in ("", self._weights):
+                rank_zero_warn(f"{name}: {row.layer}: {row.note}")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Free the memory."""
+        """Say so if nothing was measured, and free the memory."""
+        if not self._looks:
+            rank_zero_warn(f"{type(self).__name__} measured nothing: the fit trained no step.")
         self._forget()
 
     def compare(self, trainer: Trainer, pl_module: LightningModule) -> list[LayerDimensionality]:
@@ -209,24 +249,37 @@ class RepresentationDimensionality(Callback):
 
     def _groups(self) -> Iterator[list[str]]:
         """Cut the layers into groups whose activations fit into memory together."""
-        n = sum(extract_batch_size(piece) for piece in self._pieces)
-        group: list[str] = []
-        used = 0
-        for layer, size in self._sizes.items():
-            if group and used + 2 * n * size > GROUP_BYTES:
-                yield group
-                group, used = [], 0
-            group.append(layer)
-            used += 2 * n * size
-        if group:
-            yield group
+        n = sum(piece.size for piece in self._pieces)
+        return grouped({layer: 2 * n * seen.size for layer, seen in self._looks.items()}, GROUP_BYTES)
 
     def _compare_group(
         self, trainer: Trainer, module: LightningModule, phase: str, layers: list[str]
     ) -> Iterator[LayerDimensionality]:
-        """Run the probe through both sets of weights and compare some layers."""
+        """Run the probe through both sets of weights and compare some layers; never raise."""
+        with swapped(module, self._before):
+            old, old_wrong = self._run(trainer, module, layers)
+            changed = self._changed(trainer, module, layers) if old else []
+        new, new_wrong = self._run(trainer, module, layers)
+        how = Comparison(self.pairing, self.center, self.unbiased, self.nested_below, self.replaced_below)
+        for layer in layers:
+            if layer in changed:
+                old.pop(layer, None)
+                old_wrong[layer] = (
+                    "the network does not give what it gave before (something beside weights has changed)"
+                )
+            why = {"now": new_wrong.get(layer), "with the weights before": old_wrong.get(layer)}
+            wrong = [f"{reason}, {when}" for when, reason in why.items() if reason]
+            note = wrong[0] if wrong else self._weights
+            try:
+                yield how.row(phase, layer, old.pop(layer, None), new.pop(layer, None), note)
+            except Exception as error:
+                yield how.row(phase, layer, None, None, told(error))
 
-        def run() -> dict[str, Tensor]:
+    def _run(
+        self, trainer: Trainer, module: LightningModule, layers: list[str]
+    ) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Return the activations, and for layers without any, why."""
+        try:
             return activations(
                 trainer,
                 module,
@@ -235,35 +288,15 @@ class RepresentationDimensionality(Callback):
                 batch_size=self.batch_size,
                 spatial=self.spatial,
                 batch_statistics=self.batchnorm == "train",
+                unmasked=self._unmasked.add,
             )
+        except Exception as error:  # of a stranger's code; the fit is worth more than this table
+            return {}, dict.fromkeys(layers, told(error))
 
-        with swapped(module, self._before):
-            old = run()
-        new = run()
-        for layer in layers:
-            x, y = old.pop(layer), new.pop(layer)
-            measures = (math.nan, math.nan, math.nan)
-            if bool(x.isfinite().all()) and bool(y.isfinite().all()):
-                shared = shared_dimensionality(
-                    x, y, pairing=self.pairing, center=self.center, unbiased=self.unbiased
-                )
-                measures = (float(shared.pr_x), float(shared.pr_y), float(shared.ensd))
-            yield LayerDimensionality.compare(
-                phase,
-                layer,
-                *measures,
-                nested_below=self.nested_below,
-                replaced_below=self.replaced_below,
-            )
-
-
-def _check_least(option: str, number: int, bound: int) -> None:
-    """Raise for a count below its bound."""
-    if number < bound:
-        raise ConfigurationError(f"{option}: {number} is too few; use at least {bound}")
-
-
-def _check_choice(option: str, value: str, *choices: str) -> None:
-    """Raise for a value that is not one of the choices."""
-    if value not in choices:
-        raise ConfigurationError(f"{option}: {value!r} is unknown; use {' or '.join(map(repr, choices))}")
+    def _changed(self, trainer: Trainer, module: LightningModule, layers: list[str]) -> list[str]:
+        """Return the layers that no longer give, with the weights before, what they gave then."""
+        try:
+            found = look(trainer, module, self._pieces, layers)
+        except Exception:  # of one layer that is another now
+            return layers
+        return [layer for layer in layers if not self._looks[layer].same(found.get(layer))]

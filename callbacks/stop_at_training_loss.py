@@ -5,14 +5,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 
+from lit_aux.callbacks._brought_back import BringsBack, Brought
 from lit_aux.errors import ConfigurationError, unknown_name
 
 
-class StopAtTrainingLoss(Callback):
+class StopAtTrainingLoss(BringsBack):
     """Stops a fit at the end of the first epoch whose mean training loss is below a threshold.
 
     The mean is over samples (each step's ``outputs["loss"]`` weighted by its batch size) and over processes,
@@ -33,6 +34,8 @@ class StopAtTrainingLoss(Callback):
             when the training step returns no loss.
     """
 
+    stop_reason: Brought[str | None] = Brought()
+
     def __init__(self, threshold: float, *, monitor: str | list[str] | None = None) -> None:
         super().__init__()
         if not (math.isfinite(threshold) and threshold > 0):
@@ -45,7 +48,6 @@ class StopAtTrainingLoss(Callback):
             )
         self.threshold = float(threshold)
         self.monitor = [monitor] if isinstance(monitor, str) else monitor
-        self.stop_reason: str | None = None
         self._reset()
 
     def _reset(self) -> None:

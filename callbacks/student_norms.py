@@ -88,6 +88,7 @@ class StudentNorms(WeightMeasures):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Free the memory."""
+        super().on_fit_end(trainer, pl_module)
         self._teachers = {}
 
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> Measures:

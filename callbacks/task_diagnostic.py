@@ -1,19 +1,24 @@
 """What callbacks that measure something of each task have in common."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import astuple, fields
 from typing import Any, TypeVar, cast
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
+from lit_aux.callbacks._averages import Ran, which_weights
+from lit_aux.callbacks._brought_back import BringsBack, Brought
 from lit_aux.callbacks._logging import log_scalars, prefix_of
+from lit_aux.callbacks._never_fatal import told
 from lit_aux.callbacks._parameters import refuse_sparse, refuse_sparse_layers
 from lit_aux.callbacks.task_data import TaskData, phase_tasks, task_probe
-from lit_aux.callbacks.task_measurement import TaskMeasurement
+from lit_aux.callbacks.task_measurement import FailedMeasurement, TaskMeasurement
 from lit_aux.callbacks.task_model import TaskModel, shared_parameters, task_model
 from lit_aux.callbacks.undisturbed import undisturbed
 from lit_aux.errors import ConfigurationError, unknown_name
@@ -21,7 +26,7 @@ from lit_aux.errors import ConfigurationError, unknown_name
 Item = TypeVar("Item")
 
 
-class TaskDiagnostic(Callback, ABC):
+class TaskDiagnostic(BringsBack, ABC):
     """Measures something of each task every so many epochs or steps, and leaves training as it was.
 
     Values are logged as ``{task}/{measure}`` after the module's ``log_prefix``. Examples are the first of
@@ -34,7 +39,7 @@ class TaskDiagnostic(Callback, ABC):
 
     Args:
         every_n_epochs: Period in epochs; measured at the end of the epoch.
-        every_n_steps: Period in optimizer steps instead.
+        every_n_steps: Period in optimizer steps instead, as the Trainer counts them: of all optimizers.
         tasks: The tasks to measure; all that train by default.
         shared: Globs over the names of the parameters that tasks share, of tied ones over each; by default
             all but the readouts. Those count that train at the moment of a measurement.
@@ -47,6 +52,8 @@ class TaskDiagnostic(Callback, ABC):
         ConfigurationError: For an option out of range; as training starts for an unknown task, a task without
             data, a module that is no :class:`~lit_aux.callbacks.TaskModel`, or sparse gradients.
     """
+
+    results: Brought[list[TaskMeasurement]] = Brought()
 
     needs_shared = True
     """Whether it measures gradients of shared parameters."""
@@ -85,7 +92,7 @@ class TaskDiagnostic(Callback, ABC):
         self.tasks = None if tasks is None else list(tasks)
         self.shared = None if shared is None else list(shared)
         self.num_samples, self.batch_size, self.data = num_samples, batch_size, data
-        self.results: list[TaskMeasurement] = []
+        self.results = []
         self._forget()
 
     # What subclasses say
@@ -104,7 +111,8 @@ class TaskDiagnostic(Callback, ABC):
     def _forget(self) -> None:
         """Drop what belongs to one fit."""
         self.probe: dict[str, Any] = {}
-        self._epochs = self._steps = 0
+        self._epochs = self._steps = self._kept = 0
+        self._started = self._told = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return the results so far."""
@@ -112,7 +120,8 @@ class TaskDiagnostic(Callback, ABC):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
-        self.results = [TaskMeasurement(*row) for row in state_dict["results"]]
+        kinds = {len(fields(kind)): kind for kind in (TaskMeasurement, FailedMeasurement)}
+        self.results = [kinds[len(row)](*row) for row in state_dict["results"]]
         self._epochs = state_dict["epochs"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -135,6 +144,7 @@ class TaskDiagnostic(Callback, ABC):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Collect the examples."""
+        self._started = True
         chosen = phase_tasks(trainer, pl_module, self.data, self.user)
         if self.tasks is not None:
             phases = [] if getattr(pl_module, "phase", None) is None else cast(Any, pl_module).phases
@@ -150,34 +160,90 @@ class TaskDiagnostic(Callback, ABC):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure every few steps."""
-        done = trainer.global_step
-        stepped, self._steps = done > self._steps, done
-        if stepped and self.every_n_steps is not None and done % self.every_n_steps == 0:
-            self.observe(trainer, pl_module)
+        before, self._steps = self._steps, trainer.global_step
+        # Several optimizers, or steps of a stranger's own, may take more than one step in a batch.
+        if (
+            self.every_n_steps is not None
+            and self._steps // self.every_n_steps > before // self.every_n_steps
+        ):
+            self.try_to_observe(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure every few epochs."""
         self._epochs += 1
         if self.every_n_epochs is not None and self._epochs % self.every_n_epochs == 0:
-            self.observe(trainer, pl_module)
+            self.try_to_observe(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Free the memory."""
+        """Say so if nothing was measured, and free the memory."""
+        if not self._kept:
+            phase = prefix_of(pl_module).rstrip("/")
+            where = f" in phase {phase}" if phase else ""
+            say = rank_zero_info if self._started and not self.probe else rank_zero_warn
+            say(f"{self.user} measured nothing{where}: {self.why_nothing(trainer)}.")
         self._forget()
+
+    def why_nothing(self, trainer: Trainer) -> str:
+        """Say why a fit ended without a measurement."""
+        if not self._started:
+            return "the fit trained no step"
+        if not self.probe:
+            return f"none of its tasks ({', '.join(self.tasks or [])}) trains there"
+        if self.every_n_epochs is not None and self._epochs < self.every_n_epochs:
+            return f"every_n_epochs is {self.every_n_epochs} and the fit had {self._epochs} epoch(s)"
+        if self.every_n_steps is not None and not self._steps:
+            return (
+                "no optimizer step was seen (a module that optimizes by itself must step what "
+                "self.optimizers() returns); measure by every_n_epochs"
+            )
+        if self.every_n_steps is not None and self._steps < self.every_n_steps:
+            return f"every_n_steps is {self.every_n_steps} and the fit had {self._steps} step(s)"
+        return "every measurement failed or gave no value"
+
+    def try_to_observe(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure now; what goes wrong is a warning, since training is worth more."""
+        try:
+            self.observe(trainer, pl_module)
+        except Exception as error:
+            rank_zero_warn(f"{self.user} failed at step {trainer.global_step}: {told(error)}")
+            self._note_failure(trainer, pl_module, told(error))
+
+    def _note_failure(self, trainer: Trainer, module: LightningModule, why: str) -> None:
+        """Keep rows without a value for what was measured before and was to be measured now."""
+        phase = prefix_of(module).rstrip("/")
+        known = dict.fromkeys((row.task, row.measure) for row in self.results if row.phase == phase)
+        self.results += [
+            FailedMeasurement(phase, self._epochs, trainer.global_step, task, measure, math.nan, why)
+            for task, measure in known
+        ]
 
     def observe(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure now, inside a fit; keep and log the values."""
         if not self.probe or (self.needs_shared and not self.parameters(pl_module)):
             return
-        with undisturbed(trainer, pl_module, self.model(pl_module), self.probe):
+        with self.looking(trainer, pl_module):
             values = self.measure(trainer, pl_module)
         self.keep(trainer, pl_module, values)
+
+    @contextmanager
+    def looking(self, trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
+        """Leave no trace meanwhile, and say, the first time, which of several weights were looked at."""
+        ran = None if self._told else Ran(pl_module)
+        with undisturbed(trainer, pl_module, self.model(pl_module), self.probe), ExitStack() as stack:
+            if ran is not None:
+                stack.enter_context(ran.watching())
+            yield
+        weights = "" if ran is None else which_weights(trainer, pl_module, self, ran)
+        if weights:
+            rank_zero_warn(f"{self.user}: {weights}")
+        self._told = True
 
     def keep(
         self, trainer: Trainer, pl_module: LightningModule, values: Mapping[str, Mapping[str, float]]
     ) -> None:
         """Add values ``{task: {measure: value}}`` to the results and log them."""
         phase = prefix_of(pl_module).rstrip("/")
+        self._kept += sum(map(len, values.values()))
         self.results += [
             TaskMeasurement(phase, self._epochs, trainer.global_step, task, name, float(value))
             for task, measures in values.items()

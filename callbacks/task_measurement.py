@@ -1,6 +1,7 @@
 """One number about one task at one moment of a fit."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,8 @@ class TaskMeasurement:
         step: Optimizer steps of this fit up to then.
         task: The task's name.
         measure: The measure's name, such as ``"sharpness"`` or ``"train_loss"``.
-        value: Its value.
+        value: Its value; NaN where measuring failed.
+        note: Why there is no value; empty but for a :class:`FailedMeasurement`.
     """
 
     phase: str
@@ -22,3 +24,15 @@ class TaskMeasurement:
     task: str
     measure: str
     value: float
+    note: ClassVar[str] = ""
+
+
+@dataclass(frozen=True)
+class FailedMeasurement(TaskMeasurement):
+    """A row that says that a measure of a task could not be taken.
+
+    Attributes:
+        note: Why there is no value.
+    """
+
+    note: str  # type: ignore[misc]

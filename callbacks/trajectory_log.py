@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+from lit_aux.callbacks._never_fatal import never_fatal
 from lit_aux.callbacks.task_data import TaskData, phase_tasks, task_batches
 from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
 from lit_aux.callbacks.task_measurement import TaskMeasurement
@@ -92,8 +93,9 @@ class TrajectoryLog(TaskDiagnostic):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure what training ends with, unless the period has done so, and write the file."""
         if self.results and self.results[-1].step != trainer.global_step:
-            self.observe(trainer, pl_module)
-        self._write(trainer, pl_module, self._folder(trainer))
+            self.try_to_observe(trainer, pl_module)
+        with never_fatal(f"Writing {FILE}"):
+            self._write(trainer, pl_module, self._folder(trainer))
 
     def measure(self, trainer: Trainer, module: LightningModule) -> dict[str, dict[str, float]]:
         """Return loss and metrics by task, over all processes."""
@@ -162,6 +164,8 @@ def _metrics(model: TaskModel, task: str, device: torch.device) -> dict[str, Any
 def _rows(results: Iterable[list[TaskMeasurement]]) -> Iterator[tuple[Any, ...]]:
     for rows in results:
         for row in rows:
+            if row.note:
+                continue  # a measurement that failed is no point of a trajectory
             yield row.phase, row.epoch, row.step, row.task, row.measure, repr(row.value)
 
 

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.data import extract_batch_size
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
+from lit_aux.callbacks._traceless import traceless
 from lit_aux.callbacks.probe import fixed_rng, transfer
 from lit_aux.callbacks.task_model import TaskModel
 from lit_aux.functional.batchnorm import batchnorm_layers, reestimate_batchnorm, uncompiled
@@ -23,8 +24,9 @@ def undisturbed(
 ) -> Iterator[None]:
     """Put a module in eval mode, in its weights' own precision and with gradients; then put all back.
 
-    Modes, buffers (running statistics), random states and gradients are afterwards what they were, bit for
-    bit, also after an error. The caller must not call ``backward``, but ``torch.autograd.grad``, and must
+    Modes, buffers (running statistics), attributes (counters, states of metrics), random states and gradients
+    are afterwards what they were, bit for bit, also after an error; what is logged meanwhile is dropped. The
+    caller must not call ``backward``, but ``torch.autograd.grad``, and must
     put back the weights that it changes.
 
     Args:
@@ -35,16 +37,11 @@ def undisturbed(
             where the module's ``reestimate_batchnorm`` is true; running averages lag behind the weights.
     """
     modes = [(layer, layer.training) for layer in module.modules()]
-    buffers = [
-        (layer, name, buffer, buffer.clone())
-        for layer in module.modules()
-        for name, buffer in layer._buffers.items()
-        if buffer is not None
-    ]
     device = trainer.strategy.root_device.type
     module.eval()
     try:
         with (
+            traceless(trainer, module),
             fixed_rng(),
             torch.inference_mode(False),
             torch.enable_grad(),
@@ -54,10 +51,6 @@ def undisturbed(
                 _reestimate(trainer, module, model, probe)
             yield
     finally:
-        with torch.no_grad():
-            for layer, name, buffer, value in buffers:
-                buffer.copy_(value)
-                layer._buffers[name] = buffer  # where a forward pass put another one in its place
         for layer, mode in modes:
             layer.training = mode
 

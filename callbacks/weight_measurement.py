@@ -16,6 +16,7 @@ class WeightMeasurement:
         measure: The measure's name: ``"inertia_k6"``, say.
         values: One value a replica; a single one where the weights have no replica axis. NaN where the
             measure is not defined.
+        note: Why there is no value; mostly empty.
     """
 
     phase: str
@@ -24,6 +25,7 @@ class WeightMeasurement:
     layer: str
     measure: str
     values: tuple[float, ...]
+    note: str = ""
 
     @property
     def value(self) -> float:

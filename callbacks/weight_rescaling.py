@@ -7,16 +7,18 @@ from statistics import fmean
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.data import extract_batch_size
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from lit_aux.callbacks._averaging import begun_before
-from lit_aux.callbacks._batchnorm import passes, total_over_processes, warn_of_layers
+from lit_aux.callbacks._batchnorm import by_pass, total_over_processes, warn_of_layers
+from lit_aux.callbacks._brought_back import BringsBack, Brought
+from lit_aux.callbacks._inputs import Inputs
 from lit_aux.callbacks._logging import log_scalars
 from lit_aux.callbacks._names import READOUTS, match
+from lit_aux.callbacks._network import Reader, call, read_ahead
 from lit_aux.callbacks._parameters import (
     by_any_name,
     by_first_name,
@@ -27,6 +29,7 @@ from lit_aux.callbacks._parameters import (
     squares,
 )
 from lit_aux.callbacks._readout import readout_parameters
+from lit_aux.callbacks._traceless import traceless
 from lit_aux.callbacks.probe import default_to_input, training_batches, transfer
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.batchnorm import batchnorm_layers
@@ -44,7 +47,7 @@ _UNREACHED = (
 )
 
 
-class WeightRescaling(Callback):
+class WeightRescaling(BringsBack):
     """Multiplies parameters by ``factor`` at the start of a fit: once, in place, on every process.
 
     Rescaling a pretrained network to smaller weights before it is finetuned moves finetuning from the lazy
@@ -74,8 +77,9 @@ class WeightRescaling(Callback):
         reestimate_batchnorm: Whether to compute the running statistics of batch normalization anew
             afterwards, on the fit's training data: those of before belong to the larger weights.
         batchnorm_samples: About how many training samples, over all processes, to use for that.
-        to_input: Finds the network's input in a training batch, for the same purpose; by default the first
-            element of a tuple, or all inputs of ``{task: (x, y)}``.
+        to_input: Finds in a training batch what the network takes, for the same purpose: one argument, or a
+            tuple or dictionary of several. By default it is called as the module's own ``training_step``
+            calls it, or with all inputs of ``{task: (x, y)}``.
 
     Raises:
         ConfigurationError: For a bad factor or preset; at the start of a fit for a pattern that matches no
@@ -84,6 +88,10 @@ class WeightRescaling(Callback):
             starts later, like ``StochasticWeightAveraging``, does not), or on resuming a run that was started
             without, or with another, rescaling.
     """
+
+    names: Brought[list[str]] = Brought()
+    norm_before: Brought[float | None] = Brought()
+    norm_after: Brought[float | None] = Brought()
 
     def __init__(
         self,
@@ -115,11 +123,11 @@ class WeightRescaling(Callback):
         self.exclude = exclude
         self.reestimate_batchnorm = reestimate_batchnorm
         self.batchnorm_samples = batchnorm_samples
-        self.to_input = to_input or default_to_input
-        self.names: list[str] = []
+        self.to_input = to_input
+        self.names = []
         self.left_out: list[str] = []
-        self.norm_before: float | None = None
-        self.norm_after: float | None = None
+        self.norm_before = None
+        self.norm_after = None
         self._applied = False
         self._warned = False
 
@@ -270,19 +278,28 @@ class WeightRescaling(Callback):
     def _reestimate(self, trainer: Trainer, module: LightningModule) -> None:
         """Compute the statistics of batch normalization anew on this fit's training data."""
 
-        def forward(batch: Any) -> int:
-            inputs = passes(transfer(trainer, module, batch), self.to_input)
-            for one in inputs:
-                with trainer.precision_plugin.forward_context():
-                    module(one)
-            return sum(extract_batch_size(one) for one in inputs)
+        if not batchnorm_layers(module):
+            return
+        reader = Reader(trainer, module, self.to_input, default_to_input, training=True)
+
+        def read(batch: Any) -> list[Inputs]:
+            moved = transfer(trainer, module, batch)
+            tasks = by_pass(moved) if self.to_input is None else None
+            return [reader(moved)] if tasks is None else tasks
+
+        def forward(passes: list[Inputs]) -> int:
+            for inputs in passes:
+                with traceless(trainer, module, buffers=False):
+                    call(trainer, module, inputs)
+            return sum(inputs.size for inputs in passes)
 
         batches = training_batches(trainer)
         share = -(-self.batchnorm_samples // trainer.world_size)
-        with isolate_rng():
+        with isolate_rng(), torch.compiler.set_stance("force_eager"):
+            # Read ahead: how the network is called must be known before its layers are watched.
             reestimate(
                 module,
-                batches,
+                read_ahead(read, batches),
                 forward,
                 max_samples=share,
                 reduce=partial(total_over_processes, trainer),

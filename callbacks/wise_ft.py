@@ -10,10 +10,13 @@ from statistics import fmean
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lit_aux.callbacks._brought_back import Brought
 from lit_aux.callbacks._from_start import FromStart
 from lit_aux.callbacks._logging import log_scalars, prefix_of
+from lit_aux.callbacks._never_fatal import never_fatal
 from lit_aux.callbacks._parameters import by_first_name, is_continuous, without_integers
 from lit_aux.callbacks._weights import live_tensors, restore
 from lit_aux.callbacks.mixing_measurement import MixingMeasurement
@@ -60,6 +63,9 @@ class WiSEFT(FromStart):
             lacks, in every phase of several, or on resuming a run that was started without.
     """
 
+    results: Brought[list[MixingMeasurement]] = Brought()
+    best: Brought[float | None] = Brought()
+
     def __init__(
         self,
         mixing: Sequence[float] | None = None,
@@ -81,8 +87,8 @@ class WiSEFT(FromStart):
         self.mixing, self.keep_best = sorted({*chosen}), keep_best
         self.tasks = None if tasks is None else list(tasks)
         self.num_samples, self.data = num_samples, data
-        self.results: list[MixingMeasurement] = []
-        self.best: float | None = None
+        self.results = []
+        self.best = None
         self._evaluation = TrajectoryLog(splits=("val", "test"), data=data)
 
     def kept(self, module: LightningModule) -> Mapping[str, Tensor]:
@@ -111,6 +117,15 @@ class WiSEFT(FromStart):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate every mixture; leave the network as it was trained, or at the best."""
+        with never_fatal(type(self).__name__):
+            self._evaluate(trainer, pl_module)
+        if not self.results:
+            rank_zero_warn(
+                f"{type(self).__name__} measured nothing: there are no validation or test examples."
+            )
+
+    def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate every mixture, choose and write."""
         after = {name: value.detach().clone() for name, value in live_tensors(pl_module).items()}
         phase = prefix_of(pl_module).rstrip("/")
         try:

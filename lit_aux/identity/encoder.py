@@ -415,7 +415,12 @@ def _plain_state(kind: type) -> bool:
     own = ("__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__")
     return (
         kind.__flags__ & (1 << 9) != 0
-        and not any(name in vars(base) for base in kind.__mro__ if base is not object for name in own)
+        and not any(
+            name in vars(base)
+            for base in kind.__mro__
+            if base is not object and not base.__module__.startswith("lit_aux.")
+            for name in own
+        )
         and not issubclass(kind, Sequence | Mapping | set | frozenset | int | float | str | bytes)
     )
 

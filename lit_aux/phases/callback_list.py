@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from inspect import signature
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
@@ -13,7 +14,7 @@ from lit_aux.phases.checkpoint import PhaseCheckpoint
 from lit_aux.phases.keeper import PhaseKeeper
 from lit_aux.phases.phase import Phase
 
-_OF_FIT = ("phase_name", "should_stop", "training", "validating", "testing", "predicting", "sanity_checking")
+_OPTIONS = frozenset(signature(Trainer.__init__).parameters) - {"callbacks"}
 # Their scores belong to one phase, so that each phase finds them as they were built.
 _AFRESH = (EarlyStopping, Checkpoint, Timer, WeightAveraging)
 
@@ -58,7 +59,7 @@ class CallbackList:
             stops_itself: Whether the module, and no callback, looks after the training loss.
         """
         own = self.own
-        trainer_state = {name: value for name, value in vars(self.trainer).items() if _is_option(name, value)}
+        options = {name: vars(self.trainer)[name] for name in _OPTIONS if name in vars(self.trainer)}
         first = phase is phases[0]
         for callback in own:
             if id(callback) in self._built:
@@ -73,13 +74,7 @@ class CallbackList:
             yield
         finally:
             self.trainer.callbacks = own  # type: ignore[attr-defined]
-            vars(self.trainer).update(trainer_state)
-
-
-def _is_option(name: str, value: object) -> bool:
-    """Whether an attribute of the Trainer is an option: a plain value that is not the state of a fit."""
-    plain = isinstance(value, bool | int | float | str | None)
-    return plain and not name.startswith("_") and name not in _OF_FIT
+            vars(self.trainer).update(options)
 
 
 def _waits(callback: Callback, others: Sequence[str]) -> bool:

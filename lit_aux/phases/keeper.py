@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from lit_aux.errors import NonFiniteLossError
+from lit_aux.phases.brought_back import bring_back
 from lit_aux.phases.state import CHECKPOINT_KEY, random_state, restore_random_state
 
 if TYPE_CHECKING:
@@ -86,6 +87,11 @@ class PhaseKeeper(Callback):
         refresh = getattr(pl_module, "refresh_batchnorm", None)
         if refresh is not None:
             refresh()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Let the process that waits for this one know how the fit went."""
+        if stage == "fit":
+            bring_back(cast("PhaseTrainer", trainer))
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

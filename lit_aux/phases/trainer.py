@@ -9,7 +9,6 @@ from typing import Any, Literal, cast
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
-from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -18,6 +17,7 @@ from lightning.pytorch.utilities.types import EVAL_DATALOADERS, TRAIN_DATALOADER
 from lit_aux.callbacks import WeightRescaling
 from lit_aux.errors import ConfigurationError
 from lit_aux.identity.configuration import flat_options
+from lit_aux.phases.brought_back import check_processes, starts_processes, take_back
 from lit_aux.phases.callback_list import CallbackList, with_checkpoint
 from lit_aux.phases.checkpoint import PhaseCheckpoint
 from lit_aux.phases.ending import why_it_ended
@@ -149,7 +149,8 @@ class PhaseTrainer(Trainer):
                 point = resume if index == resume.phase else ResumePoint(phase=index)
                 self._run_phase(index, model, train_dataloaders, val_dataloaders, datamodule, point)
         except BaseException:
-            if len(self.phase_results) <= 1 and self.global_step == 0 and self.is_global_zero:
+            unstarted = self.global_step == 0 and not starts_processes(self)  # those count for themselves
+            if len(self.phase_results) <= 1 and unstarted and self.is_global_zero:
                 discard_runs(self.loggers)
             raise
         finally:
@@ -196,10 +197,7 @@ class PhaseTrainer(Trainer):
         return self._files
 
     def _check_callbacks(self, model: LightningModule) -> None:
-        if isinstance(self.strategy.launcher, _MultiProcessingLauncher):
-            raise ConfigurationError(
-                "trainer.strategy: strategies that spawn or fork cannot run several phases; use strategy=ddp"
-            )
+        check_processes(self, model, len(self._phases))
         if len(self._phases) > 1 and any(isinstance(c, WeightRescaling) for c in self._callback_list.own):
             raise ConfigurationError(
                 "trainer.callbacks: WeightRescaling would act before the first phase; set --model.rescale, "
@@ -240,6 +238,7 @@ class PhaseTrainer(Trainer):
                 super().fit(model, train, val, datamodule, resume.path, weights_only=True)
             finally:
                 self.limit_train_batches = trained_batches
+            self._settled |= take_back(self, result, model, datamodule)
             self._leave(model, result)
             tested = any("/test_" in name for name in result.metrics)
             if self.test_after_phase and not tested and _has_test_data(model, datamodule):

@@ -136,7 +136,11 @@ def _layer(row: Mapping[str, Any]) -> LayerDimensionality:
     """Build a layer's row from JSON, where what is no number is null."""
     numbers = {name: nan if row[name] is None else float(row[name]) for name in NUMBERS}
     return LayerDimensionality(
-        phase=row["phase"], layer=short_layer(row["layer"]), verdict=row["verdict"], **numbers
+        phase=row["phase"],
+        layer=short_layer(row["layer"]),
+        verdict=row["verdict"],
+        note=row.get("note", ""),
+        **numbers,
     )
 
 

@@ -62,7 +62,7 @@ def _summary(factor: float, members: Sequence[FactorFit]) -> FactorSummary:
         name = rows[0].layer
         means: dict[str, float] = {key: fmean(getattr(row, key) for row in rows) for key in NUMBERS}
         verdict, agreement[name] = Counter(row.verdict for row in rows).most_common(1)[0]
-        layers[name] = LayerDimensionality(rows[0].phase, name, verdict=verdict, **means)
+        layers[name] = LayerDimensionality(rows[0].phase, name, verdict=verdict, note="", **means)
     accuracies = [one.val_accuracy for one in whole if one.val_accuracy is not None]
     losses = [one.val_loss for one in whole if one.val_loss is not None]
     return FactorSummary(

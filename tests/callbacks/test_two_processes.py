@@ -45,7 +45,7 @@ class Report(pl.Callback):
             "norms": (rescale.norm_before, rescale.norm_after),
             "default": [astuple(row) for row in default.results],
             "sharded": [astuple(row) for row in sharded.results],
-            "pieces": (default._pieces, sharded._pieces),
+            "pieces": [[x for piece in c._pieces for x in piece.args] for c in (default, sharded)],
             "epochs": trainer.current_epoch,
             "reason": stop.stop_reason,
             "losses": self.losses,
