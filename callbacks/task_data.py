@@ -85,7 +85,8 @@ def _batches(found: Any) -> Iterable[Any]:
 def task_probe(trainer: Trainer, data: TaskData, tasks: list[str], n: int, user: str) -> dict[str, Any]:
     """Return the first ``n`` training examples of each task as one batch ``(x, y)`` in CPU memory.
 
-    Examples without a target are passed over. They depend on the data alone: single- and multi-task runs, and all processes, get the same ones.
+    Examples without a target are passed over. The others depend on the data alone: single- and multi-task
+    runs, and all processes, get the same ones.
 
     Raises:
         ConfigurationError: If a task has no training example.

@@ -35,6 +35,7 @@ class _MeanLoss(Metric):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, loss: Tensor, size: Tensor | float) -> None:
+        size = size.to(self.total) if isinstance(size, Tensor) else size
         self.total = self.total + loss.detach().to(self.total.device).double() * size
         self.count = self.count + size
 

@@ -44,8 +44,8 @@ def check_tasks(batch: Batch, phase: Phase | None) -> None:
     for task in batch:
         if phase is not None and task not in phase.tasks:
             raise ConfigurationError(
-                f"data: a training batch holds task {task!r}, which phase {phase.name!r} does not train; give "
-                f"batches of {', '.join(phase.tasks)} alone, as set_phase(tasks, order) of a data module asks"
+                f"data: a training batch holds task {task!r}, which phase {phase.name!r} does not train; "
+                f"give batches of {', '.join(phase.tasks)} alone, as a data module with set_phase does"
             )
 
 

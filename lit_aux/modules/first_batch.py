@@ -46,7 +46,7 @@ def check_targets(loss: nn.Module, outputs: Tensor, targets: Targets) -> None:
         ConfigurationError: The message begins after the name of the loss.
     """
     y, known = targets.y.detach(), targets.known
-    found = (y if known is None else y[known]).double()
+    found = (y if known is None else y[known]).cpu().double()
     low, high = float(found.min()), float(found.max())
     if targets.kind == "classes" and (low < 0 or high >= outputs.shape[1]):
         remedy = "subtract 1" if low == 1 and high == outputs.shape[1] else f"{MISSING} is for missing labels"
@@ -65,14 +65,14 @@ def check_targets(loss: nn.Module, outputs: Tensor, targets: Targets) -> None:
         raise ConfigurationError(f"takes counts, and got {low:g}; they must be at least 0")
     if targets.kind == "distributions":
         _check_distributions(loss, targets)
-    _check_outputs(loss, outputs.detach().double())
+    _check_outputs(loss, outputs.detach().cpu().double())
 
 
 def _check_distributions(loss: nn.Module, targets: Targets) -> None:
-    y = targets.y.detach().double()
+    y = targets.y.detach().cpu().double()
     shares = y.exp() if getattr(loss, "log_target", False) else y
     sums = shares.sum(1)
-    sums = sums if targets.known is None else sums[targets.known[:, 0]]
+    sums = sums if targets.known is None else sums[targets.known[:, 0].cpu()]
     if float(shares.min()) < 0 or float((sums - 1).abs().max()) > 1e-2:
         worst = float(sums.flatten()[(sums - 1).abs().argmax()])
         raise ConfigurationError(

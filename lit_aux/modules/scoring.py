@@ -123,6 +123,5 @@ def _score_parts(metric: Any, outputs: Tensor, y: Tensor, known: Tensor) -> None
         metric.update(outputs[known], y[known])
     else:
         raise ConfigurationError(
-            f"{type(metric).__name__} cannot leave out parts of an example's targets; use a metric that has "
-            "an ignore_index"
+            "cannot leave out parts of an example's targets; use a metric that has an ignore_index"
         )
