@@ -53,6 +53,16 @@ def checked(load: Callable[[], Any], class_names: Sequence[str]) -> tuple[Images
     return images.select(kept) if isinstance(images, ImageFiles) else images[kept], labels[kept]
 
 
+def tested_later(data: Any) -> bool:
+    """Whether someone's own test images will be needed after a fit, and so are better looked at before it.
+
+    Args:
+        data: A data module with ``load_test``.
+    """
+    own = data.load_test.__module__.split(".")[0] != "lit_aux"
+    return own and bool(getattr(data.trainer, "test_after_phase", False))
+
+
 def _tensor(given: Any, what: str) -> Tensor:
     """Return numbers of any kind as a tensor on the CPU."""
     if isinstance(given, Tensor) and given.is_complex():

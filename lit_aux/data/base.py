@@ -10,7 +10,7 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor, nn
 
-from lit_aux.data.arrays import checked
+from lit_aux.data.arrays import checked, tested_later
 from lit_aux.data.counts import at_least, check_classes_covered, resolve_counts, resolve_seed, split_sizes
 from lit_aux.data.label_noise import check_noise
 from lit_aux.data.loader import TaskLoader
@@ -236,7 +236,7 @@ class TaskDataModule(LightningDataModule, ABC):
             )
             val = self._apart("val", checked(self.load_val, self.class_names), self.n_val) if apart else val
             self._sets.update(train=train, val=val)
-        if stage in ("test", "predict", None) and "test" not in self._sets:
+        if (stage in ("test", "predict", None) or tested_later(self)) and "test" not in self._sets:
             self._sets["test"] = self._apart("test", checked(self.load_test, self.class_names), self.n_test)
 
     def train_dataloader(self) -> MultiTaskLoader:

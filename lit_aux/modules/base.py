@@ -137,6 +137,7 @@ class AuxiliaryModule(EvaluationSteps, ABC):
         self.phase = phase
         self._refreshed_at = -1
         self._unlabelled.clear()
+        self.step_loss = None
         self.evaluation.reset()
         self.train()  # a phase before may have frozen layers into eval mode
         if phase.readout == "reset":

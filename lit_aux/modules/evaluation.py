@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.modules.first_batch import check_metrics, check_targets, one_line, wants_as_given
+from lit_aux.modules.first_batch import OneLine, check_metrics, check_targets, wants_as_given
 from lit_aux.modules.losses import BatchLoss, batch_loss
 from lit_aux.modules.scoring import metrics_of, score
 from lit_aux.modules.targets import Targets, kind_of, targets_of
@@ -115,18 +115,22 @@ class TaskEvaluation(nn.Module):
     def reset(self) -> None:
         """Forget what a fit that was interrupted has left."""
         self._checked.clear()
+        self._as_given.clear()
         for module in self.modules():
             if isinstance(module, Metric):
                 module.reset()
 
     def measure(self, task: str, outputs: Tensor, y: Any) -> BatchLoss:
         """Return the loss of one batch; nothing is counted."""
-        return self._loss(task, outputs, self.targets(task, outputs, y))
+        loss = self.loss(task)
+        with OneLine(_called(loss, task), outputs, y):
+            return batch_loss(loss, outputs, targets_of(loss, outputs, y), as_given=task in self._as_given)
 
     def targets(self, task: str, outputs: Tensor, y: Any) -> Targets:
         """Return targets as the task's loss takes them, and which of them are there."""
-        with one_line(self._called(task), outputs, y):
-            return targets_of(self.loss(task), outputs, y)
+        loss = self.loss(task)
+        with OneLine(_called(loss, task), outputs, y):
+            return targets_of(loss, outputs, y)
 
     def score(self, metric: Metric, task: str, outputs: Tensor, y: Any) -> None:
         """Add a batch to a metric that is like one of the task's."""
@@ -135,18 +139,9 @@ class TaskEvaluation(nn.Module):
         def attempt(given: bool) -> None:
             score(deepcopy(metric), loss, outputs, targets, as_given=given)
 
-        with one_line(f"metrics: {type(metric).__name__} of task {task!r}", outputs, y):
+        with OneLine(f"metrics: {type(metric).__name__} of task {task!r}", outputs, y):
             as_given = targets.flat and wants_as_given(targets, attempt)
             score(metric, loss, outputs, targets, as_given=as_given)
-
-    def _called(self, task: str) -> str:
-        return f"losses: {type(self.loss(task)).__name__} of task {task!r}"
-
-    def _loss(self, task: str, outputs: Tensor, targets: Targets) -> BatchLoss:
-        with one_line(self._called(task), outputs, targets.y):
-            return batch_loss(
-                self.loss(task), outputs, targets, as_given=self._called(task) in self._as_given
-            )
 
     def _check(self, stage: str, task: str, outputs: Tensor, targets: Targets) -> None:
         """Look at the first batch of a task and stage that has labels."""
@@ -154,10 +149,10 @@ class TaskEvaluation(nn.Module):
             return
         self._checked.add((stage, task))
         loss = self.loss(task)
-        with one_line(self._called(task), outputs, targets.y):
+        with OneLine(_called(loss, task), outputs, targets.y):
             check_targets(loss, outputs, targets)
             if targets.kind == "own" and targets.flat and self._wants_as_given(loss, outputs, targets):
-                self._as_given.add(self._called(task))
+                self._as_given.add(task)
         metrics = self._metrics(stage, task)
         names = check_metrics(metrics, loss, outputs.detach(), targets, task)
         self._as_given |= {f"{stage}/{task}/{name}" for name in names}
@@ -174,16 +169,19 @@ class TaskEvaluation(nn.Module):
 
     def _step(self, stage: str, task: str, outputs: Tensor, y: Any) -> BatchLoss:
         """Add one batch to the measures of a task, and return its loss."""
-        targets = self.targets(task, outputs, y)
+        loss = self.loss(task)
+        with OneLine(_called(loss, task), outputs, y):
+            targets = targets_of(loss, outputs, y)
         if (stage, task) not in self._checked:
             self._check(stage, task, outputs, targets)
-        loss = self._loss(task, outputs, targets)
-        cast(_MeanLoss, self.means[f"{stage}/{task}"]).update(loss.mean, loss.count)
+        with OneLine(_called(loss, task), outputs, y):
+            found = batch_loss(loss, outputs, targets, as_given=task in self._as_given)
+        cast(_MeanLoss, self.means[f"{stage}/{task}"]).update(found.mean, found.count)
         for name, metric in self._metrics(stage, task).items():
-            with one_line(f"metrics: {name} ({type(metric).__name__}) of task {task!r}", outputs, y):
+            with OneLine(f"metrics: {name} ({type(metric).__name__}) of task {task!r}", outputs, y):
                 as_given = f"{stage}/{task}/{name}" in self._as_given
-                score(metric, self.loss(task), outputs.detach(), targets, as_given=as_given)
-        return loss
+                score(metric, loss, outputs.detach(), targets, as_given=as_given)
+        return found
 
     def train_step(self, task: str, outputs: Tensor, y: Any) -> BatchLoss:
         """Return the loss of one batch, after adding it to the task's training measures.
@@ -220,6 +218,10 @@ class TaskEvaluation(nn.Module):
             if count > 0:
                 result[task] = {"loss": loss, **values}
         return result
+
+
+def _called(loss: nn.Module, task: str) -> str:
+    return f"losses: {type(loss).__name__} of task {task!r}"
 
 
 def _check_outputs(

@@ -1,7 +1,6 @@
 """What is looked at once: whether outputs and targets are what a task's loss and metrics are for."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 
 import torch
@@ -14,29 +13,37 @@ from lit_aux.modules.scoring import classification, score
 from lit_aux.modules.targets import Targets
 
 _FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, NotImplementedError)
+_OF_THE_DEVICE = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
 
 
-@contextmanager
-def one_line(what: str, outputs: Tensor, y: object) -> Iterator[None]:
+class OneLine:
     """Say in one line what a loss or metric does not take, in place of its own error.
+
+    A context manager that costs little: it is entered several times in every step.
 
     Args:
         what: Who raises, as ``losses: MSELoss of task 'main'``.
         outputs: For their shape.
         y: The targets.
     """
-    try:
-        yield
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{what} {error}") from error
-    except torch.OutOfMemoryError:
-        raise
-    except _FAILURES as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        given = f"{y.dtype} {tuple(y.shape)}".removeprefix("torch.") if isinstance(y, Tensor) else type(y)
-        raise ConfigurationError(
-            f"{what} refuses outputs {tuple(outputs.shape)} and targets {given}: {reason}"
-        ) from error
+
+    def __init__(self, what: str, outputs: Tensor, y: object) -> None:
+        self.what, self.outputs, self.y = what, outputs, y
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ConfigurationError):
+            raise ConfigurationError(f"{self.what} {error}") from error
+        if isinstance(error, _FAILURES) and not isinstance(error, _OF_THE_DEVICE):
+            reason = " ".join(str(error).split()) or type(error).__name__
+            y = self.y
+            given = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else f"of type {type(y).__name__}"
+            raise ConfigurationError(
+                f"{self.what} refuses outputs {tuple(self.outputs.shape)} and targets "
+                f"{given.removeprefix('torch.')}: {reason}"
+            ) from error
 
 
 def check_targets(loss: nn.Module, outputs: Tensor, targets: Targets) -> None:
@@ -118,7 +125,7 @@ def check_metrics(
         def attempt(given: bool, metric: Metric = metric) -> None:
             score(deepcopy(metric), loss, outputs, targets, as_given=given)
 
-        with one_line(what, outputs, targets.y):
+        with OneLine(what, outputs, targets.y):
             if wants_as_given(targets, attempt):
                 as_given.add(name)
     return as_given

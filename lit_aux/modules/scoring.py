@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import torch
@@ -39,25 +40,38 @@ def metrics_of(loss: nn.Module, outputs: int, metrics: Mapping[str, Metric] | No
     That is accuracy: of classes, or of yes and no for each output where the loss takes these. Losses of
     values have the mean absolute error, ``mae``; of distances (``HingeEmbeddingLoss``), none.
     """
-    if metrics is not None:
-        return nn.ModuleDict({name: deepcopy(metric) for name, metric in metrics.items()})
+    found = _defaults(loss, outputs) if metrics is None else metrics
+    copies = {name: deepcopy(metric) for name, metric in found.items()}
+    for metric in copies.values():
+        # on every process alike, whether or not it will see that one of several bits is missing
+        if classification(metric) in ("Binary", "Multilabel") and getattr(metric, "ignore_index", 0) is None:
+            metric.ignore_index = MISSING
+    return nn.ModuleDict(copies)
+
+
+def _defaults(loss: nn.Module, outputs: int) -> dict[str, Metric]:
     kind = kind_of(loss)
     if kind == "values":
-        return nn.ModuleDict({"mae": MeanAbsoluteError()})
+        return {"mae": MeanAbsoluteError()}
     if isinstance(loss, nn.HingeEmbeddingLoss):
-        return nn.ModuleDict()
+        return {}
     if kind not in ("shares", "signs"):
-        return nn.ModuleDict({"accuracy": MulticlassAccuracy(num_classes=outputs, average="micro")})
+        return {"accuracy": MulticlassAccuracy(num_classes=outputs, average="micro")}
     if outputs == 1:
-        return nn.ModuleDict({"accuracy": BinaryAccuracy()})
-    return nn.ModuleDict({"accuracy": MultilabelAccuracy(num_labels=outputs, average="micro")})
+        return {"accuracy": BinaryAccuracy()}
+    return {"accuracy": MultilabelAccuracy(num_labels=outputs, average="micro")}
 
 
 def classification(metric: Metric) -> str:
     """Return ``Binary``, ``Multiclass`` or ``Multilabel`` for torchmetrics' metrics of classes, else ""."""
-    if not type(metric).__module__.startswith("torchmetrics.classification"):
+    return _classification(type(metric))
+
+
+@cache
+def _classification(metric: type[Metric]) -> str:
+    if not metric.__module__.startswith("torchmetrics.classification"):
         return ""
-    names = [base.__name__ for base in type(metric).__mro__]
+    names = [base.__name__ for base in metric.__mro__]
     kinds = ("Binary", "Multiclass", "Multilabel")
     return next((kind for kind in kinds if any(name.startswith(kind) for name in names)), "")
 

@@ -1,7 +1,8 @@
 """Targets in the form that a loss takes them, and which of them are there."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cache, cached_property
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +25,14 @@ _KINDS: dict[Kind, tuple[type[nn.Module], ...]] = {
 
 def kind_of(loss: nn.Module) -> Kind:
     """Return what a loss takes for targets; ``own`` for all that do not compute as torch's losses do."""
-    forward: Any = type(loss).forward
-    if forward.__module__ == "torch.nn.modules.loss":
+    return _kind_of(cast(Any, type(loss)))
+
+
+@cache
+def _kind_of(loss: type) -> Kind:
+    if cast(Any, loss).forward.__module__ == "torch.nn.modules.loss":
         for kind, types in _KINDS.items():
-            if isinstance(loss, types):
+            if issubclass(loss, types):
                 return kind
     return "own"
 
@@ -58,12 +63,12 @@ class Targets:
     kind: Kind
     flat: bool
 
-    @property
+    @cached_property
     def rows(self) -> Tensor | None:
         """Which examples have any target, bool (B,); None where all have all."""
         return None if self.known is None else self.known.reshape(len(self.known), -1).any(1)
 
-    @property
+    @cached_property
     def empty(self) -> bool:
         """Whether no target is there."""
         return self.y.numel() == 0 or (self.known is not None and not bool(self.known.any()))
@@ -98,7 +103,13 @@ def targets_of(loss: nn.Module, outputs: Tensor, y: Any) -> Targets:
         return _targets(shaped, numbers, known_labels(numbers, ignored), kind, flat)
     kind = "distributions" if kind == "classes" else kind
     shaped = _shaped(y, outputs.shape, outputs, "targets")
-    known = known_labels(shaped) if kind != "values" or shaped.is_floating_point() else None
+    whole = not shaped.is_floating_point()
+    if kind == "values" and whole and bool((shaped == MISSING).any()):
+        raise ConfigurationError(
+            f"takes values, and got whole numbers with {MISSING} among them; give floats, with NaN for what is "
+            "missing"
+        )
+    known = None if kind == "values" and whole else known_labels(shaped)
     if known is not None and kind != "values":
         known = known & (shaped != MISSING)  # which is no share, sign or probability
     return _targets(shaped, _as_floats(shaped, outputs), known, kind, flat)

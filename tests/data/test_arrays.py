@@ -2,14 +2,19 @@
 
 import math
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from toys import toy_trainer
 
+from lit_aux import PhaseSettings
 from lit_aux.data.base import TaskDataModule
 from lit_aux.errors import ConfigurationError
+from lit_aux.modules import SingleTaskModule
 
 LEVELS = torch.tensor([0, 51, 102, 204, 255], dtype=torch.uint8)
 LABELS = [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
@@ -192,3 +197,17 @@ def test_nothing_is_said_of_what_is_right() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Own().setup()
+
+
+def test_test_images_of_a_run_are_checked_before_it_trains(tmp_path: Path) -> None:
+    class Run(Own):
+        def load_test(self) -> Any:
+            return ramp(), LABELS[:4]
+
+    network = nn.Sequential(nn.Flatten(), nn.Linear(20, 4))
+    module = SingleTaskModule(network, {"main": 3}, num_features=4, settings=PhaseSettings(max_epochs=1))
+    start = network[1].weight.detach().clone()
+    with pytest.raises(ConfigurationError, match=r"Run.load_test: 10 images and 4 labels"):
+        toy_trainer(tmp_path).fit(module, datamodule=Run())
+    assert torch.equal(network[1].weight, start)
+    toy_trainer(tmp_path, test_after_phase=False).fit(module, datamodule=Run())

@@ -160,6 +160,7 @@ MANY = {
     "many of one": (nn.MSELoss(), OUTPUTS[:, :1], draw(N, 3), r"targets of shape \(12, 1\)"),
     "a square": (nn.MSELoss(), draw(3, 3), draw(3), r"targets of shape \(3, 3\) .* float32 of shape \(3,\)"),
     "infinite": (nn.MSELoss(), OUTPUTS[:, 0:1], VALUES / 0, "infinite targets; NaN is for missing"),
+    "whole values": (nn.MSELoss(), OUTPUTS[:, :1], LABELS - 100, "floats, with NaN for what is missing"),
     "signs for bits": (nn.BCEWithLogitsLoss(), OUTPUTS, BITS * 2 - 1, "from 0 to 1, and got -1 to 1"),
     "bits for signs": (nn.SoftMarginLoss(), OUTPUTS, BITS, "targets of 1 and -1, and got 0 to 1"),
     "counts": (nn.PoissonNLLLoss(), OUTPUTS[:, :1], VALUES, "takes counts"),
