@@ -106,7 +106,8 @@ def targets_of(loss: nn.Module, outputs: Tensor, y: Any) -> Targets:
     whole = not shaped.is_floating_point()
     if kind == "values" and whole and bool((shaped == MISSING).any()):
         raise ConfigurationError(
-            f"takes values, and got whole numbers, {MISSING} among them; give floats, with NaN for what is missing"
+            f"takes values, and got whole numbers, {MISSING} among them; give floats, with NaN for what "
+            "is missing"
         )
     known = None if kind == "values" and whole else known_labels(shaped)
     if known is not None and kind != "values":
