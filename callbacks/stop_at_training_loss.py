@@ -10,7 +10,10 @@ from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 
 from lit_aux.callbacks._brought_back import BringsBack, Brought
+from lit_aux.callbacks._labels import labels_in
 from lit_aux.errors import ConfigurationError, unknown_name
+
+_TARGETS = ("labels", "label", "targets", "target", "y")
 
 
 class StopAtTrainingLoss(BringsBack):
@@ -20,6 +23,11 @@ class StopAtTrainingLoss(BringsBack):
     with the losses as they were during the epoch, and costs no synchronisation with the device until the
     epoch ends. The Trainer's ``min_epochs`` and ``min_steps`` come first: a loss below the threshold in an
     earlier epoch does not count.
+
+    Where a batch is ``(x, y)``, or has its targets under ``labels``, ``label``, ``targets``, ``target`` or
+    ``y``, a step weighs as many targets as are there: NaN is missing, and so are the class numbers -100 and
+    the ``ignore_index`` of the module's losses. A module may say it itself: its attribute ``step_loss``, the
+    mean loss of the latest step and what that weighs, takes the place of both.
 
     Attributes:
         stop_reason: Why the fit was stopped, for people; None if this callback did not stop it.
@@ -59,12 +67,13 @@ class StopAtTrainingLoss(BringsBack):
     def _reset_epoch(self) -> None:
         """Forget the losses so far."""
         self._total: Tensor | None = None
-        self._size = 0
+        self._size: Tensor | float = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch's sums so far (of this process), the epoch count and the reason."""
         total = 0.0 if self._total is None else float(self._total)
-        return {"epochs": self._epochs, "reason": self.stop_reason, "total": total, "size": self._size}
+        size = float(self._size)
+        return {"epochs": self._epochs, "reason": self.stop_reason, "total": total, "size": size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
@@ -90,12 +99,17 @@ class StopAtTrainingLoss(BringsBack):
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if self.monitor is not None or not isinstance(loss, Tensor):
             return
-        size = extract_batch_size(batch)
         # Lightning divides the loss of automatic optimization by the number of accumulated batches.
-        weight = size * (trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1)
-        term = loss.detach().to(_dtype(loss.device)) * weight
+        mean = loss.detach() * (trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1)
+        size: Tensor | float = _targets_in(batch, pl_module)
+        own = getattr(pl_module, "step_loss", None)
+        if isinstance(own, tuple) and len(own) == 2:
+            mean, size = own
+        term = mean.detach().to(_dtype(loss.device)) * size
+        if isinstance(size, Tensor):
+            term = torch.where(size > 0, term, 0)  # the mean over nothing is NaN
         self._total = term if self._total is None else self._total.to(term) + term
-        self._size += size
+        self._size = self._size + size
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare, on every process alike."""
@@ -132,6 +146,18 @@ class StopAtTrainingLoss(BringsBack):
         values = [metrics[name].detach().to(device, _dtype(device)) for name in self.monitor or []]
         mean = trainer.strategy.reduce(torch.stack(values), reduce_op="mean")
         return dict(zip(self.monitor or [], torch.as_tensor(mean).tolist(), strict=True))
+
+
+def _targets_in(batch: Any, module: LightningModule) -> Tensor | float:
+    """Return the number of targets in a batch that are there; its size where it is not known to have any."""
+    found: Any = None
+    if isinstance(batch, Mapping):
+        found = next((batch[name] for name in _TARGETS if name in batch), None)
+    elif isinstance(batch, tuple | list) and len(batch) == 2:
+        found = batch[1]
+    if not isinstance(found, Tensor) or not found.ndim:
+        return extract_batch_size(batch)
+    return labels_in(module, found).sum()
 
 
 def _below(value: float, threshold: float) -> str:

@@ -10,6 +10,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lit_aux.callbacks._labels import labelled_rows
 from lit_aux.callbacks.probe import fixed_rng
 from lit_aux.errors import ConfigurationError
 
@@ -84,7 +85,8 @@ def _batches(found: Any) -> Iterable[Any]:
 def task_probe(trainer: Trainer, data: TaskData, tasks: list[str], n: int, user: str) -> dict[str, Any]:
     """Return the first ``n`` training examples of each task as one batch ``(x, y)`` in CPU memory.
 
-    They depend on the data alone: single- and multi-task runs, and all processes, get the same ones.
+    Examples without a target are passed over. The others depend on the data alone: single- and multi-task
+    runs, and all processes, get the same ones.
 
     Raises:
         ConfigurationError: If a task has no training example.
@@ -96,14 +98,18 @@ def task_probe(trainer: Trainer, data: TaskData, tasks: list[str], n: int, user:
 def _first(trainer: Trainer, data: TaskData, task: str, n: int, user: str) -> tuple[Any, Any]:
     pieces: list[tuple[Any, Any]] = []
     count = 0
-    for x, y in task_batches(trainer, data, "train", task, user):
+    module = trainer.lightning_module
+    for batch in task_batches(trainer, data, "train", task, user):
+        x, y = labelled_rows(module, task, batch)
+        if not len(y):
+            continue
         size = min(extract_batch_size(y), n - count)
         pieces.append(_cpu((x, y), slice(0, size)))
         count += size
         if count >= n:
             break
     if not pieces:
-        raise ConfigurationError(f"{user}: task {task!r} has no training examples")
+        raise ConfigurationError(f"{user}: task {task!r} has no training examples with a target")
     if len(pieces) == 1:
         return pieces[0]
     first, *_ = pieces

@@ -18,6 +18,12 @@ class TaskModel(Protocol):
     Neither method may log, count or change anything. ``readout_parameters`` is needed only where no
     ``shared`` patterns are given; ``task_metrics(task)``, a dictionary of fresh torchmetrics, only by those
     who want other metrics than accuracy.
+
+    Targets may be missing: NaN, and the class numbers -100 and the ``ignore_index`` of the module's losses.
+    Examples without any target are left out. Modules whose missing targets look otherwise say so by
+    ``task_labels(task, y)``, bool in the shape of y. A loss counts, beside those of other batches, by its
+    number of targets; where that is not what it divides by, ``task_mean(task, outputs, y)`` returns the mean
+    and what it divides by. ``task_score(task, metric, outputs, y)`` replaces ``metric.update(outputs, y)``.
     """
 
     def task_outputs(self, task: str, x: Any) -> Tensor:

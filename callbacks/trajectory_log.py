@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 
+from lit_aux.callbacks._labels import labelled_rows, labels_in
 from lit_aux.callbacks._never_fatal import never_fatal
 from lit_aux.callbacks.task_data import TaskData, phase_tasks, task_batches
 from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
@@ -112,20 +114,22 @@ class TrajectoryLog(TaskDiagnostic):
     def _evaluate(self, trainer: Trainer, module: LightningModule, split: str, task: str) -> dict[str, float]:
         model = self.model(module)
         metrics = _metrics(model, task, module.device)
-        sums = torch.zeros(3, dtype=torch.float64)  # of losses, of right answers, of examples
+        sums = torch.zeros(3, dtype=torch.float64)  # of losses, of right answers, of targets
         classified = True
         batches = task_batches(trainer, self.data, split, task, self.user)
         for number, batch in enumerate(batches):
             if number % trainer.world_size != trainer.global_rank:
                 continue
-            x, y = on_device(trainer, module, batch)
+            x, y = labelled_rows(module, task, on_device(trainer, module, batch))
+            if not len(y):
+                continue
             outputs = model.task_outputs(task, x)
-            loss = model.task_loss(task, outputs, y).double()
+            loss, size = _mean_loss(model, module, task, outputs, y)
             classified &= outputs.ndim == 2 and outputs.shape[1] > 1 and not y.is_floating_point()
             right = (outputs.argmax(1) == y).sum() if classified and metrics is None else 0
-            sums += torch.tensor([float(loss) * len(y), float(right), len(y)], dtype=torch.float64)
+            sums += torch.tensor([loss * size, float(right), size], dtype=torch.float64)
             for metric in (metrics or {}).values():
-                metric.update(outputs, y)
+                _score(model, task, metric, outputs, y)
         classified = not self.total(trainer, torch.tensor(float(not classified)))
         loss_sum, correct, count = self.total(trainer, sums).tolist()
         if not count:
@@ -159,6 +163,26 @@ def _metrics(model: TaskModel, task: str, device: torch.device) -> dict[str, Any
     """Return the module's own metrics of a task; None where it has none."""
     own = getattr(model, "task_metrics", None)
     return None if own is None else {name: metric.to(device) for name, metric in own(task).items()}
+
+
+def _mean_loss(
+    model: TaskModel, module: LightningModule, task: str, outputs: Tensor, y: Any
+) -> tuple[float, float]:
+    """Return the mean loss of a batch and what it is divided by."""
+    own = getattr(model, "task_mean", None)
+    if own is not None:
+        mean, size = own(task, outputs, y)
+        return float(mean), float(size)
+    loss = float(model.task_loss(task, outputs, y).double())
+    return loss, float(labels_in(module, y, task).sum()) if isinstance(y, Tensor) else len(y)
+
+
+def _score(model: TaskModel, task: str, metric: Any, outputs: Tensor, y: Any) -> None:
+    own = getattr(model, "task_score", None)
+    if own is None:
+        metric.update(outputs, y)
+    else:
+        own(task, metric, outputs, y)
 
 
 def _rows(results: Iterable[list[TaskMeasurement]]) -> Iterator[tuple[Any, ...]]:

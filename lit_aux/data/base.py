@@ -10,6 +10,7 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor, nn
 
+from lit_aux.data.arrays import checked, tested_later
 from lit_aux.data.counts import at_least, check_classes_covered, resolve_counts, resolve_seed, split_sizes
 from lit_aux.data.label_noise import check_noise
 from lit_aux.data.loader import TaskLoader
@@ -31,7 +32,8 @@ class TaskDataModule(LightningDataModule, ABC):
     batch is an index look-up. Everything that is drawn depends on the seed alone, and each task's draw on
     that task alone.
 
-    Subclasses name the classes and load the images.
+    Subclasses name the classes and load the images: other arrays than uint8 are taken, too, where they can
+    mean one thing only (see ``lit_aux.data.arrays.checked``).
 
     Args:
         classes: For each task its number of classes, or a list of class indices or names.
@@ -229,7 +231,7 @@ class TaskDataModule(LightningDataModule, ABC):
         if stage in ("fit", "validate", None) and "train" not in self._sets:
             apart = self.has_own_validation
             train, val = split_pool(
-                self.load_pool(),
+                checked(self.load_pool, self.class_names),
                 self.task_classes,
                 self.n,
                 0 if apart else self.n_val,
@@ -238,10 +240,10 @@ class TaskDataModule(LightningDataModule, ABC):
                 balanced=self.balanced,
                 noise=self.label_noise,
             )
-            val = self._apart("val", self.load_val(), self.n_val) if apart else val
+            val = self._apart("val", checked(self.load_val, self.class_names), self.n_val) if apart else val
             self._sets.update(train=train, val=val)
-        if stage in ("test", "predict", None) and "test" not in self._sets:
-            self._sets["test"] = self._apart("test", self.load_test(), self.n_test)
+        if (stage in ("test", "predict", None) or tested_later(self)) and "test" not in self._sets:
+            self._sets["test"] = self._apart("test", checked(self.load_test, self.class_names), self.n_test)
 
     def train_dataloader(self) -> MultiTaskLoader:
         """Return a loader of the phase's training images; a new one with every call."""

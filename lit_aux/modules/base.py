@@ -13,9 +13,11 @@ from torchmetrics import Metric
 from lit_aux.errors import ConfigurationError
 from lit_aux.models import MultiHeadNet, StudentNet, TimmBackbone, export_state_dict
 from lit_aux.modules.evaluation import TaskEvaluation
-from lit_aux.modules.evaluation_steps import Batch, EvaluationSteps, present
+from lit_aux.modules.evaluation_steps import Batch, EvaluationSteps, check_phased_data, check_tasks, present
+from lit_aux.modules.joint_losses import JointLosses, warn_of_unlabelled
 from lit_aux.modules.layer_decay import check_layer_decay
 from lit_aux.modules.loading import load_checkpoint, save_weights
+from lit_aux.modules.losses import BatchLoss
 from lit_aux.modules.optimization import build_optimizer, task_weights
 from lit_aux.modules.statistics import moving_layers, reestimate, share
 from lit_aux.modules.students import Students, attach
@@ -29,14 +31,16 @@ class AuxiliaryModule(EvaluationSteps, ABC):
 
     Subclasses say which phases by :meth:`default_phases`. A batch is ``{task: (x, y)}`` and holds only the
     tasks of its step, so that one training step serves every phase: the sum over its tasks of weight times
-    loss. Logged are ``{phase}/{task}/{train,val,test}_{loss,accuracy,...}``.
+    loss. Logged are ``{phase}/{task}/{train,val,test}_{loss,accuracy,...}``, of the targets that are there:
+    -100 (and the loss's ``ignore_index``) stands for a missing class, NaN for a missing value.
 
     Args:
         backbone: A network that returns features (batch, features), the name of a timm network, or a
             :class:`~lit_aux.models.StudentNet`, whose replicas all train at once on a teacher's data.
         tasks: Number of outputs of each task; the command line takes it from the data.
         losses: A loss for every task, or one by task; cross-entropy by default.
-        metrics: torchmetrics by name, the same for every task; accuracy by default. Each is copied.
+        metrics: torchmetrics by name, the same for every task. Each is copied. By default accuracy, of
+            classes or (``BCEWithLogitsLoss``) of each output; ``mae`` for losses of values (``MSELoss``).
         phases: Phases in place of the module's own.
         num_features: Number of features that the backbone returns; needed where it has no attribute of this
             name.
@@ -97,7 +101,9 @@ class AuxiliaryModule(EvaluationSteps, ABC):
         self._phases: list[Phase] | None = None
         self._refreshed_at = -1
         self._logged: set[str] = set()
+        self._unlabelled: set[str] = set()
         self._weights: dict[str, float] = {}
+        self.step_loss: tuple[Tensor, Tensor | float] | None = None
         if compile:
             self.net.compile()
 
@@ -136,6 +142,8 @@ class AuxiliaryModule(EvaluationSteps, ABC):
         """Prepare the weights and what trains; a PhaseTrainer calls this before the phase's fit."""
         self.phase = phase
         self._refreshed_at = -1
+        self._unlabelled.clear()
+        self.step_loss = None
         self.evaluation.reset()
         self.train()  # a phase before may have frozen layers into eval mode
         if phase.readout == "reset":
@@ -145,12 +153,13 @@ class AuxiliaryModule(EvaluationSteps, ABC):
             parameter.requires_grad_(name in chosen)
 
     def attach_data(self, data: Any, processes: int = 1) -> None:
-        """Take one replica for each of the data's, where the network is a student."""
+        """Refuse data that cannot tell phases apart; take one replica for each of the data's (students)."""
+        check_phased_data(self, data)
         attach(self, data, processes)
 
     def configure_model(self) -> None:
         """Bring students to the size of the data before a checkpoint is loaded."""
-        self.attach_data(self.trainer.datamodule)  # type: ignore[attr-defined]
+        attach(self, self.trainer.datamodule, 1)  # type: ignore[attr-defined]
 
     def setup(self, stage: str) -> None:
         """Refuse several phases on a Trainer that would run only one fit."""
@@ -200,14 +209,19 @@ class AuxiliaryModule(EvaluationSteps, ABC):
         if self.students is not None:
             return self.students.train_and_log()
         batch = present(batch)
+        check_tasks(batch, self.phase)
         outputs = self.training_outputs({task: x for task, (x, _) in batch.items()})
-        losses: dict[str, Tensor] = {}
+        losses: dict[str, BatchLoss] = {}
         for task, (_, y) in batch.items():
-            losses[task] = self._weights.get(task, 1.0) * self.evaluation.train_step(task, outputs[task], y)
+            losses[task] = self.evaluation.train_step(task, outputs[task], y)
             self._log_training(task)
-        if not losses:
-            raise ConfigurationError("the training data gave a batch without any task")
-        return self.combine(losses)
+        joint = JointLosses(losses, list(self.tasks), self.trainer)
+        self.step_loss = joint.mean(self._weights)
+        return self.combine_labelled(joint)
+
+    def combine_labelled(self, joint: JointLosses) -> Tensor:
+        """Return the loss of a batch; that of a task without a label is 0, and reaches every output."""
+        return self.combine({t: self._weights.get(t, 1.0) * value for t, value in joint.values.items()})
 
     def training_outputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return each task's logits on its own inputs, in one pass through the network."""
@@ -223,6 +237,11 @@ class AuxiliaryModule(EvaluationSteps, ABC):
             self._logged.add(task)
             for name, measure in self.evaluation.training_measures(task).items():
                 self.log(f"{self.log_prefix}{task}/train_{name}", measure, on_step=False, on_epoch=True)
+
+    def on_train_epoch_end(self) -> None:
+        """Say which tasks had no label in the epoch."""
+        if self.phase is not None and self.students is None:
+            warn_of_unlabelled(self, self.phase.tasks, self._unlabelled)
 
     # Evaluation
 

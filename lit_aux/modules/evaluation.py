@@ -3,20 +3,24 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Literal, Self, cast
+from typing import Any, Literal, Self, cast
 
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.modules.first_batch import OneLine, check_metrics, check_targets, wants_as_given
+from lit_aux.modules.losses import BatchLoss, batch_loss
+from lit_aux.modules.scoring import metrics_of, score
+from lit_aux.modules.targets import Targets, kind_of, targets_of
 
 Stage = Literal["val", "test"]
 
 
 class _MeanLoss(Metric):
-    """A size-weighted mean that also tells how many samples it is of; NaN stays NaN.
+    """A weighted mean that also tells what its weights sum to; NaN stays NaN.
 
     Sums are float64, so that it does not matter how samples are divided into batches and processes.
     """
@@ -30,7 +34,8 @@ class _MeanLoss(Metric):
         for name in ("total", "count"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, loss: Tensor, size: int) -> None:
+    def update(self, loss: Tensor, size: Tensor | float) -> None:
+        size = size.to(self.total) if isinstance(size, Tensor) else size
         self.total = self.total + loss.detach().to(self.total.device).double() * size
         self.count = self.count + size
 
@@ -61,10 +66,11 @@ class TaskEvaluation(nn.Module):
     Args:
         tasks: Number of outputs of each task.
         losses: One loss for all tasks or one by task; cross-entropy by default.
-        metrics: Metrics by name, copied for each task and stage; accuracy by default.
+        metrics: Metrics by name, copied for each task and stage; by default what fits the loss, see
+            :func:`~lit_aux.modules.scoring.metrics_of`.
 
     Raises:
-        ConfigurationError: If losses are given by task and one is missing, or accuracy has no classes.
+        ConfigurationError: If losses are given by task and one is missing, or a task has one class alone.
     """
 
     def __init__(
@@ -74,24 +80,21 @@ class TaskEvaluation(nn.Module):
         metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         super().__init__()
-        single = [task for task, outputs in tasks.items() if outputs < 2]
-        if single and metrics is None:
-            raise ConfigurationError(
-                f"tasks: {single[0]!r} has one output, which is no classification; give losses and metrics, "
-                "or students (DiagonalNet, ReLUNet) as the backbone of teacher data"
-            )
         if isinstance(losses, Mapping) and set(losses) != set(tasks):
             raise ConfigurationError(
                 f"losses: given for {', '.join(losses)}, but the tasks are {', '.join(tasks)}; one for each"
             )
         self.tasks = tuple(tasks)
+        self._checked: set[tuple[str, str]] = set()
+        self._as_given: set[str] = set()
         shared = nn.CrossEntropyLoss() if losses is None else losses
         by_task = shared if isinstance(shared, Mapping) else dict.fromkeys(tasks, shared)
+        _check_outputs(tasks, by_task, metrics)
         # Keys hold a stage or a slash, so that no task's name meets one of ModuleDict's own attributes.
         self.losses = nn.ModuleDict({f"/{task}": by_task[task] for task in tasks})
         self.measures = nn.ModuleDict(
             {
-                f"{stage}/{task}": _metrics(n, metrics)
+                f"{stage}/{task}": metrics_of(by_task[task], n, metrics)
                 for stage in ("train", "val", "test")
                 for task, n in tasks.items()
             }
@@ -111,27 +114,94 @@ class TaskEvaluation(nn.Module):
 
     def reset(self) -> None:
         """Forget what a fit that was interrupted has left."""
+        self._checked.clear()
+        self._as_given.clear()
         for module in self.modules():
             if isinstance(module, Metric):
                 module.reset()
 
-    def train_step(self, task: str, outputs: Tensor, y: Tensor) -> Tensor:
-        """Return the loss of one batch, after adding it to the task's training measures."""
-        loss: Tensor = self.loss(task)(outputs, y)
-        cast(_MeanLoss, self.means[f"train/{task}"]).update(loss, len(y))
-        for metric in self._metrics("train", task).values():
-            metric.update(outputs.detach(), y)
-        return loss
+    def measure(self, task: str, outputs: Tensor, y: Any) -> BatchLoss:
+        """Return the loss of one batch; nothing is counted."""
+        loss = self.loss(task)
+        with OneLine(_called(loss, task), outputs, y):
+            return batch_loss(loss, outputs, targets_of(loss, outputs, y), as_given=task in self._as_given)
+
+    def targets(self, task: str, outputs: Tensor, y: Any) -> Targets:
+        """Return targets as the task's loss takes them, and which of them are there."""
+        loss = self.loss(task)
+        with OneLine(_called(loss, task), outputs, y):
+            return targets_of(loss, outputs, y)
+
+    def score(self, metric: Metric, task: str, outputs: Tensor, y: Any) -> None:
+        """Add a batch to a metric that is like one of the task's."""
+        loss, targets = self.loss(task), self.targets(task, outputs, y)
+
+        def attempt(given: bool) -> None:
+            score(deepcopy(metric), loss, outputs, targets, as_given=given)
+
+        with OneLine(f"metrics: {type(metric).__name__} of task {task!r}", outputs, y):
+            as_given = targets.flat and wants_as_given(targets, attempt)
+            score(metric, loss, outputs, targets, as_given=as_given)
+
+    def _check(self, stage: str, task: str, outputs: Tensor, targets: Targets) -> None:
+        """Look at the first batch of a task and stage that has labels."""
+        if targets.empty:
+            return
+        self._checked.add((stage, task))
+        loss = self.loss(task)
+        with OneLine(_called(loss, task), outputs, targets.y):
+            check_targets(loss, outputs, targets)
+            if targets.kind == "own" and targets.flat and self._wants_as_given(loss, outputs, targets):
+                self._as_given.add(task)
+        metrics = self._metrics(stage, task)
+        names = check_metrics(metrics, loss, outputs.detach(), targets, task)
+        self._as_given |= {f"{stage}/{task}/{name}" for name in names}
+
+    @staticmethod
+    @torch.no_grad()
+    def _wants_as_given(loss: nn.Module, outputs: Tensor, targets: Targets) -> bool:
+        with isolate_rng():
+
+            def attempt(given: bool) -> None:
+                batch_loss(deepcopy(loss), outputs, targets, as_given=given)
+
+            return wants_as_given(targets, attempt)
+
+    def _step(self, stage: str, task: str, outputs: Tensor, y: Any) -> BatchLoss:
+        """Add one batch to the measures of a task, and return its loss."""
+        loss = self.loss(task)
+        with OneLine(_called(loss, task), outputs, y):
+            targets = targets_of(loss, outputs, y)
+        if (stage, task) not in self._checked:
+            self._check(stage, task, outputs, targets)
+        with OneLine(_called(loss, task), outputs, y):
+            found = batch_loss(loss, outputs, targets, as_given=task in self._as_given)
+        cast(_MeanLoss, self.means[f"{stage}/{task}"]).update(found.mean, found.count)
+        for name, metric in self._metrics(stage, task).items():
+            with OneLine(f"metrics: {name} ({type(metric).__name__}) of task {task!r}", outputs, y):
+                as_given = f"{stage}/{task}/{name}" in self._as_given
+                score(metric, loss, outputs.detach(), targets, as_given=as_given)
+        return found
+
+    def train_step(self, task: str, outputs: Tensor, y: Any) -> BatchLoss:
+        """Return the loss of one batch, after adding it to the task's training measures.
+
+        Raises:
+            ConfigurationError: If outputs and targets are not what loss and metrics are for.
+        """
+        return self._step("train", task, outputs, y)
 
     def training_measures(self, task: str) -> dict[str, Metric]:
         """Return a task's training measures by name, which whoever logs them resets."""
         return {"loss": cast(Metric, self.means[f"train/{task}"]), **self._metrics("train", task)}
 
-    def update(self, stage: Stage, task: str, outputs: Tensor, y: Tensor) -> None:
-        """Add one batch to the measures of a stage."""
-        cast(_MeanLoss, self.means[f"{stage}/{task}"]).update(self.loss(task)(outputs, y), len(y))
-        for metric in self._metrics(stage, task).values():
-            metric.update(outputs, y)
+    def update(self, stage: Stage, task: str, outputs: Tensor, y: Any) -> None:
+        """Add one batch to the measures of a stage.
+
+        Raises:
+            ConfigurationError: If outputs and targets are not what loss and metrics are for.
+        """
+        self._step(stage, task, outputs, y)
 
     def compute(self, stage: Stage) -> dict[str, dict[str, Tensor]]:
         """Return loss and metrics of each task that any process has seen, and start afresh."""
@@ -150,7 +220,18 @@ class TaskEvaluation(nn.Module):
         return result
 
 
-def _metrics(size: int, metrics: Mapping[str, Metric] | None) -> nn.ModuleDict:
-    if metrics is None:
-        return nn.ModuleDict({"accuracy": MulticlassAccuracy(num_classes=size, average="micro")})
-    return nn.ModuleDict({name: deepcopy(metric) for name, metric in metrics.items()})
+def _called(loss: nn.Module, task: str) -> str:
+    return f"losses: {type(loss).__name__} of task {task!r}"
+
+
+def _check_outputs(
+    tasks: Mapping[str, int], losses: Mapping[str, nn.Module], metrics: Mapping[str, Metric] | None
+) -> None:
+    """Refuse one output where there is nothing to choose from."""
+    for task, outputs in tasks.items():
+        kind = kind_of(losses[task])
+        if outputs < 2 and (kind in ("classes", "distributions") or (metrics is None and kind == "own")):
+            raise ConfigurationError(
+                f"tasks: {task!r} has one output, which is no classification; give losses and metrics, "
+                "or students (DiagonalNet, ReLUNet) as the backbone of teacher data"
+            )

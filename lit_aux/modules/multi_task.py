@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.modules.base import AuxiliaryModule
+from lit_aux.modules.joint_losses import JointLosses
 from lit_aux.modules.methods.lookup import method_of
 from lit_aux.modules.methods.task_method import TaskMethod
 from lit_aux.phases.phase import Phase, PhaseSettings
@@ -148,6 +149,19 @@ class MultiTaskModule(AuxiliaryModule):
             return {task: self.net(x, task) for task, x in inputs.items()}
         return super().training_outputs(inputs)
 
+    def combine_labelled(self, joint: JointLosses) -> Tensor:
+        """Return the loss of a batch; the method sees only tasks of which there is a label."""
+        if not self.combines:
+            return super().combine_labelled(joint)
+        weighted = {task: self._weights.get(task, 1.0) * value for task, value in joint.values.items()}
+        labelled = joint.labelled()
+        rest = [value for task, value in weighted.items() if task not in labelled]
+        if labelled:
+            rest.append(self.combine({task: value for task, value in weighted.items() if task in labelled}))
+        else:  # data-parallel training waits for every parameter
+            rest += [(parameter * 0).sum() for parameter in self.task_method.parameters()]
+        return sum(rest[1:], rest[0])
+
     def combine(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Return the loss of a batch from the weighted losses of its tasks."""
         return self.task_method.combine(losses, self.trainer) if self.combines else super().combine(losses)
@@ -166,6 +180,7 @@ class MultiTaskModule(AuxiliaryModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the mean weight of each task."""
+        super().on_train_epoch_end()
         if not self.combines:
             return
         for task, weight in self.task_method.mean_weights().items():

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lit_aux.modules.evaluation import TaskEvaluation
+from lit_aux.modules.targets import labels_of
 
 
 class TaskInterface(LightningModule):
@@ -27,7 +28,20 @@ class TaskInterface(LightningModule):
 
     def task_loss(self, task: str, outputs: Tensor, y: Tensor) -> Tensor:
         """Return the unweighted loss of one task on a batch; nothing is counted or logged."""
-        return self.evaluation.losses[f"/{task}"](outputs, y)  # type: ignore[no-any-return]
+        return self.evaluation.measure(task, outputs, y).value
+
+    def task_mean(self, task: str, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Return the mean loss over the labels of a batch, detached, and what it weighs beside others."""
+        loss = self.evaluation.measure(task, outputs, y)
+        return loss.mean, loss.count
+
+    def task_labels(self, task: str, y: Tensor) -> Tensor:
+        """Return which targets are there, bool in the shape of ``y``."""
+        return labels_of(self.evaluation.loss(task), y)
+
+    def task_score(self, task: str, metric: Metric, outputs: Tensor, y: Tensor) -> None:
+        """Add the labels of a batch to one of ``task_metrics``."""
+        self.evaluation.score(metric, task, outputs, y)
 
     def task_metrics(self, task: str) -> dict[str, Metric]:
         """Return a copy of a task's metrics by name, empty."""

@@ -154,6 +154,11 @@ class Aggregation(TaskMethod):
         if trainer.world_size == 1:
             return
         torch.distributed.all_reduce(present)
+        for (
+            parameter
+        ) in self._own:  # of which this process may have no gradient: none of its rows was labelled
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
         own = [p.grad for p in self._own if p.grad is not None]
         for tensor in (matrix, *own):
             torch.distributed.all_reduce(tensor)
