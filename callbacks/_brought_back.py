@@ -7,7 +7,7 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, finalize
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
@@ -46,8 +46,9 @@ class BringsBack(Callback):
 
     def __init__(self) -> None:
         super().__init__()
-        path = Path(tempfile.gettempdir()) / f"lit_aux_{uuid.uuid4().hex}"
-        _TICKETS[self] = (os.getpid(), str(path))
+        path = str(Path(tempfile.gettempdir()) / f"lit_aux_{uuid.uuid4().hex}")
+        _TICKETS[self] = (os.getpid(), path)
+        finalize(self, _discard, os.getpid(), path)  # what nobody asked for
 
     def __getstate__(self) -> dict[str, Any]:
         """Send the way back along."""
@@ -76,6 +77,13 @@ def fetch(callback: Callback) -> None:
     home, path = _TICKETS.get(callback, (0, ""))
     if home == os.getpid() and os.path.exists(path):
         vars(callback).update(read(path))
+
+
+def _discard(home: int, path: str) -> None:
+    """Remove what another process left, in the process that it was for."""
+    if home == os.getpid():
+        with suppress(OSError):
+            os.unlink(path)
 
 
 def write(content: Any, path: str) -> None:

@@ -205,6 +205,8 @@ class TaskDiagnostic(BringsBack, ABC):
         try:
             self.observe(trainer, pl_module)
         except Exception as error:
+            if isinstance(error, ConfigurationError) and not self._kept:
+                raise  # refused as training begins: nothing is lost yet
             rank_zero_warn(f"{self.user} failed at step {trainer.global_step}: {told(error)}")
             self._note_failure(trainer, pl_module, told(error))
 

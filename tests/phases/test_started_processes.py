@@ -1,6 +1,5 @@
 """Strategies that train in processes of their own: what was measured comes back to the caller."""
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,13 @@ from process_helpers import launch
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
     folder = tmp_path_factory.mktemp("started")
-    launch(Path(__file__).with_name("started_processes_script.py"), folder)
-    return torch.load(folder / "found.pt", weights_only=False)  # type: ignore[no-any-return]
+    (folder / "temporary").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder / "temporary"))
+        launch(Path(__file__).with_name("started_processes_script.py"), folder)
+    return {"left": [*(folder / "temporary").glob("lit_aux_*")]} | torch.load(
+        folder / "found.pt", weights_only=False
+    )  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_spawn"])
@@ -38,4 +42,4 @@ def test_a_run_of_one_phase_has_its_summary(found: dict[Any, Any]) -> None:
 
 
 def test_nothing_is_left_in_the_folder_for_temporary_files(found: dict[Any, Any]) -> None:
-    assert not list(Path(tempfile.gettempdir()).glob("lit_aux_*"))
+    assert found["left"] == []
