@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lit_aux.experiments.duplicates import settled
 from lit_aux.experiments.image_rows import image_measures, image_rows
 from lit_aux.experiments.results import ResultsTable
 from lit_aux.experiments.student_rows import Row, student_measures, student_rows
@@ -32,7 +33,8 @@ def found_rows(module: AuxiliaryModule, trainer: "Trainer") -> tuple[list[Row], 
 def write_rows(module: AuxiliaryModule, trainer: "Trainer", folder: Path) -> dict[str, str]:
     """Write the rows of a fit into its folder, and into the summaries of its W&B runs.
 
-    Rows that the files hold already are left as they are. Of several processes the first alone writes.
+    Rows that the files hold already are left as they are; new ones of the same runs must agree with them. Of
+    several processes the first alone writes.
 
     Args:
         module: After ``fit``.
@@ -44,14 +46,19 @@ def write_rows(module: AuxiliaryModule, trainer: "Trainer", folder: Path) -> dic
 
     Raises:
         ConfigurationError: If they cannot be written, or there is a file of another kind by one of their
-            names, which is left as it is.
+            names, which is left as it is, or a row of the same run with other numbers.
     """
     rows, measures = found_rows(module, trainer) if trainer.is_global_zero else ([], [])
     if not rows:
         return {}
     log_rows(trainer.loggers, rows, measures)
     with ResultsTable(folder / "results.csv") as table:
-        new = [row for row in rows if row["run"] not in table.done()]
+        known = {row["run"]: row for row in table.rows()}
+        again = [[(known[row["run"]], str(table.path)), (row, "now")] for row in rows if row["run"] in known]
+        settled(
+            again, None, "trainer.default_root_dir", "name another folder, or take the row out of this one"
+        )
+        new = [row for row in rows if row["run"] not in known]
         runs = {row["run"] for row in new}
         table.append(new, [measure for measure in measures if measure["run"] in runs])
     return {"results": str(table.path), "measures": str(table.measures_path)}

@@ -191,6 +191,10 @@ class Encoder:
             self._put(name, f"{value.dtype} {value.shape} {content}")
 
     def _module(self, name: str, module: nn.Module) -> None:
+        if type(module).__name__ == "OptimizedModule" and "_orig_mod" in module._modules:  # by torch.compile
+            self._put(f"{name}.compiled", "True")
+            self.add(name, module._orig_mod)
+            return
         own = {
             key: value
             for key, value in vars(module).items()

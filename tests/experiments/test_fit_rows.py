@@ -15,6 +15,7 @@ from lit_aux import PhaseSettings, report
 from lit_aux.callbacks import RepresentationDimensionality, WeightRescaling
 from lit_aux.cli import AuxiliaryCLI, main
 from lit_aux.data import CIFAR100DataModule, DigitsDataModule, FashionMNISTDataModule, ImageFolderDataModule
+from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.fit_rows import found_rows, write_rows
 from lit_aux.experiments.image_rows import experiment_of
 from lit_aux.experiments.results import COLUMNS, MEASURE_COLUMNS
@@ -99,6 +100,18 @@ def test_a_row_is_written_once(tmp_path: Path) -> None:
     before = Path(first["results"]).read_bytes()
     assert write_rows(module, trainer, tmp_path) == first
     assert Path(first["results"]).read_bytes() == before
+
+
+def test_a_row_of_the_same_run_with_other_numbers_is_named(tmp_path: Path) -> None:
+    module, trainer = fitted(tmp_path / "a")
+    path = Path(write_rows(module, trainer, tmp_path)["results"])
+    trainer.phase_results[-1].metrics["main/test_loss"] *= 1.005
+    write_rows(module, trainer, tmp_path)
+    before = path.read_bytes()
+    trainer.phase_results[-1].metrics["main/test_loss"] *= 1.02
+    with pytest.raises(ConfigurationError, match=rf"loss_final differs: .*{path}.* \(now\)"):
+        write_rows(module, trainer, tmp_path)
+    assert path.read_bytes() == before
 
 
 def test_other_processes_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Objects written as names and values: what differs is told apart, in whatever process it was built."""
 
 import functools
+import linecache
 import logging
 import random
 import subprocess
@@ -10,6 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -132,6 +134,11 @@ PAIRS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     ),
     "tied weights": (lambda: tied(True), lambda: tied(False)),
     "a hook": (lambda: with_hook(lambda *a: None), lambda: with_hook(lambda *a: a[2] * 2)),
+    "a compiled network": (nn.ReLU, lambda: torch.compile(nn.ReLU(), backend="eager")),
+    "what is compiled": (
+        lambda: torch.compile(nn.ELU(1.0), backend="eager"),
+        lambda: torch.compile(nn.ELU(2.0), backend="eager"),
+    ),
     "a dtype": (lambda: torch.ones(2), lambda: torch.ones(2).double()),
     "a shape": (lambda: torch.ones(2, 1), lambda: torch.ones(1, 2)),
     "a sparse tensor": (lambda: torch.eye(2).to_sparse(), lambda: torch.ones(2, 2).to_sparse()),
@@ -183,6 +190,25 @@ def test_what_is_no_difference() -> None:
     assert key(threading.Lock()) == key(threading.Lock())
     assert key({frozenset({"x", "y"}), "z"}) == key({"z", frozenset({"y", "x"})})
     assert key(logging.getLogger("a")) == key(logging.getLogger("a"))
+
+
+def test_a_notebooks_function_is_what_other_cells_define(monkeypatch: pytest.MonkeyPatch) -> None:
+    def key_of(scale: float, helper: str) -> str:
+        namespace: dict[str, Any] = {"__name__": "__main__"}
+        cells = [
+            f"SCALE = {scale}",
+            f"def helper(x):\n    return {helper}",
+            "def f(x):\n    return helper(x) * SCALE",
+        ]
+        for number, source in enumerate(cells):
+            name = f"<ipython-input-{number}-77>"
+            monkeypatch.setitem(linecache.cache, name, (len(source), None, source.splitlines(True), name))
+            exec(compile(source, name, "exec"), namespace)
+        return key(namespace["f"])
+
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
+    assert key_of(1.0, "x") == key_of(1.0, "x")
+    assert len({key_of(1.0, "x"), key_of(2.0, "x"), key_of(1.0, "-x")}) == 3
 
 
 def test_cycles_and_repetitions_end() -> None:
