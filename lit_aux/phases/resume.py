@@ -189,8 +189,8 @@ def may_continue(point: ResumePoint, now: Tree, names: Sequence[str]) -> bool:
             if old != new and not last:
                 raise ConfigurationError(
                     f"{limit}: phase {phase!r} of {point.path!r} has ended with {limit} {old}, now it is "
-                    f"{new}; only the last phase goes on with larger limits: give {old} as before, or start "
-                    "anew"
+                    f"{new}; only the last phase goes on with larger limits: give {limit} {old} in that "
+                    "phase's own settings, or start anew"
                 )
     phase = names[point.phase]
     for limit, done in (("max_epochs", point.epochs), ("max_steps", point.steps)):
