@@ -22,6 +22,7 @@ class Comparison:
     unbiased: bool
     nested_below: float
     replaced_below: float
+    untrained: bool = False
 
     def row(
         self, phase: str, layer: str, before: Tensor | None, after: Tensor | None, note: str = ""
@@ -56,6 +57,7 @@ class Comparison:
             nested_below=self.nested_below,
             replaced_below=self.replaced_below,
             note="; ".join(notes),
+            untrained=self.untrained,
         )
 
     def _comparable(self, x: Tensor, y: Tensor) -> bool:

@@ -4,6 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+BORDERLINE = "borderline"
+UNTRAINED = "trained from random weights: no features were there to be reused"
+NEAR = 0.1
+"""A ratio that is off its threshold by less than this share of it may be on the other side another time."""
 Verdict = Literal["nested", "lazy", "replaced", "undefined"]
 
 
@@ -34,6 +38,18 @@ class LayerDimensionality:
     verdict: Verdict
     note: str = ""
 
+    @property
+    def borderline(self) -> bool:
+        """Whether the verdict could be another with other seeds or threads; the note says why."""
+        return BORDERLINE in self.note
+
+    @property
+    def shown_verdict(self) -> str:
+        """The verdict as tables and pictures have it: in brackets if borderline, empty if none is due."""
+        if UNTRAINED in self.note:
+            return ""
+        return f"({self.verdict})" if self.borderline else self.verdict
+
     @classmethod
     def compare(
         cls,
@@ -46,12 +62,32 @@ class LayerDimensionality:
         nested_below: float = 0.8,
         replaced_below: float = 0.5,
         note: str = "",
+        untrained: bool = False,
     ) -> "LayerDimensionality":
-        """Build a row from the three measures."""
+        """Build a row from the three measures.
+
+        Args:
+            phase: As in the row.
+            layer: As in the row.
+            pr_before: As in the row.
+            pr_after: As in the row.
+            ensd: As in the row.
+            nested_below: See :func:`verdict`.
+            replaced_below: See :func:`verdict`.
+            note: What there is to say beside that.
+            untrained: Whether the weights at the start were random: no features were there to be reused, and
+                there is no verdict.
+        """
         pr_ratio = pr_after / pr_before if pr_before else math.nan
         ensd_ratio = ensd / pr_after if pr_after else math.nan
         word = verdict(pr_ratio, ensd_ratio, nested_below=nested_below, replaced_below=replaced_below)
-        return cls(phase, layer, pr_before, pr_after, ensd, pr_ratio, ensd_ratio, word, note)
+        notes = [note] if note else []
+        if untrained:
+            word, notes = "undefined", [*notes, UNTRAINED]
+        elif word != "undefined":
+            notes += _near(pr_ratio, ensd_ratio, nested_below, replaced_below)
+        text = "; ".join(notes)
+        return cls(phase, layer, pr_before, pr_after, ensd, pr_ratio, ensd_ratio, word, text)
 
 
 def verdict(
@@ -65,6 +101,9 @@ def verdict(
     * ``"lazy"``: otherwise. The representation is about as it was, or it has grown.
     * ``"undefined"``: a ratio is not a number (constant activations, or an unbiased estimate at or below 0).
 
+    A row whose deciding ratio is within a tenth of its threshold is *borderline*: seeds, threads and machines
+    may give the other verdict. Where the weights at the start were random there is no verdict.
+
     The published work gives no thresholds. The defaults tell its examples apart: ResNet-18's last block with
     PR 6.80, then 2.05, and ENSD 2.62 is nested; 6.90, 6.75, 6.70 is lazy; a ViT with 23.7, 9.4, 6.7 nested.
     """
@@ -73,3 +112,15 @@ def verdict(
     if ensd_ratio < replaced_below:
         return "replaced"
     return "nested" if pr_ratio < nested_below else "lazy"
+
+
+def _near(pr_ratio: float, ensd_ratio: float, nested_below: float, replaced_below: float) -> list[str]:
+    """Name the ratio that is near the threshold that decided, if one is."""
+    decided = [("ENSD/PR", ensd_ratio, replaced_below)]
+    if ensd_ratio >= replaced_below:
+        decided.append(("PR ratio", pr_ratio, nested_below))
+    return [
+        f"{BORDERLINE}: {name} {value:.2f} is near {threshold:g}"
+        for name, value, threshold in decided
+        if abs(value - threshold) < NEAR * threshold
+    ][:1]

@@ -92,7 +92,7 @@ def _label(axis: "Axes", phase: str, table: Sequence[LayerDimensionality]) -> No
     axis.set_title(f"{phase} · {where}" if phase and where else phase or where, loc="left", fontsize=10)
     columns = ((1.03, "left"), (1.34, "right"), (1.48, "right"))
     for i, row in enumerate(table):
-        cells = (row.verdict, _short(row.pr_ratio), _short(row.ensd_ratio))
+        cells = (row.shown_verdict, _short(row.pr_ratio), _short(row.ensd_ratio))
         for (x, side), cell in zip(columns, cells, strict=True):
             changed = cell in ("nested", "replaced")
             axis.text(
@@ -106,7 +106,9 @@ def _label(axis: "Axes", phase: str, table: Sequence[LayerDimensionality]) -> No
                 color=_INK,
                 fontweight="bold" if changed else "normal",
             )
-    for (x, side), head in zip(columns, ("verdict", "PR after\n/ before", "ENSD\n/ PR after"), strict=True):
+    word = "verdict\n(borderline)" if any(row.borderline for row in table) else "verdict"
+    word = word if any(row.shown_verdict for row in table) else ""
+    for (x, side), head in zip(columns, (word, "PR after\n/ before", "ENSD\n/ PR after"), strict=True):
         axis.text(
             x,
             1.0,

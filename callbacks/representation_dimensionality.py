@@ -42,6 +42,9 @@ class RepresentationDimensionality(BringsBack):
     the signature of nested feature selection (Lippl & Lindsey). See
     :func:`~lit_aux.callbacks.layer_dimensionality.verdict` for the verdicts.
 
+    A module that knows that its fit starts from random weights says so by a true attribute
+    ``starts_untrained``: rows then have no verdict.
+
     Logged per layer: ``{layer}/pr_before``, ``/pr_after``, ``/ensd``, ``/pr_ratio`` and ``/ensd_ratio``,
     after the module's ``log_prefix`` if it has one. The copy is part of checkpoints, so that a resumed run
     compares with its true beginning. Training is bit for bit what it is without the callback. Every process
@@ -260,7 +263,14 @@ class RepresentationDimensionality(BringsBack):
             old, old_wrong = self._run(trainer, module, layers)
             changed = self._changed(trainer, module, layers) if old else []
         new, new_wrong = self._run(trainer, module, layers)
-        how = Comparison(self.pairing, self.center, self.unbiased, self.nested_below, self.replaced_below)
+        how = Comparison(
+            self.pairing,
+            self.center,
+            self.unbiased,
+            self.nested_below,
+            self.replaced_below,
+            untrained=bool(getattr(module, "starts_untrained", False)),
+        )
         for layer in layers:
             if layer in changed:
                 old.pop(layer, None)

@@ -142,15 +142,21 @@ def layer_table(layers: Sequence["LayerDimensionality"]) -> "Table":
     from rich import box
     from rich.table import Table
 
-    title = f"Which features {layers[0].phase} reused" if layers[0].phase else "Which features were reused"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    judged = any(row.shown_verdict for row in layers)
+    what = "Which features {} reused" if judged else "Dimensions before and after {}"
+    title = what.format(layers[0].phase) if layers[0].phase else "Which features were reused"
+    caption = "in brackets: borderline" if any(row.borderline for row in layers) else None
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, caption=caption, caption_justify="left"
+    )
     table.add_column("layer", no_wrap=True)
     for name in ("PR before", "PR after", "ENSD", "PR ratio", "ENSD/PR"):
         table.add_column(name, justify="right")
-    table.add_column("verdict")
+    if judged:
+        table.add_column("verdict")
     for row in layers:
         values = (row.pr_before, row.pr_after, row.ensd, row.pr_ratio, row.ensd_ratio)
-        table.add_row(row.layer, *(f"{value:.2f}" for value in values), row.verdict)
+        table.add_row(row.layer, *(f"{v:.2f}" for v in values), *([row.shown_verdict] if judged else []))
     return table
 
 

@@ -127,6 +127,18 @@ class AuxiliaryModule(EvaluationSteps, ABC):
         return "STL" if len((self.phase or self.phases[-1]).tasks) == 1 else "MTL"
 
     @property
+    def starts_untrained(self) -> bool:
+        """Whether the phase starts from weights that nothing has trained, as far as is known.
+
+        That is so in the first phase, unless the backbone came pretrained, or the run finetunes what it is
+        given.
+        """
+        first = self.phase is None or self.phase is self.phases[0]
+        backbone = getattr(self.net, "backbone", self.net)
+        finetunes = hasattr(self, "pretrained") and all(p.name != "pretrain" for p in self.phases)
+        return first and not finetunes and not getattr(backbone, "pretrained", False)
+
+    @property
     def data_config(self) -> Any:
         """The mean, deviation and input size that a pretrained backbone expects; None otherwise."""
         return getattr(getattr(self.net, "backbone", None), "data_config", None)

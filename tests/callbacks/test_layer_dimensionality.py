@@ -46,3 +46,34 @@ def test_the_picture_is_written_whole_for_any_values(tmp_path: Path, broken: boo
     path = plot(rows, tmp_path / "new" / "folder" / "picture.png")
     assert path.read_bytes().startswith(b"\x89PNG")
     assert [p.name for p in path.parent.iterdir()] == ["picture.png"]
+
+
+@pytest.mark.parametrize(
+    ("measures", "word", "shown", "note"),
+    [
+        ((10.0, 7.5, 7.0), "nested", "(nested)", "borderline: PR ratio 0.75 is near 0.8"),
+        ((10.0, 8.5, 8.0), "lazy", "(lazy)", "borderline: PR ratio 0.85 is near 0.8"),
+        ((10.0, 5.0, 2.4), "replaced", "(replaced)", "borderline: ENSD/PR 0.48 is near 0.5"),
+        ((10.0, 5.0, 2.6), "nested", "(nested)", "borderline: ENSD/PR 0.52 is near 0.5"),
+        ((10.0, 7.9, 1.0), "replaced", "replaced", ""),  # that PR is near its threshold decided nothing
+        ((10.0, 5.0, 4.0), "nested", "nested", ""),
+        ((10.0, 9.5, 9.0), "lazy", "lazy", ""),
+    ],
+)
+def test_verdicts_near_a_threshold_are_marked(
+    measures: tuple[float, float, float], word: str, shown: str, note: str
+) -> None:
+    row = LayerDimensionality.compare("finetune", "layer", *measures)
+    assert (row.verdict, row.shown_verdict, row.note, row.borderline) == (word, shown, note, bool(note))
+
+
+def test_thresholds_of_ones_own_have_borders_of_their_own() -> None:
+    row = LayerDimensionality.compare("", "layer", 10.0, 5.1, 5.0, nested_below=0.5)
+    assert row.note == "borderline: PR ratio 0.51 is near 0.5"
+
+
+def test_there_is_no_verdict_where_nothing_was_there_to_be_reused() -> None:
+    row = LayerDimensionality.compare("train", "layer", 10.0, 2.0, 1.9, untrained=True)
+    assert (row.verdict, row.shown_verdict, row.borderline) == ("undefined", "", False)
+    assert (row.pr_ratio, row.ensd_ratio) == (0.2, 0.95)
+    assert row.note.startswith("trained from random weights")
