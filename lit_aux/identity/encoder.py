@@ -1,18 +1,22 @@
 """Anything that a run is built of, written as names and values that are the same in every process."""
 
 import re
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copyreg import dispatch_table
 from enum import Enum
-from functools import partial
+from functools import cached_property, partial, partialmethod
+from io import BytesIO
 from pathlib import PurePath
-from types import BuiltinFunctionType, FunctionType, MappingProxyType, MethodType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MappingProxyType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 from weakref import ReferenceType
+from zipfile import ZipFile
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch.optim import Optimizer
 
 from lit_aux.identity.modules import library_of
@@ -20,6 +24,7 @@ from lit_aux.identity.source import (
     NoSourceError,
     add_code,
     add_module,
+    attributes_read,
     bytecode,
     digest,
     globals_in,
@@ -34,9 +39,13 @@ _LONGEST = 80
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), type(NotImplemented), range, slice)
 _NAMED = (torch.dtype, torch.layout, torch.memory_format, torch.Size)
 _LOCKS = re.compile(r"^(_thread|threading|multiprocessing)\.")
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+DOES = " does"
+"""Ends the name under which stands what a function of somebody's own does."""
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _OF_TORCH = frozenset(vars(nn.Module())) | {"_compiled_call_impl", "_is_full_backward_hook"}
 _OF_OPTIMIZER = re.compile(r"hooks?$|^state$|^_(warned_|zero_grad_|cuda_graph|opt_called|step_count)")
+_CONSTANTS = re.compile(rb"(?:^  \w+ : Final\[.*\n)+", re.MULTILINE)
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
@@ -77,6 +86,7 @@ class Encoder:
         self._omit, self._stand_in, self._strict = omit, stand_in, strict
         self._seen: dict[int, tuple[str, Any]] = {}
         self._known: set[Any] = set()
+        self._written: dict[tuple[str, int], Any] = {}
 
     def add(self, name: str, value: Any) -> "Encoder":
         """Write a value under a name.
@@ -87,10 +97,9 @@ class Encoder:
         try:
             if not self._simple(name, value) and not self._again(name, value):
                 self._object(name, value)
-        except (NoSourceError, UnidentifiedError) as error:
+        except Exception as error:  # attributes of strangers may do anything when they are looked at
             if self._strict:
-                text = str(error) if isinstance(error, UnidentifiedError) else f"{name}: {error}"
-                raise UnidentifiedError(text) from None
+                raise UnidentifiedError(_reason(name, value, error)) from None
             self.tree[name] = UNKNOWN
         return self
 
@@ -124,6 +133,9 @@ class Encoder:
             self._put(name, "<device>")
         elif isinstance(value, type):
             self._put(name, self.add_class(value))
+        elif isinstance(value, OpOverload | OpOverloadPacket | HigherOrderOperator):
+            self._version(type(value).__module__)
+            self._put(name, f"operator {value}")
         else:
             return False
         return True
@@ -141,8 +153,10 @@ class Encoder:
     def _object(self, name: str, value: Any) -> None:
         if isinstance(value, Tensor):
             self._tensor(name, value)
-        elif isinstance(value, np.ndarray):
+        elif type(value) in (np.ndarray, np.memmap):
             self._array(name, value)
+        elif isinstance(value, torch.jit.ScriptModule | torch.jit.ScriptFunction):
+            self._put(name, f"script {digest(_saved(value))}")
         elif isinstance(value, nn.Module):
             self._module(name, value)
         elif isinstance(value, Optimizer):
@@ -169,6 +183,12 @@ class Encoder:
     def _tensor(self, name: str, value: Tensor) -> None:
         if isinstance(value, nn.UninitializedParameter | nn.UninitializedBuffer):
             return self._put(name, f"uninitialized {value.dtype}")
+        if value.is_nested:
+            return self._sequence(name, value.unbind())
+        for kind in TENSOR_HOOKS:
+            for number, hook in enumerate((getattr(value, kind, None) or {}).values()):
+                if not self._omit(value, kind, hook):
+                    self.add(f"{name}.{kind}.{number}", hook)
         if value.layout != torch.strided:
             value = value.coalesce() if value.layout == torch.sparse_coo else value
             self._put(name, f"{value.layout} {tuple(value.shape)}")
@@ -177,11 +197,16 @@ class Encoder:
                 self._put(f"{name}.{part}", digest(_bytes(getattr(value, part)())))
             return None
         if value.is_quantized:
-            self._put(
-                f"{name}.scale", repr(value.q_scale()) if value.qscheme() == torch.per_tensor_affine else ""
+            each = value.qscheme() not in (torch.per_tensor_affine, torch.per_tensor_symmetric)
+            scales = (
+                value.q_per_channel_scales(),
+                value.q_per_channel_zero_points(),
+                value.q_per_channel_axis(),
             )
+            self.add(f"{name}.scale", scales if each else (value.q_scale(), value.q_zero_point()))
             value = value.int_repr()
-        return self._put(name, f"{value.dtype} {tuple(value.shape)} {digest(_bytes(value))}")
+        frozen = " frozen" if isinstance(value, nn.Parameter) and not value.requires_grad else ""
+        return self._put(name, f"{value.dtype} {tuple(value.shape)} {digest(_bytes(value))}{frozen}")
 
     def _array(self, name: str, value: Any) -> None:
         if value.dtype.hasobject:
@@ -198,19 +223,25 @@ class Encoder:
         own = {
             key: value
             for key, value in vars(module).items()
-            if key not in _OF_TORCH and not _is_bound(value, module)
+            if key not in _OF_TORCH and not _is_own_method(value, module)
         }
         self._attributes(name, module, own, lambda key: False)
         for kind in ("_parameters", "_buffers", "_modules"):
             for key, value in getattr(module, kind).items():
                 if not self._omit(module, key, value):
                     self.add(f"{name}.{key}", value)
-        for kind in _HOOKS:
+        for kind in HOOKS:
             for number, hook in enumerate(getattr(module, kind, {}).values()):
                 if not self._omit(module, kind, hook):
                     self.add(f"{name}.{kind}.{number}", hook)
         if getattr(module, "_compiled_call_impl", None) is not None:
             self._put(f"{name}.compiled", "True")
+        if not module.training and not self._omit(module, "training", False):  # as Lightning leaves it
+            self._put(f"{name}.training", "False")
+        if module._modules:  # a Sequential runs them in this order
+            self._put(f"{name}.modules", ", ".join(module._modules))
+        if unsaved := module._non_persistent_buffers_set:
+            self._put(f"{name}.buffers that are not saved", ", ".join(sorted(unsaved)))
 
     def _function(self, name: str, value: Any) -> None:
         if isinstance(value, partial):
@@ -222,10 +253,15 @@ class Encoder:
             self._put(name, f"method {value.__func__.__qualname__}")
             self.add(f"{name}.function", value.__func__)
             self.add(f"{name}.owner", value.__self__)
+        elif (compiled := getattr(value, "_torchdynamo_orig_callable", None)) is not None:
+            self._put(f"{name}.compiled", "True")
+            self.add(name, compiled)
         elif isinstance(value, FunctionType):
             own = add_code(self.code, value)
             where = f"{module_of(value)}.{value.__qualname__}"
-            self._put(name, f"{where} {bytecode(value.__code__)}" if own else self._of_library(value))
+            self._put(name, where if own else self._of_library(value))
+            if own:
+                self._put(f"{name}{DOES}", bytecode(value.__code__))
             self._inner(name, value, own)
         else:
             owner = getattr(value, "__self__", None)
@@ -245,25 +281,50 @@ class Encoder:
                 continue
             if variable != "__class__":
                 self.add(f"{name}.{variable}", content)
+        for key, content in vars(function).items():  # f.scale = 2
+            if own and key != "__wrapped__" and not key.startswith("_torch"):
+                self.add(f"{name}.{key}", content)
         if own:
-            self._globals(name, function)
+            self._globals(function)
 
-    def _globals(self, name: str, function: FunctionType) -> None:
-        """Write the globals that a function reads: plain ones; in a notebook all that other cells define."""
-        everything = interactive(function)
-        for variable in sorted({*globals_in(function.__code__)}):
-            if variable not in function.__globals__:
-                continue
+    def _globals(self, function: FunctionType) -> None:
+        """Write the globals that a function reads, and what it reads of modules of its writer's.
+
+        The code tells how they begin, not what they are by now: files, options and the environment decide.
+        """
+        read = sorted({*globals_in(function.__code__)})
+        here, typed = module_of(function), interactive(function)
+        for variable in (name for name in read if name in function.__globals__):
             value = function.__globals__[variable]
-            if everything and not isinstance(value, ModuleType):
-                self.add(f"{name}.{variable}", value)
-            elif everything:
+            module = isinstance(value, ModuleType)
+            if module and typed:
                 self._module_code(value.__name__)
-            elif type(value) in _PLAIN:
-                self._put(f"{name}.{variable}", repr(value))
+            if module and library_of(value.__name__) is not None:
+                continue
+            parts = attributes_read(function.__code__, variable)
+            if module or (type(value) in (Namespace, SimpleNamespace) and parts is not None):
+                where = value.__name__ if module else f"{here}.{variable}"
+                for part in sorted(vars(value).keys() & (vars(value) if parts is None else parts)):
+                    self._global(where, part, vars(value)[part])
+            else:
+                self._global(here, variable, value, typed)
+
+    def _global(self, module: str, variable: str, value: Any, needed: bool = False) -> None:
+        """Write a global once, and what it carries (``?`` where that has no identity), but for its code."""
+        place = f"global {module}.{variable}"
+        if isinstance(value, ModuleType) or (place, id(value)) in self._written:
+            return
+        self._written[place, id(value)] = value
+        if isinstance(value, type | FunctionType) and not needed and library_of(module_of(value)) is not None:
+            return
+        strict, self._strict = self._strict, needed and self._strict
+        try:
+            self.add(place, value)
+        finally:
+            self._strict = strict
 
     def _mapping(self, name: str, value: Mapping[Any, Any]) -> None:
-        keys = [key if isinstance(key, str) else f"{type(key).__name__} {_key(key)}" for key in value]
+        keys = [key if type(key) is str else f"{type(key).__name__} {self._key(key)}" for key in value]
         self._put(name, f"{type(value).__name__} of {len(value)}: {', '.join(keys)}")
         if (factory := getattr(value, "default_factory", None)) is not None:
             self.add(f"{name}.default", factory)
@@ -273,21 +334,31 @@ class Encoder:
     def _sequence(self, name: str, value: Iterable[Any]) -> None:
         members = list(value)
         if isinstance(value, set | frozenset):
-            members.sort(key=lambda member: Encoder(self._omit, self._stand_in).add("", member).key())
-        if all(type(member) in _PLAIN for member in members):
+            members.sort(key=self._key)
+        if all(type(member) in _PLAIN for member in members) and type(value).__name__ != "deque":
             return self._put(name, repr(tuple(members) if isinstance(value, tuple) else members))
-        self._put(name, f"{type(value).__name__} of {len(members)}")
+        bound = getattr(value, "maxlen", None)
+        self._put(name, f"{type(value).__name__} of {len(members)}{'' if bound is None else f' in {bound}'}")
         for number, member in enumerate(members):
             self.add(f"{name}.{number}", member)
         return None
+
+    def _key(self, key: Any) -> str:
+        """Return what a key of a mapping, or a member of a set, is in its place."""
+        if type(key) in _PLAIN:
+            return repr(key)
+        if id(key) in self._seen:
+            return f"= {self._seen[id(key)][0]}"
+        inner = Encoder(self._omit, self._stand_in).add("", key)
+        self.code |= inner.code
+        self.versions |= inner.versions
+        return digest(repr(sorted(inner.tree.items())))
 
     def _other(self, name: str, value: Any) -> None:
         """Write any other object as pickle sees it: its class and its state."""
         kind = type(value)
         if _LOCKS.match(f"{kind.__module__}.") or kind.__name__ in ("lock", "RLock"):
             return self._put(name, "<lock>")
-        if isinstance(value, torch.jit.ScriptModule | torch.jit.ScriptFunction):
-            return self._put(name, f"script {digest(str(value.code))}")
         wrapped = getattr(value, "__wrapped__", None)
         if wrapped is not None and kind.__module__ == "functools":
             self.add(name, wrapped)
@@ -348,7 +419,7 @@ class Encoder:
                 continue
             self._known.add(base)
             if add_code(self.code, base):
-                self._body(f"{module_of(base)}.{base.__qualname__}", base)
+                self._body(f"class {module_of(base)}.{base.__qualname__}", base)
             else:
                 self._version(base.__module__)
         return named
@@ -356,8 +427,10 @@ class Encoder:
     def _body(self, name: str, kind: type) -> None:
         """Write what a class has that its file does not tell: values, closures, functions put there later."""
         for key, value in sorted(vars(kind).items()):
-            if type(value) in _PLAIN and not key.startswith("__"):
-                self._put(f"{name}.{key}", repr(value))
+            if not key.startswith(("__", "_abc_")) and not _is_descriptor(value):
+                strict, self._strict = self._strict, False
+                self.add(f"{name}.{key}", value)
+                self._strict = strict
         for function in own_functions(kind):
             if function.__qualname__.startswith(kind.__qualname__) and function.__module__ == kind.__module__:
                 self._inner(f"{name}.{function.__name__}", function, own=True)
@@ -398,8 +471,28 @@ def version_of(package: str) -> str:
     return version(names[0]) if names else ""
 
 
-def _key(key: Any) -> str:
-    return repr(key) if isinstance(key, (*_PLAIN, tuple)) else type(key).__qualname__
+def _reason(name: str, value: Any, error: Exception) -> str:
+    if isinstance(error, UnidentifiedError):
+        return str(error)
+    if isinstance(error, NoSourceError):
+        return f"{name}: {error}"
+    words = (str(error).splitlines() or [type(error).__name__])[0]
+    return f"{name}: a {type(value).__qualname__} cannot be identified ({words})"
+
+
+def _saved(script: Any) -> str:
+    """Return a digest of a script as it is saved, but for where its lines stood in its source."""
+    buffer = BytesIO()
+    torch.jit.save(script, buffer)
+    with ZipFile(buffer) as archive:
+        names = [n for n in archive.namelist() if not n.endswith((".debug_pkl", "/serialization_id"))]
+        found = [(name.partition("/")[2], archive.read(name)) for name in sorted(names)]
+    # constants are written in the order of a set
+    return digest(*(digest(name, _CONSTANTS.sub(_sorted_lines, content)) for name, content in found))
+
+
+def _sorted_lines(match: re.Match[bytes]) -> bytes:
+    return b"".join(sorted(match[0].splitlines(keepends=True)))
 
 
 def _bytes(value: Tensor) -> bytes:
@@ -408,10 +501,17 @@ def _bytes(value: Tensor) -> bytes:
     return plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b""
 
 
-def _is_bound(value: Any, owner: Any) -> bool:
-    """Whether a value is a method of its own owner, or wrapped around one, kept as a short cut."""
-    inner = getattr(value, "__wrapped__", value) if callable(value) else value
-    return isinstance(inner, MethodType) and inner.__self__ is owner
+def _is_own_method(value: Any, owner: Any) -> bool:
+    """Whether a value is a method that its own owner's class has, kept as a short cut."""
+    if not isinstance(value, MethodType) or value.__self__ is not owner:
+        return False
+    return any(value.__func__ in vars(base).values() for base in type(owner).__mro__)
+
+
+def _is_descriptor(value: Any) -> bool:
+    """Whether a class's attribute is its code: functions and what wraps them, slots, nested classes."""
+    wrappers = (FunctionType, classmethod, staticmethod, property, cached_property, partialmethod, type)
+    return isinstance(value, wrappers) or type(value).__name__ in ("member_descriptor", "getset_descriptor")
 
 
 def _plain_state(kind: type) -> bool:

@@ -21,6 +21,7 @@ _OF_DATACLASSES = (
     *("__lt__", "__le__", "__gt__", "__ge__", "__getstate__", "__setstate__"),
 )
 _DEEPEST = 32  # decorators around a function; what makes up attributes as it is asked for them has no end
+_READ = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 _DEFINITIONS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -158,11 +159,29 @@ def bytecode(code: CodeType) -> str:
 def globals_in(code: CodeType) -> Iterator[str]:
     """Yield the globals that a function, and those within it, read."""
     for step in dis.get_instructions(code):
-        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"):
+        if step.opname in _READ:
             yield step.argval
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from globals_in(constant)
+
+
+def attributes_read(code: CodeType, variable: str) -> set[str] | None:
+    """Return which attributes of a global a function reads; None where it takes the whole of it."""
+    found: set[str] = set()
+    steps = [step for step in dis.get_instructions(code) if step.opname != "PUSH_NULL"]
+    for step, following in zip(steps, [*steps[1:], None], strict=True):
+        if step.opname in _READ and step.argval == variable:
+            if following is None or following.opname not in ("LOAD_ATTR", "LOAD_METHOD"):
+                return None
+            found.add(following.argval)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            inner = attributes_read(constant, variable)
+            if inner is None:
+                return None
+            found |= inner
+    return found
 
 
 @lru_cache(maxsize=1024)

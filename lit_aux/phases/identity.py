@@ -24,7 +24,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
-from lit_aux.identity.encoder import Encoder, Tree
+from lit_aux.identity.encoder import HOOKS, TENSOR_HOOKS, Encoder, Tree
 from lit_aux.identity.source import attributes_set
 from lit_aux.phases.phase import Phase, PhaseSettings
 
@@ -42,7 +42,10 @@ _OF_LIGHTNING = frozenset(vars(LightningModule())) - {"_automatic_optimization"}
 _RUNNING = frozenset({"_hparams", "_hparams_initial", "_hparams_name", "phase"})
 FOREIGN = "foreign."
 """In the names of callbacks that are nobody's library: what they are may change where a run is resumed."""
+OWN = "own "
+"""In the names of their options, which must not change; whether there is such a callback may."""
 _FIRST: WeakKeyDictionary[LightningModule, Tree] = WeakKeyDictionary()
+_GIVEN: WeakKeyDictionary[Callback, Tree] = WeakKeyDictionary()
 _LIMITS = ("max_epochs", "max_steps", "max_time")
 _OF_TRAINER = (
     "precision",
@@ -102,7 +105,7 @@ def describe_phase(
     def omit(owner: Any, name: str, value: Any) -> bool:
         if owner is module and (name in later or _is_elsewhere(module, name, value)):
             return True
-        return name.endswith("_hooks") and isinstance(owner, nn.Module) and id(value) not in kept
+        return name.endswith("_hooks") and isinstance(owner, nn.Module | Tensor) and id(value) not in kept
 
     encoder = Encoder(omit, stand_in)
     encoder.versions |= {**_LIBRARIES, "lit_aux": lit_aux.__version__}
@@ -141,7 +144,8 @@ def describe_run(
         if owner is module and _is_elsewhere(module, name, value):
             return True
         weights = isinstance(value, nn.Parameter) or (isinstance(value, Tensor) and id(owner) not in losses)
-        return isinstance(owner, nn.Module) and (name.endswith("_hooks") or weights)
+        passing = weights or name in ("training", "requires_grad") or name.endswith("_hooks")
+        return isinstance(owner, nn.Module | Tensor) and passing
 
     encoder = Encoder(omit, stand_in, strict=False).add("model", module)
     for phase in phases:
@@ -235,9 +239,10 @@ def stand_in(value: Any) -> str | None:
 
 
 def hooks_of(module: nn.Module) -> set[int]:
-    """Return the ``id`` of every forward and backward hook of a module."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return {id(hook) for part in module.modules() for kind in kinds for hook in vars(part)[kind].values()}
+    """Return the ``id`` of every forward and backward hook of a module, and of its parameters."""
+    parts: list[Any] = [*module.modules(), *module.parameters()]
+    kinds = (*HOOKS, *TENSOR_HOOKS)
+    return {id(h) for part in parts for kind in kinds for h in (getattr(part, kind, None) or {}).values()}
 
 
 def _is_elsewhere(module: LightningModule, name: str, value: Any) -> bool:
@@ -292,16 +297,35 @@ def _add_callbacks(
     encoder: Encoder, name: str, callbacks: Iterable[Callback], *, running: bool = True
 ) -> None:
     """Write the callbacks that change training; of libraries', unless they are running, options alone."""
-    for callback in callbacks:
-        kind = type(callback)
-        if not changes_training(callback) or isinstance(callback, Timer):  # which is a limit
-            continue
-        if running or not _of_library(kind):
-            encoder.add(f"{name}.{'' if _of_library(kind) else FOREIGN}{kind.__name__}", callback)
-            continue
-        encoder.add(f"{name}.{kind.__name__}", kind)
+    acting = [c for c in callbacks if changes_training(c) and not isinstance(c, Timer)]  # which is a limit
+    words: list[str] = []
+    for callback in acting:
+        kind = type(callback).__name__
+        number = 1 + sum(one.partition("-")[0] == kind for one in words)
+        word = kind if number == 1 else f"{kind}-{number}"
+        words.append(word)
+        library = _of_library(type(callback))
+        if running or not library:
+            encoder.add(f"{name}.{'' if library else FOREIGN}{word}", callback)
+        if not running:
+            where = f"{name}.{'' if library else OWN}{word}"
+            encoder.tree |= {where + option: text for option, text in _as_given(callback).items()}
+    if running:
+        encoder.add(f"{name}.order", words)
+
+
+def _as_given(callback: Callback) -> Tree:
+    """Return a callback's class and options, as they were when it was first seen: some count in them."""
+    if callback not in _GIVEN:
+        encoder = Encoder(stand_in=stand_in, strict=False)
+        kind = encoder.add_class(type(callback)) if _of_library(type(callback)) else type(callback).__name__
+        encoder.tree = {"": kind}
         for option, value in _arguments_of(callback).items():
-            encoder.add(f"{name}.{kind.__name__}.{option}", value)
+            encoder.add(f".{option}", value)
+        _GIVEN[callback] = {
+            n: text for n, text in encoder.tree.items() if not n.startswith(("class ", "global "))
+        }
+    return _GIVEN[callback]
 
 
 def _arguments_of(thing: Any) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.identity.encoder import UNKNOWN, Tree
-from lit_aux.phases.identity import FOREIGN
+from lit_aux.identity.encoder import DOES, UNKNOWN, Tree
+from lit_aux.phases.identity import FOREIGN, OWN
 from lit_aux.phases.state import PhaseResult, check_fit, phase_of_checkpoint, read_checkpoint
 from lit_aux.phases.store import differences
 
@@ -128,10 +128,16 @@ def check_same_run(point: ResumePoint, now: Description) -> None:
         if old is not None and new is not None
     ]
     edited = differences(before.get("code", {}), now.get("code", {})) != {}
+    other = bool(loose)
+    loose += [
+        f"{name} {old} (now {new})"
+        for name, (old, new) in differences(before.get("options", {}), now.get("options", {})).items()
+        if name.startswith("global ") and not name.endswith(DOES) and not {old, new} & {None, UNKNOWN}
+    ]
     for part in ("configuration", "data", "options"):
         if before.get(part) and now.get(part):
             found = differences(before[part], now[part])
-            _refuse(point, {k: v for k, v in found.items() if _is_option(part, k, v, edited, bool(loose))})
+            _refuse(point, {k: v for k, v in found.items() if _is_option(part, k, v, edited, other)})
     if loose:
         rank_zero_warn(
             f"ckpt_path: {point.path!r} was written with other {', '.join(loose)}; going on with it"
@@ -225,6 +231,8 @@ def _is_option(
     if part == "configuration":
         return not name.startswith("--trainer.callbacks")  # told apart below, by what they are
     if UNKNOWN in values or not name.startswith(_CHOSEN) or FOREIGN in name:
+        return False
+    if (edited and name.endswith(DOES)) or (f".{OWN}" in name and None in values):
         return False
     if not loose:
         return True

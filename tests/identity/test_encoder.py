@@ -7,11 +7,12 @@ import random
 import subprocess
 import sys
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from lit_aux.identity.encoder import Encoder, UnidentifiedError
 
 
 def key(thing: Any) -> str:
+    if isinstance(thing, Encoder):
+        return thing.key()
     return Encoder().add("thing", thing).key()
 
 
@@ -104,6 +107,60 @@ def with_hook(hook: Any) -> nn.Module:
     return layer
 
 
+def with_forward(function: Any) -> nn.Module:
+    layer = Private()
+    layer.forward = MethodType(function, layer)  # type: ignore[method-assign]
+    return layer
+
+
+def with_wrapped_forward(factor: float) -> nn.Module:
+    layer = Decorated()
+    inner = layer.forward
+
+    @functools.wraps(inner)
+    def outer(x: torch.Tensor) -> torch.Tensor:
+        return inner(x) * factor
+
+    layer.forward = outer  # type: ignore[method-assign]
+    return layer
+
+
+def with_weight_hook(factor: float) -> nn.Module:
+    layer = nn.Linear(1, 1)
+    layer.weight.register_hook(lambda gradient: gradient * factor)
+    return layer
+
+
+def with_attribute(factor: float) -> Any:
+    def f(x: float) -> float:
+        return x
+
+    f.factor = factor  # type: ignore[attr-defined]
+    return f
+
+
+TABLE: Any = None
+SPACE: Any = SimpleNamespace(a=0, b=0)
+
+
+def reads() -> Any:
+    return TABLE, SPACE.a
+
+
+def reads_through_another() -> Any:
+    return reads()
+
+
+def globally(**values: Any) -> Encoder:
+    """Return the description of a function that calls one that reads these globals."""
+    before = {name: globals()[name] for name in values}
+    globals().update(values)
+    try:
+        return Encoder().add("f", reads_through_another)
+    finally:
+        globals().update(before)
+
+
 PAIRS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "a tuple of a layer": (lambda: nn.MaxPool2d(2, (1, 1)), lambda: nn.MaxPool2d(2, (2, 2))),
     "a private attribute": (lambda: Private(1.0), lambda: Private(2.0)),
@@ -139,6 +196,52 @@ PAIRS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         lambda: torch.compile(nn.ELU(1.0), backend="eager"),
         lambda: torch.compile(nn.ELU(2.0), backend="eager"),
     ),
+    "a compiled function": (
+        lambda: torch.compile(closing(1.0), backend="eager"),
+        lambda: torch.compile(closing(2.0), backend="eager"),
+    ),
+    "a scripted module": (lambda: torch.jit.script(nn.ELU(1.0)), lambda: torch.jit.script(nn.ELU(2.0))),
+    "a traced function": (
+        lambda: torch.jit.trace(closing(1.0), torch.ones(1)),
+        lambda: torch.jit.trace(closing(2.0), torch.ones(1)),
+    ),
+    "an operator": (lambda: torch.ops.aten.relu, lambda: torch.ops.aten.tanh),
+    "what trains": (lambda: nn.Linear(1, 1), lambda: nn.Linear(1, 1).requires_grad_(False)),
+    "a mode": (nn.Dropout, lambda: nn.Dropout().eval()),
+    "another order of the same names": (
+        lambda: nn.Sequential(OrderedDict(a=nn.ReLU(), b=nn.Tanh())),
+        lambda: nn.Sequential(OrderedDict(b=nn.Tanh(), a=nn.ReLU())),
+    ),
+    "a forward put there later": (
+        lambda: with_forward(lambda self, x: x),
+        lambda: with_forward(lambda self, x: -x),
+    ),
+    "a forward wrapped later": (lambda: with_wrapped_forward(1.0), lambda: with_wrapped_forward(2.0)),
+    "a hook of a weight": (lambda: with_weight_hook(1.0), lambda: with_weight_hook(2.0)),
+    "a function's attribute": (lambda: with_attribute(1.0), lambda: with_attribute(2.0)),
+    "a class's list": (lambda: kind_with(a=[1])(), lambda: kind_with(a=[2])()),
+    "a class's tensor": (lambda: kind_with(a=torch.ones(1))(), lambda: kind_with(a=torch.zeros(1))()),
+    "a class's partial": (
+        lambda: kind_with(a=functools.partial(pow, 2))(),
+        lambda: kind_with(a=functools.partial(pow, 3))(),
+    ),
+    "a global that was read from a file": (
+        lambda: globally(TABLE={"a": 1}),
+        lambda: globally(TABLE={"a": 2}),
+    ),
+    "a global tensor": (lambda: globally(TABLE=torch.ones(1)), lambda: globally(TABLE=torch.zeros(1))),
+    "a global function's closure": (lambda: globally(TABLE=closing(1)), lambda: globally(TABLE=closing(2))),
+    "a global's attribute that is read": (
+        lambda: globally(SPACE=SimpleNamespace(a=1)),
+        lambda: globally(SPACE=SimpleNamespace(a=2)),
+    ),
+    "a deque's bound": (lambda: deque([1], 3), lambda: deque([1], 4)),
+    "a masked array": (
+        lambda: np.ma.array([1, 2], mask=[0, 1]),
+        lambda: np.ma.array([1, 2], mask=[1, 0]),
+    ),
+    "a key that is a class": (lambda: {nn.ReLU: 1}, lambda: {nn.Tanh: 1}),
+    "a key that is a function": (lambda: {torch.relu: 1}, lambda: {torch.tanh: 1}),
     "a dtype": (lambda: torch.ones(2), lambda: torch.ones(2).double()),
     "a shape": (lambda: torch.ones(2, 1), lambda: torch.ones(1, 2)),
     "a sparse tensor": (lambda: torch.eye(2).to_sparse(), lambda: torch.ones(2, 2).to_sparse()),
@@ -182,11 +285,12 @@ def test_what_differs_is_told_apart_and_what_is_alike_is_not(name: str) -> None:
 
 
 def test_what_is_no_difference() -> None:
-    assert key(torch.nn.Linear(2, 2).eval().load_state_dict) is not None
-    torch.manual_seed(0)
-    first = nn.Linear(2, 2)
-    torch.manual_seed(0)
-    assert key(first) == key(nn.Linear(2, 2).eval())
+    assert key(torch.nn.Linear(2, 2).load_state_dict) is not None
+    used = nn.Linear(2, 2)
+    fresh = deepcopy(used)
+    used(torch.ones(1, 2)).sum().backward()
+    assert key(used) == key(fresh)
+    assert key(globally(SPACE=SimpleNamespace(a=0, b=1))) == key(globally())  # b is read by nobody
     assert key(threading.Lock()) == key(threading.Lock())
     assert key({frozenset({"x", "y"}), "z"}) == key({"z", frozenset({"y", "x"})})
     assert key(logging.getLogger("a")) == key(logging.getLogger("a"))
@@ -237,7 +341,7 @@ def test_left_out_and_stood_in() -> None:
     )
     encoder.add("o", Options(name="x")).add("n", nn.ReLU())
     assert encoder.tree == {"o": f"{__name__}.Options", "o.width": "3", "n": "<net>"} | {
-        f"{__name__}.Options.width": "3", f"{__name__}.Options.name": "'a'"
+        f"class {__name__}.Options.width": "3", f"class {__name__}.Options.name": "'a'"
     } | {name: value for name, value in encoder.tree.items() if ".__" in name}  # fmt: skip
 
 

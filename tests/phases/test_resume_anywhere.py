@@ -210,6 +210,26 @@ def test_weights_of_another_shape_are_refused_whoevers_module_it_is(tmp_path: Pa
         fit(tmp_path, callbacks=[], ckpt_path="last")
 
 
+class Shrinking(Callback):
+    """A stranger's, which counts in what it was given."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Shrink less."""
+        self.factor *= 1.1
+
+
+def test_options_of_strangers_callbacks_are_those_they_were_given(tmp_path: Path) -> None:
+    first = Shrinking(0.5)
+    fit(tmp_path, callbacks=[first])
+    fit(tmp_path, callbacks=[first], ckpt_path="last")  # it has counted since
+    fit(tmp_path, callbacks=[Shrinking(0.5)], ckpt_path="last")
+    with pytest.raises(ConfigurationError, match=r"callbacks\.own Shrinking\.factor 0\.5.*0\.4"):
+        fit(tmp_path, callbacks=[Shrinking(0.4)], ckpt_path="last")
+
+
 def test_what_was_kept_best_is_kept(tmp_path: Path) -> None:
     """WiSEFT leaves the network at its best mixture, also when it had no time to."""
 

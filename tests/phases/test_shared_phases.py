@@ -111,6 +111,14 @@ DIFFERENT: dict[str, tuple[Callable[[], dict[str, Any]], Callable[[], dict[str, 
         lambda: {"model": module(losses=nn.CrossEntropyLoss(weight=torch.tensor([2.0, 1.0])))},
     ),
     "foreign callback": (lambda: {"callbacks": [Foreign(0.9)]}, lambda: {"callbacks": [Foreign(0.8)]}),
+    "two callbacks of a kind": (
+        lambda: {"callbacks": [Foreign(0.9), Foreign(0.8)]},
+        lambda: {"callbacks": [Foreign(0.7), Foreign(0.8)]},
+    ),
+    "an order of callbacks": (
+        lambda: {"callbacks": [Foreign(0.9), Inherited(2)]},
+        lambda: {"callbacks": [Inherited(2), Foreign(0.9)]},
+    ),
     "derived callback": (lambda: {"callbacks": [Inherited(2)]}, lambda: {"callbacks": [Inherited(3)]}),
     "stopping": (
         lambda: {"callbacks": [StopAtTrainingLoss(0.1)]},
