@@ -1,7 +1,6 @@
 """Lightning's command line as this project has it."""
 
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 import lit_aux.data
 import lit_aux.modules  # noqa: F401 - so that their classes can be named without a path
 from lit_aux._options import located, with_class_paths, with_nulls
+from lit_aux.commands import know_working_folder
 from lit_aux.errors import ConfigurationError
 from lit_aux.phases import PhaseTrainer
 from lit_aux.storage import storage_trouble
@@ -24,7 +24,9 @@ _DESCRIPTION = (
     "in between; see which features were reused. Start with: lit-aux fit --config configs/quickstart.yaml. "
     "Many runs of one W&B sweep file, with or without W&B: lit-aux sweep FILE. The paper's experiments: "
     "lit-aux reproduce EXPERIMENT. Means and winners of a results table: lit-aux table FILE; its pictures: "
-    "lit-aux figures NAME. Is a network lazy, nested or rich: lit-aux regime RUN. (Each has its own --help.)"
+    "lit-aux figures NAME. Is a network lazy, nested or rich: lit-aux regime RUN. Why did multi-task "
+    "training help or hurt: lit-aux trajectories RUN... (Each has its own --help.) The options of a model or "
+    "of data: lit-aux fit --model.help PretrainFinetuneModule, lit-aux fit --data.help DigitsDataModule."
 )
 
 
@@ -131,8 +133,7 @@ def run(args: ArgsType) -> None:
         StorageError: If a file cannot be written.
     """
     _hush()
-    if os.getcwd() not in sys.path:  # last: classes of the user's own, named as module.Class
-        sys.path.append(os.getcwd())
+    know_working_folder()
     AuxiliaryCLI(
         parser_class=_Parser,
         trainer_class=PhaseTrainer,

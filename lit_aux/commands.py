@@ -1,6 +1,8 @@
 """What the project's own commands share: their parser, and what it says of a wrong command line."""
 
+import os
 import re
+import sys
 from argparse import ArgumentError
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -79,3 +81,9 @@ def parse(
             hint = known.get(match[1], known.get("", "give a value")).format(option=match[1])
             raise ConfigurationError(f"{match[1]}: nothing is given; {hint}") from None
         raise
+
+
+def know_working_folder() -> None:
+    """Let classes of the user's own be named as ``module.Class``: the working folder is looked at last."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())

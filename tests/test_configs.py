@@ -27,6 +27,21 @@ STUDENTS = [str(f.relative_to(CONFIGS)) for f in FILES if "TeacherDataModule" in
 NAMES = [name for file in FILES if (name := str(file.relative_to(CONFIGS))) not in STUDENTS]
 
 
+LIMITS = ("max_epochs", "max_steps", "max_time", "max_evaluations", "max_flow_time")
+
+
+@pytest.mark.parametrize("name", [*NAMES, *STUDENTS])
+def test_every_phase_has_a_limit(name: str) -> None:
+    """None trains for the thousand epochs that Lightning takes where nobody says how many."""
+    config = yaml.safe_load((CONFIGS / name).read_text())
+    options = config["model"]["init_args"]
+    two = config["model"]["class_path"].endswith("PretrainFinetuneModule")
+    last = "probe_settings" if options.get("finetune") == "probe" and "probe_settings" in options else ""
+    for part in ("pretrain_settings", last or "finetune_settings") if two else ("settings",):
+        given = {limit for limit in LIMITS if (options.get(part) or {}).get(limit) not in (None, -1)}
+        assert given or config["trainer"].get("max_epochs", -1) > 0, part
+
+
 @pytest.fixture(autouse=True)
 def _own_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["lit-aux"])  # lest Lightning warn of two command lines

@@ -60,6 +60,14 @@ def commands_of(page: Path) -> list[list[str]]:
     return found
 
 
+def run_as_a_reader(block: str, space: dict[str, object], page: str) -> None:
+    """Save a block that is a file under its name; run any other after those before it."""
+    if file := re.match(r"# (\w+\.py)\n", block):
+        Path(file[1]).write_text(block)
+    else:
+        exec(compile(block, page, "exec"), space)
+
+
 @pytest.fixture
 def _project(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the pages' own files a place to be imported from, and the project's configurations."""
@@ -72,9 +80,7 @@ def test_the_tutorial_runs(capsys: pytest.CaptureFixture[str]) -> None:
     space: dict[str, object] = {"__name__": "tutorial"}
     for language, block in code_blocks(TUTORIAL):
         if language == "python":
-            if file := re.match(r"# (\w+\.py)\n", block):
-                Path(file[1]).write_text(block)
-            exec(compile(block, "tutorial.md", "exec"), space)
+            run_as_a_reader(block, space, "tutorial.md")
         elif language == "bash":
             for line in block.splitlines():
                 words = shlex.split(line)
@@ -91,7 +97,10 @@ def test_the_tutorial_runs(capsys: pytest.CaptureFixture[str]) -> None:
     "page", [p for p in PAGES if p != TUTORIAL and python_of(p)], ids=lambda p: p.relative_to(DOCS).as_posix()
 )
 def test_the_python_of_a_page_runs(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(python_of(page), page.name, "exec"), {"__name__": page.stem})
+    space: dict[str, object] = {"__name__": page.stem}
+    for language, block in code_blocks(page):
+        if language == "python":
+            run_as_a_reader(block, space, page.name)
     if page.name == "own-data.md":
         assert float(capsys.readouterr().out.split()[-1]) > 0.8  # the last line is an accuracy
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from lit_aux.commands import know_working_folder
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.files import write_whole
 from lit_aux.regimes.sweep import Sweep
@@ -85,8 +86,12 @@ def run(arguments: Sequence[str], fit: Fit) -> int:
         print(f"reading the PT+FT rows of {path} ...", flush=True)
         students, note = read_results(path, own.get("--run"), own.get("--sampling"))
         return _report_students(students, note, _out(own, path.parent))
-    from lit_aux.regimes.run_folder import folder_of, read_run
+    from lit_aux.regimes.run_folder import deep_layers, folder_of, read_run
 
+    know_working_folder()
+    layers = deep_layers(Path(rest[0]))
+    if layers:
+        return _report_layers(layers, Path(rest[0]))
     students, note = read_run(rest[0], own.get("--pretrained"))
     return _report_students(students, f"finetuning: {note}", _out(own, folder_of(Path(rest[0]))))
 
@@ -173,6 +178,24 @@ def _sweep(own: Mapping[str, str], words: Sequence[str], fit: Fit) -> int:
         print("stopped; the same command goes on with the factors that are left", flush=True)
         return 130
     report_sweep(fits, out, own.get("--layer"), words)
+    return 0
+
+
+def _report_layers(layers: Sequence[Any], run: Path) -> int:
+    """Print what a run of a deep network says of its layers."""
+    from rich.console import Console
+
+    from lit_aux.reporting import layer_table
+
+    console = Console()
+    console.print(layer_table(layers))
+    console.print(
+        f"{run}: a deep network, judged by its own measures; which factor would make it nested says\n"
+        "lit-aux regime --config FILE --factors LIST",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
     return 0
 
 

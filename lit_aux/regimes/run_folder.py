@@ -1,6 +1,9 @@
 """Students of a run of ``lit-aux fit``, from the checkpoints in its folder."""
 
+import json
+import math
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from lit_aux.callbacks import WeightRescaling
+from lit_aux.callbacks import LayerDimensionality, WeightRescaling
 from lit_aux.errors import ConfigurationError
 from lit_aux.models import DiagonalNet, ReLUNet, StudentNet
 from lit_aux.modules import PretrainFinetuneModule
@@ -16,6 +19,7 @@ from lit_aux.modules.loading import load_checkpoint
 from lit_aux.phases.state import CHECKPOINT_KEY, check_fit, read_checkpoint
 from lit_aux.regimes.building import build, class_of
 from lit_aux.regimes.student_features import StudentFeatures
+from lit_aux.reporting import short_layer
 
 Config = dict[str, Any]
 
@@ -66,6 +70,32 @@ def read_run(path: str | Path, pretrained: str | Path | None = None) -> tuple[li
     return found, current["reason"] if current else "finetuning has not ended yet"
 
 
+def deep_layers(given: Path) -> list[LayerDimensionality]:
+    """Return what a run of a deep network measured in the layers of its last phase.
+
+    Args:
+        given: The run's folder, or a checkpoint in it.
+
+    Returns:
+        Nothing for students, for runs without ``RepresentationDimensionality``, and for what is no run.
+    """
+    try:
+        folder = folder_of(given)
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        backbone = class_of(config["model"]["init_args"].get("backbone"))
+        rows = json.loads((folder / "summary.json").read_text())["layers"]
+    except (ConfigurationError, OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return []
+    if not rows or issubclass(backbone or object, StudentNet):
+        return []
+    known = {field.name for field in fields(LayerDimensionality)}
+    last = [row for row in rows if row["phase"] == rows[-1]["phase"]]
+    found: list[dict[str, Any]] = [
+        {k: math.nan if v is None else v for k, v in row.items() if k in known} for row in last
+    ]
+    return [LayerDimensionality(**row | {"layer": short_layer(row["layer"])}) for row in found]
+
+
 def folder_of(given: Path) -> Path:
     """Return a run's folder, where ``lit-aux fit`` saved its configuration.
 
@@ -98,7 +128,8 @@ def _read_config(given: Path) -> Config:
         raise ConfigurationError(f"RUN {given}: {file} is no configuration of lit-aux fit")
     if not issubclass(class_of(backbone) or object, StudentNet):
         raise ConfigurationError(
-            f"RUN {given}: its network is no student; of a deep one ask with --config FILE --factors LIST"
+            f"RUN {given}: its network is no student, and no layers were measured; give the run "
+            "RepresentationDimensionality, or ask with --config FILE --factors LIST"
         )
     if not issubclass(kind, PretrainFinetuneModule):
         raise ConfigurationError(

@@ -3,11 +3,13 @@
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from regime_helpers import fit_run
 
 from lit_aux.errors import ConfigurationError
@@ -146,8 +148,6 @@ def test_another_pretraining_is_refused(runs: dict[str, Path], tmp_path: Path) -
 
 
 def edited(folder: Path, to: Path, **model: Any) -> Path:
-    import yaml
-
     shutil.copytree(folder, to)
     config = yaml.safe_load((to / "config.yaml").read_text())
     config["model"] |= {key: value for key, value in model.items() if key == "class_path"}
@@ -228,3 +228,48 @@ def nested_by_hand(students: list[StudentFeatures], factor: float) -> float:
             nested += float(size[d]) * (-0.5 <= dependence <= -0.1)
         total += nested / float(size[made].sum())
     return total / len(students)
+
+
+def test_a_deep_run_is_judged_by_its_own_measures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = {"class_path": "lit_aux.modules.PretrainFinetuneModule", "init_args": {"backbone": "resnet18"}}
+    (tmp_path / "config.yaml").write_text(
+        yaml.safe_dump({"model": model, "data": {"class_path": "lit_aux.data.DigitsDataModule"}})
+    )
+    numbers = {"pr_before": 10.0, "pr_after": 4.0, "ensd": 3.9, "pr_ratio": 0.4, "ensd_ratio": 0.975}
+    layers = [
+        {
+            "phase": "pretrain",
+            "layer": "net.backbone.network.layer1",
+            **numbers,
+            "verdict": "lazy",
+            "note": "",
+        },
+        {
+            "phase": "finetune",
+            "layer": "net.backbone.network.layer4",
+            **numbers,
+            "verdict": "nested",
+            "note": "",
+        },
+    ]
+    (tmp_path / "summary.json").write_text(json.dumps({"phases": [], "layers": layers}))
+    assert run([str(tmp_path)], fit=lambda words: None) == 0
+    printed = capsys.readouterr().out
+    assert "layer4" in printed
+    assert "nested" in printed
+    assert "layer1" not in printed
+    (tmp_path / "summary.json").unlink()
+    with pytest.raises(ConfigurationError, match="no layers were measured"):
+        run([str(tmp_path)], fit=lambda words: None)
+
+
+def test_classes_of_the_working_folder_are_known(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my_regime_module.py").write_text(
+        "from lit_aux.modules import PretrainFinetuneModule as Base\n\nclass Mine(Base):\n    pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    folder = edited(runs["diagonal"], tmp_path / "edited", class_path="my_regime_module.Mine")
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    assert run([str(folder)], fit=lambda words: None) == 0
