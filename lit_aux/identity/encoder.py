@@ -2,16 +2,14 @@
 
 import re
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from copyreg import dispatch_table
 from enum import Enum
-from functools import cached_property, partial, partialmethod
-from io import BytesIO
+from functools import partial
 from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, MappingProxyType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 from weakref import ReferenceType
-from zipfile import ZipFile
 
 import numpy as np
 import torch
@@ -32,6 +30,15 @@ from lit_aux.identity.source import (
     module_of,
     own_functions,
 )
+from lit_aux.identity.values import (
+    bytes_of,
+    has_plain_state,
+    is_descriptor,
+    is_own_method,
+    saved_script,
+    state_of,
+    version_of,
+)
 
 Tree = dict[str, str]
 UNKNOWN = "?"
@@ -45,7 +52,6 @@ DOES = " does"
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _OF_TORCH = frozenset(vars(nn.Module())) | {"_compiled_call_impl", "_is_full_backward_hook"}
 _OF_OPTIMIZER = re.compile(r"hooks?$|^state$|^_(warned_|zero_grad_|cuda_graph|opt_called|step_count)")
-_CONSTANTS = re.compile(rb"(?:^  \w+ : Final\[.*\n)+", re.MULTILINE)
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
@@ -156,7 +162,7 @@ class Encoder:
         elif type(value) in (np.ndarray, np.memmap):
             self._array(name, value)
         elif isinstance(value, torch.jit.ScriptModule | torch.jit.ScriptFunction):
-            self._put(name, f"script {digest(_saved(value))}")
+            self._put(name, f"script {digest(saved_script(value))}")
         elif isinstance(value, nn.Module):
             self._module(name, value)
         elif isinstance(value, Optimizer):
@@ -167,7 +173,7 @@ class Encoder:
         elif callable(value) and isinstance(value, FunctionType | MethodType | BuiltinFunctionType | partial):
             self._function(name, value)
         elif isinstance(value, torch.Generator):
-            self._put(name, f"generator {digest(_bytes(value.get_state()))}")
+            self._put(name, f"generator {digest(bytes_of(value.get_state()))}")
         elif isinstance(value, re.Pattern):
             self._put(name, repr(value))
         elif type(value) in (dict, MappingProxyType) or type(value).__name__ in (
@@ -194,7 +200,7 @@ class Encoder:
             self._put(name, f"{value.layout} {tuple(value.shape)}")
             parts = ("indices", "values") if value.layout == torch.sparse_coo else ("values",)
             for part in parts:
-                self._put(f"{name}.{part}", digest(_bytes(getattr(value, part)())))
+                self._put(f"{name}.{part}", digest(bytes_of(getattr(value, part)())))
             return None
         if value.is_quantized:
             each = value.qscheme() not in (torch.per_tensor_affine, torch.per_tensor_symmetric)
@@ -206,7 +212,7 @@ class Encoder:
             self.add(f"{name}.scale", scales if each else (value.q_scale(), value.q_zero_point()))
             value = value.int_repr()
         frozen = " frozen" if isinstance(value, nn.Parameter) and not value.requires_grad else ""
-        return self._put(name, f"{value.dtype} {tuple(value.shape)} {digest(_bytes(value))}{frozen}")
+        return self._put(name, f"{value.dtype} {tuple(value.shape)} {digest(bytes_of(value))}{frozen}")
 
     def _array(self, name: str, value: Any) -> None:
         if value.dtype.hasobject:
@@ -223,7 +229,7 @@ class Encoder:
         own = {
             key: value
             for key, value in vars(module).items()
-            if key not in _OF_TORCH and not _is_own_method(value, module)
+            if key not in _OF_TORCH and not is_own_method(value, module)
         }
         self._attributes(name, module, own, lambda key: False)
         for kind in ("_parameters", "_buffers", "_modules"):
@@ -368,7 +374,7 @@ class Encoder:
             if registered is not None:
                 reduced: Any = registered(value)
             else:
-                reduced = None if _plain_state(kind) else value.__reduce_ex__(4)
+                reduced = None if has_plain_state(kind) else value.__reduce_ex__(4)
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UnidentifiedError(
@@ -377,7 +383,7 @@ class Encoder:
         if isinstance(reduced, str):
             return self._put(name, f"{kind.__module__}.{reduced}")
         if reduced is None:
-            self._attributes(name, value, _state(value), lambda key: False)
+            self._attributes(name, value, state_of(value), lambda key: False)
             return None
         self._put(name, self.add_class(kind))
         function, arguments, *rest = reduced
@@ -427,7 +433,7 @@ class Encoder:
     def _body(self, name: str, kind: type) -> None:
         """Write what a class has that its file does not tell: values, closures, functions put there later."""
         for key, value in sorted(vars(kind).items()):
-            if not key.startswith(("__", "_abc_")) and not _is_descriptor(value):
+            if not key.startswith(("__", "_abc_")) and not is_descriptor(value):
                 strict, self._strict = self._strict, False
                 self.add(f"{name}.{key}", value)
                 self._strict = strict
@@ -457,20 +463,6 @@ class Encoder:
         self.tree[name] = text if len(text) <= _LONGEST else f"{text[:24]}... {digest(text)}"
 
 
-def version_of(package: str) -> str:
-    """Return the version of a package by the name under which it is imported; empty where it tells none."""
-    import sys
-
-    module = sys.modules.get(package)
-    told = getattr(module, "__version__", None)
-    if isinstance(told, str):
-        return str(told)
-    from importlib.metadata import packages_distributions, version
-
-    names = packages_distributions().get(package, [])
-    return version(names[0]) if names else ""
-
-
 def _reason(name: str, value: Any, error: Exception) -> str:
     if isinstance(error, UnidentifiedError):
         return str(error)
@@ -478,63 +470,3 @@ def _reason(name: str, value: Any, error: Exception) -> str:
         return f"{name}: {error}"
     words = (str(error).splitlines() or [type(error).__name__])[0]
     return f"{name}: a {type(value).__qualname__} cannot be identified ({words})"
-
-
-def _saved(script: Any) -> str:
-    """Return a digest of a script as it is saved, but for where its lines stood in its source."""
-    buffer = BytesIO()
-    torch.jit.save(script, buffer)
-    with ZipFile(buffer) as archive:
-        names = [n for n in archive.namelist() if not n.endswith((".debug_pkl", "/serialization_id"))]
-        found = [(name.partition("/")[2], archive.read(name)) for name in sorted(names)]
-    # constants are written in the order of a set
-    return digest(*(digest(name, _CONSTANTS.sub(_sorted_lines, content)) for name, content in found))
-
-
-def _sorted_lines(match: re.Match[bytes]) -> bytes:
-    return b"".join(sorted(match[0].splitlines(keepends=True)))
-
-
-def _bytes(value: Tensor) -> bytes:
-    plain = value.detach().cpu().resolve_conj().resolve_neg().reshape(-1)
-    plain = plain.clone(memory_format=torch.contiguous_format)  # of one value, whatever its stride
-    return plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b""
-
-
-def _is_own_method(value: Any, owner: Any) -> bool:
-    """Whether a value is a method that its own owner's class has, kept as a short cut."""
-    if not isinstance(value, MethodType) or value.__self__ is not owner:
-        return False
-    return any(value.__func__ in vars(base).values() for base in type(owner).__mro__)
-
-
-def _is_descriptor(value: Any) -> bool:
-    """Whether a class's attribute is its code: functions and what wraps them, slots, nested classes."""
-    wrappers = (FunctionType, classmethod, staticmethod, property, cached_property, partialmethod, type)
-    return isinstance(value, wrappers) or type(value).__name__ in ("member_descriptor", "getset_descriptor")
-
-
-def _plain_state(kind: type) -> bool:
-    """Whether objects of a class are what their attributes say: pickle has not been told otherwise."""
-    own = ("__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__")
-    return (
-        kind.__flags__ & (1 << 9) != 0
-        and not any(
-            name in vars(base)
-            for base in kind.__mro__
-            if base is not object and not base.__module__.startswith("lit_aux.")
-            for name in own
-        )
-        and not issubclass(kind, Sequence | Mapping | set | frozenset | int | float | str | bytes)
-    )
-
-
-def _state(value: Any) -> dict[str, Any]:
-    """Return an object's attributes, those in slots among them."""
-    found = dict(getattr(value, "__dict__", {}))
-    for base in type(value).__mro__:
-        slots = vars(base).get("__slots__", ())
-        for slot in (slots,) if isinstance(slots, str) else slots:
-            if slot not in ("__dict__", "__weakref__") and hasattr(value, slot):
-                found.setdefault(slot, getattr(value, slot))
-    return found

@@ -24,6 +24,14 @@ class PhaseLoop(_FitLoop):
         self.at_end = False
         """Whether nothing but the phase's end is done."""
 
+    def _iteration_based_training(self) -> bool:
+        """Go on as where epochs are the limit.
+
+        Lightning's takes a checkpoint of an epoch's end for one of its middle where ``max_steps`` is set: it
+        ends the epoch twice, and the order of the data is another from there on.
+        """
+        return False
+
     def run(self) -> None:
         """Train, or do the end of what was trained."""
         self.setup_data()

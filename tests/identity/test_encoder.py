@@ -220,6 +220,7 @@ PAIRS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "a hook of a weight": (lambda: with_weight_hook(1.0), lambda: with_weight_hook(2.0)),
     "a function's attribute": (lambda: with_attribute(1.0), lambda: with_attribute(2.0)),
     "a class's list": (lambda: kind_with(a=[1])(), lambda: kind_with(a=[2])()),
+    "a class's class": (lambda: kind_with(a=nn.ReLU)(), lambda: kind_with(a=nn.Tanh)()),
     "a class's tensor": (lambda: kind_with(a=torch.ones(1))(), lambda: kind_with(a=torch.zeros(1))()),
     "a class's partial": (
         lambda: kind_with(a=functools.partial(pow, 2))(),

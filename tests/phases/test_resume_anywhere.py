@@ -245,3 +245,19 @@ def test_what_was_kept_best_is_kept(tmp_path: Path) -> None:
         fit(tmp_path / "cut", Dying("on_train_end", "finetune", 0, in_process), **mixing())
     _, model = fit(tmp_path / "cut", ckpt_path="last", **mixing())
     equal(expected, model)
+
+
+@pytest.mark.parametrize(
+    ("hook", "epoch"), [("on_train_epoch_end", 1), ("on_train_epoch_end", 2), ("on_train_end", 0)]
+)
+def test_a_phase_that_ends_by_steps_goes_on_as_one_that_ends_by_epochs(
+    hook: str, epoch: int, tmp_path: Path
+) -> None:
+    """Three steps an epoch, seven in all: it ends within one."""
+    options: dict[str, Any] = {"settings": {"max_epochs": None, "max_steps": 7}, "callbacks": []}
+    whole = fit(tmp_path / "whole", **options)
+    with pytest.raises(Killed):
+        fit(tmp_path / "cut", Dying(hook, "finetune", epoch, in_process), **options)
+    trainer, model = fit(tmp_path / "cut", ckpt_path="last", **options)
+    equal(whole[1], model)
+    assert outcome(trainer) == outcome(whole[0])
