@@ -5,9 +5,18 @@ from contextlib import contextmanager
 from copy import deepcopy
 from inspect import signature
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelSummary, Timer, WeightAveraging
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    Checkpoint,
+    EarlyStopping,
+    ModelSummary,
+    StochasticWeightAveraging,
+    Timer,
+    WeightAveraging,
+)
 
 from lit_aux.callbacks import StopAtTrainingLoss
 from lit_aux.phases.checkpoint import PhaseCheckpoint
@@ -15,8 +24,13 @@ from lit_aux.phases.keeper import PhaseKeeper
 from lit_aux.phases.phase import Phase
 
 _OPTIONS = frozenset(signature(Trainer.__init__).parameters) - {"callbacks"}
-# Their scores belong to one phase, so that each phase finds them as they were built.
-_AFRESH = (EarlyStopping, Checkpoint, Timer, WeightAveraging)
+# What they count and keep belongs to one phase, so that each phase finds them as they were built.
+_AFRESH = (
+    *(EarlyStopping, Checkpoint, Timer, WeightAveraging),
+    *(StochasticWeightAveraging, BaseFinetuning),
+)
+_KEPT: WeakKeyDictionary[Callback, tuple[dict[str, Any], dict[str, Any]]] = WeakKeyDictionary()
+"""How callbacks were built, and how their last fit left them, for the next Trainer that gets them."""
 
 
 def with_checkpoint(options: dict[str, Any]) -> list[Callback]:
@@ -38,7 +52,7 @@ class CallbackList:
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
-        self._built = {id(c): deepcopy(vars(c)) for c in self.own if isinstance(c, _AFRESH)}
+        self._built = {id(c): _as_built(c) for c in self.own if isinstance(c, _AFRESH)}
 
     @property
     def own(self) -> list[Callback]:
@@ -74,7 +88,17 @@ class CallbackList:
             yield
         finally:
             self.trainer.callbacks = own  # type: ignore[attr-defined]
+            for callback in own:
+                if id(callback) in self._built:
+                    _KEPT[callback] = self._built[id(callback)], dict(vars(callback))
             vars(self.trainer).update(options)
+
+
+def _as_built(callback: Callback) -> dict[str, Any]:
+    """Return a callback's attributes without what a fit of another Trainer has left in them."""
+    built, left = _KEPT.get(callback, ({}, {}))
+    set_since = {n: value for n, value in vars(callback).items() if n not in left or value is not left[n]}
+    return deepcopy({**built, **set_since})
 
 
 def _waits(callback: Callback, others: Sequence[str]) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.loops.fit_loop import _FitLoop
 
 
@@ -41,6 +42,9 @@ class PhaseLoop(_FitLoop):
             self.reset()
             self.on_run_start()
             self._restarting = False
+            for callback in self.trainer.callbacks:
+                if isinstance(callback, StochasticWeightAveraging):  # puts back what its state does not hold
+                    callback._accumulate_grad_batches = self.trainer.accumulate_grad_batches
             self.on_run_end()
             return
         super().run()

@@ -101,5 +101,11 @@ def differences(
     """Return by name the values that differ, before and now; options come before what follows from them."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     derived = ("digest of ", "code of ", "version of ")
-    names.sort(key=lambda name: (name.startswith(derived), name.count("."), name))
+
+    def last(name: str) -> bool:
+        """Whether it follows from others, or tells no value."""
+        told = (before.get(name) or "", now.get(name) or "")
+        return name.startswith(derived) or "made by" in name or any(v.startswith("= ") for v in told)
+
+    names.sort(key=lambda name: (last(name), name.count("."), name))
     return {name: (before.get(name), now.get(name)) for name in names}

@@ -185,7 +185,9 @@ class PhaseTrainer(Trainer):
 
     def check_resumed(self) -> None:
         """Refuse, in ``on_fit_start``, data and schedules that are not those of the run that is resumed."""
-        self._schedules = describe_schedules(self)
+        # Where nothing is left to train no batch is, and lengths that come from them are none.
+        ended = self._settled and self._resume.path is not None
+        self._schedules = self._resume.info.get("schedules", {}) if ended else describe_schedules(self)
         if self._resume.path is not None:
             begun = [phase.name for phase in self._phases[: self._index + 1]]
             check_same_data(self._resume, self._data_files(), self._schedules, begun)

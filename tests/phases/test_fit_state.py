@@ -6,10 +6,17 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, seed_everything
-from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler, ModelCheckpoint
-from toys import ToyData, toy_module, toy_trainer
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
+from torch import nn
+from toys import FEATURES, TASKS, ToyData, toy_module, toy_trainer
 
 from lit_aux.callbacks import RepresentationDimensionality, StopAtTrainingLoss, WeightRescaling
+from lit_aux.modules import PretrainFinetuneModule
 from lit_aux.phases import PhaseSettings
 
 
@@ -126,3 +133,41 @@ def test_two_phases_may_share_a_rescaling(tmp_path: Path) -> None:
     trainer.fit(SingleTaskModule(toy_backbone(), TASKS, phases=phases), datamodule=ToyData())
     for name in ("a", "b"):
         assert starts.after[name] == pytest.approx(0.5 * starts.before[name], rel=1e-6)
+
+
+def averaged(root: Path, callbacks: list[Any], **settings: Any) -> list[torch.Tensor]:
+    """Return the weights of a layer after each epoch of finetuning, and at its end."""
+    seen: list[torch.Tensor] = []
+
+    class Looking(Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            if pl_module.phase.name == "finetune":
+                seen.append(pl_module.net.backbone.weight.detach().clone())
+
+    seed_everything(3)
+    backbone = nn.Linear(FEATURES, 4, bias=False)
+    backbone.num_features = 4  # type: ignore[assignment]
+    phase = PhaseSettings(max_epochs=3, **settings)
+    model = PretrainFinetuneModule(backbone, TASKS, pretrain_settings=phase, finetune_settings=phase)
+    toy_trainer(root, logger=False, phase_store=False, callbacks=[*callbacks, Looking()]).fit(
+        model, datamodule=ToyData()
+    )
+    return [*seen, backbone.weight.detach()]
+
+
+def test_weights_are_averaged_in_each_phase_and_fit(tmp_path: Path) -> None:
+    """Each epoch begins with the weights that the one before left: those are averaged, from epoch 1 on."""
+    callback = StochasticWeightAveraging(swa_lrs=0.1, swa_epoch_start=2)
+    for fold in ("a", "b"):
+        *epochs, end = averaged(tmp_path / fold, [callback])
+        torch.testing.assert_close(end, (epochs[0] + epochs[1]) / 2)
+
+
+def test_callbacks_of_another_trainer_begin_as_they_were_built(tmp_path: Path) -> None:
+    stopping = EarlyStopping("finetune/main/val_loss", patience=1, min_delta=100.0)
+    keeping = ModelCheckpoint(monitor="finetune/main/val_loss")
+    for fold in ("a", "b"):
+        assert len(averaged(tmp_path / fold, [stopping, keeping])) == 1 + 2
+        assert Path(keeping.best_model_path).parent == tmp_path / fold / "checkpoints" / "finetune"
+    stopping.patience = 2
+    assert len(averaged(tmp_path / "c", [stopping, keeping])) == 1 + 3

@@ -6,14 +6,15 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
 from resume_helpers import Dying, Killed, fit, in_process, outcome, stepping
 from torch import nn
-from toys import ToyData, ToyTasks
+from toys import TASKS, ToyData, ToyTasks, toy_backbone, toy_trainer
 
-from lit_aux import report
+from lit_aux import PhaseTrainer, report
 from lit_aux.callbacks import WiSEFT
 from lit_aux.errors import ConfigurationError
+from lit_aux.modules import MultiTaskModule
 
 SPLITS = ("train", "val", "test")
 
@@ -259,5 +260,40 @@ def test_a_phase_that_ends_by_steps_goes_on_as_one_that_ends_by_epochs(
     with pytest.raises(Killed):
         fit(tmp_path / "cut", Dying(hook, "finetune", epoch, in_process), **options)
     trainer, model = fit(tmp_path / "cut", ckpt_path="last", **options)
+    equal(whole[1], model)
+    assert outcome(trainer) == outcome(whole[0])
+
+
+class Warming(MultiTaskModule):
+    """A schedule as long as the fit, as Lightning's page on it has it."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        length = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, total_iters=length)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+def test_a_finished_run_with_a_schedule_as_long_as_itself_resumes(tmp_path: Path) -> None:
+    def again(epochs: int, ckpt_path: str | None = "last") -> PhaseTrainer:
+        trainer = toy_trainer(tmp_path, max_epochs=epochs, logger=False)
+        trainer.fit(Warming(toy_backbone(), TASKS), datamodule=ToyData(), ckpt_path=ckpt_path)
+        return trainer
+
+    first = again(2, None)
+    assert again(2).phase_results[0].metrics == first.phase_results[0].metrics
+    with pytest.raises(ConfigurationError, match=r"total_iters .* was 6 .* is 12 now"):
+        again(4)
+
+
+@pytest.mark.parametrize("hook", ["on_train_end", "on_test_start"])
+def test_averaged_weights_are_put_back_at_the_end(hook: str, tmp_path: Path) -> None:
+    def averaging() -> dict[str, Any]:
+        return {"callbacks": [StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)]}
+
+    whole = fit(tmp_path / "whole", **averaging())
+    with pytest.raises(Killed):
+        fit(tmp_path / "cut", Dying(hook, "finetune", 0, in_process), **averaging())
+    trainer, model = fit(tmp_path / "cut", ckpt_path="last", **averaging())
     equal(whole[1], model)
     assert outcome(trainer) == outcome(whole[0])
