@@ -16,11 +16,14 @@ from lit_aux.modules.loading import load_checkpoint
 from lit_aux.phases.state import CHECKPOINT_KEY, check_fit, read_checkpoint
 from lit_aux.regimes.building import build, class_of
 from lit_aux.regimes.student_features import StudentFeatures
+from lit_aux.regimes.trust import check_trusted
 
 Config = dict[str, Any]
 
 
-def read_run(path: str | Path, pretrained: str | Path | None = None) -> tuple[list[StudentFeatures], str]:
+def read_run(
+    path: str | Path, pretrained: str | Path | None = None, *, trust: bool = False
+) -> tuple[list[StudentFeatures], str]:
     """Read the students of a run that pretrained and finetuned them.
 
     The weights at the start of finetuning are made as training makes them: the checkpoint of pretraining is
@@ -30,6 +33,9 @@ def read_run(path: str | Path, pretrained: str | Path | None = None) -> tuple[li
     Args:
         path: The run's folder (``runs/version_0``), or the checkpoint of finetuning in it.
         pretrained: The checkpoint of pretraining, where it is not beside the other.
+        trust: Import whatever its configuration names, which is to run what its author wrote. By default
+            only known packages' classes and those of the working folder are imported
+            (:func:`lit_aux.regimes.trust.check_trusted`).
 
     Returns:
         One entry a replica, and how finetuning ended, in words.
@@ -40,7 +46,7 @@ def read_run(path: str | Path, pretrained: str | Path | None = None) -> tuple[li
     given = Path(path)
     if not given.exists():
         raise ConfigurationError(f"RUN {given}: there is no such folder or checkpoint")
-    config = _read_config(given)
+    config = _read_config(given, trust)
     module, data = _build(config, given)
     phases = [phase.name for phase in module.phases]
     last = module.phases[-1]
@@ -85,14 +91,15 @@ def folder_of(given: Path) -> Path:
     return found
 
 
-def _read_config(given: Path) -> Config:
-    """Read the configuration that ``lit-aux fit`` saved."""
+def _read_config(given: Path, trust: bool) -> Config:
+    """Read the configuration that ``lit-aux fit`` saved, and see that what it names may be imported."""
     file = folder_of(given) / "config.yaml"
     try:
         config = yaml.safe_load(file.read_text())
+        check_trusted(config, file.parent, f"RUN {given}", trust)
         kind, backbone = class_of(config["model"]), config["model"]["init_args"].get("backbone")
         known = kind is not None and class_of(config["data"]) is not None
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError, RecursionError):
         known = False
     if not known or kind is None:
         raise ConfigurationError(f"RUN {given}: {file} is no configuration of lit-aux fit")
