@@ -1,9 +1,9 @@
 """Files from others: none of them runs, and each is refused in one line with the option and the file."""
 
 import hashlib
-import json
 import pickle
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -339,5 +339,26 @@ def test_what_a_received_configuration_names(
     refused(["regime", "received"], capsys, "RUN received", "--trust")
 
 
-def test_summaries_are_json(received: Path) -> None:
-    assert isinstance(json.loads((received / "summary.json").read_text()), dict)
+def test_own_networks_are_taken_and_received_ones_with_trust(
+    received: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.path", list(sys.path))
+    source = "from lit_aux.models import DiagonalNet\n\n\nclass Net(DiagonalNet):\n    pass\n"
+    config = yaml.safe_load((received / "config.yaml").read_text())
+    names = {"own_student.Net": "own_student.py", "received.their_student.Net": "received/their_student.py"}
+    for name, file in names.items():
+        Path(file).write_text(source)
+        config["model"]["init_args"]["backbone"]["class_path"] = name
+        (received / "config.yaml").write_text(yaml.safe_dump(config))
+        if name.startswith("own"):
+            assert len(read_run(received)[0]) == 1
+    refused(["regime", "received"], capsys, "RUN received", "received.their_student.Net", "--trust")
+    refused(["regime", "received", "--trust=yes"], capsys, "--trust=yes")
+    assert main(["regime", "received", "--trust"]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == "--trust: imports received.their_student.Net (model.backbone)"
+
+
+def test_messages_control_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["table", "a\x1b]0;x\x07\x9b2J"]) == 2
+    assert not {"\x1b", "\x07", "\x9b"} & {*capsys.readouterr().err}

@@ -34,8 +34,7 @@ def read_run(
         path: The run's folder (``runs/version_0``), or the checkpoint of finetuning in it.
         pretrained: The checkpoint of pretraining, where it is not beside the other.
         trust: Import whatever its configuration names, which is to run what its author wrote. By default
-            only known packages' classes and those of the working folder are imported
-            (:func:`lit_aux.regimes.trust.check_trusted`).
+            only known packages' classes and those of the working folder are imported.
 
     Returns:
         One entry a replica, and how finetuning ended, in words.

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from lit_aux.errors import printable
 from lit_aux.spreadsheets import as_csv
 
 Format = Literal["text", "markdown", "csv"]
 FORMATS: tuple[str, ...] = get_args(Format)
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
-"""What a terminal would carry out: whoever wrote a table may have written it."""
 _MARKDOWN = re.compile(r"([\\`*_<>\[\]])")
 
 
@@ -55,7 +54,7 @@ class Sheet:
         if kind == "csv":
             return self._csv()
         text = self._markdown() if kind == "markdown" else self._text(width)
-        return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+        return printable(text)
 
     def _csv(self) -> str:
         return as_csv([self.columns, *self.rows])
