@@ -1,7 +1,5 @@
 """The full loss and metrics of every task, epoch by epoch, and the file that holds a run's trajectory."""
 
-import csv
-import io
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +19,7 @@ from lit_aux.callbacks.task_model import TaskModel
 from lit_aux.callbacks.undisturbed import on_device
 from lit_aux.errors import ConfigurationError
 from lit_aux.files import write_whole
+from lit_aux.spreadsheets import as_csv
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("method", "seed", "trained", "phase", "epoch", "step", "task", "measure", "value")
@@ -150,13 +149,10 @@ class TrajectoryLog(TaskDiagnostic):
         trained = phase_tasks(trainer, module, self.data, self.user)
         named = getattr(module, "method", None) or ("MTL" if len(trained) > 1 else "STL")
         others = [c for c in trainer.callbacks if isinstance(c, TaskDiagnostic)]  # type: ignore[attr-defined]
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
         head = (named, _seed(trainer), "|".join(trained))
-        writer.writerows((*head, *row) for row in _rows(c.results for c in others))
+        rows = [(*head, *row) for row in _rows(c.results for c in others)]
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / FILE, text.getvalue())
+        write_whole(folder / FILE, as_csv([COLUMNS, *rows]))
 
 
 def _metrics(model: TaskModel, task: str, device: torch.device) -> dict[str, Any] | None:

@@ -1,7 +1,5 @@
 """Weights between those before and after finetuning."""
 
-import csv
-import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
@@ -26,6 +24,7 @@ from lit_aux.callbacks.trajectory_log import TrajectoryLog
 from lit_aux.callbacks.undisturbed import undisturbed
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.files import write_whole
+from lit_aux.spreadsheets import as_csv
 
 COLUMNS = ("phase", "mixing", "task", "measure", "value")
 
@@ -199,10 +198,7 @@ class WiSEFT(FromStart):
             return
         from lit_aux.callbacks.mixing_picture import plot
 
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(astuple(row) for row in self.results)
+        text = as_csv([COLUMNS, *map(astuple, self.results)])
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "wise_ft.csv", text.getvalue())
+        write_whole(folder / "wise_ft.csv", text)
         plot(self.results, self.best, folder / "wise_ft.png")

@@ -156,5 +156,10 @@ def _hush() -> None:
         logger = logging.getLogger(name)
         if not logger.filters:
             logger.addFilter(lambda record: not any(part in record.getMessage() for part in _NOISE))
-    for message in (".*LeafSpec.*", ".*smaller than the logging interval.*", ".*across ranks is zero.*"):
+    for message in (
+        ".*LeafSpec.*",
+        ".*smaller than the logging interval.*",
+        ".*across ranks is zero.*",
+        "Detected pickle protocol",
+    ):
         warnings.filterwarnings("ignore", message=message)

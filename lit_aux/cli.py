@@ -5,7 +5,7 @@ import sys
 from argparse import ArgumentError
 from typing import TYPE_CHECKING, Any
 
-from lit_aux.errors import ConfigurationError, NonFiniteLossError
+from lit_aux.errors import ConfigurationError, NonFiniteLossError, printable
 from lit_aux.storage import StorageError, storage_trouble
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def main(args: "ArgsType" = None) -> int:
             from lit_aux._messages import parsing_message
 
             message = parsing_message(message, sys.argv[1:] if args is None else list(args))
-        print(f"lit-aux: error: {' '.join(message.split())}", file=sys.stderr)
+        print(f"lit-aux: error: {printable(' '.join(message.split()))}", file=sys.stderr)
         return 1 if isinstance(known, NonFiniteLossError | StorageError) else 2
 
 

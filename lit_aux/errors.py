@@ -1,7 +1,10 @@
 """Errors meant for people: one line that names the option, its value and what would be right."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
 class ConfigurationError(ValueError):
@@ -30,3 +33,12 @@ def _shorten(names: list[str], limit: int = 12) -> str:
     """Join names with commas, cutting a long list."""
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown}, ... ({len(names)} in all)"
+
+
+def printable(text: str) -> str:
+    """Return text without what a terminal would carry out: whoever wrote a file may have written it.
+
+    Args:
+        text: Lines, whose ends stay.
+    """
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)

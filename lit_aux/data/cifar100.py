@@ -91,9 +91,9 @@ class CIFAR100DataModule(TaskDataModule):
         from torchvision.datasets import CIFAR100
 
         self._check_folder()
-        try:
+        try:  # unpickles nothing but files whose checksums are those of the published ones
             data = CIFAR100(self.root, train=train)
-        except (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError):
+        except (RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError):
             raise ConfigurationError(
                 f"--data.root {self.root}: files in {self._folder.absolute()} are missing or damaged; "
                 "remove them and set --data.download true"

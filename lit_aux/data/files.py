@@ -16,6 +16,9 @@ from lit_aux.data.pixels import pixels_of
 from lit_aux.data.view import View
 from lit_aux.errors import ConfigurationError
 
+_BY_PROGRAMS = ("EPS", "WMF")
+"""What Pillow hands to Ghostscript, or to the system: whatever a file is called, its content decides."""
+
 
 @dataclass(frozen=True)
 class ImageFiles:
@@ -88,6 +91,8 @@ def read_image(path: str, view: View) -> Tensor:
     try:
         # by a file: Pillow maps files of a name into memory, and scrambles TIFFs that are turned when it does
         with open(path, "rb") as file, Image.open(file) as opened:
+            if opened.format in _BY_PROGRAMS:
+                raise ValueError(f"it is {opened.format}, which other programs would be started to draw")
             image = pixels_of(opened, view.channels)
     except Exception as error:  # decoders raise anything of damaged files
         raise ConfigurationError(
@@ -96,6 +101,12 @@ def read_image(path: str, view: View) -> Tensor:
     # the resized image covers the crop's enlarged rectangle, whatever its own proportions
     scale = max(math.floor(height / view.crop) / image.height, math.floor(width / view.crop) / image.width)
     resized = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+    most = 2 * (Image.MAX_IMAGE_PIXELS or math.inf)  # the same that Pillow sets to what a file holds
+    if resized[0] * resized[1] > most:  # a few kilobytes may be one pixel high and very wide
+        raise ConfigurationError(
+            f"--data.root: {path} cannot be read as an image (its {image.width} x {image.height} pixels "
+            f"would be {resized[0]} x {resized[1]} before they are cropped, more than {most:.0f})"
+        )
     image = image.resize(resized, filters.get(view.interpolation, Image.Resampling.BILINEAR))
     left, top = (resized[0] - width) // 2, (resized[1] - height) // 2
     pixels = np.array(image.crop((left, top, left + width, top + height)))

@@ -1,7 +1,6 @@
 """A CSV file whose lines are whole or absent: appended in one write, repaired when it is opened."""
 
 import csv
-import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import isnan
@@ -10,6 +9,7 @@ from typing import Any
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.files import write_whole
+from lit_aux.spreadsheets import as_csv, meant
 
 
 class CsvLines:
@@ -83,7 +83,7 @@ class CsvLines:
         """Yield the rows by column."""
         with self.path.open(newline="") as file:
             for row in csv.DictReader(file):
-                yield {name: row.get(name) or "" for name in self.columns}
+                yield {name: meant(row.get(name) or "") for name in self.columns}
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows in one write and wait until they are on the disk.
@@ -118,16 +118,15 @@ class CsvLines:
             self._file = None
 
     def _text(self, rows: Iterable[Mapping[str, Any]]) -> bytes:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
+        lines = []
         for row in rows:
             if unknown := [name for name in row if name not in self.columns]:
                 raise ValueError(f"{self.path.name} has no column {unknown[0]!r}")
             values = [_spelled(row.get(name)) for name in self.columns]
             if any("\n" in value or "\r" in value for value in values):
                 raise ValueError(f"{self.path.name}: a value has several lines: {values}")
-            writer.writerow(values)
-        return text.getvalue().encode()
+            lines.append(values)
+        return as_csv(lines).encode()
 
     def _write(self, content: bytes) -> None:
         """Write all or nothing: one call for one process, so that a kill leaves at most one torn line."""

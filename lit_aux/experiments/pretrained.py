@@ -8,7 +8,9 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from lit_aux.errors import ConfigurationError
 from lit_aux.files import whole
+from lit_aux.pickles import read_weights, unreadable
 
 
 @contextmanager
@@ -37,6 +39,25 @@ def _give_back(lock: FileLock) -> None:
     with suppress(OSError):
         Path(lock.lock_file).unlink(missing_ok=True)
     lock.release()
+
+
+def read(path: Path) -> Tensor:
+    """Read the weights of one network.
+
+    Raises:
+        ConfigurationError: If the file is damaged or holds something else, naming it.
+    """
+    try:
+        found = read_weights(path)
+    except Exception as error:
+        raise ConfigurationError(
+            f"{path}: {unreadable(path, error)}; remove it, and it is trained again"
+        ) from None
+    if not isinstance(found, Tensor):
+        raise ConfigurationError(
+            f"{path}: holds no weights of pretraining; remove it, and it is trained again"
+        )
+    return found
 
 
 def write(path: Path, weights: Tensor) -> None:

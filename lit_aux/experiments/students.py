@@ -15,7 +15,7 @@ from lit_aux.experiments.baselines import ridge_baseline
 from lit_aux.experiments.fitting import fit
 from lit_aux.experiments.measures import measures_of
 from lit_aux.experiments.options import Options
-from lit_aux.experiments.pretrained import claimed, write
+from lit_aux.experiments.pretrained import claimed, read, write
 from lit_aux.experiments.protocol import Protocol
 from lit_aux.experiments.run import Emit, Progress, Run
 from lit_aux.integrators import Exact, GradientDescent, GradientFlow, Integrator, TorchOptimizer
@@ -149,7 +149,7 @@ class _Slice:
             missing = [seed for seed, path in files.items() if not path.is_file()]
             if missing:
                 self._pretrain(missing, files)
-        weights = {seed: torch.load(path, weights_only=True) for seed, path in files.items()}
+        weights = {seed: read(path) for seed, path in files.items()}
         names = list(net.weights())
         theta = torch.stack([weights[seed] for seed in self.seeds])
         net.unpack(theta, torch.arange(net.replicas), names)

@@ -96,7 +96,7 @@ def named_code(configuration: Any) -> dict[str, str]:
         configuration: Mappings, lists and texts; ``--option=module.Class`` is read as well.
     """
     found: dict[str, str] = {}
-    with _working_folder():
+    with working_folder():
         for text in _texts(configuration):
             module = _module_in(text)
             if module is not None and module not in found:
@@ -108,7 +108,7 @@ def named_code(configuration: Any) -> dict[str, str]:
 
 
 @contextmanager
-def _working_folder() -> Iterator[None]:
+def working_folder() -> Iterator[None]:
     """Find modules in the working folder too, as ``lit-aux fit`` does."""
     here = os.getcwd()
     if here in sys.path:

@@ -49,7 +49,7 @@ def file_of(module: str) -> str | None:
     loaded = sys.modules.get(module)
     if loaded is not None:
         return _source(getattr(loaded, "__file__", None))
-    spec = _spec(module)
+    spec = spec_of(module)
     return None if spec is None else _source(spec.origin)
 
 
@@ -57,8 +57,15 @@ def _source(file: str | None) -> str | None:
     return file if file is not None and Path(file).is_file() and not file.endswith(".pyc") else None
 
 
-def _spec(module: str) -> ModuleSpec | None:
-    """Find a module's spec one component after the other: no package on the way is imported."""
+def spec_of(module: str) -> ModuleSpec | None:
+    """Find a module's spec one component after the other: no package on the way is imported.
+
+    Args:
+        module: Its dotted name.
+
+    Returns:
+        None where there is no such module, or one that was made without a spec.
+    """
     path: Any = None
     spec = None
     parts = module.split(".")
@@ -81,6 +88,10 @@ def _asked(name: str, path: Any) -> ModuleSpec | None:
         find: Callable[..., ModuleSpec | None] | None = getattr(finder, "find_spec", None)
         try:
             spec = None if find is None else find(name, path, None)
+        except KeyError:  # a folder without code in another one, which Python takes to be imported
+            spec = ModuleSpec(name, None, is_package=True)
+            places = [os.path.join(place, name.rpartition(".")[2]) for place in path or ()]
+            spec.submodule_search_locations = [place for place in places if os.path.isdir(place)]
         except (ImportError, ValueError, AttributeError):
             spec = None
         if spec is not None:

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.pickles import code_in, read_weights
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 
@@ -28,10 +28,13 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     try:
         raw = _read(path)
     except Exception as error:
-        raise ConfigurationError(
-            f"pretrained: '{path}' cannot be read as weights ({type(error).__name__}); "
-            "it is damaged, or not a plain state dict"
-        ) from error
+        called = None if path.suffix == ".safetensors" else code_in(path)
+        reason = (
+            f"cannot be read as weights ({type(error).__name__}); it is damaged, or not a plain state dict"
+            if called is None
+            else f"wants to run code ({called}) when it is loaded; it is not read"
+        )
+        raise ConfigurationError(f"pretrained: '{path}' {reason}") from error
     if isinstance(raw, dict) and "pytorch-lightning_version" in raw:
         raise ConfigurationError(
             f"pretrained: '{path}' is a Lightning checkpoint; "
@@ -103,7 +106,7 @@ def _read(path: Path) -> Any:
         from safetensors.torch import load_file
 
         return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return read_weights(path)
 
 
 def _adapt_first_convolution(network: Any, weights: dict[str, Tensor], own: dict[str, Tensor]) -> None:

@@ -38,7 +38,9 @@ def check_processes(trainer: "PhaseTrainer", model: LightningModule, phases: int
             "trainer.strategy: students train in this process, and what they find would be lost in another; "
             "use strategy=auto"
         )
-    _folder(trainer)
+    folder = _folder(trainer)
+    if trainer.is_global_zero:  # what lies there now is of another fit, or of whoever sent the folder
+        (folder / _FILE).unlink(missing_ok=True)
 
 
 def bring_back(trainer: "PhaseTrainer") -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -16,6 +17,7 @@ from lit_aux.identity.encoder import DOES, UNKNOWN, Tree
 from lit_aux.phases.identity import FOREIGN, OWN
 from lit_aux.phases.state import PhaseResult, check_fit, phase_of_checkpoint, read_checkpoint
 from lit_aux.phases.store import differences
+from lit_aux.pickles import unreadable
 
 _CHOSEN = ("model.", "phase ", "trainer.", "callbacks.", "data.")
 """Beginnings of the names of what somebody chose; others are of classes, which are code."""
@@ -61,6 +63,15 @@ class PhaseCheckpointConnector(_CheckpointConnector):
     @property
     def _hpc_resume_path(self) -> str | None:
         return None if self.phased else super()._hpc_resume_path
+
+    def resume_start(self, checkpoint_path: Any = None, weights_only: bool | None = None) -> None:
+        """Read a checkpoint, of an address too, so that nothing in it is run unless somebody asks for it."""
+        try:
+            super().resume_start(checkpoint_path, True if weights_only is None else weights_only)
+        except (UnpicklingError, RuntimeError, EOFError) as error:
+            raise ConfigurationError(
+                f"ckpt_path: {str(checkpoint_path)!r} {unreadable(str(checkpoint_path), error)}"
+            ) from error
 
     def restore_model(self) -> None:
         """Load the weights; refuse those of another network in one line, whoever's module it is."""

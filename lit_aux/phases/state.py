@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.pickles import read_weights, unreadable
 
 CHECKPOINT_KEY = "lit_aux"
 
@@ -89,12 +90,9 @@ def read_checkpoint(path: str | Path, option: str = "ckpt_path") -> dict[str, An
     if not Path(path).is_file():
         raise ConfigurationError(f"{option}: there is no file {str(path)!r}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = read_weights(path, mmap=True)
     except Exception as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigurationError(
-            f"{option}: {str(path)!r} is not a readable checkpoint ({first_line})"
-        ) from error
+        raise ConfigurationError(f"{option}: {str(path)!r} {unreadable(path, error)}") from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise ConfigurationError(f"{option}: {str(path)!r} holds no 'state_dict'; it is not a checkpoint")
     return content

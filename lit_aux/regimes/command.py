@@ -17,6 +17,7 @@ from lit_aux.regimes.sweep_options import check_layer, factors_of, resolved, see
 Fit = Callable[[list[str]], Any]
 _OWN = {
     "--pretrained": "of a run: the checkpoint of pretraining, where it is not beside that of finetuning",
+    "--trust": "of a run: import whatever its config.yaml names, as if its author's script were run",
     "--results": "a results table of lit-aux reproduce; its PT+FT rows are solved, or trained again",
     "--run": "of a table: the hash of one row, or how it begins",
     "--sampling": "of a table: published or independent, where its rows do not tell",
@@ -26,12 +27,12 @@ _OWN = {
     "--out": "folder of regime.json and regime.png; that of the run or table, or runs/regime",
 }
 _OF_MODE = {
-    "run": {"--pretrained", "--out"},
+    "run": {"--pretrained", "--trust", "--out"},
     "results": {"--results", "--run", "--sampling", "--out"},
     "config": {"--factors", "--seeds", "--layer", "--out"},
 }
 _OF_FIT = ("--config", "-c", "--seed_everything", "--trainer", "--model", "--data")
-_USAGE = """usage: lit-aux regime RUN [--pretrained FILE] [--out DIR]
+_USAGE = """usage: lit-aux regime RUN [--pretrained FILE] [--trust] [--out DIR]
        lit-aux regime --results FILE [--run HASH] [--out DIR]
        lit-aux regime --config FILE [--factors LIST] [--seeds LIST] [--layer NAME] [--out DIR]
                       [options of lit-aux fit]
@@ -42,7 +43,8 @@ feature selection) or ignore them (rich). This says where it is, and which facto
 
 RUN        A folder that lit-aux fit wrote for diagonal or ReLU students of pretraining and finetuning
            (runs/version_0), or a checkpoint in it. Each feature is placed by its penalty. The factor is a
-           first-order suggestion: it takes what was learned as given.
+           first-order suggestion: it takes what was learned as given. Of what its config.yaml names, classes
+           of known packages and of the working folder are imported; all else only with --trust.
 --results  The same for rows of a results table. They hold no weights: diagonal networks are solved exactly,
            ReLU networks train again, half a minute or more each (choose with --run).
 --config   Fits a deep network once for each factor and measures its layers. Pretraining is shared. Started
@@ -92,7 +94,7 @@ def run(arguments: Sequence[str], fit: Fit) -> int:
     layers = deep_layers(Path(rest[0]))
     if layers:
         return _report_layers(layers, Path(rest[0]))
-    students, note = read_run(rest[0], own.get("--pretrained"))
+    students, note = read_run(rest[0], own.get("--pretrained"), trust="--trust" in own)
     return _report_students(students, f"finetuning: {note}", _out(own, folder_of(Path(rest[0]))))
 
 
@@ -106,6 +108,11 @@ def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         name, sign, value = word.partition("=")
         if name not in _OWN:
             rest.append(word)
+            continue
+        if name == "--trust":
+            if sign:
+                raise ConfigurationError(f"{word}: takes no value; write --trust alone, or leave it out")
+            own[name] = ""
             continue
         if not sign:
             if not words:

@@ -19,12 +19,15 @@ from lit_aux.modules.loading import load_checkpoint
 from lit_aux.phases.state import CHECKPOINT_KEY, check_fit, read_checkpoint
 from lit_aux.regimes.building import build, class_of
 from lit_aux.regimes.student_features import StudentFeatures
+from lit_aux.regimes.trust import check_trusted
 from lit_aux.reporting import short_layer
 
 Config = dict[str, Any]
 
 
-def read_run(path: str | Path, pretrained: str | Path | None = None) -> tuple[list[StudentFeatures], str]:
+def read_run(
+    path: str | Path, pretrained: str | Path | None = None, *, trust: bool = False
+) -> tuple[list[StudentFeatures], str]:
     """Read the students of a run that pretrained and finetuned them.
 
     The weights at the start of finetuning are made as training makes them: the checkpoint of pretraining is
@@ -34,6 +37,8 @@ def read_run(path: str | Path, pretrained: str | Path | None = None) -> tuple[li
     Args:
         path: The run's folder (``runs/version_0``), or the checkpoint of finetuning in it.
         pretrained: The checkpoint of pretraining, where it is not beside the other.
+        trust: Import whatever its configuration names, which is to run what its author wrote. By default
+            only known packages' classes and those of the working folder are imported.
 
     Returns:
         One entry a replica, and how finetuning ended, in words.
@@ -44,7 +49,7 @@ def read_run(path: str | Path, pretrained: str | Path | None = None) -> tuple[li
     given = Path(path)
     if not given.exists():
         raise ConfigurationError(f"RUN {given}: there is no such folder or checkpoint")
-    config = _read_config(given)
+    config = _read_config(given, trust)
     module, data = _build(config, given)
     phases = [phase.name for phase in module.phases]
     last = module.phases[-1]
@@ -82,11 +87,15 @@ def deep_layers(given: Path) -> list[LayerDimensionality]:
     try:
         folder = folder_of(given)
         config = yaml.safe_load((folder / "config.yaml").read_text())
-        backbone = class_of(config["model"]["init_args"].get("backbone"))
+        backbone = config["model"]["init_args"].get("backbone")
+        ours = "class_path" in backbone and backbone["class_path"].startswith("lit_aux.")
+        student = ours and issubclass(
+            class_of(backbone) or object, StudentNet
+        )  # others are not imported here
         rows = json.loads((folder / "summary.json").read_text())["layers"]
     except (ConfigurationError, OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         return []
-    if not rows or issubclass(backbone or object, StudentNet):
+    if not rows or student:
         return []
     known = {field.name for field in fields(LayerDimensionality)}
     last = [row for row in rows if row["phase"] == rows[-1]["phase"]]
@@ -115,14 +124,15 @@ def folder_of(given: Path) -> Path:
     return found
 
 
-def _read_config(given: Path) -> Config:
-    """Read the configuration that ``lit-aux fit`` saved."""
+def _read_config(given: Path, trust: bool) -> Config:
+    """Read the configuration that ``lit-aux fit`` saved, and see that what it names may be imported."""
     file = folder_of(given) / "config.yaml"
     try:
         config = yaml.safe_load(file.read_text())
+        check_trusted(config, file.parent, f"RUN {given}", trust)
         kind, backbone = class_of(config["model"]), config["model"]["init_args"].get("backbone")
         known = kind is not None and class_of(config["data"]) is not None
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError, RecursionError):
         known = False
     if not known or kind is None:
         raise ConfigurationError(f"RUN {given}: {file} is no configuration of lit-aux fit")

@@ -149,7 +149,7 @@ def _read(path: Path) -> FactorFit | None:
     try:
         row = json.loads(path.read_text())
         return FactorFit(**{**row, "layers": tuple(_layer(layer) for layer in row["layers"])})
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
 
 

@@ -1,10 +1,8 @@
 """What a sweep over rescale factors found: means over seeds, a table, and files."""
 
-import csv
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import StringIO
 from math import isfinite
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from lit_aux.callbacks.layer_dimensionality import LayerDimensionality
 from lit_aux.errors import unknown_name
 from lit_aux.regimes.sweep import NUMBERS, FactorFit
 from lit_aux.reporting import short_layer
+from lit_aux.spreadsheets import as_csv as csv_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -174,15 +173,13 @@ def _verdict(one: FactorSummary, layer: str | None) -> str:
 
 def as_csv(fits: Sequence[FactorFit]) -> str:
     """Return every layer of every fit as the text of a CSV file."""
-    out = StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     measured = ("val_accuracy", "val_loss")
-    writer.writerow(["factor", "seed", "layer", *NUMBERS, "verdict", *measured])
+    lines: list[list[Any]] = [["factor", "seed", "layer", *NUMBERS, "verdict", *measured]]
     for one in fits:
         values = [getattr(one, name) for name in measured]
         for row in one.layers:
             numbers = [v if isfinite(v) else "" for v in (getattr(row, name) for name in NUMBERS)]
-            writer.writerow([one.factor, one.seed, row.layer, *numbers, row.verdict, *values])
+            lines.append([one.factor, one.seed, row.layer, *numbers, row.verdict, *values])
         if not one.layers:
-            writer.writerow([one.factor, one.seed, "", *[""] * len(NUMBERS), "diverged", *values])
-    return out.getvalue()
+            lines.append([one.factor, one.seed, "", *[""] * len(NUMBERS), "diverged", *values])
+    return csv_of(lines)

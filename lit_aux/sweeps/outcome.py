@@ -11,6 +11,7 @@ from typing import Any
 
 from lit_aux.experiments.results import MEASURE_COLUMNS, OPTION_COLUMNS, measures_path
 from lit_aux.files import write_whole
+from lit_aux.spreadsheets import meant
 from lit_aux.sweeps.run import SweepRun
 
 Row = dict[str, Any]
@@ -38,9 +39,10 @@ class Outcome:
 def read_outcome(folder: Path) -> Outcome | None:
     """Return how the run of a folder ended; None where it did not, or is torn."""
     try:
-        return Outcome(**json.loads((folder / _MARK).read_text()))
-    except (OSError, ValueError, TypeError):
+        found = Outcome(**json.loads((folder / _MARK).read_text()))
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+    return found if isinstance(found.error, str) and isinstance(found.seconds, int | float) else None
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:
@@ -158,6 +160,7 @@ def _spelled(value: Any) -> Any:
 def _read(path: Path) -> list[Row]:
     try:
         with path.open(newline="") as file:
-            return list(DictReader(file))
+            rows = list(DictReader(file))
     except FileNotFoundError:
         return []
+    return [{k: meant(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows]

@@ -1,9 +1,11 @@
 """A sweep as a SLURM array: the script, one task of it, and the table of what the tasks left."""
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from unicodedata import category
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.display import GridProgress
@@ -20,13 +22,14 @@ _SCRIPT = """\
 #!/bin/bash
 #SBATCH --job-name={name}
 #SBATCH --array=0-{last}{most}
-#SBATCH --output={logs}/%A_%a.txt
+#SBATCH --output={logs}
 {more}
 # Task I of the array is run I of {count}: {command}
 # In the end, the table of all: {command} --collect
 cd {folder} || exit 1
 exec {program} {arguments} --task "$SLURM_ARRAY_TASK_ID"{extra}
 """
+_PLAIN = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
 
 
 def write_script(
@@ -52,17 +55,23 @@ def write_script(
         sbatch: More options of ``sbatch``, as in ``--time 1:00:00 --gres gpu:1``.
 
     Raises:
-        ConfigurationError: If the script cannot be written.
+        ConfigurationError: If the script cannot be written, or a text that goes into it has a line break or
+            another control character, or ``sbatch`` is not a list of options.
     """
+    texts = {"FILE": [str(file)], "--out": [str(out)], "--sbatch": [sbatch], "--": extra}
+    texts |= {"--slurm": [str(script)], "working folder": [str(Path.cwd())], "Python": [sys.executable]}
+    for option, values in texts.items():
+        for value in values:
+            _check_printable(option, value)
     behind = f" -- {shlex.join(extra)}" if extra else ""
     arguments = shlex.join(["sweep", str(file), "--out", str(out), *words])
     command = f"lit-aux {arguments}"
     logs = out / "slurm"
     text = _SCRIPT.format(
-        name=file.stem,
+        name=_for_sbatch(file.stem),
         last=count - 1,
         most=f"%{jobs}" if jobs else "",
-        logs=logs,
+        logs=_for_sbatch(str(logs).replace("%", "%%") + "/%A_%a.txt"),
         more="".join(f"#SBATCH {line}\n" for line in _lines(sbatch)),
         count=count,
         command=command,
@@ -159,9 +168,34 @@ def collect(runs: Sequence[SweepRun], out: Path, lit_aux: LitAux) -> int:
 def _lines(options: str) -> list[str]:
     """Divide options of sbatch, so that each stands with its value on a line."""
     lines: list[str] = []
-    for word in shlex.split(options):
-        if word.startswith("-") or not lines:
-            lines.append(word)
+    try:
+        words = shlex.split(options)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"--sbatch {options}: cannot be divided into words ({str(error).lower()})"
+        ) from None
+    for word in words:
+        if word.startswith("-"):
+            lines.append(_for_sbatch(word))
+        elif lines:
+            lines[-1] += f" {_for_sbatch(word)}"
         else:
-            lines[-1] += f" {word}"
+            raise ConfigurationError(f"--sbatch {options}: {word!r} is no option; they begin with a hyphen")
     return lines
+
+
+def _check_printable(option: str, value: str) -> None:
+    """Refuse what would end a line of the script, or does not show what it is."""
+    odd = next((sign for sign in value if category(sign) in ("Cc", "Cs", "Zl", "Zp")), None)
+    if odd is not None:
+        raise ConfigurationError(
+            f"{option} {value!r}: holds the control character {odd!r}, which cannot be written into a batch "
+            "script; leave it out"
+        )
+
+
+def _for_sbatch(word: str) -> str:
+    """Quote a word of an ``#SBATCH`` line, where sbatch reads a backslash within any quotes as an escape."""
+    if _PLAIN.fullmatch(word):
+        return word
+    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'

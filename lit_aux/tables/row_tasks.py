@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from lit_aux.experiments.results import MEASURE_COLUMNS, measures_path
 from lit_aux.experiments.task_measures import CLASSES, TASK
+from lit_aux.spreadsheets import meant
 from lit_aux.tables.typed import Row, TableRow, whole_lines
 
 _Kind: TypeAlias = tuple[Any, str | None]
@@ -129,7 +130,8 @@ def _told(path: Path) -> dict[str, _Told]:
             lines = whole_lines(file)
             header = next(csv.reader([next(lines, "")]), [])
             if [*MEASURE_COLUMNS] == header:
-                for run, phase, _, layer, measure, value in csv.reader(_telling(lines)):
+                for fields in csv.reader(_telling(lines)):
+                    run, phase, _, layer, measure, value = map(meant, fields)
                     found.setdefault(run, _Told()).add(phase, layer, measure, value)
     except (OSError, ValueError, csv.Error):  # whoever reads the measures themselves says what is wrong
         return {}

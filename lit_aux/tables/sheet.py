@@ -1,13 +1,17 @@
 """A printed table: as text, Markdown or CSV."""
 
-import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from lit_aux.errors import printable
+from lit_aux.spreadsheets import as_csv
+
 Format = Literal["text", "markdown", "csv"]
 FORMATS: tuple[str, ...] = get_args(Format)
+_MARKDOWN = re.compile(r"([\\`*_<>\[\]])")
 
 
 @dataclass
@@ -49,12 +53,11 @@ class Sheet:
         """
         if kind == "csv":
             return self._csv()
-        return self._markdown() if kind == "markdown" else self._text(width)
+        text = self._markdown() if kind == "markdown" else self._text(width)
+        return printable(text)
 
     def _csv(self) -> str:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([list(self.columns), *self.rows])
-        return text.getvalue()
+        return as_csv([self.columns, *self.rows])
 
     def _markdown(self) -> str:
         rule = [":--" if number < self.labels else "--:" for number in range(len(self.columns))]
@@ -107,4 +110,4 @@ def _line(fields: Sequence[str]) -> str:
 
 def _plain(text: str) -> str:
     """Return text in which Markdown finds nothing to interpret."""
-    return text.replace("*", "\\*").replace("_", "\\_")
+    return _MARKDOWN.sub(r"\\\1", " ".join(text.splitlines()))

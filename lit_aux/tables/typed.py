@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.results import COLUMNS
+from lit_aux.spreadsheets import meant
 
 Row: TypeAlias = dict[str, Any]
 _WHOLE = ("seed", "n_main", "overlap", "k_main", "steps", "step", "seeds")
@@ -57,7 +58,7 @@ def typed(
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigurationError(f"FILE {path}: cannot be read ({reason})") from None
     reader = csv.reader(lines)
-    header = next(reader, [])
+    header = [meant(name) for name in next(reader, [])]
     if not {*needed} <= {*header} or (one_of and not {*one_of} & {*header}):
         raise ConfigurationError(
             f"FILE {path}: is no results table; its first line is {','.join(header)[:60]!r}"
@@ -87,6 +88,7 @@ def _value(path: Path, line: int, name: str, text: str) -> Any:
     """Return what a field says."""
     if text == "":
         return None
+    text = meant(text)
     if name in _TEXT:
         return text
     try:

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.spreadsheets import meant
 from lit_aux.trajectories.series import Series
 from lit_aux.trajectories.trajectory import Trajectory
 
@@ -134,7 +135,7 @@ def _parsed(
             raise ConfigurationError(
                 f"RUN {path}: line {number} has {len(fields)} fields of {width}; the file is torn"
             )
-        *own, phase, epoch, step, task, measure, value = [fields[place] for place in places]
+        *own, phase, epoch, step, task, measure, value = [meant(fields[place]) for place in places]
         if run is None:
             run = tuple(own)
         elif run != tuple(own):

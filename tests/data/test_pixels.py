@@ -171,3 +171,38 @@ def test_damaged_images_are_named(content: bytes | None, name: str, tmp_path: Pa
     with pytest.raises(ConfigurationError, match=rf"--data.root: {path} cannot be read as an image") as error:
         read(path)
     assert "\n" not in str(error.value)
+
+
+# Images from others
+
+
+def test_images_that_are_larger_than_they_look_are_refused(tmp_path: Path) -> None:
+    """A header that claims more than Pillow's limit; a line of few bytes that would be resized to a wall."""
+    path = png(tmp_path / "claims.png", np.zeros((1, 1), np.uint16), 0)
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack(">II", 60_000, 60_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    path.write_bytes(content)
+    Image.new("L", (5_000_000, 1)).save(tmp_path / "line.png")
+    assert (tmp_path / "line.png").stat().st_size < 10_000
+    for name in ("claims.png", "line.png"):
+        with pytest.raises(ConfigurationError, match=rf"^--data\.root: .*{name} cannot be read") as raised:
+            read(tmp_path / name, size=(224, 224))
+        assert "\n" not in str(raised.value)
+    assert read(tmp_path / "line.png", size=(1, 1)).shape == (1, 1, 1)
+
+
+def test_no_other_program_is_started_for_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow goes by what a file holds, and gives PostScript to Ghostscript."""
+    from PIL import EpsImagePlugin
+
+    started: list[object] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given, **_: started.append(given))
+    header = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"
+    path = tmp_path / "cat.png"
+    path.write_text(f"{header}(touch ran) system\n%%EOF\n")
+    with Image.open(path) as opened:
+        assert opened.format == "EPS"
+    with pytest.raises(ConfigurationError, match=r"^--data\.root: .*cat\.png cannot be read .*EPS"):
+        read(path)
+    assert not started
