@@ -53,6 +53,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"lit_aux\.figures\.(request\.Request|catalogue\.FIGURES)"),
     ("py:func", r"lit_aux\.regimes\.sweep_options\.resolved"),
     ("py:.*", r"lit_aux\.models\._\w+\.\w+Objective"),
+    ("py:class", r"(lit_aux\.callbacks\._brought_back\.Brought|FailedMeasurement|.*\.JointLosses)"),
 ]
 
 # A prompt is no part of a command.

@@ -42,7 +42,7 @@ class PhaseLoop(_FitLoop):
             self.reset()
             self.on_run_start()
             self._restarting = False
-            for callback in self.trainer.callbacks:
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, StochasticWeightAveraging):  # puts back what its state does not hold
                     callback._accumulate_grad_batches = self.trainer.accumulate_grad_batches
             self.on_run_end()
