@@ -49,7 +49,7 @@ def unreadable(path: str | Path, error: Exception) -> str:
     """
     called = code_in(path)
     if called is not None:
-        return f"wants to run code ({called}) when it is loaded; it is not read"
+        return f"cannot be read: it wants to run code ({called}) when it is loaded"
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if "weights_only" in line or "mmap" in line:
         line = "it is damaged, or torch.save has not written it"

@@ -32,7 +32,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         reason = (
             f"cannot be read as weights ({type(error).__name__}); it is damaged, or not a plain state dict"
             if called is None
-            else f"wants to run code ({called}) when it is loaded; it is not read"
+            else f"cannot be read: it wants to run code ({called}) when it is loaded"
         )
         raise ConfigurationError(f"pretrained: '{path}' {reason}") from error
     if isinstance(raw, dict) and "pytorch-lightning_version" in raw:
