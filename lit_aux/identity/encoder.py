@@ -34,6 +34,7 @@ from lit_aux.identity.values import (
     bytes_of,
     has_plain_state,
     is_descriptor,
+    is_of_command_line,
     is_own_method,
     saved_script,
     state_of,
@@ -137,6 +138,8 @@ class Encoder:
             self._put(name, "<reference>")
         elif isinstance(value, torch.device):  # where something is computed decides no number
             self._put(name, "<device>")
+        elif is_of_command_line(value):  # it builds what options say, and carries them all
+            self._put(name, "<command line>")
         elif isinstance(value, type):
             self._put(name, self.add_class(value))
         elif isinstance(value, OpOverload | OpOverloadPacket | HigherOrderOperator):

@@ -38,6 +38,20 @@ def bytes_of(value: Tensor) -> bytes:
     return plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b""
 
 
+def is_of_command_line(value: Any) -> bool:
+    """Whether an object reads a command line or builds from one: a parser, an instantiator, a LightningCLI.
+
+    The factories of optimizers that a command line hands to modules hold all of it, with folders and
+    ``ckpt_path``. What it was given, a ``Namespace``, is plain options.
+    """
+    if isinstance(value, type) or type(value).__name__ == "Namespace":
+        return False
+    return any(
+        base.__module__.partition(".")[0] in ("argparse", "jsonargparse") or base.__name__ == "LightningCLI"
+        for base in type(value).__mro__
+    )
+
+
 def is_own_method(value: Any, owner: Any) -> bool:
     """Whether a value is a method that its own owner's class has, kept as a short cut."""
     if not isinstance(value, MethodType) or value.__self__ is not owner:

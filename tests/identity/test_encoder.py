@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.cli import LightningArgumentParser, OptimizerCallable
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -368,3 +369,16 @@ def test_other_processes_agree() -> None:
         assert done.returncode == 0, done.stderr
         found.append(eval(done.stdout))
     assert found[0] == found[1]
+
+
+def test_a_factory_of_a_command_line_is_its_options_and_not_the_command_line() -> None:
+    def built(*words: str) -> str:
+        parser = LightningArgumentParser()
+        parser.add_argument("--optimizer", type=OptimizerCallable)
+        parser.add_argument("--ckpt_path", type=str)
+        options = parser.parse_args(["--optimizer=torch.optim.SGD", *words])
+        return key(parser.instantiate_classes(options).optimizer)
+
+    slow = "--optimizer.lr=0.1"
+    assert built(slow) == built(slow, "--ckpt_path=last")
+    assert built(slow) != built("--optimizer.lr=0.2")

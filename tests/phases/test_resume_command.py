@@ -14,7 +14,7 @@ FIXED = [
     *("--trainer.enable_model_summary=false", "--trainer.limit_train_batches=2", "--seed_everything=5"),
     *("--model=lit_aux.modules.SingleTaskModule", "--model.backbone=lit_aux.models.TimmBackbone"),
     *("--model.backbone.name=test_resnet", "--data=lit_aux.data.DigitsDataModule", "--data.n_aux=64"),
-    "--data.n_test=40",
+    *("--data.n_test=40", "--model.settings.optimizer=torch.optim.SGD", "--model.settings.optimizer.lr=0.05"),
 ]
 
 
