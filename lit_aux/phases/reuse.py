@@ -13,7 +13,7 @@ from lit_aux.identity.encoder import UnidentifiedError
 from lit_aux.phases.identity import describe_phase
 from lit_aux.phases.phase import Phase
 from lit_aux.phases.seeding import phase_seed
-from lit_aux.phases.state import PhaseResult, check_finite, check_fit
+from lit_aux.phases.state import PhaseResult, check_finite, check_fit, result_of
 from lit_aux.phases.store import PhaseStore
 
 
@@ -78,6 +78,9 @@ class FirstPhaseReuse:
         path = self.store.path(key)
         try:
             content = self.store.load(key)
+            result_of(content.get("result"), f"trainer.phase_store: {str(path)!r}")
+            if not isinstance(content.get("logged_steps"), int):
+                raise ConfigurationError(f"trainer.phase_store: {str(path)!r} lacks 'logged_steps'")
             check_fit(model.state_dict(), content["state_dict"], "trainer.phase_store", path)
             check_finite(model, content["state_dict"], "trainer.phase_store", path)
         except ConfigurationError as error:

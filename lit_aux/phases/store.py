@@ -10,7 +10,7 @@ import torch
 from lit_aux.errors import ConfigurationError
 from lit_aux.files import remove_parts, whole
 from lit_aux.locks import Lock, Say, remove_dead
-from lit_aux.phases.state import read_checkpoint, result_of
+from lit_aux.phases.state import read_checkpoint
 
 _COMPARED = 50
 """How many stored phases, the newest, are looked at to say what differs."""
@@ -107,16 +107,9 @@ class PhaseStore:
         """Load a stored phase on the CPU.
 
         Raises:
-            ConfigurationError: If the file is damaged, or is no stored phase.
+            ConfigurationError: If the file is damaged, or holds no weights.
         """
-        path = self.path(key)
-        content = read_checkpoint(path, "trainer.phase_store")
-        told, steps = content.get("result"), content.get("logged_steps")
-        if not isinstance(told, dict) or not isinstance(steps, int):
-            lacking = "logged_steps" if isinstance(told, dict) else "result"
-            raise ConfigurationError(f"trainer.phase_store: {str(path)!r} has no {lacking!r}")
-        result_of(told, f"trainer.phase_store: {str(path)!r}")
-        return content
+        return read_checkpoint(self.path(key), "trainer.phase_store")
 
     def nearest(self, description: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
         """Return what tells a phase from the stored one that is most like it.

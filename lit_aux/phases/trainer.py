@@ -30,9 +30,11 @@ from lit_aux.phases.identity import (
     hooks_of,
     limits_of,
 )
+from lit_aux.phases.leftovers import remove_leftovers
 from lit_aux.phases.loggers import LoggerName, build_logger, describe_runs, discard_runs
 from lit_aux.phases.loop import PhaseLoop
 from lit_aux.phases.phase import Phase
+from lit_aux.phases.ranks import watched
 from lit_aux.phases.resume import (
     PhaseCheckpointConnector,
     ResumePoint,
@@ -143,13 +145,16 @@ class PhaseTrainer(Trainer):
         self._describe(model, datamodule)
         describe_runs(self.loggers, model, datamodule)
         root = str(self.default_root_dir)
+        if self.is_global_zero:
+            remove_leftovers(root)
         resume = self._find_resume_point(model, ckpt_path, root)
         self.phase_results = list(resume.results)
         self._logged_steps = resume.logged_steps
         try:
-            for index in range(resume.phase, len(phases)):
-                point = resume if index == resume.phase else ResumePoint(phase=index)
-                self._run_phase(index, model, train_dataloaders, val_dataloaders, datamodule, point)
+            with watched(self):
+                for index in range(resume.phase, len(phases)):
+                    point = resume if index == resume.phase else ResumePoint(phase=index)
+                    self._run_phase(index, model, train_dataloaders, val_dataloaders, datamodule, point)
         except BaseException:
             unstarted = self.global_step == 0 and not starts_processes(self)  # those count for themselves
             if len(self.phase_results) <= 1 and unstarted and self.is_global_zero:

@@ -228,7 +228,7 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
     writer = write(path, 100_000)
     assert writer.stdout is not None
     assert writer.stdout.readline() == "ready\n"
-    with pytest.raises(ConfigurationError, match="another process"):
+    with pytest.raises(ConfigurationError, match=rf"process {writer.pid} on .* since .* is writing it"):
         ResultsTable(path)
     writer.kill()
     writer.wait()
