@@ -5,7 +5,7 @@ import sys
 from argparse import ArgumentError
 from typing import TYPE_CHECKING, Any
 
-from lit_aux.errors import ConfigurationError, NonFiniteLossError, printable
+from lit_aux.errors import ConfigurationError, NonFiniteLossError, RankError, printable
 from lit_aux.storage import StorageError, storage_trouble
 
 if TYPE_CHECKING:
@@ -32,8 +32,9 @@ def main(args: "ArgsType" = None) -> int:
         args: Arguments in place of ``sys.argv``.
 
     Returns:
-        The exit code: 0 when all went well, 1 when training failed or a disk is full, 2 for a wrong option,
-        130 when Ctrl-C ended ``reproduce``, ``sweep`` or ``regime``, 141 when nobody read the output.
+        The exit code: 0 when all went well, 1 when training failed, one of its processes died or a disk is
+        full, 2 for a wrong option, 130 when Ctrl-C ended ``reproduce``, ``sweep`` or ``regime``, 141 when
+        nobody read the output.
     """
     if os.environ.get("LIT_AUX_DEBUG"):
         return _dispatch(args)
@@ -52,14 +53,14 @@ def main(args: "ArgsType" = None) -> int:
 
             message = parsing_message(message, sys.argv[1:] if args is None else list(args))
         print(f"lit-aux: error: {printable(' '.join(message.split()))}", file=sys.stderr)
-        return 1 if isinstance(known, NonFiniteLossError | StorageError) else 2
+        return 1 if isinstance(known, NonFiniteLossError | StorageError | RankError) else 2
 
 
 def _known_cause(error: BaseException | None) -> BaseException | None:
     """Find the error that was meant for people among those that it led to."""
-    known = [StorageError, ConfigurationError, NonFiniteLossError, ArgumentError]
+    known = [StorageError, ConfigurationError, NonFiniteLossError, RankError, ArgumentError]
     if lightning := sys.modules.get("lightning.fabric.utilities.exceptions"):  # else it raised nothing
-        known.insert(3, lightning.MisconfigurationException)
+        known.insert(4, lightning.MisconfigurationException)
     chain = []
     while error is not None:
         chain.append(error)

@@ -15,6 +15,10 @@ class NonFiniteLossError(RuntimeError):
     """A training loss or a weight became NaN or infinite; the message names the phase and the step."""
 
 
+class RankError(RuntimeError):
+    """Another process of the run has ended; the message is one line that names it."""
+
+
 def unknown_name(option: str, value: object, choices: Iterable[object]) -> ConfigurationError:
     """Build the error for a name that does not exist, offering the nearest ones.
 

@@ -1,10 +1,14 @@
 """Files appear whole or not at all."""
 
+import errno
+import fcntl
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
-from lit_aux.files import whole, write_whole
+from lit_aux.files import remove_parts, whole, write_whole
 
 
 @pytest.mark.parametrize("content", ["one\nµ\n", b"\x00\xff"])
@@ -43,3 +47,44 @@ def test_two_at_once_do_not_meet(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         write_whole(tmp_path / "nowhere" / "a.txt", "")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_a_killed_writer_leaves_is_removed_by_the_next(count: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    for _ in range(count):
+        child = os.fork()
+        if child == 0:
+            with whole(path) as part:
+                part.write_text("half")
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(child, 0)
+        assert len(list(tmp_path.iterdir())) == 1
+    write_whole(path, "whole")
+    assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("a.txt", "whole")]
+
+
+def test_what_is_being_written_and_what_is_others_stays(tmp_path: Path) -> None:
+    others = [".a.part", f".b.txt.{'0' * 31}g.part", f"a.{'0' * 32}.part"]
+    for name in others:
+        (tmp_path / name).write_text("mine")
+    (tmp_path / f".b.txt.{'0' * 32}.part").write_text("left")
+    with whole(tmp_path / "a.txt") as part:
+        part.write_text("one")
+        remove_parts(tmp_path)
+        assert part.read_text() == "one"
+    assert sorted(found.name for found in tmp_path.iterdir()) == sorted([*others, "a.txt"])
+    remove_parts(tmp_path / "nowhere")
+
+
+def test_where_files_cannot_be_locked_age_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    old, young = (tmp_path / f".a.{digit * 32}.part" for digit in "01")
+    for part in (old, young):
+        part.write_text("half")
+    os.utime(old, (0, 0))
+    write_whole(tmp_path / "a", "whole")
+    assert sorted(tmp_path.iterdir()) == sorted([young, tmp_path / "a"])

@@ -80,9 +80,20 @@ class CsvLines:
         return 0
 
     def rows(self) -> Iterator[dict[str, str]]:
-        """Yield the rows by column."""
+        """Yield the rows by column.
+
+        Raises:
+            ConfigurationError: If a line has more or fewer fields than the first.
+        """
         with self.path.open(newline="") as file:
-            for row in csv.DictReader(file):
+            reader = csv.DictReader(file)
+            for row in reader:
+                if None in row or None in row.values():
+                    fewer = "fewer" if None in row.values() else "more"
+                    raise ConfigurationError(
+                        f"--out {self.path}: line {reader.line_num} has {fewer} fields than the first; "
+                        "mend or remove the line, or name another file"
+                    )
                 yield {name: meant(row.get(name) or "") for name in self.columns}
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:

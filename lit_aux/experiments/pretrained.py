@@ -1,15 +1,15 @@
 """Files of pretrained networks: written whole, and by one process at a time."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.files import whole
+from lit_aux.locks import Lock
 from lit_aux.pickles import read_weights, unreadable
 
 
@@ -25,20 +25,10 @@ def claimed(files: Iterable[Path]) -> Iterator[None]:
     with ExitStack() as held:
         for path in sorted(set(files)):  # all in the same order, so that no two wait for each other
             path.parent.mkdir(parents=True, exist_ok=True)
-            held.callback(_give_back, _acquired(path.with_name(f".{path.name}.lock")))
+            lock = Lock(path.with_name(f".{path.name}.lock"))
+            lock.wait(f"the pretrained network {path.name}")
+            held.callback(lock.release)
         yield
-
-
-def _acquired(path: Path) -> FileLock:
-    lock = FileLock(path)
-    lock.acquire()
-    return lock
-
-
-def _give_back(lock: FileLock) -> None:
-    with suppress(OSError):
-        Path(lock.lock_file).unlink(missing_ok=True)
-    lock.release()
 
 
 def read(path: Path) -> Tensor:
@@ -63,5 +53,5 @@ def read(path: Path) -> Tensor:
 def write(path: Path, weights: Tensor) -> None:
     """Write weights whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as partial:
-        torch.save(weights, partial)
+    with whole(path, sync=True) as part:
+        torch.save(weights, part)

@@ -8,10 +8,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments._lines import CsvLines
+from lit_aux.files import remove_parts
+from lit_aux.locks import Lock
 
 COLUMNS = (
     "run",
@@ -89,18 +89,22 @@ class ResultsTable:
             self.close()
             raise
 
-    def _claim(self) -> FileLock:
+    def _claim(self) -> Lock:
         """Become the only writer, or say that there is one."""
-        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        lock = Lock(self.path.with_name(f".{self.path.name}.lock"))
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise ConfigurationError(
-                f"--out {self.path}: another process is writing it; wait for its end or name another file"
-            ) from None
+            free = lock.acquire()
         except OSError as error:
             raise ConfigurationError(f"--out {self.path}: cannot be written ({error.strerror})") from None
+        if not free:
+            raise ConfigurationError(
+                f"--out {self.path}: {lock.holder()} is writing it; wait for its end, end it, or name "
+                "another "
+                f"file (where no such process is left, remove {lock.path}*)"
+            )
+        for path in (self.path, self.measures_path):  # what a writer left that was killed
+            remove_parts(path.parent, path.name)
         return lock
 
     def __enter__(self) -> "ResultsTable":
@@ -115,13 +119,15 @@ class ResultsTable:
         """Let another process write; leave nothing of a new table without rows."""
         self._results.close()
         self._measures.close()
-        if self._lock.is_locked and self._new and not self._done:
-            for path in (self.path, self.measures_path, Path(self._lock.lock_file)):
+        nothing = self._lock.held and self._new and not self._done
+        if nothing:
+            for path in (self.path, self.measures_path):
                 path.unlink(missing_ok=True)
+        self._lock.release()
+        if nothing:
             with suppress(OSError):  # others have put files there meanwhile
                 for folder in self._new_folders:
                     folder.rmdir()
-        self._lock.release()
 
     def done(self) -> set[str]:
         """Return the hashes of the runs that have their row."""

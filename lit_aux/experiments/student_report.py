@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lit_aux.experiments.means import is_log, kind_of_mean, mean_and_error, mean_of, scaled
 from lit_aux.experiments.student_rows import Row, student_rows
+from lit_aux.files import whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,7 +105,8 @@ def draw_students(rows: Sequence[Row], path: Path) -> Path:
     axes.spines[["top", "right"]].set_visible(False)
     if others:
         figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    figure.savefig(path, dpi=150, facecolor="white", bbox_inches="tight", pad_inches=0.15)
+    with whole(path) as part:
+        figure.savefig(part, format="png", dpi=150, facecolor="white", bbox_inches="tight", pad_inches=0.15)
     return path
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.files import whole
+from lit_aux.outputs import check_output
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,7 +79,7 @@ def picture_path(path: PathLike, option: str = "path") -> Path:
         option: What the user calls it.
 
     Raises:
-        ConfigurationError: For another ending, or a folder of that name.
+        ConfigurationError: For another ending, or if there is a folder or another kind of file of that name.
     """
     found = Path(path)
     if found.suffix.lower().removeprefix(".") not in FORMATS:
@@ -87,7 +88,7 @@ def picture_path(path: PathLike, option: str = "path") -> Path:
         )
     if found.is_dir():
         raise ConfigurationError(f"{option}: {str(path)!r} is a folder; name a file")
-    return found
+    return check_output(option, path, kind="picture")
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -134,6 +135,7 @@ def save(figure: "Figure", path: Path, *, palette: bool = False) -> Path:
         ConfigurationError: If the file cannot be written there.
     """
     kind = path.suffix.lower().removeprefix(".")
+    check_output("--out", path, kind="picture")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole(path) as part:

@@ -22,6 +22,7 @@ from lit_aux.modules.optimization import build_optimizer, task_weights
 from lit_aux.modules.statistics import moving_layers, reestimate, share
 from lit_aux.modules.students import Students, attach
 from lit_aux.modules.trainable import trainable_names
+from lit_aux.outputs import check_output
 from lit_aux.phases.phase import Phase, check_phases
 from lit_aux.phases.state import check_fit
 
@@ -306,10 +307,13 @@ class AuxiliaryModule(EvaluationSteps, ABC):
             ckpt_path: Checkpoint to read the weights from first; by default those of the module as it is.
 
         Raises:
-            ConfigurationError: If the checkpoint does not fit or the task is unknown.
+            ConfigurationError: If the checkpoint does not fit, the task is unknown, or the path is the
+                checkpoint's or another kind of file.
         """
         if self.students is not None:
             raise ConfigurationError("export: students have no timm weights; use their checkpoint")
+        read = [] if ckpt_path is None else [ckpt_path]
+        check_output("output", path, inputs=read, kind="file of exported weights")
         if ckpt_path is not None:
             load_checkpoint(self, ckpt_path, "ckpt_path", strict=True)
         save_weights(export_state_dict(self.net, task), path)

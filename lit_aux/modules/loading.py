@@ -1,6 +1,5 @@
 """Weights from checkpoints and to files, with errors that say what does not fit."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +9,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.phases.state import check_fit, read_checkpoint
+from lit_aux.files import whole
+from lit_aux.phases.state import check_finite, check_fit, read_checkpoint
 
 
 def load_checkpoint(module: LightningModule, path: str | Path, option: str, *, strict: bool) -> None:
@@ -24,7 +24,7 @@ def load_checkpoint(module: LightningModule, path: str | Path, option: str, *, s
             the tasks may have changed.
 
     Raises:
-        ConfigurationError: If the file is missing or broken, or its network is another one.
+        ConfigurationError: If the file is missing or broken, its network is another one, or weights are NaN.
     """
     state: dict[str, Tensor] = dict(read_checkpoint(path, option)["state_dict"])
     own = module.state_dict()
@@ -38,6 +38,7 @@ def load_checkpoint(module: LightningModule, path: str | Path, option: str, *, s
             rank_zero_info(f"{option}: the readout in {str(path)!r} is for other tasks; a fresh one is used")
         state = {k: own[k] if k in other else v for k, v in state.items()}
     check_fit(own, state, option, path)
+    check_finite(module, state, option, path)
     with torch.no_grad():
         module.load_state_dict(state)
 
@@ -53,17 +54,14 @@ def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:
         ConfigurationError: If the file cannot be written.
     """
     target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.suffix == ".safetensors":
-            from safetensors.torch import save_file
+        with whole(target, sync=True) as part:
+            if target.suffix == ".safetensors":
+                from safetensors.torch import save_file
 
-            save_file(dict(weights), partial)
-        else:
-            torch.save(dict(weights), partial)
-        partial.replace(target)
+                save_file(dict(weights), part)
+            else:
+                torch.save(dict(weights), part)
     except OSError as error:
         raise ConfigurationError(f"output: {str(target)!r} cannot be written ({error.strerror})") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,12 +1,14 @@
 """Where a run goes on: which phase, from which checkpoint, and whether it is the same run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
@@ -15,9 +17,19 @@ from torch import Tensor
 from lit_aux.errors import ConfigurationError
 from lit_aux.identity.encoder import DOES, UNKNOWN, Tree
 from lit_aux.phases.identity import FOREIGN, OWN
-from lit_aux.phases.state import PhaseResult, check_fit, phase_of_checkpoint, read_checkpoint
+from lit_aux.phases.state import (
+    PhaseResult,
+    check_content,
+    check_finite,
+    check_fit,
+    first_line,
+    not_finite,
+    phase_of_checkpoint,
+    read_checkpoint,
+)
 from lit_aux.phases.store import differences
 from lit_aux.pickles import unreadable
+from lit_aux.storage import StorageError, storage_trouble
 
 _CHOSEN = ("model.", "phase ", "trainer.", "callbacks.", "data.")
 """Beginnings of the names of what somebody chose; others are of classes, which are code."""
@@ -66,19 +78,79 @@ class PhaseCheckpointConnector(_CheckpointConnector):
 
     def resume_start(self, checkpoint_path: Any = None, weights_only: bool | None = None) -> None:
         """Read a checkpoint, of an address too, so that nothing in it is run unless somebody asks for it."""
-        try:
-            super().resume_start(checkpoint_path, True if weights_only is None else weights_only)
-        except (UnpicklingError, RuntimeError, EOFError) as error:
-            raise ConfigurationError(
-                f"ckpt_path: {str(checkpoint_path)!r} {unreadable(str(checkpoint_path), error)}"
-            ) from error
+        with self._one_line(checkpoint_path):
+            try:
+                super().resume_start(checkpoint_path, True if weights_only is None else weights_only)
+            except (UnpicklingError, RuntimeError, EOFError) as error:
+                raise ConfigurationError(
+                    f"ckpt_path: {str(checkpoint_path)!r} {unreadable(str(checkpoint_path), error)}"
+                ) from error
+        if self._loaded_checkpoint:
+            check_content(self._loaded_checkpoint, str(checkpoint_path))
 
     def restore_model(self) -> None:
-        """Load the weights; refuse those of another network in one line, whoever's module it is."""
-        if self.phased and self._loaded_checkpoint and self.trainer.state.fn == TrainerFn.FITTING:
+        """Load the weights; refuse those of another network in one line, whoever's module it is.
+
+        Training does not go on from weights that are NaN or infinite; of those that are evaluated it is said.
+        """
+        module, fitting = self.trainer.lightning_module, self.trainer.state.fn == TrainerFn.FITTING
+        if self._loaded_checkpoint and (self.phased if fitting else getattr(module, "phases", None)):
             state: Mapping[str, Tensor] = self._loaded_checkpoint["state_dict"]
-            check_fit(self.trainer.lightning_module.state_dict(), state, "ckpt_path", self._ckpt_path)
-        super().restore_model()
+            check_fit(module.state_dict(), state, "ckpt_path", self._ckpt_path)
+            if fitting:
+                check_finite(module, state, "ckpt_path", self._ckpt_path)
+            elif names := not_finite(module, state):
+                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+                rank_zero_warn(
+                    f"ckpt_path: the weights {names[0]!r}{more} in {str(self._ckpt_path)!r} are NaN or "
+                    "infinite"
+                )
+        with self._one_line(self._ckpt_path):
+            super().restore_model()
+
+    def restore_datamodule(self) -> None:
+        """Give the data their state."""
+        with self._one_line(self._ckpt_path):
+            super().restore_datamodule()
+
+    def restore_callbacks(self) -> None:
+        """Give the callbacks their states."""
+        with self._one_line(self._ckpt_path):
+            super().restore_callbacks()
+
+    def restore_training_state(self) -> None:
+        """Give loops, optimizers and schedules their states; each must find one."""
+        content = self._loaded_checkpoint
+        if content and self.trainer.state.fn == TrainerFn.FITTING:
+            needed = {
+                "optimizer_states": len(self.trainer.optimizers),
+                "lr_schedulers": len(self.trainer.lr_scheduler_configs),
+            }
+            for name, count in needed.items():
+                found = content.get(name)
+                if isinstance(found, list) and len(found) != count:
+                    raise ConfigurationError(
+                        f"ckpt_path: {str(self._ckpt_path)!r} has {len(found)} {name}, this run needs "
+                        f"{count}; "
+                        "resume with the configuration that wrote it"
+                    )
+        with self._one_line(self._ckpt_path):
+            super().restore_training_state()
+
+    @contextmanager
+    def _one_line(self, path: Any) -> Iterator[None]:
+        """Name the checkpoint where something that is in it, or is not, cannot be restored."""
+        try:
+            yield
+        except (ConfigurationError, MisconfigurationException, StorageError):
+            raise
+        except Exception as error:
+            if path is None or storage_trouble(error, "."):
+                raise
+            raise ConfigurationError(
+                f"ckpt_path: {str(path)!r} cannot be restored here ({first_line(error)}); name a "
+                "checkpoint of this network and these options"
+            ) from error
 
 
 def find_resume_point(ckpt_path: str | Path | None, names: list[str], root: str) -> ResumePoint:
@@ -93,13 +165,14 @@ def find_resume_point(ckpt_path: str | Path | None, names: list[str], root: str)
     Raises:
         ConfigurationError: If the file is missing, broken, or of another set of phases.
     """
-    path = _requeued(root) if ckpt_path is None else ckpt_path
-    if path == "last":
-        path = _newest(root, names)
-    if path is None:
-        return ResumePoint()
-    content = read_checkpoint(path)
-    info = phase_of_checkpoint(content, path, names)
+    if ckpt_path is None or ckpt_path == "last":
+        found = _newest(_requeued(root) if ckpt_path is None else _written(root), names)
+        if found is None:
+            return ResumePoint()
+        path, content, info = found
+    else:
+        path, content = Path(ckpt_path), read_checkpoint(ckpt_path)
+        info = phase_of_checkpoint(content, path, names)
     place = {"checkpoint": str(path), "phase": names[info["phase"]]}
     place |= {"epoch": content.get("epoch", 0), "step": content.get("global_step", 0)}
     ended = info["current"] or {}
@@ -108,7 +181,7 @@ def find_resume_point(ckpt_path: str | Path | None, names: list[str], root: str)
         path=str(path),
         current=info["current"],
         results=[PhaseResult(**result) for result in info["results"]],
-        logged_steps=info["logged_steps"],
+        logged_steps=int(info["logged_steps"]),
         seconds=info["seconds"],
         metrics=dict(info.get("metrics", {})),
         continued=[*info.get("continued", []), place],
@@ -252,21 +325,42 @@ def _is_option(
     return not (None in values or private or "made by" in name or (edited and inner))
 
 
-def _requeued(root: str) -> Path | None:
-    """Return the checkpoint that a requeued SLURM job left."""
+def _requeued(root: str) -> list[Path]:
+    """Return the checkpoints that requeued SLURM jobs left, the last one first."""
     if not SLURMEnvironment.detect():
-        return None
+        return []
     numbered = [p for p in Path(root).glob("hpc_ckpt_*.ckpt") if p.stem[9:].isdigit()]
-    return max(numbered, key=lambda p: int(p.stem[9:]), default=None)
+    return sorted(numbered, key=lambda p: int(p.stem[9:]), reverse=True)
 
 
-def _newest(root: str, names: list[str]) -> Path | None:
-    """Return the newest checkpoint beneath a folder that is a phase's."""
+def _written(root: str) -> list[Path]:
+    """Return the checkpoints beneath a folder, the newest first."""
     found = [p for p in Path(root).glob("**/checkpoints/**/*.ckpt") if p.is_file()]
     found += list(Path(root).glob("hpc_ckpt_*.ckpt"))
     if not found:
         rank_zero_warn(
             f"ckpt_path: 'last' was asked for, but there is no checkpoint in {root!r}; starting anew"
         )
-        return None
-    return max(found, key=lambda p: p.stat().st_mtime_ns)
+    return sorted(found, key=lambda p: p.stat().st_mtime_ns, reverse=True)
+
+
+def _newest(paths: Sequence[Path], names: list[str]) -> tuple[Path, dict[str, Any], dict[str, Any]] | None:
+    """Return the first checkpoint that can be read and is of these phases, and say which ones were not.
+
+    Raises:
+        ConfigurationError: If there are some, but none is; the message is of the first.
+    """
+    refused: ConfigurationError | None = None
+    for path in paths:
+        try:
+            content = read_checkpoint(path)
+            info = phase_of_checkpoint(content, path, names)
+        except ConfigurationError as error:
+            refused = refused or error
+            continue
+        if refused is not None:
+            rank_zero_warn(f"{refused}; going on from {str(path)!r}, which is the newest that can be used")
+        return path, content, info
+    if refused is not None:
+        raise refused
+    return None

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from lit_aux.errors import ConfigurationError
 from lit_aux.identity.encoder import UnidentifiedError
 from lit_aux.phases.identity import describe_phase
 from lit_aux.phases.phase import Phase
 from lit_aux.phases.seeding import phase_seed
-from lit_aux.phases.state import PhaseResult
+from lit_aux.phases.state import PhaseResult, check_finite, check_fit, result_of
 from lit_aux.phases.store import PhaseStore
 
 
@@ -48,18 +49,43 @@ class FirstPhaseReuse:
         key = broadcast(self._identify(trainer, model, phase, hooks) if trainer.is_global_zero else None)
         if key is None:
             return None
+        unusable = 0
         while True:
             # One process asks; all hear the answer again and again, so that no collective call times out.
-            answer = broadcast(self.store.claim(key) if trainer.is_global_zero else "")
-            if answer != "busy":
+            answer = broadcast(self.store.claim(key, unusable) if trainer.is_global_zero else "")
+            if answer == "busy":
+                if trainer.is_global_zero:
+                    self.store.tell(key, f"phase {phase.name}, which another run trains", rank_zero_info)
+                time.sleep(self.poll)
+            elif answer == "found":
+                unusable = self.store.mark(key)
+                content: dict[str, Any] | None
+                content = broadcast(self._stored(key, model, phase) if trainer.is_global_zero else None)
+                if content is not None:
+                    return content
+            else:
                 break
-            time.sleep(self.poll)
-        if answer == "claimed":
-            self._key = key
-            if trainer.is_global_zero:
-                self._say_what_differs(phase)
+        if self.store.path(key).is_dir():
+            self.store.release()  # it stays as it is, and nothing is stored
             return None
-        content: dict[str, Any] = broadcast(self.store.load(key) if trainer.is_global_zero else {})
+        self._key = key
+        if trainer.is_global_zero and not unusable:
+            self._say_what_differs(phase)
+        return None
+
+    def _stored(self, key: str, model: pl.LightningModule, phase: Phase) -> dict[str, Any] | None:
+        """Return what is stored of a phase; None, and say why, where it cannot be used."""
+        path = self.store.path(key)
+        try:
+            content = self.store.load(key)
+            result_of(content.get("result"), f"trainer.phase_store: {str(path)!r}")
+            if not isinstance(content.get("logged_steps"), int):
+                raise ConfigurationError(f"trainer.phase_store: {str(path)!r} lacks 'logged_steps'")
+            check_fit(model.state_dict(), content["state_dict"], "trainer.phase_store", path)
+            check_finite(model, content["state_dict"], "trainer.phase_store", path)
+        except ConfigurationError as error:
+            rank_zero_warn(f"{error}; phase {phase.name} is trained anew")
+            return None
         return content
 
     def _identify(

@@ -1,17 +1,18 @@
 """What a checkpoint says about the phase that wrote it, and the random state that training goes on from."""
 
 import random
+import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.pickles import read_weights, unreadable
+from lit_aux.pickles import code_in, read_weights, unreadable
 
 CHECKPOINT_KEY = "lit_aux"
 
@@ -77,46 +78,234 @@ def restore_random_state(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(internal), gauss))
 
 
-def read_checkpoint(path: str | Path, option: str = "ckpt_path") -> dict[str, Any]:
-    """Load a checkpoint's plain contents on the CPU.
+def read_checkpoint(path: str | Path, option: str = "ckpt_path", *, mmap: bool = True) -> dict[str, Any]:
+    """Load a checkpoint's plain contents on the CPU, after checking that it is as it was written.
+
+    Args:
+        path: The file.
+        option: The option that named the file, for the error.
+        mmap: Whether tensors stay in the file until they are looked at.
+
+    Raises:
+        ConfigurationError: If the file is missing, damaged, no checkpoint, or one that would run code.
+    """
+    content = load_plainly(path, option, mmap=mmap)
+    check_content(content, path, option)
+    return dict(content)
+
+
+def check_content(content: Any, path: str | Path, option: str = "ckpt_path") -> None:
+    """Refuse what is not a network's checkpoint.
+
+    Args:
+        content: What the file holds.
+        path: The file.
+        option: The option that named it, for the error.
+
+    Raises:
+        ConfigurationError: If there are no tensors by name under ``state_dict``.
+    """
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise ConfigurationError(f"{option}: {str(path)!r} holds no 'state_dict'; it is not a checkpoint")
+    state = content["state_dict"]
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
+        raise ConfigurationError(
+            f"{option}: {str(path)!r} holds a 'state_dict' that is not made of tensors by name; it is not a "
+            "checkpoint of a network"
+        )
+
+
+def check_archive(path: str | Path, option: str) -> None:
+    """Refuse a file that is no archive of torch's, or is not as it was written: each record has a checksum.
 
     Args:
         path: The file.
         option: The option that named the file, for the error.
 
     Raises:
-        ConfigurationError: If the file is missing or is not a checkpoint.
+        ConfigurationError: If it is another kind of file, or damaged.
     """
+    place = f"{option}: {str(path)!r}"
     if not Path(path).is_file():
+        if Path(path).exists():
+            raise ConfigurationError(f"{place} is a folder, or no file of data; name a checkpoint")
         raise ConfigurationError(f"{option}: there is no file {str(path)!r}")
     try:
-        content = read_weights(path, mmap=True)
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except OSError as error:
+        raise ConfigurationError(f"{place} cannot be read ({error.strerror})") from error
+    except Exception as error:  # zipfile raises half a dozen kinds for what is no archive, or a torn one
+        if code_in(path) is not None:
+            raise ConfigurationError(f"{place} {unreadable(path, error)}") from error
+        what = "is empty" if Path(path).stat().st_size == 0 else "is torn, or another kind of file"
+        raise ConfigurationError(f"{place} is not a readable checkpoint: it {what}") from error
+    if damaged is not None:
+        raise ConfigurationError(f"{place} is damaged: its checksum is wrong in {damaged!r}")
+
+
+def load_plainly(path: str | Path, option: str = "ckpt_path", *, mmap: bool = True) -> Any:
+    """Load what is made of tensors and plain values, on the CPU, running no code.
+
+    Args:
+        path: The file.
+        option: The option that named the file, for the error.
+        mmap: Whether tensors stay in the file until they are looked at.
+
+    Raises:
+        ConfigurationError: If the file is missing, damaged, of another kind, or one that would run code.
+    """
+    check_archive(path, option)
+    try:
+        return read_weights(path, mmap=mmap)
     except Exception as error:
         raise ConfigurationError(f"{option}: {str(path)!r} {unreadable(path, error)}") from error
-    if not isinstance(content, dict) or "state_dict" not in content:
-        raise ConfigurationError(f"{option}: {str(path)!r} holds no 'state_dict'; it is not a checkpoint")
-    return content
+
+
+def first_line(error: Exception) -> str:
+    """Return an error's kind and the first line of what it says."""
+    said = (str(error).strip().splitlines() or [""])[0][:160]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+_NEEDED: dict[str, Any] = {
+    "phase": int,
+    "phases": list,
+    "current": dict | None,
+    "results": list,
+    "logged_steps": int,
+    "seconds": float | int,
+    "random_state": dict,
+}
+"""What a checkpoint says of its run, and of which kind; what came later may be missing."""
+_LATER: dict[str, Any] = {"metrics": dict, "continued": list, "depends": dict, "limits": dict, "files": dict}
+_TRAINING: dict[str, Any] = {"optimizer_states": list, "lr_schedulers": list, "loops": dict}
+_COUNTS: dict[str, Any] = {"epoch": int, "global_step": int}
 
 
 def phase_of_checkpoint(content: dict[str, Any], path: str | Path, names: list[str]) -> dict[str, Any]:
     """Return what a checkpoint says about its phase, after checking that it belongs to these phases.
 
     Raises:
-        ConfigurationError: If no PhaseTrainer wrote it, or its run had other phases.
+        ConfigurationError: If no PhaseTrainer wrote it, it lacks something, or its run had other phases.
     """
+    place = f"ckpt_path: {str(path)!r}"
+    anew = "to start from its weights use --model.pretrained"
     info = content.get(CHECKPOINT_KEY)
     if info is None:
+        raise ConfigurationError(f"{place} names no phase, so training cannot resume from it; {anew}")
+    if not isinstance(info, dict):
         raise ConfigurationError(
-            f"ckpt_path: {str(path)!r} names no phase, so training cannot resume from it; to start from its "
-            "weights use --model.pretrained"
+            f"{place} says nothing of its phase, so training cannot resume from it; {anew}"
         )
+    _check_kinds(info, _NEEDED, f"{place}, of its run,", anew)
+    _check_kinds(
+        {k: v for k, v in info.items() if k in _LATER},
+        {k: _LATER[k] for k in _LATER if k in info},
+        f"{place}, of its run,",
+        anew,
+    )
+    _check_kinds(content, _TRAINING | {k: v for k, v in _COUNTS.items() if k in content}, place, anew)
     if info["phases"] != names:
         raise ConfigurationError(
-            f"ckpt_path: {str(path)!r} belongs to a run of phases {', '.join(info['phases'])}, this run "
+            f"ckpt_path: {str(path)!r} belongs to a run of phases "
+            f"{', '.join(map(str, info['phases']))}, this run "
             f"has {', '.join(names)}; resume with the configuration that wrote it, or start from its weights "
             "with --model.pretrained"
         )
+    if not 0 <= info["phase"] < len(names):
+        raise ConfigurationError(
+            f"{place} is of phase {info['phase']}, the run has 0 to {len(names) - 1}; {anew}"
+        )
+    for result in (*info["results"], *([info["current"]] if info["current"] is not None else [])):
+        result_of(result, place)
+    if len(info["results"]) != info["phase"]:
+        raise ConfigurationError(
+            f"{place} is of phase {info['phase']} and knows how {len(info['results'])} phases ended; {anew}"
+        )
+    _check_random_state(info["random_state"], place)
     return dict(info)
+
+
+def _check_kinds(values: Mapping[str, Any], kinds: Mapping[str, Any], place: str, remedy: str) -> None:
+    """Refuse what is missing or of another kind."""
+    for name, kind in kinds.items():
+        if name not in values:
+            raise ConfigurationError(f"{place} lacks {name!r}, so training cannot resume from it; {remedy}")
+        if not isinstance(values[name], kind) or (kind is int and values[name] is True):
+            raise ConfigurationError(
+                f"{place} has a {name!r} that is {type(values[name]).__name__}, so training cannot "
+                "resume from "
+                f"it; {remedy}"
+            )
+
+
+def result_of(told: Any, place: str) -> PhaseResult:
+    """Return how a phase went, as a file tells it.
+
+    Args:
+        told: What :meth:`PhaseResult.asdict` returned.
+        place: The option and the file, for the error.
+
+    Raises:
+        ConfigurationError: If it is something else.
+    """
+    kinds = {"name": str, "tasks": list, "reason": str, "epochs": int, "steps": int, "metrics": dict}
+    known = {one.name for one in fields(PhaseResult)}
+    named = isinstance(told, dict) and {"name", "tasks"} <= {*told} <= known
+    if named and all(isinstance(told[name], kind) for name, kind in kinds.items() if name in told):
+        return PhaseResult(**told)
+    raise ConfigurationError(f"{place} does not say how a phase went, but {str(told)[:80]!r}")
+
+
+def _check_random_state(state: Mapping[str, Any], place: str) -> None:
+    """Refuse a random state that the generators would not take."""
+    now = random_state()
+    try:
+        restore_random_state(dict(state))
+    except Exception as error:
+        raise ConfigurationError(
+            f"{place} has a 'random_state' that no generator takes ({first_line(error)}), so training cannot "
+            "resume from it; to start from its weights use --model.pretrained"
+        ) from error
+    finally:
+        restore_random_state(now)
+
+
+def check_finite(
+    module: nn.Module, state: Mapping[str, Tensor], option: str, path: str | Path | None
+) -> None:
+    """Refuse weights that are NaN or infinite; buffers may be, as attention masks are.
+
+    Args:
+        module: The network, which knows which tensors are parameters.
+        state: Its tensors by name.
+        option: The option that named the file, for the error.
+        path: The file.
+
+    Raises:
+        ConfigurationError: If a parameter is not finite; the message names it.
+    """
+    if names := not_finite(module, state):
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise ConfigurationError(
+            f"{option}: the weights {names[0]!r}{more} in {str(path)!r} are NaN or infinite; name a "
+            "checkpoint of "
+            "an earlier epoch"
+        )
+
+
+def not_finite(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Return the parameters of a module that are NaN or infinite in a checkpoint.
+
+    Args:
+        module: The network.
+        state: Its tensors by name.
+    """
+    names = (name for name, _ in module.named_parameters() if name in state)
+    return [name for name in names if not bool(state[name].isfinite().all())]
 
 
 def check_fit(

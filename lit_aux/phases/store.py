@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.files import whole
+from lit_aux.files import remove_parts, whole
+from lit_aux.locks import Lock, Say, remove_dead
 from lit_aux.phases.state import read_checkpoint
 
 _COMPARED = 50
@@ -28,39 +28,71 @@ class PhaseStore:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        self._lock: FileLock | None = None
+        self._lock: Lock | None = None
+        self._asked: dict[str, Lock] = {}
+        self._tidy = False
 
     def path(self, key: str) -> Path:
         """Return the file in which the phase of this key is, or would be."""
         return self.root / f"{key}.ckpt"
 
-    def claim(self, key: str) -> str:
+    def claim(self, key: str, unusable: int = 0) -> str:
         """Ask for a phase without waiting.
+
+        Args:
+            key: The phase.
+            unusable: :meth:`mark` of a file that cannot be used: as long as there is no other, the phase is
+                trained anew.
 
         Returns:
             ``"found"``: it is there. ``"claimed"``: it is this process's to train; call :meth:`release` in
             the end. ``"busy"``: another process trains it; ask again.
+
+        Raises:
+            ConfigurationError: If there can be no such folder.
         """
-        if self.path(key).is_file():
+        if self.mark(key) not in (0, unusable):
             return "found"
-        self.root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.root / f"{key}.lock")
+        lock = self._asked.setdefault(key, Lock(self.root / f"{key}.lock"))
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._remove_leftovers()
+            free = lock.acquire()
+        except OSError as error:
+            raise ConfigurationError(
+                f"trainer.phase_store: {str(self.root)!r} cannot be used ({error.strerror}); name a "
+                "folder, or "
+                "false for none"
+            ) from error
+        if not free:
             return "busy"
-        if self.path(key).is_file():  # stored between the look and the lock
+        if self.mark(key) not in (0, unusable):  # stored between the look and the lock
             lock.release()
             return "found"
         self._lock = lock
         return "claimed"
 
+    def mark(self, key: str) -> int:
+        """Return what tells the file of a phase from one that takes its place; 0 where there is none."""
+        try:
+            return self.path(key).stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    def tell(self, key: str, what: str, say: Say) -> None:
+        """Say now and then which process is at a phase."""
+        self._asked[key].tell(what, say)
+
+    def _remove_leftovers(self) -> None:
+        """Remove, once, what processes have left that were killed."""
+        if not self._tidy:
+            self._tidy = True
+            remove_parts(self.root)
+            remove_dead(self.root)
+
     def release(self) -> None:
         """Let others train the phase that this process claimed, if it did not store it."""
         if self._lock is not None:
-            # Whoever opened the file meanwhile and gets its lock looks for the phase again, or trains it too.
-            with suppress(OSError):
-                Path(self._lock.lock_file).unlink(missing_ok=True)
             self._lock.release()
             self._lock = None
             with suppress(OSError):  # not empty: other phases are stored
@@ -68,12 +100,16 @@ class PhaseStore:
 
     def save(self, key: str, content: Mapping[str, Any]) -> None:
         """Store a finished phase, whole or not at all."""
-        with whole(self.path(key)) as partial:
-            torch.save(dict(content), partial)
+        with whole(self.path(key), sync=True) as part:
+            torch.save(dict(content), part)
 
     def load(self, key: str) -> dict[str, Any]:
-        """Load a stored phase on the CPU."""
-        return read_checkpoint(self.path(key), "phase_store")
+        """Load a stored phase on the CPU.
+
+        Raises:
+            ConfigurationError: If the file is damaged, or holds no weights.
+        """
+        return read_checkpoint(self.path(key), "trainer.phase_store")
 
     def nearest(self, description: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
         """Return what tells a phase from the stored one that is most like it.
@@ -85,12 +121,13 @@ class PhaseStore:
             By name, the stored phase's value and this one's, None where there is none; empty where no phase
             is stored.
         """
-        files = sorted(self.root.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)[-_COMPARED:]
+        marks = {path: self.mark(path.stem) for path in self.root.glob("*.ckpt")}
+        files = sorted(marks, key=lambda path: marks[path])[-_COMPARED:]
         found: list[dict[str, tuple[str | None, str | None]]] = []
         for file in files:
             with suppress(ConfigurationError):  # damaged, or of another kind: it is not what was asked for
                 stored = read_checkpoint(file, "phase_store").get("description", {})
-                if stored:
+                if stored and isinstance(stored, dict):
                     found.append(differences(stored, description))
         return min(found, key=len, default={})
 

@@ -20,6 +20,7 @@ from lit_aux.identity.configuration import flat_options
 from lit_aux.phases.brought_back import check_processes, starts_processes, take_back
 from lit_aux.phases.callback_list import CallbackList, with_checkpoint
 from lit_aux.phases.checkpoint import PhaseCheckpoint
+from lit_aux.phases.checkpoint_io import write_whole_checkpoints
 from lit_aux.phases.ending import why_it_ended
 from lit_aux.phases.identity import (
     as_built,
@@ -29,9 +30,11 @@ from lit_aux.phases.identity import (
     hooks_of,
     limits_of,
 )
+from lit_aux.phases.leftovers import remove_leftovers
 from lit_aux.phases.loggers import LoggerName, build_logger, describe_runs, discard_runs
 from lit_aux.phases.loop import PhaseLoop
 from lit_aux.phases.phase import Phase
+from lit_aux.phases.ranks import watched
 from lit_aux.phases.resume import (
     PhaseCheckpointConnector,
     ResumePoint,
@@ -84,6 +87,7 @@ class PhaseTrainer(Trainer):
             logger = False if plain else build_logger(logger, root)
         super().__init__(logger=logger, **kwargs)
         self._connector = self._checkpoint_connector = PhaseCheckpointConnector(self)
+        write_whole_checkpoints(self)
         self.test_after_phase = test_after_phase
         self.phase_results: list[PhaseResult] = []
         self.phase_name = ""
@@ -141,13 +145,16 @@ class PhaseTrainer(Trainer):
         self._describe(model, datamodule)
         describe_runs(self.loggers, model, datamodule)
         root = str(self.default_root_dir)
+        if self.is_global_zero:
+            remove_leftovers(root)
         resume = self._find_resume_point(model, ckpt_path, root)
         self.phase_results = list(resume.results)
         self._logged_steps = resume.logged_steps
         try:
-            for index in range(resume.phase, len(phases)):
-                point = resume if index == resume.phase else ResumePoint(phase=index)
-                self._run_phase(index, model, train_dataloaders, val_dataloaders, datamodule, point)
+            with watched(self):
+                for index in range(resume.phase, len(phases)):
+                    point = resume if index == resume.phase else ResumePoint(phase=index)
+                    self._run_phase(index, model, train_dataloaders, val_dataloaders, datamodule, point)
         except BaseException:
             unstarted = self.global_step == 0 and not starts_processes(self)  # those count for themselves
             if len(self.phase_results) <= 1 and unstarted and self.is_global_zero:

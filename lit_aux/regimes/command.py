@@ -11,6 +11,7 @@ import yaml
 from lit_aux.commands import know_working_folder
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.files import write_whole
+from lit_aux.outputs import check_output
 from lit_aux.regimes.sweep import Sweep
 from lit_aux.regimes.sweep_options import check_layer, factors_of, resolved, seeds_of
 
@@ -156,7 +157,17 @@ def _out(own: Mapping[str, str], default: Path) -> Path:
     folder = Path(own.get("--out", default))
     if folder.exists() and not folder.is_dir():
         raise ConfigurationError(f"--out {folder}: is a file; name a folder")
+    _files(folder)
+    check_output("--out", folder / "regime.csv", kind="table of regimes")
     return folder
+
+
+def _files(out: Path) -> dict[str, Path]:
+    """Return where picture and numbers go, refusing to write over files of other kinds."""
+    return {
+        "picture": check_output("--out", out / "regime.png", kind="picture"),
+        "numbers": check_output("--out", out / "regime.json", kind="file of regimes"),
+    }
 
 
 def _value(own: Mapping[str, str], name: str) -> Any:
@@ -226,7 +237,7 @@ def _report_students(students: Sequence[Any], note: str, out: Path) -> int:
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     content = {"penalty": students[0].penalty, "note": note, "cells": [group.asdict() for group in groups]}
-    files = {"picture": out / "regime.png", "numbers": out / "regime.json"}
+    files = _files(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         draw_students_map(members, groups, files["picture"])

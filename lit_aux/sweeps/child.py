@@ -8,13 +8,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from multiprocessing import parent_process
 from pathlib import Path
 from time import monotonic
 
-from filelock import FileLock, Timeout
-
+from lit_aux.locks import Lock
 from lit_aux.sweeps.outcome import OUTPUT, Outcome, cause, last_line, read_outcome, write_outcome
 from lit_aux.sweeps.run import SweepRun
 
@@ -43,12 +42,13 @@ def carry_out(lit_aux: LitAux, run: SweepRun, environment: dict[str, str], threa
     os.environ.clear()
     os.environ.update(environment)
     run.lock.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run.lock)
+    lock = Lock(run.lock)
     try:
-        lock.acquire(timeout=_PATIENCE)
-    except Timeout:
-        sys.exit(f"{run.lock}: another process trains this run")
-    with lock:
+        lock.wait(f"run {run.number}", timeout=_PATIENCE)
+    except TimeoutError as late:
+        sys.exit(f"{late}, which trains this run")
+    with ExitStack() as held:
+        held.callback(lock.release)
         if read_outcome(run.folder) is not None:  # another process has ended it meanwhile
             return
         shutil.rmtree(run.folder, ignore_errors=True)

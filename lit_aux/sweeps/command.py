@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser
 
 from lit_aux.commands import command_parser, parse
 from lit_aux.errors import ConfigurationError
+from lit_aux.outputs import check_output
 from lit_aux.sweeps.child import LitAux
 from lit_aux.sweeps.file import read_sweep
 from lit_aux.sweeps.points import points
@@ -96,7 +97,7 @@ def run(arguments: Sequence[str], lit_aux: LitAux) -> int:
 
         chosen = [f"--{n}={v}" for n in ("count", "seed", "method", "logger") if (v := given[n])]
         chosen += ["--retry"] if given.retry else []
-        script = Path(given.slurm)
+        script = check_output("--slurm", given.slurm, inputs=[given.file], kind="batch script of a sweep")
         write_script(script, Path(given.file), out, len(runs), chosen, extra, given.jobs, given.sbatch)
         return 0
     lit_aux = _importable(lit_aux)

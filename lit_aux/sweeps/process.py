@@ -9,6 +9,7 @@ from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext, SpawnContext
 
 from lit_aux.experiments.worker import bare
+from lit_aux.locks import remove_dead
 from lit_aux.sweeps.child import LitAux, carry_out
 from lit_aux.sweeps.outcome import OUTPUT, Outcome, cause, last_line, read_outcome, write_outcome
 from lit_aux.sweeps.run import SweepRun
@@ -67,6 +68,7 @@ class RunProcess:
         self._kill_group()
         outcome = read_outcome(self.run.folder)
         if outcome is None:
+            remove_dead(self.run.lock.parent, self.run.lock.name)
             line = last_line(self.run.folder / OUTPUT)
             outcome = Outcome(cause(self._process.exitcode or 1, line))
             write_outcome(self.run.folder, outcome)

@@ -12,9 +12,11 @@ from lit_aux.commands import command_parser, parse, spellings
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.experiments.duplicates import check_duplicates
 from lit_aux.experiments.means import is_log
+from lit_aux.experiments.results import measures_path
 from lit_aux.files import write_whole
+from lit_aux.outputs import check_output
 from lit_aux.tables import selection, sheets
-from lit_aux.tables.reading import Row, read_measures, read_rows
+from lit_aux.tables.reading import Row, read_measures, read_rows, tables_of
 from lit_aux.tables.reference import compare
 from lit_aux.tables.reference_sheet import beside, in_full
 from lit_aux.tables.sheet import FORMATS, Format, Sheet
@@ -95,6 +97,8 @@ def run(arguments: Sequence[str]) -> int:
     if not given.files:
         raise ConfigurationError("FILE: nothing is given; name a results.csv or a folder that has one")
     kind = _format(given.format, given.out)
+    if given.out is not None:
+        check_output("--out", given.out, inputs=_inputs(given), kind="printed table")
     width = 200 if given.out is not None or not sys.stdout.isatty() else os.get_terminal_size().columns
     text = "\n".join(sheet.render(kind, width) for sheet in _sheets(given, kind))
     if given.out is None:
@@ -108,6 +112,12 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigurationError(f"--out {path}: cannot be written ({error.strerror})") from None
     print(f"table: {path}")
     return 0
+
+
+def _inputs(given: Any) -> list[Path]:
+    """Return the files that are read."""
+    tables = tables_of([*given.files, *([] if given.reference is None else [given.reference])])
+    return [*tables, *map(measures_path, tables)]
 
 
 def _sheets(given: Any, kind: Format) -> list[Sheet]:

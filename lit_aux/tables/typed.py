@@ -49,7 +49,8 @@ def typed(
         one_of: Likewise, where one of them is enough.
 
     Raises:
-        ConfigurationError: If it cannot be read, is of another kind, or a field is not what its column says.
+        ConfigurationError: If it cannot be read, is of another kind, a line has more or fewer fields than the
+            first, or a field is not what its column says.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -64,15 +65,19 @@ def typed(
             f"FILE {path}: is no results table; its first line is {','.join(header)[:60]!r}"
         )
     empty: Row = dict.fromkeys([*columns, *header])
-    return [
-        (
-            empty
-            | {n: _value(path, reader.line_num, n, text) for n, text in zip(header, fields, strict=True)},
-            reader.line_num,
-        )
-        for fields in reader
-        if len(fields) == len(header)
-    ]
+    rows: list[tuple[Row, int]] = []
+    for fields in reader:
+        line = reader.line_num
+        if fields and len(fields) != len(header):
+            raise ConfigurationError(
+                f"FILE {path}: line {line} has {len(fields)} fields, the first line {len(header)}; mend "
+                "or remove "
+                "the line"
+            )
+        if fields:  # no empty line
+            values = {n: _value(path, line, n, text) for n, text in zip(header, fields, strict=True)}
+            rows.append((empty | values, line))
+    return rows
 
 
 def whole_lines(file: Iterable[str]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 from lit_aux.commands import command_parser, parse, spellings
 from lit_aux.errors import ConfigurationError
 from lit_aux.files import write_whole
+from lit_aux.outputs import check_csv
 from lit_aux.trajectories.analysis import Analysis, analyse
 from lit_aux.trajectories.files import tables
 from lit_aux.trajectories.reading import read_trajectories
@@ -86,6 +87,8 @@ def _write(found: Analysis, out: Path, kind: str) -> None:
     from lit_aux.trajectories.pictures import draw
 
     made = tables(found)
+    for name, sheet in made.items():
+        check_csv("--out", out / name, sheet.columns)
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, sheet in made.items():

@@ -15,6 +15,7 @@ import pytest
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import ResultsTable
 from lit_aux.experiments.results import COLUMNS, MEASURE_COLUMNS, measures_path, run_hash
+from lit_aux.tables.reading import read_rows
 
 DESIGN = """experiment, setup, seed, n_main, overlap, k_main, correlation, magnitude, rescale, solver,
 loss_best, loss_final, train_loss, steps, converged, seconds"""
@@ -228,7 +229,7 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
     writer = write(path, 100_000)
     assert writer.stdout is not None
     assert writer.stdout.readline() == "ready\n"
-    with pytest.raises(ConfigurationError, match="another process"):
+    with pytest.raises(ConfigurationError, match=rf"process {writer.pid} on .* since .* is writing it"):
         ResultsTable(path)
     writer.kill()
     writer.wait()
@@ -310,3 +311,21 @@ def test_the_hash_tells_runs_apart(change: dict[str, object]) -> None:
 def test_the_hash_refuses_what_it_cannot_spell() -> None:
     with pytest.raises(TypeError):
         run_hash({"model": object()})
+
+
+@pytest.mark.parametrize(("fields", "what"), [("a,b", "fewer"), (",".join("x" * 30), "more")])
+def test_a_line_with_a_wrong_number_of_fields_is_named(fields: str, what: str, tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    with ResultsTable(path) as table:
+        table.append([{"run": "one"}, {"run": "two"}])
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], fields, *lines[2:], ""]))
+    before = path.read_bytes()
+    with pytest.raises(ConfigurationError, match=rf"results\.csv: line 3 has {what} fields"):
+        ResultsTable(path)
+    assert path.read_bytes() == before
+    with pytest.raises(
+        ConfigurationError, match=rf"results\.csv: line 3 has {len(fields.split(','))} fields"
+    ):
+        read_rows(path)
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["measures.csv", "results.csv"]

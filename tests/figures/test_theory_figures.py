@@ -183,7 +183,7 @@ def test_what_is_refused_leaves_nothing(tmp_path, call, message):
 
 def test_a_failed_drawing_leaves_the_old_picture(tmp_path, monkeypatch):
     path = tmp_path / "l.png"
-    path.write_bytes(b"old")
+    path.write_bytes(b"\x89PNG old")
 
     def full(self, file, **kwargs):
         file.write_bytes(b"half")
@@ -192,5 +192,5 @@ def test_a_failed_drawing_leaves_the_old_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(Figure, "savefig", full)
     with pytest.raises(ConfigurationError, match="cannot be written: No space left"):
         draw_l_order(path)
-    assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"\x89PNG old"
     assert len(list(tmp_path.iterdir())) == 1

@@ -1,0 +1,189 @@
+"""One process of several that dies: the others end, and one line says which it was."""
+
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from subprocess import Popen
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from torch.multiprocessing.spawn import ProcessExitedException
+
+from lit_aux.errors import ConfigurationError, RankError
+
+_EVERY = 0.25
+_GRACE = 10.0
+"""Seconds that a process goes on whose starter has ended: it may be about to end well itself."""
+_OWN_ERROR = 3.0
+"""Seconds in which a process that finds the same mistake as another says so itself."""
+_LOST = re.compile(
+    r"connection (?:was )?(?:closed|reset)|connection refused|remote process exited|NCCL.*remote", re.I
+)
+
+
+@contextmanager
+def watched(trainer: Trainer) -> Iterator[None]:
+    """Look after the processes that train together while a block runs.
+
+    The one that started others ends the run within a second where one of them ends badly; those that were
+    started end themselves where it is gone. Where something else starts the processes (``torchrun``, SLURM),
+    it looks after them, and a lost connection is told in one line.
+
+    Raises:
+        RankError: Where the connection to another process is lost, or one that a strategy spawned has died.
+    """
+    if trainer.world_size < 2:
+        yield
+        return
+    watch = _watch(trainer)
+    if watch is not None:
+        watch.start()
+    try:
+        yield
+    except Exception as error:
+        known = _lost(error)
+        if known is None and watch is None:
+            raise
+        if watch is not None:
+            watch.look(patience=4.0 if known else 0.3)
+        if known is None:
+            raise
+        raise known from error
+    finally:
+        if watch is not None:
+            watch.over.set()
+
+
+def _watch(trainer: Trainer) -> "_Watch | None":
+    launcher = trainer.strategy.launcher
+    if not isinstance(launcher, _SubprocessScriptLauncher):
+        return None
+    environment = launcher.cluster_environment
+    if environment.local_rank() == 0:
+        return None if environment.creates_processes_externally else _Children(launcher)
+    # started by the script of the first process, which sets this and is this one's parent
+    started = type(environment).__name__ == "LightningEnvironment" and trainer.num_nodes == 1
+    return _Parent(trainer.global_rank) if started else None
+
+
+class _Watch(threading.Thread):
+    """Ends this process, with one line, when another one is dead."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.over = threading.Event()
+
+    def dead(self) -> str | None:
+        """Say in words which process has died; None where none has."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """End the other processes."""
+
+    def run(self) -> None:
+        """Look until the block has ended."""
+        while not self.over.wait(_EVERY):
+            self.look()
+
+    def look(self, patience: float = 0.0) -> None:
+        """End this process if another is dead, or is so within some seconds.
+
+        Args:
+            patience: Seconds: a connection is lost before the process is seen to be gone.
+        """
+        limit = time.monotonic() + patience
+        while (found := self.dead()) is None:
+            if time.monotonic() >= limit:
+                return
+            time.sleep(0.05)
+        with _ENDING:
+            print(f"lit-aux: error: {found}", file=sys.stderr, flush=True)
+            self.end()
+            os._exit(1)
+
+
+_ENDING = threading.Lock()
+
+
+class _Children(_Watch):
+    """Of the processes that this one has started."""
+
+    def __init__(self, launcher: _SubprocessScriptLauncher) -> None:
+        super().__init__()
+        self._launcher = launcher
+        self._since = 0.0
+
+    def dead(self) -> str | None:
+        """Say which one has died; one that failed by itself has said why, and this one may be about to."""
+        for rank, process in enumerate(self._launcher.procs, 1):
+            if code := process.poll():
+                self._since = self._since or time.monotonic()
+                if code < 0 or time.monotonic() - self._since > _OWN_ERROR:
+                    return f"process {process.pid} (rank {rank}) {_how(process)}; the run ends"
+        return None
+
+    def end(self) -> None:
+        """Kill what is left: it waits for the dead one."""
+        for process in self._launcher.procs:
+            with suppress(OSError):
+                process.kill()
+
+
+class _Parent(_Watch):
+    """Of the process that has started this one."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self._parent, self._rank, self._since = os.getppid(), rank, 0.0
+        self._failed = False
+
+    def dead(self) -> str | None:
+        """Say that it has died, once it has been gone for a while."""
+        if os.getppid() == self._parent:
+            return None
+        self._since = self._since or time.monotonic()
+        if time.monotonic() - self._since < _GRACE and not self._failed:
+            return None
+        return f"process {self._parent} (rank 0) was killed; rank {self._rank} ends"
+
+    def look(self, patience: float = 0.0) -> None:
+        """End at once where the block has failed already."""
+        self._failed = self._failed or patience > 0
+        super().look(patience)
+
+
+def _how(process: "Popen[Any]") -> str:
+    code = process.returncode
+    if code > 0:
+        return f"ended with code {code}"
+    return f"was killed by {_name(-code)}"
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _lost(error: BaseException | None) -> RankError | None:
+    """Return the error for people where another process has gone."""
+    while error is not None and not isinstance(error, ConfigurationError):
+        if isinstance(error, ProcessExitedException):
+            how = (
+                f"was killed by {error.signal_name}" if error.signal_name else f"ended with {error.exit_code}"
+            )
+            return RankError(f"process {error.error_pid} (rank {error.error_index}) {how}; the run ends")
+        if isinstance(error, RuntimeError) and _LOST.search(str(error)):
+            said = " ".join(str(error).split())[:160]
+            return RankError(
+                f"another process of this run has ended, and the connection to it is lost ({said})"
+            )
+        error = error.__cause__ or error.__context__
+    return None
