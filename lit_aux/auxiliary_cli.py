@@ -14,7 +14,9 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 import lit_aux.data
 import lit_aux.modules  # noqa: F401 - so that their classes can be named without a path
-from lit_aux._options import located, with_class_paths, with_nulls
+from lit_aux._building import build_plainly, located, noting
+from lit_aux._configurations import check_configurations, told_of_references
+from lit_aux._options import with_class_paths, with_nulls
 from lit_aux.errors import ConfigurationError
 from lit_aux.phases import PhaseTrainer
 from lit_aux.storage import storage_trouble
@@ -38,11 +40,17 @@ class _Parser(LightningArgumentParser):
         """Parse a command line, None in it being null."""
         return super().parse_args(with_nulls(args) if isinstance(args, list) else args, *others, **options)
 
+    def add_instantiator(self, instantiator: Any, *others: Any, **options: Any) -> None:  # type: ignore[override]
+        """Add what builds a class; an error knows then what was being built."""
+        super().add_instantiator(noting(instantiator), *others, **options)
+
 
 class AuxiliaryCLI(LightningCLI):
     """LightningCLI that takes the tasks from the data and reports after fit."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        given = kwargs.get("args")
+        self._words = sys.argv[1:] if given is None else list(given) if isinstance(given, list) else []
         try:
             super().__init__(*args, **kwargs)
         except Exception as error:
@@ -52,7 +60,7 @@ class AuxiliaryCLI(LightningCLI):
                 if trouble is None:
                     raise
                 raise trouble from error
-            raise ConfigurationError(located(str(known), self._options())) from error
+            raise ConfigurationError(located(known, self._options(), self._words)) from error
 
     def _folder(self) -> str:
         """Return where the run writes; the working folder where there is no Trainer yet."""
@@ -77,7 +85,22 @@ class AuxiliaryCLI(LightningCLI):
         """Parse the command line, with words that stand for classes written out."""
         if isinstance(args, Mapping | Namespace):
             return super().parse_arguments(parser, args)
-        self.config = parser.parse_args(with_class_paths(sys.argv[1:] if args is None else args))
+        words = with_class_paths(self._words)
+        check_configurations(words)
+        with told_of_references(words):
+            self.config = parser.parse_args(words)
+
+    def _add_instantiators(self) -> None:
+        """Say how classes are built: as Lightning has it, any other plainly."""
+        super()._add_instantiators()
+        self.parser.add_instantiator(build_plainly, object, subclasses=True)
+
+    def _set_seed(self) -> None:
+        """Seed everything; a seed is what NumPy takes for one."""
+        seed = self._get(self.config, "seed_everything")
+        if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
+            raise ConfigurationError(f"--seed_everything: {seed} must be from 0 to {2**32 - 1}")
+        super()._set_seed()
 
     def _parse_ckpt_path(self) -> None:
         """Leave the command line in charge: a checkpoint's hyperparameters must not override it."""

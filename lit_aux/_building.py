@@ -1,0 +1,201 @@
+"""Which option an error belongs to: found by what was being built and where that stands in the configuration."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import wraps
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+
+from lit_aux._options import option_of
+from lit_aux.errors import ConfigurationError, NonFiniteLossError
+from lit_aux.storage import StorageError
+
+_SCALARS = (bool, int, float, str)
+_SUBJECT = re.compile(r"(?:trainer\.)?([A-Za-z_]\w*)(?=:? )")
+"""How messages begin: with the name of an argument."""
+_ALIASES = {"factor": "rescale", "preset": "rescale_preset"}
+"""What a callback calls its argument where the module that builds it has another name for the option."""
+Path = tuple[str, ...]
+
+
+class BuildError(ConfigurationError):
+    """A class refuses its arguments.
+
+    Attributes:
+        kind: The class.
+        arguments: What it was given.
+    """
+
+    def __init__(self, message: str, kind: type, arguments: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.kind, self.arguments = kind, arguments
+
+
+def noting(build: Callable[..., Any]) -> Callable[..., Any]:
+    """Return an instantiator of jsonargparse's that notes what was being built when an error arose.
+
+    Whatever a class raises is about what it was given: strangers' classes say so in errors of any type.
+
+    Args:
+        build: What builds: a function of the class and its arguments.
+    """
+
+    @wraps(build)
+    def noted(kind: type, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return build(kind, *args, **kwargs)
+        except (BuildError, StorageError, NonFiniteLossError):
+            raise
+        except ConfigurationError as error:
+            raise BuildError(str(error), kind, kwargs) from error
+        except Exception as error:
+            text = " ".join(str(error).split()) or type(error).__name__
+            raise BuildError(f"it cannot be built ({text})", kind, kwargs) from error
+
+    return noted
+
+
+def build_plainly(kind: type, *args: Any, **kwargs: Any) -> Any:
+    """Build an object."""
+    return kind(*args, **kwargs)
+
+
+def located(error: ConfigurationError, config: Any, words: Sequence[str] = ()) -> str:
+    """Return an error's message with the full name of its option, and the value as it was typed.
+
+    Args:
+        error: Its message begins with the name of an argument, or with an option.
+        config: The parsed options; None where there are none.
+        words: The command line.
+    """
+    message = str(error)
+    if config is not None and not message.startswith("--"):
+        found = _owned(error, message, config) if isinstance(error, BuildError) else None
+        message = found or _by_name(message, config)
+    return as_typed(message, words)
+
+
+def _owned(error: BuildError, message: str, config: Any) -> str | None:
+    """Name the option by the place of what was being built."""
+    place = next((p for p, node in _nodes(config) if _is(node, error.kind, error.arguments)), None)
+    if place is None:
+        return None
+    subject = _SUBJECT.match(message)
+    if subject and subject[1] in error.arguments:
+        return f"{option_of((*place, subject[1]))}{message[subject.end() :]}"
+    quoted = [n for n, v in error.arguments.items() if _quotes(message, v)]
+    quoted.sort(key=lambda name: _place(error.arguments[name], message))
+    path = (*place, quoted[0]) if quoted else place
+    rest = (
+        message[subject.end() :].removeprefix(":").strip()
+        if subject and message[subject.end() :][:1] == ":"
+        else message
+    )
+    return f"{option_of(path)}: {error.kind.__name__}: {rest}"
+
+
+def _is(node: Mapping[str, Any], kind: type, arguments: Mapping[str, Any]) -> bool:
+    """Say whether a node of the configuration is what was being built."""
+    if "class_path" in node:
+        if _imported(node["class_path"]) is not kind:
+            return False
+        inner = node.get("init_args")
+        node = vars(inner) if isinstance(inner, Namespace) else inner or {}
+    elif not {*node} or not {*node} <= {*arguments}:
+        return False
+    return all(_same(node[k], v) for k, v in arguments.items() if k in node and isinstance(v, _SCALARS))
+
+
+def _same(one: Any, other: Any) -> bool:
+    return bool(one == other) or (one != one and other != other)
+
+
+def _imported(class_path: Any) -> Any:
+    from importlib import import_module
+
+    module, _, name = str(class_path).rpartition(".")
+    try:
+        return getattr(import_module(module), name, None)
+    except (ImportError, ValueError):
+        return None
+
+
+def _nodes(config: Any, path: Path = ()) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """Yield every mapping of a configuration with its path; those of a list have the list's."""
+    if isinstance(config, Namespace):
+        config = vars(config)
+    if isinstance(config, Mapping):
+        yield path, config
+        for key, value in config.items():
+            yield from _nodes(value, (*path, str(key)))
+    elif isinstance(config, list):
+        for value in config:
+            yield from _nodes(value, path)
+
+
+def _by_name(message: str, config: Any) -> str:
+    """Give an option that is told by its own name alone its full one, where exactly one has that value."""
+    subject = _SUBJECT.match(message)
+    if subject is None:
+        return message
+    nodes, name = list(_nodes(config)), subject[1]
+    if not any(name in node for _, node in nodes):
+        name = _ALIASES.get(name, name)
+    found = [((*path, name), node[name]) for path, node in nodes if name in node]
+    places = [_place(value, message) for _, value in found]
+    first = min(places, default=len(message))
+    paths = [p for (p, _), place in zip(found, places, strict=True) if len(found) == 1 or place == first]
+    if len({option_of(path) for path in paths}) != 1:
+        return message
+    return f"{option_of(paths[0])}{message[subject.end() :]}"
+
+
+def _quotes(message: str, value: Any) -> bool:
+    return (
+        isinstance(value, _SCALARS) and not isinstance(value, bool) and _place(value, message) < len(message)
+    )
+
+
+def _place(value: Any, message: str) -> int:
+    """Return where a message quotes a value, its length if it does not."""
+    quoted = re.search(rf"(?<![\w.]){re.escape(str(value))}(?![\w])", message)
+    return len(message) if value is None or str(value) == "" or quoted is None else quoted.start()
+
+
+def as_typed(message: str, words: Sequence[str]) -> str:
+    """Return a message that echoes the value of its option as it was typed.
+
+    Args:
+        message: Begins with an option.
+        words: The command line.
+    """
+    option = re.match(r"--[\w.+-]+", message)
+    typed = option and _value_of(option[0].rstrip(":"), words)
+    if not option or not typed or typed in message or len(typed) > 200:
+        return message
+    rest = message[option.end() :]
+    try:
+        value = yaml.safe_load(typed)
+    except yaml.YAMLError:
+        value = typed
+    forms = [str(value), repr(value)]
+    try:
+        forms += [str(float(typed)), repr(float(typed))]
+    except ValueError:
+        pass
+    for form in forms:
+        if quoted := re.search(rf"(?<![\w.]){re.escape(form)}(?![\w.]*\w)", rest):
+            return f"{option[0]}{rest[: quoted.start()]}{typed}{rest[quoted.end() :]}"
+    return f"{message} (given: {typed})"
+
+
+def _value_of(option: str, words: Sequence[str]) -> str | None:
+    """Return what an option was given last on the command line."""
+    found = None
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, sign, value = word.partition("=")
+        if name.replace(".init_args", "").replace("_", "-") == option.replace("_", "-"):
+            found = value if sign else following
+    return found
