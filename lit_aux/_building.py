@@ -1,7 +1,8 @@
-"""Which option an error belongs to: found by what was being built and where that stands in the configuration."""
+"""Which option an error belongs to: found by what was being built, and where that is configured."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import wraps
 from typing import Any
 
@@ -12,6 +13,8 @@ from lit_aux._options import option_of
 from lit_aux.errors import ConfigurationError, NonFiniteLossError
 from lit_aux.storage import StorageError
 
+_GENERAL = ("accelerator", "callbacks", "logger", "strategy", "plugins", "precision")
+"""Options of the Trainer that Lightning names in what it says about others."""
 _SCALARS = (bool, int, float, str)
 _SUBJECT = re.compile(r"(?:trainer\.)?([A-Za-z_]\w*)(?=:? )")
 """How messages begin: with the name of an argument."""
@@ -75,6 +78,30 @@ def located(error: ConfigurationError, config: Any, words: Sequence[str] = ()) -
         found = _owned(error, message, config) if isinstance(error, BuildError) else None
         message = found or _by_name(message, config)
     return as_typed(message, words)
+
+
+def of_trainer(error: BaseException, options: Mapping[str, Any]) -> str | None:
+    """Return what Lightning says of an option of the Trainer, under its full name; None where it names none.
+
+    Args:
+        error: What Lightning raised.
+        options: The Trainer's options and their values.
+    """
+    text = " ".join(str(error).split())
+    named = [name for name in options if re.search(rf"(?<![\w.]){name}(?!\w)", text)]
+    named.sort(key=lambda name: (f"`{name}`" not in text and f"{name}=" not in text, name in _GENERAL))
+    quoted = [n for n, v in options.items() if _quotes(text, v)]
+    chosen = next((name for name in named if name in quoted), None) or next(iter([*named, *quoted]), None)
+    return None if chosen is None else f"--trainer.{chosen}: {options[chosen]!r}: {text}"
+
+
+def raised_by_lightning(error: BaseException) -> bool:
+    """Say whether the line that raised an error is one of Lightning's."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    name = "" if place is None else str(place.tb_frame.f_globals.get("__name__", ""))
+    return name.partition(".")[0] == "lightning"
 
 
 def _owned(error: BuildError, message: str, config: Any) -> str | None:
@@ -181,10 +208,8 @@ def as_typed(message: str, words: Sequence[str]) -> str:
     except yaml.YAMLError:
         value = typed
     forms = [str(value), repr(value)]
-    try:
+    with suppress(ValueError):
         forms += [str(float(typed)), repr(float(typed))]
-    except ValueError:
-        pass
     for form in forms:
         if quoted := re.search(rf"(?<![\w.]){re.escape(form)}(?![\w.]*\w)", rest):
             return f"{option[0]}{rest[: quoted.start()]}{typed}{rest[quoted.end() :]}"

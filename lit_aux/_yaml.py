@@ -83,7 +83,7 @@ def read(path: str | Path, option: str) -> Any:
     except UnicodeDecodeError as error:
         kind = _MARKS.get(content[:2], "Latin-1, maybe")
         raise ConfigurationError(
-            f"{option} {path}: is not UTF-8 (byte {error.start} cannot be read; it is {kind}); save it as UTF-8"
+            f"{option} {path}: is not UTF-8 (byte {error.start} is none; it is {kind}); save it as UTF-8"
         ) from None
     try:
         return load(text)

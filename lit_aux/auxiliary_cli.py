@@ -14,7 +14,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 import lit_aux.data
 import lit_aux.modules  # noqa: F401 - so that their classes can be named without a path
-from lit_aux._building import build_plainly, located, noting
+from lit_aux._building import build_plainly, located, noting, of_trainer, raised_by_lightning
 from lit_aux._configurations import check_configurations, told_of_references
 from lit_aux._options import with_class_paths, with_nulls
 from lit_aux.errors import ConfigurationError
@@ -54,13 +54,21 @@ class AuxiliaryCLI(LightningCLI):
         try:
             super().__init__(*args, **kwargs)
         except Exception as error:
-            known = _configuration_error(error)
+            known = _configuration_error(error) or self._of_trainer(error)
             if known is None:
                 trouble = storage_trouble(error, self._folder())
                 if trouble is None:
                     raise
                 raise trouble from error
             raise ConfigurationError(located(known, self._options(), self._words)) from error
+
+    def _of_trainer(self, error: Exception) -> ConfigurationError | None:
+        """Return what Lightning says of the Trainer's options while it runs; None for any other error."""
+        options = self._options()
+        if options is None or not raised_by_lightning(error):
+            return None
+        text = of_trainer(error, vars(options.get("trainer") or Namespace()))
+        return None if text is None else ConfigurationError(text)
 
     def _folder(self) -> str:
         """Return where the run writes; the working folder where there is no Trainer yet."""
@@ -109,10 +117,13 @@ class AuxiliaryCLI(LightningCLI):
         """Build the Trainer; what it refuses is the user's to correct."""
         try:
             return super()._instantiate_trainer(config, callbacks)
-        except ConfigurationError:
-            raise
-        except (ValueError, TypeError, MisconfigurationException, ModuleNotFoundError) as error:
-            raise ConfigurationError(f"--trainer: {error}") from error
+        except ConfigurationError as error:
+            name = str(error).partition(":")[0]
+            if name not in config:
+                raise
+            raise ConfigurationError(f"--trainer.{error}") from error
+        except (ValueError, TypeError, ArithmeticError, MisconfigurationException, ImportError) as error:
+            raise ConfigurationError(of_trainer(error, config) or f"--trainer: {error}") from error
 
     def before_fit(self) -> None:
         """Tell the Trainer what the run was configured with: it names the run."""

@@ -128,7 +128,11 @@ _NEEDED: dict[str, Config] = {
     "Sharpness": {"num_samples": 4, "iterations": 1},
     "GradientConflict": {"num_samples": 8},
 }
-CALLBACKS = ["FeatureAlignment", "FisherTrace", "GradientCoherence", "GradientConflict", "KMeansInertia", "L2SP", "RepresentationDimensionality", "Sharpness", "StopAtTrainingLoss", "StudentNorms", "TrajectoryLog", "WeightRescaling", "WiSEFT"]
+CALLBACKS = (
+    *("FeatureAlignment", "FisherTrace", "GradientCoherence", "GradientConflict", "KMeansInertia", "L2SP"),
+    *("RepresentationDimensionality", "Sharpness", "StopAtTrainingLoss", "StudentNorms", "TrajectoryLog"),
+    *("WeightRescaling", "WiSEFT"),
+)
 _WEIGHTINGS = ("GradNorm", "UncertaintyWeighting", "RandomWeighting")
 
 
@@ -225,9 +229,22 @@ def _has(config: Any, path: str) -> bool:
 
 
 SCENES = _scenes()
-STUDENTS = ["integrator", "max_evaluations", "max_flow_time", "block", "chunk", "test_every", "test_unit", "test_thinning"]
+STUDENTS = (
+    *("integrator", "max_evaluations", "max_flow_time", "block", "chunk", "test_every", "test_unit"),
+    "test_thinning",
+)
 ONLY = {
-    "reproduce images": ["device", "max-steps", "store", "jobs", "configs", "seeds", "n-main", "setups", "out"],
+    "reproduce images": [
+        "device",
+        "max-steps",
+        "store",
+        "jobs",
+        "configs",
+        "seeds",
+        "n-main",
+        "setups",
+        "out",
+    ],
     "sweep random": ["count", "seed", "method"],
     "sweep collect": ["out", "count", "logger", "task", "retry", "collect"],
     "table pairs": ["baseline", "mean", "value", "where", "by", "out"],
@@ -268,7 +285,10 @@ def lit_trainer() -> Any:
 
 
 COMMANDS: dict[str, list[str]] = {
-    "reproduce": ["diagonal-overlap", "--setups=[STL]", "--seeds=0", "--n-main=4", "--overlap=1", "--max-steps=4", "--jobs=1"],
+    "reproduce": [
+        *("diagonal-overlap", "--setups=[STL]", "--seeds=0", "--n-main=4", "--overlap=1", "--max-steps=4"),
+        "--jobs=1",
+    ],
     "reproduce images": ["cifar100-resnet18", "--setups=[STL]", "--seeds=0", "--n-main=4", "--jobs=1"],
     "sweep": ["INPUT/sweep.yaml", "--slurm=script.sh"],
     "sweep random": ["INPUT/sweep.yaml", "--slurm=script.sh", "--method=random", "--count=2"],

@@ -1,5 +1,6 @@
 """Optimizers and schedules of phases, with learning rates that differ by layer."""
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +8,7 @@ import torch
 from torch.optim import Optimizer
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.ranges import Range
 
 if TYPE_CHECKING:
     from lit_aux.phases.phase import PhaseSettings
@@ -35,6 +37,49 @@ def optimizer_of(settings: "PhaseSettings", parameters: Sequence[Any]) -> Optimi
         for group, scale in zip(optimizer.param_groups, scales, strict=True):
             group["lr"] *= scale
     return optimizer
+
+
+_SANE = Range(least=-1e10, most=1e10)
+"""Of what optimizers take; torch lets infinities and NaN pass in many places."""
+
+
+def check_optimizer(optimizer: Optimizer) -> None:
+    """Raise for an optimizer with options after which no weight would be a number.
+
+    Raises:
+        ConfigurationError: Naming the option and its value.
+    """
+    for group in optimizer.param_groups:
+        for name, value in group.items():
+            for one in value if isinstance(value, tuple | list) else [value]:
+                if isinstance(one, float | int) and not isinstance(one, bool) and one not in _SANE:
+                    raise ConfigurationError(f"optimizer.{name}: {one} must be {_SANE}")
+        if "betas" in group and group.get("eps") == 0:
+            raise ConfigurationError(f"optimizer.eps: {group['eps']} must be above 0")
+
+
+def check_schedule(scheduler: Any, optimizer: Optimizer) -> None:
+    """Let a schedule take a step, and raise where the learning rate is none any more.
+
+    Args:
+        scheduler: A new schedule.
+        optimizer: Its optimizer.
+
+    Raises:
+        ConfigurationError: For a learning rate below 0 or without number.
+    """
+    if not isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler):
+        return
+    with warnings.catch_warnings():  # torch's, that the optimizer has not moved before
+        warnings.simplefilter("ignore")
+        scheduler.step(*[0.0] * isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau))
+    for group in optimizer.param_groups:
+        rate = float(group["lr"])
+        if not 0 <= rate <= 1e10:
+            raise ConfigurationError(
+                f"lr_scheduler: {type(scheduler).__name__} makes the learning rate {rate}; it must stay 0 or "
+                "more"
+            )
 
 
 def scheduler_of(settings: "PhaseSettings", optimizer: Optimizer) -> Any:

@@ -1,5 +1,6 @@
 """A Trainer that runs a list of phases, each as one Lightning fit."""
 
+import os
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -29,6 +30,7 @@ from lit_aux.phases.identity import (
     hooks_of,
     limits_of,
 )
+from lit_aux.phases.limits import check_trainer
 from lit_aux.phases.loggers import LoggerName, build_logger, describe_runs, discard_runs
 from lit_aux.phases.loop import PhaseLoop
 from lit_aux.phases.phase import Phase
@@ -76,7 +78,8 @@ class PhaseTrainer(Trainer):
         test_after_phase: bool = True,
         **kwargs: Any,
     ) -> None:
-        root = str(kwargs.setdefault("default_root_dir", None) or "runs")
+        check_trainer(kwargs)
+        root = os.path.expanduser(str(kwargs.setdefault("default_root_dir", None) or "runs"))
         kwargs["default_root_dir"] = root
         kwargs["callbacks"] = with_checkpoint(kwargs)
         if isinstance(logger, str):
@@ -94,7 +97,7 @@ class PhaseTrainer(Trainer):
         self._resume = ResumePoint()
         self._files: dict[str, str] | None = None
         self._schedules: dict[str, str] = {}
-        store = phase_store if isinstance(phase_store, str) else f"{root}/phases"
+        store = os.path.expanduser(phase_store) if isinstance(phase_store, str) else f"{root}/phases"
         keep = phase_store and not kwargs.get("fast_dev_run")
         self._reuse = FirstPhaseReuse(store) if keep else None
         self._limits = (self.min_epochs, self.max_epochs, self.min_steps, self.max_steps)
