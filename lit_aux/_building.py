@@ -48,8 +48,10 @@ def noting(build: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(build)
     def noted(kind: type, *args: Any, **kwargs: Any) -> Any:
         try:
+            if f"{kind.__module__}.{kind.__qualname__}" == "torch.nn.modules.module.Module":
+                raise ConfigurationError("{} names no class; give a class_path, or leave it out")
             return build(kind, *args, **kwargs)
-        except (BuildError, StorageError, NonFiniteLossError):
+        except (BuildError, StorageError, NonFiniteLossError, NameError):
             raise
         except ConfigurationError as error:
             raise BuildError(str(error), kind, kwargs) from error
@@ -115,6 +117,8 @@ def _owned(error: BuildError, message: str, config: Any) -> str | None:
     quoted = [n for n, v in error.arguments.items() if _quotes(message, v)]
     quoted.sort(key=lambda name: _place(error.arguments[name], message))
     path = (*place, quoted[0]) if quoted else place
+    if not error.arguments:
+        return f"{option_of(path)}: {message}"
     rest = (
         message[subject.end() :].removeprefix(":").strip()
         if subject and message[subject.end() :][:1] == ":"

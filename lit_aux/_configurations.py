@@ -1,7 +1,7 @@
 """What is wrong with configuration files, said before they are parsed: by file, and in one line."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,30 @@ def check_configurations(words: Sequence[str]) -> None:
             if beside is not None and beside.suffix in (".yaml", ".yml") and _is_file(str(beside)):
                 _yaml.read(beside, f"{option} {file}: {key}:")
     _check_values(words)
+
+
+def given_values(words: Sequence[str], option: str) -> Iterator[tuple[str, Any]]:
+    """Yield every value that is given for an option, on the command line or in a file, and where (in words).
+
+    Args:
+        words: The command line.
+        option: Its dotted name without ``init_args``.
+    """
+    for word, following in pairwise([*words, ""]):
+        name, sign, value = word.partition("=")
+        if name.removeprefix("--").replace(".init_args", "") == option:
+            with suppress(yaml.YAMLError):
+                yield "", _yaml.load(value if sign else following)
+    for kind, file in configuration_files(words):
+        if kind not in _CONFIG or not _is_file(file):
+            continue
+        content: Any = _yaml.read(file, kind)
+        for key in option.split("."):
+            inner = content.get("init_args") if isinstance(content, dict) else None
+            content = inner if isinstance(inner, dict) and key in inner else content
+            content = content.get(key) if isinstance(content, dict) else None
+        if content is not None:
+            yield f" (in {file})", content
 
 
 def _check_values(words: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 import lit_aux.data
 import lit_aux.modules  # noqa: F401 - so that their classes can be named without a path
 from lit_aux._building import build_plainly, located, noting, of_trainer, raised_by_lightning
-from lit_aux._configurations import check_configurations, told_of_references
+from lit_aux._configurations import check_configurations, given_values, told_of_references
 from lit_aux._options import with_class_paths, with_nulls
 from lit_aux.errors import ConfigurationError
 from lit_aux.phases import PhaseTrainer
@@ -124,6 +124,16 @@ class AuxiliaryCLI(LightningCLI):
             raise ConfigurationError(f"--trainer.{error}") from error
         except (ValueError, TypeError, ArithmeticError, MisconfigurationException, ImportError) as error:
             raise ConfigurationError(of_trainer(error, config) or f"--trainer: {error}") from error
+
+    def after_instantiate_classes(self) -> None:
+        """Refuse tasks that are given beside data that say otherwise: the data's would be taken in silence."""
+        known = _tasks(self.datamodule)
+        for place, given in given_values(self._words, "model.tasks"):
+            if known is not None and given != known:
+                raise ConfigurationError(
+                    f"--model.tasks: {given}{place} are not those of the data, {known}, which count; leave it "
+                    "out"
+                )
 
     def before_fit(self) -> None:
         """Tell the Trainer what the run was configured with: it names the run."""

@@ -90,7 +90,7 @@ class AuxiliaryModule(EvaluationSteps, ABC):
             self.net, losses, metrics = backbone, nn.MSELoss(), {}
             self.automatic_optimization = False
         else:
-            network = backbone if isinstance(backbone, nn.Module) else TimmBackbone(backbone)
+            network = backbone if isinstance(backbone, nn.Module) else _by_name(backbone)
             self.net = MultiHeadNet(network, tasks, num_features=num_features)
         self.tasks = dict(tasks)
         self.evaluation = TaskEvaluation(tasks, losses, metrics)
@@ -301,3 +301,11 @@ class AuxiliaryModule(EvaluationSteps, ABC):
         if ckpt_path is not None:
             load_checkpoint(self, ckpt_path, "ckpt_path", strict=True)
         save_weights(export_state_dict(self.net, task), path)
+
+
+def _by_name(backbone: str) -> TimmBackbone:
+    """Return a network of timm's."""
+    try:
+        return TimmBackbone(backbone)
+    except ConfigurationError as error:
+        raise ConfigurationError(str(error).replace("name: ", "backbone: ", 1)) from error

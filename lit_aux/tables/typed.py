@@ -57,7 +57,11 @@ def typed(
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigurationError(f"FILE {path}: cannot be read ({reason})") from None
     reader = csv.reader(lines)
-    header = next(reader, [])
+    try:
+        rows = [(fields, reader.line_num) for fields in reader]
+    except csv.Error as error:
+        raise ConfigurationError(f"FILE {path}: line {reader.line_num}: cannot be read ({error})") from None
+    header = rows[0][0] if rows else []
     if not {*needed} <= {*header} or (one_of and not {*one_of} & {*header}):
         raise ConfigurationError(
             f"FILE {path}: is no results table; its first line is {','.join(header)[:60]!r}"
@@ -65,11 +69,10 @@ def typed(
     empty: Row = dict.fromkeys([*columns, *header])
     return [
         (
-            empty
-            | {n: _value(path, reader.line_num, n, text) for n, text in zip(header, fields, strict=True)},
-            reader.line_num,
+            empty | {n: _value(path, line, n, text) for n, text in zip(header, fields, strict=True)},
+            line,
         )
-        for fields in reader
+        for fields, line in rows[1:]
         if len(fields) == len(header)
     ]
 
