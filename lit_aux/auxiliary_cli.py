@@ -126,13 +126,12 @@ class AuxiliaryCLI(LightningCLI):
             raise ConfigurationError(of_trainer(error, config) or f"--trainer: {error}") from error
 
     def after_instantiate_classes(self) -> None:
-        """Refuse tasks that are given beside data that say otherwise: the data's would be taken in silence."""
-        known = _tasks(self.datamodule)
+        """Refuse tasks that are given beside data that say otherwise: the data's would be taken."""
+        known = _tasks(getattr(self, "datamodule", None))
         for place, given in given_values(self._words, "model.tasks"):
             if known is not None and given != known:
                 raise ConfigurationError(
-                    f"--model.tasks: {given}{place} are not those of the data, {known}, which count; leave it "
-                    "out"
+                    f"--model.tasks: {given}{place} are not those of the data, {known}; leave it out"
                 )
 
     def before_fit(self) -> None:
@@ -164,6 +163,40 @@ def _tasks(data: Any) -> dict[str, int] | None:
     return found
 
 
+class _ParsedOnly(AuxiliaryCLI):
+    """Parses the options of ``fit``; builds and trains nothing."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return ``fit`` alone."""
+        return {"fit": LightningCLI.subcommands()["fit"]}
+
+    def _set_seed(self) -> None:
+        """Leave the generators alone."""
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+    def after_instantiate_classes(self) -> None:
+        """Nothing was built."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+
+def parse(args: list[str]) -> None:
+    """Parse a command line of ``fit`` and do no more.
+
+    Args:
+        args: The command line, from ``fit`` on.
+
+    Raises:
+        ConfigurationError: For files that cannot be read, and references that lead nowhere.
+        ArgumentError: For options that are unknown or of the wrong kind.
+    """
+    _command_line(_ParsedOnly, args)
+
+
 def run(args: ArgsType) -> None:
     """Carry out a command of Lightning's, or ``export``.
 
@@ -174,10 +207,14 @@ def run(args: ArgsType) -> None:
         ConfigurationError: For what is unknown or impossible.
         StorageError: If a file cannot be written.
     """
+    _command_line(AuxiliaryCLI, args)
+
+
+def _command_line(kind: type[AuxiliaryCLI], args: ArgsType) -> None:
     _hush()
     if os.getcwd() not in sys.path:  # last: classes of the user's own, named as module.Class
         sys.path.append(os.getcwd())
-    AuxiliaryCLI(
+    kind(
         parser_class=_Parser,
         trainer_class=PhaseTrainer,
         args=args,

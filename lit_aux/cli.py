@@ -85,7 +85,7 @@ def _dispatch(args: "ArgsType") -> int:
     if name == "sweep":
         from lit_aux.sweeps.command import run as sweep
 
-        return sweep(own[1:], lit_aux=main)
+        return sweep(own[1:], lit_aux=main, check=_check_fit)
     if name == "table":
         from lit_aux.tables.command import run as table
 
@@ -100,6 +100,17 @@ def _dispatch(args: "ArgsType") -> int:
         return trajectories(own[1:])
     _run(args)
     return 0
+
+
+def _check_fit(options: list[str]) -> None:
+    """Parse the options of ``fit``, saying in one line what is wrong with them."""
+    from lit_aux._messages import parsing_message
+    from lit_aux.auxiliary_cli import parse
+
+    try:
+        parse(["fit", *options])
+    except ArgumentError as error:
+        raise ConfigurationError(parsing_message(str(error))) from error
 
 
 def _run(args: "ArgsType") -> None:

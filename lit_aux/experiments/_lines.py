@@ -11,6 +11,8 @@ from typing import Any
 from lit_aux.errors import ConfigurationError
 from lit_aux.files import write_whole
 
+csv.field_size_limit(1 << 26)  # characters; the reason why a run failed can be long
+
 
 class CsvLines:
     """A CSV file with fixed columns.
@@ -89,7 +91,7 @@ class CsvLines:
         """Add rows in one write and wait until they are on the disk.
 
         Raises:
-            ValueError: For a column that the file does not have, or text of several lines.
+            ValueError: For a column that the file does not have.
             ConfigurationError: If they cannot be written; the file is as before then.
         """
         content = self._text(rows)
@@ -124,8 +126,6 @@ class CsvLines:
             if unknown := [name for name in row if name not in self.columns]:
                 raise ValueError(f"{self.path.name} has no column {unknown[0]!r}")
             values = [_spelled(row.get(name)) for name in self.columns]
-            if any("\n" in value or "\r" in value for value in values):
-                raise ValueError(f"{self.path.name}: a value has several lines: {values}")
             writer.writerow(values)
         return text.getvalue().encode()
 
@@ -157,4 +157,4 @@ def _spelled(value: Any) -> str:
         return repr(float(value))  # numpy's own numbers spell their type
     if isinstance(value, list | tuple):
         return "|".join(str(float(part)) for part in value)
-    return str(value)
+    return str(value).replace("\r", "\\r").replace("\n", "\\n")  # a row is a line

@@ -12,6 +12,7 @@ from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.files import write_whole
 from lit_aux.regimes.sweep import Sweep
 from lit_aux.regimes.sweep_options import check_layer, factors_of, resolved, seeds_of
+from lit_aux.storage import check_place
 
 Fit = Callable[[list[str]], Any]
 _OWN = {
@@ -141,7 +142,7 @@ def _is_number(word: str) -> bool:
 
 def _out(own: Mapping[str, str], default: Path) -> Path:
     """Return the folder for what is found, refusing what cannot be one."""
-    folder = Path(own.get("--out", default))
+    folder = check_place("--out", own["--out"]) if "--out" in own else default
     if folder.exists() and not folder.is_dir():
         raise ConfigurationError(f"--out {folder}: is a file; name a folder")
     return folder

@@ -13,6 +13,7 @@ from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.experiments.duplicates import check_duplicates
 from lit_aux.experiments.means import is_log
 from lit_aux.files import write_whole
+from lit_aux.storage import check_place
 from lit_aux.tables import selection, sheets
 from lit_aux.tables.reading import Row, read_measures, read_rows
 from lit_aux.tables.reference import compare
@@ -82,6 +83,8 @@ def run(arguments: Sequence[str]) -> int:
         ConfigurationError: For what is unknown or impossible, or a file that cannot be read or written.
     """
     given = parse(parser(), arguments, [spellings(name)[0] for name in _OPTIONS])
+    if given.out is not None:
+        check_place("--out", given.out)
     check_duplicates(given.duplicates)
     if given.from_wandb is not None:
         from lit_aux.tables.from_wandb import fetch

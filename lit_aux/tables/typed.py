@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import isinf, isnan
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -98,8 +99,13 @@ def _value(path: Path, line: int, name: str, text: str) -> Any:
         if name == "converged":
             return {"true": True, "false": False}[text.lower()]
         number = float(text)
+        if isnan(number) and name in COLUMNS and name not in _WHOLE:
+            return None
+        if isinf(number) and name in COLUMNS:
+            raise OverflowError
         return int(number) if name in _WHOLE else number
     except (ValueError, KeyError, OverflowError):
         if name in COLUMNS or name in _WHOLE:
-            raise ConfigurationError(f"FILE {path}: line {line}: {name} cannot be {text!r}") from None
+            shown = text if len(text) <= 60 else f"{text[:57]}..."
+            raise ConfigurationError(f"FILE {path}: line {line}: {name} cannot be {shown!r}") from None
         return text
