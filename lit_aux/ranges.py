@@ -65,7 +65,7 @@ COUNT = Range(least=1, most=MOST)
 """Of what must be there."""
 INDEX = Range(least=0, most=MOST)
 """Of what may be none."""
-SEED = Range(least=0, most=2**64 - 1)
+SEED = Range(least=0, most=2**63 - 1)
 POSITIVE = Range(above=0)
 NOT_NEGATIVE = Range(least=0)
 SHARE = Range(least=0, most=1)

@@ -24,6 +24,7 @@ from lit_aux.modules.students import Students, attach
 from lit_aux.modules.trainable import trainable_names
 from lit_aux.phases.phase import Phase, check_phases
 from lit_aux.phases.state import check_fit
+from lit_aux.ranges import Range, check
 
 
 class AuxiliaryModule(EvaluationSteps, ABC):
@@ -80,8 +81,7 @@ class AuxiliaryModule(EvaluationSteps, ABC):
             raise ConfigurationError(
                 "tasks: name the tasks and their numbers of outputs, as {main: 2, aux: 8}"
             )
-        if batchnorm_samples < 2:
-            raise ConfigurationError(f"batchnorm_samples: {batchnorm_samples} must be at least 2")
+        check("batchnorm_samples", batchnorm_samples, Range(least=2))
         self.backbone_is_given = isinstance(backbone, nn.Module)
         self.net: Any
         self.students: Students | None = None
