@@ -16,7 +16,7 @@ from lit_aux.storage import StorageError
 _GENERAL = ("accelerator", "callbacks", "logger", "strategy", "plugins", "precision")
 """Options of the Trainer that Lightning names in what it says about others."""
 _SCALARS = (bool, int, float, str)
-_SUBJECT = re.compile(r"(?:trainer\.)?([A-Za-z_]\w*)(?=:? )")
+_SUBJECT = re.compile(r"(?:trainer\.)?([A-Za-z_][\w.]*)(?=:? )")
 """How messages begin: with the name of an argument."""
 _ALIASES = {"factor": "rescale", "preset": "rescale_preset"}
 """What a callback calls its argument where the module that builds it has another name for the option."""
@@ -108,12 +108,17 @@ def raised_by_lightning(error: BaseException) -> bool:
 
 def _owned(error: BuildError, message: str, config: Any) -> str | None:
     """Name the option by the place of what was being built."""
-    place = next((p for p, node in _nodes(config) if _is(node, error.kind, error.arguments)), None)
-    if place is None:
-        return None
     subject = _SUBJECT.match(message)
-    if subject and subject[1] in error.arguments:
-        return f"{option_of((*place, subject[1]))}{message[subject.end() :]}"
+    found = [(p, node) for p, node in _nodes(config) if _is(node, error.kind, error.arguments)]
+    if not found:
+        return None
+    keys = subject[1].split(".") if subject else []
+    known = bool(keys) and keys[0] in error.arguments
+    # several may be alike but for what is built within them
+    quoting = [p for p, node in found if known and _quoted_within(_options(node).get(keys[0]), keys, message)]
+    place = (quoting or [path for path, _ in found])[0]
+    if subject and known:
+        return f"{option_of((*place, *keys))}{message[subject.end() :]}"
     quoted = [n for n, v in error.arguments.items() if _quotes(message, v)]
     quoted.sort(key=lambda name: _place(error.arguments[name], message))
     path = (*place, quoted[0]) if quoted else place
@@ -132,11 +137,29 @@ def _is(node: Mapping[str, Any], kind: type, arguments: Mapping[str, Any]) -> bo
     if "class_path" in node:
         if _imported(node["class_path"]) is not kind:
             return False
-        inner = node.get("init_args")
-        node = vars(inner) if isinstance(inner, Namespace) else inner or {}
     elif not {*node} or not {*node} <= {*arguments}:
         return False
-    return all(_same(node[k], v) for k, v in arguments.items() if k in node and isinstance(v, _SCALARS))
+    options = _options(node)
+    return all(
+        _same(options[k], v) if isinstance(v, _SCALARS) else (v is None) == (options[k] is None)
+        for k, v in arguments.items()
+        if k in options
+    )
+
+
+def _options(node: Any) -> Mapping[str, Any]:
+    """Return the options of a node: those of its class, or its own."""
+    node = vars(node) if isinstance(node, Namespace) else node
+    if isinstance(node, Mapping) and "class_path" in node:
+        inner = node.get("init_args")
+        return vars(inner) if isinstance(inner, Namespace) else inner or {}
+    return node if isinstance(node, Mapping) else {}
+
+
+def _quoted_within(value: Any, keys: Sequence[str], message: str) -> bool:
+    """Say whether a message quotes an option of a value, the one that it names where it does."""
+    wanted = [v for k, v in _options(value).items() if len(keys) == 1 or k == keys[1]]
+    return any(_quotes(message, one) for one in (wanted or [value]))
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -205,6 +228,9 @@ def as_typed(message: str, words: Sequence[str]) -> str:
     option = re.match(r"--[\w.+-]+", message)
     typed = option and _value_of(option[0].rstrip(":"), words)
     if not option or not typed or typed in message or len(typed) > 200:
+        return message
+    name = typed.rpartition(".")[2]
+    if name.isidentifier() and name in message:  # a class, whose module need not be told
         return message
     rest = message[option.end() :]
     try:

@@ -40,7 +40,7 @@ class _Parser(LightningArgumentParser):
         """Parse a command line, None in it being null."""
         return super().parse_args(with_nulls(args) if isinstance(args, list) else args, *others, **options)
 
-    def add_instantiator(self, instantiator: Any, *others: Any, **options: Any) -> None:  # type: ignore[override]
+    def add_instantiator(self, instantiator: Any, *others: Any, **options: Any) -> None:
         """Add what builds a class; an error knows then what was being built."""
         super().add_instantiator(noting(instantiator), *others, **options)
 
@@ -67,7 +67,7 @@ class AuxiliaryCLI(LightningCLI):
         options = self._options()
         if options is None or not raised_by_lightning(error):
             return None
-        text = of_trainer(error, vars(options.get("trainer") or Namespace()))
+        text = of_trainer(error, vars(options["trainer"]))
         return None if text is None else ConfigurationError(text)
 
     def _folder(self) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, isfinite
-from numbers import Real
 from typing import Any
 
 from lit_aux.errors import ConfigurationError
@@ -22,28 +21,23 @@ class Range:
         most: The largest.
         below: What it must be below, in place of ``most``.
         also: Numbers that have a meaning of their own, each with it.
-        whole: Whether numbers with decimals make no sense.
     """
 
     least: float = -inf
     above: float = -inf
     most: float = inf
     below: float = inf
-    also: Mapping[float, str] | None = None
-    whole: bool = False
+    also: Mapping[int, str] | None = None
 
     def __contains__(self, value: Any) -> bool:
         """Say whether a number makes sense."""
-        if isinstance(value, bool) or not isinstance(value, Real):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         if self.also and value in self.also:
             return True
-        number: Any = value
-        if isinstance(value, int):
-            finite = True
-        else:
-            finite = isfinite(number) and not (self.whole and number != int(number))
-        return finite and number >= self.least and self.above < number < self.below and number <= self.most
+        if isinstance(value, float) and not isfinite(value):
+            return False
+        return self.least <= value <= self.most and self.above < value < self.below
 
     def __str__(self) -> str:
         bounds = [
@@ -68,8 +62,6 @@ INDEX = Range(least=0, most=MOST)
 SEED = Range(least=0, most=2**63 - 1)
 POSITIVE = Range(above=0)
 NOT_NEGATIVE = Range(least=0)
-SHARE = Range(least=0, most=1)
-FINITE = Range()
 SCALE = Range(least=1e-12, most=1e12)
 """Of factors on weights: the squares of weights that are smaller or larger leave single precision."""
 FACTOR = Range(least=0, most=1e12)

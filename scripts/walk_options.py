@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path[:0] = [
     str(Path(__file__).parents[1] / "tests" / room) for room in ("", "tables", "trajectories", "regimes")
 ]
-from option_walk import cases, limit_memory, walk  # noqa: E402
+from option_walk import cases, limit_memory, walk  # type: ignore[import-not-found]  # noqa: E402
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from io import StringIO
@@ -547,7 +547,10 @@ def judge(case: Case, code: Any, text: str, left: list[str]) -> Outcome:
     name = re.sub(r"\W+", ".", dotted(case.option)).rpartition(".")[2].replace("-", "[-_]")
     if case.option and not re.search(rf"(?<![A-Za-z]){name}(?![A-Za-z])", line.replace("-", "_") + line):
         outcome.amiss.append("option not named")
-    if case.value not in line and not case.option.endswith("no_such_option"):
+    echoes = {case.value, *([repr(_typed(case.value))] if re.search(r"/\d+/", case.option) else [])}
+    with suppress(ValueError):  # of a file, YAML has read the value before
+        echoes |= {str(float(case.value))} if len(echoes) > 1 else set()
+    if not any(echo in line for echo in echoes) and not case.option.endswith("no_such_option"):
         outcome.amiss.append("value not echoed")
     if left:
         outcome.amiss.append(f"left behind: {left[:3]}")

@@ -58,12 +58,26 @@ def check_optimizer(optimizer: Optimizer) -> None:
             raise ConfigurationError(f"optimizer.eps: {group['eps']} must be above 0")
 
 
-def check_schedule(scheduler: Any, optimizer: Optimizer) -> None:
+def spelled(given: Any, name: str = "") -> str:
+    """Return what builds an optimizer or a schedule in words, with the options that it was given.
+
+    Args:
+        given: A function, or a partial one.
+        name: Of the class, where it is known.
+    """
+    kinds = [one for one in getattr(given, "args", ()) if isinstance(one, type)]
+    name = name or (kinds[0].__name__ if kinds else getattr(given, "__name__", "it"))
+    options = ", ".join(f"{k} {v!r}" for k, v in getattr(given, "keywords", {}).items() if v is not None)
+    return f"{name} ({options})" if options else name
+
+
+def check_schedule(scheduler: Any, optimizer: Optimizer, given: Any) -> None:
     """Let a schedule take a step, and raise where the learning rate is none any more.
 
     Args:
         scheduler: A new schedule.
         optimizer: Its optimizer.
+        given: What built it.
 
     Raises:
         ConfigurationError: For a learning rate below 0 or without number.
@@ -72,13 +86,16 @@ def check_schedule(scheduler: Any, optimizer: Optimizer) -> None:
         return
     with warnings.catch_warnings():  # torch's, that the optimizer has not moved before
         warnings.simplefilter("ignore")
-        scheduler.step(*[0.0] * isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau))
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            scheduler.step(0.0)
+        else:
+            scheduler.step()
     for group in optimizer.param_groups:
         rate = float(group["lr"])
         if not 0 <= rate <= 1e10:
             raise ConfigurationError(
-                f"lr_scheduler: {type(scheduler).__name__} makes the learning rate {rate}; it must stay 0 or "
-                "more"
+                f"lr_scheduler: {spelled(given, type(scheduler).__name__)} makes the learning rate {rate}; "
+                "it must stay 0 or more"
             )
 
 

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.integrators import INTEGRATORS, Integrator
 from lit_aux.phases.limits import check_time
-from lit_aux.phases.optimizer import check_optimizer, check_schedule, optimizer_of, scheduler_of
+from lit_aux.phases.optimizer import check_optimizer, check_schedule, optimizer_of, scheduler_of, spelled
 from lit_aux.ranges import COUNT, FACTOR, INDEX, LIMIT, NOT_NEGATIVE, POSITIVE, Range, check, check_all
 
 OptimizerCallable = Callable[[Iterable[Tensor]], Optimizer]
@@ -110,11 +110,11 @@ class PhaseSettings:
             check_optimizer(optimizer)
             if self.lr_scheduler is not None:
                 option = "lr_scheduler"
-                check_schedule(scheduler_of(self, optimizer), optimizer)
+                check_schedule(scheduler_of(self, optimizer), optimizer, self.lr_scheduler)
         except ConfigurationError:
             raise
         except (ValueError, TypeError, ArithmeticError) as error:
-            raise ConfigurationError(f"{option}: it cannot be built: {error}") from error
+            raise ConfigurationError(f"{option}: {spelled(getattr(self, option))}: {error}") from error
 
 
 @dataclass(kw_only=True)
