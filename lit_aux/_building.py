@@ -57,6 +57,9 @@ def noting(build: Callable[..., Any]) -> Callable[..., Any]:
             raise BuildError(str(error), kind, kwargs) from error
         except Exception as error:
             text = " ".join(str(error).split()) or type(error).__name__
+            if not any(_quotes(text, value) for value in kwargs.values()):
+                given = {k: v for k, v in kwargs.items() if isinstance(v, _SCALARS)}
+                text += f"; given {', '.join(f'{k} {v!r}' for k, v in given.items())}" if given else ""
             raise BuildError(f"it cannot be built ({text})", kind, kwargs) from error
 
     return noted
@@ -226,13 +229,21 @@ def as_typed(message: str, words: Sequence[str]) -> str:
         words: The command line.
     """
     option = re.match(r"--[\w.+-]+", message)
+    for name, value in _within(option[0], words) if option else ():  # of the class that is told of
+        if value not in message and name in message:
+            message = _with_typed(message, len(option[0]) if option else 0, value) or message
     typed = option and _value_of(option[0].rstrip(":"), words)
     if not option or not typed or typed in message or len(typed) > 200:
         return message
-    name = typed.rpartition(".")[2]
-    if name.isidentifier() and name in message:  # a class, whose module need not be told
+    module, _, name = typed.rpartition(".")
+    if module and name.isidentifier() and name in message:  # a class, whose module need not be told
         return message
-    rest = message[option.end() :]
+    found = _with_typed(message, option.end(), typed)
+    return found or f"{message} (given: {typed})"
+
+
+def _with_typed(message: str, start: int, typed: str) -> str | None:
+    """Return a message with a value as it was typed in place of how Python writes it; None if it has none."""
     try:
         value = yaml.safe_load(typed)
     except yaml.YAMLError:
@@ -241,9 +252,17 @@ def as_typed(message: str, words: Sequence[str]) -> str:
     with suppress(ValueError):
         forms += [str(float(typed)), repr(float(typed))]
     for form in forms:
-        if quoted := re.search(rf"(?<![\w.]){re.escape(form)}(?![\w.]*\w)", rest):
-            return f"{option[0]}{rest[: quoted.start()]}{typed}{rest[quoted.end() :]}"
-    return f"{message} (given: {typed})"
+        if quoted := re.search(rf"(?<![\w.]){re.escape(form)}(?![\w.]*\w)", message[start:]):
+            return f"{message[: start + quoted.start()]}{typed}{message[start + quoted.end() :]}"
+    return None
+
+
+def _within(option: str, words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the last names and the values of options of an option that were typed."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, sign, value = word.partition("=")
+        if name.replace(".init_args", "").startswith(f"{option}."):
+            yield name.rpartition(".")[2], value if sign else following
 
 
 def _value_of(option: str, words: Sequence[str]) -> str | None:

@@ -138,6 +138,13 @@ class AuxiliaryCLI(LightningCLI):
         """Tell the Trainer what the run was configured with: it names the run."""
         import yaml
 
+        for phase in getattr(self.model, "phases", None) or ():
+            rate = getattr(phase.optimizer, "keywords", {}).get("lr")
+            if rate == 0 and phase.lr_scheduler is None:
+                raise ConfigurationError(
+                    f"lr: {rate} trains nothing (phase {phase.name!r}); it must be above 0 where no schedule "
+                    "raises it"
+                )
         if isinstance(self.trainer, PhaseTrainer):
             text = self._parser("fit").dump(self.config["fit"], skip_none=False)
             self.trainer.configuration = yaml.safe_load(text)

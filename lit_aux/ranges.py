@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, isfinite
+from numbers import Integral, Real
 from typing import Any
 
 from lit_aux.errors import ConfigurationError
@@ -31,13 +32,14 @@ class Range:
 
     def __contains__(self, value: Any) -> bool:
         """Say whether a number makes sense."""
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's numbers are real, too
             return False
-        if self.also and value in self.also:
+        number: Any = value
+        if self.also and number in self.also:
             return True
-        if isinstance(value, float) and not isfinite(value):
+        if not isinstance(number, Integral) and not isfinite(number):
             return False
-        return self.least <= value <= self.most and self.above < value < self.below
+        return bool(self.least <= number <= self.most and self.above < number < self.below)
 
     def __str__(self) -> str:
         bounds = [
@@ -61,6 +63,8 @@ INDEX = Range(least=0, most=MOST)
 """Of what may be none."""
 SEED = Range(least=0, most=2**63 - 1)
 POSITIVE = Range(above=0)
+RATE = Range(above=0, most=1e10)
+"""Of learning rates: after a larger step no weight is a number."""
 NOT_NEGATIVE = Range(least=0)
 SCALE = Range(least=1e-12, most=1e12)
 """Of factors on weights: the squares of weights that are smaller or larger leave single precision."""

@@ -122,7 +122,7 @@ _NEEDED: dict[str, Config] = {
     "StopAtTrainingLoss": {"threshold": 0.1},
     "WeightRescaling": {"factor": 0.5},
     "KMeansInertia": {"layer": "net.first", "k": 2},
-    "FeatureAlignment": {"layer": "net.first"},
+    "FeatureAlignment": {"layer": "net.first", "k": 2},
     "FisherTrace": {"num_samples": 4, "batch_size": 4},
     "GradientCoherence": {"num_samples": 8, "batch_size": 4},
     "Sharpness": {"num_samples": 4, "iterations": 1},
@@ -493,7 +493,7 @@ class Walk:
 
 def dotted(option: str) -> str:
     """Return an option as it is typed."""
-    return option.replace("/init_args", "").replace("/", ".")
+    return re.sub(r"/\d+/", "/", option.replace("/init_args", "")).replace("/", ".")
 
 
 def _typed(value: str) -> Any:
@@ -549,7 +549,7 @@ def judge(case: Case, code: Any, text: str, left: list[str]) -> Outcome:
         outcome.amiss.append("option not named")
     echoes = {case.value, *([repr(_typed(case.value))] if re.search(r"/\d+/", case.option) else [])}
     with suppress(ValueError):  # of a file, YAML has read the value before
-        echoes |= {str(float(case.value))} if len(echoes) > 1 else set()
+        echoes |= {str(float(case.value))} if re.search(r"/\d+/", case.option) else set()
     if not any(echo in line for echo in echoes) and not case.option.endswith("no_such_option"):
         outcome.amiss.append("value not echoed")
     if left:

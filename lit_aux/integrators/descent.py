@@ -12,7 +12,7 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.integrators.base import Integrator, finite_start
 from lit_aux.integrators.objective import Objective
 from lit_aux.integrators.state import IntegratorState, Stretch
-from lit_aux.ranges import COUNT, INDEX, POSITIVE, SEED, check
+from lit_aux.ranges import COUNT, INDEX, RATE, SEED, check
 
 
 class Batched(Protocol):
@@ -55,7 +55,7 @@ class Descent(Integrator):
         max_backoffs: int = 6,
         seed: int = 0,
     ) -> None:
-        check("lr", lr, POSITIVE)
+        check("lr", lr, RATE)
         check("batch_size", batch_size, COUNT)
         if not divergence > 0:  # infinite: nothing counts as divergence
             raise ConfigurationError(f"divergence: {divergence} must be above 0")

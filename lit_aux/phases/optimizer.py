@@ -8,7 +8,7 @@ import torch
 from torch.optim import Optimizer
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.ranges import Range
+from lit_aux.ranges import LIMIT, Range, check
 
 if TYPE_CHECKING:
     from lit_aux.phases.phase import PhaseSettings
@@ -52,8 +52,9 @@ def check_optimizer(optimizer: Optimizer) -> None:
     for group in optimizer.param_groups:
         for name, value in group.items():
             for one in value if isinstance(value, tuple | list) else [value]:
-                if isinstance(one, float | int) and not isinstance(one, bool) and one not in _SANE:
-                    raise ConfigurationError(f"optimizer.{name}: {one} must be {_SANE}")
+                if isinstance(one, float | int) and not isinstance(one, bool):
+                    check(f"optimizer.{name}", one, _SANE)
+        check("optimizer.dampening", group.get("dampening"), Range(least=0, most=1))
         if "betas" in group and group.get("eps") == 0:
             raise ConfigurationError(f"optimizer.eps: {group['eps']} must be above 0")
 
@@ -71,6 +72,10 @@ def spelled(given: Any, name: str = "") -> str:
     return f"{name} ({options})" if options else name
 
 
+_PERIODS = ("step_size", "T_max", "T_0", "total_steps", "total_iters")
+"""What schedules call how long something of theirs takes."""
+
+
 def check_schedule(scheduler: Any, optimizer: Optimizer, given: Any) -> None:
     """Let a schedule take a step, and raise where the learning rate is none any more.
 
@@ -84,6 +89,10 @@ def check_schedule(scheduler: Any, optimizer: Optimizer, given: Any) -> None:
     """
     if not isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler):
         return
+    for name in _PERIODS:
+        value = getattr(scheduler, name, None)
+        if isinstance(value, int | float):
+            check(f"lr_scheduler.{name}", value, LIMIT)
     with warnings.catch_warnings():  # torch's, that the optimizer has not moved before
         warnings.simplefilter("ignore")
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):

@@ -15,7 +15,7 @@ from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.integrators import INTEGRATORS, Integrator
 from lit_aux.phases.limits import check_time
 from lit_aux.phases.optimizer import check_optimizer, check_schedule, optimizer_of, scheduler_of, spelled
-from lit_aux.ranges import COUNT, FACTOR, INDEX, LIMIT, NOT_NEGATIVE, POSITIVE, Range, check, check_all
+from lit_aux.ranges import COUNT, FACTOR, INDEX, LIMIT, NOT_NEGATIVE, POSITIVE, RATE, Range, check, check_all
 
 OptimizerCallable = Callable[[Iterable[Tensor]], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
@@ -29,7 +29,7 @@ RANGES: dict[str, Range] = {
     "block": COUNT,
     "chunk": INDEX,
     "test_every": LIMIT,
-    "test_unit": POSITIVE,
+    "test_unit": RATE,
     "test_thinning": LIMIT,
 }
 """Numbers that options of a phase may have."""

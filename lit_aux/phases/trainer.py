@@ -45,6 +45,7 @@ from lit_aux.phases.resume import (
 from lit_aux.phases.reuse import FirstPhaseReuse
 from lit_aux.phases.seeding import seed_phase
 from lit_aux.phases.state import PhaseResult
+from lit_aux.storage import check_place
 
 
 class PhaseTrainer(Trainer):
@@ -79,7 +80,8 @@ class PhaseTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         check_trainer(kwargs)
-        root = os.path.expanduser(str(kwargs.setdefault("default_root_dir", None) or "runs"))
+        given = kwargs.setdefault("default_root_dir", None)
+        root = os.path.expanduser("runs" if given is None else check_place("default_root_dir", given))
         kwargs["default_root_dir"] = root
         kwargs["callbacks"] = with_checkpoint(kwargs)
         if isinstance(logger, str):
@@ -97,7 +99,9 @@ class PhaseTrainer(Trainer):
         self._resume = ResumePoint()
         self._files: dict[str, str] | None = None
         self._schedules: dict[str, str] = {}
-        store = os.path.expanduser(phase_store) if isinstance(phase_store, str) else f"{root}/phases"
+        store = f"{root}/phases"
+        if isinstance(phase_store, str):
+            store = os.path.expanduser(check_place("phase_store", phase_store))
         keep = phase_store and not kwargs.get("fast_dev_run")
         self._reuse = FirstPhaseReuse(store) if keep else None
         self._limits = (self.min_epochs, self.max_epochs, self.min_steps, self.max_steps)

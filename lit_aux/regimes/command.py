@@ -73,6 +73,8 @@ def run(arguments: Sequence[str], fit: Fit) -> int:
         raise SystemExit(0)
     own, rest = _split(arguments)
     mode = _mode(own, rest)
+    if "--out" in own:
+        check_place("--out", own["--out"])
     for name in own:
         if name not in _OF_MODE[mode]:
             place = {"run": "a run's folder", "results": "--results", "config": "--config"}[mode]
@@ -142,7 +144,7 @@ def _is_number(word: str) -> bool:
 
 def _out(own: Mapping[str, str], default: Path) -> Path:
     """Return the folder for what is found, refusing what cannot be one."""
-    folder = check_place("--out", own["--out"]) if "--out" in own else default
+    folder = Path(own.get("--out", default))
     if folder.exists() and not folder.is_dir():
         raise ConfigurationError(f"--out {folder}: is a file; name a folder")
     return folder
