@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import wraps
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 
 from lit_aux._options import option_of
+from lit_aux._typed_values import as_typed
 from lit_aux.errors import ConfigurationError, NonFiniteLossError
 from lit_aux.storage import StorageError
 
@@ -194,6 +193,10 @@ def _nodes(config: Any, path: Path = ()) -> Iterator[tuple[Path, Mapping[str, An
 
 def _by_name(message: str, config: Any) -> str:
     """Give an option that is told by its own name alone its full one, where exactly one has that value."""
+    if told := re.match(r"([A-Z]\w*): (\w+): ", message):  # of a class, which says its name
+        for path, node in _nodes(config):
+            if str(node.get("class_path", "")).endswith(f".{told[1]}") and told[2] in _options(node):
+                return f"{option_of((*path, told[2]))}: {message[told.end() :]}"
     subject = _SUBJECT.match(message)
     if subject is None:
         return message
@@ -219,57 +222,3 @@ def _place(value: Any, message: str) -> int:
     """Return where a message quotes a value, its length if it does not."""
     quoted = re.search(rf"(?<![\w.]){re.escape(str(value))}(?![\w])", message)
     return len(message) if value is None or str(value) == "" or quoted is None else quoted.start()
-
-
-def as_typed(message: str, words: Sequence[str]) -> str:
-    """Return a message that echoes the value of its option as it was typed.
-
-    Args:
-        message: Begins with an option.
-        words: The command line.
-    """
-    option = re.match(r"--[\w.+-]+", message)
-    for name, value in _within(option[0], words) if option else ():  # of the class that is told of
-        if value not in message and name in message:
-            message = _with_typed(message, len(option[0]) if option else 0, value) or message
-    typed = option and _value_of(option[0].rstrip(":"), words)
-    if not option or not typed or typed in message or len(typed) > 200:
-        return message
-    module, _, name = typed.rpartition(".")
-    if module and name.isidentifier() and name in message:  # a class, whose module need not be told
-        return message
-    found = _with_typed(message, option.end(), typed)
-    return found or f"{message} (given: {typed})"
-
-
-def _with_typed(message: str, start: int, typed: str) -> str | None:
-    """Return a message with a value as it was typed in place of how Python writes it; None if it has none."""
-    try:
-        value = yaml.safe_load(typed)
-    except yaml.YAMLError:
-        value = typed
-    forms = [str(value), repr(value)]
-    with suppress(ValueError):
-        forms += [str(float(typed)), repr(float(typed))]
-    for form in forms:
-        if quoted := re.search(rf"(?<![\w.]){re.escape(form)}(?![\w.]*\w)", message[start:]):
-            return f"{message[: start + quoted.start()]}{typed}{message[start + quoted.end() :]}"
-    return None
-
-
-def _within(option: str, words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the last names and the values of options of an option that were typed."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        name, sign, value = word.partition("=")
-        if name.replace(".init_args", "").startswith(f"{option}."):
-            yield name.rpartition(".")[2], value if sign else following
-
-
-def _value_of(option: str, words: Sequence[str]) -> str | None:
-    """Return what an option was given last on the command line."""
-    found = None
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        name, sign, value = word.partition("=")
-        if name.replace(".init_args", "").replace("_", "-") == option.replace("_", "-"):
-            found = value if sign else following
-    return found

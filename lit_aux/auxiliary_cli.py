@@ -19,6 +19,7 @@ from lit_aux._configurations import check_configurations, given_values, told_of_
 from lit_aux._options import with_class_paths, with_nulls
 from lit_aux.errors import ConfigurationError
 from lit_aux.phases import PhaseTrainer
+from lit_aux.ranges import SEED
 from lit_aux.storage import storage_trouble
 
 _DESCRIPTION = (
@@ -106,8 +107,8 @@ class AuxiliaryCLI(LightningCLI):
     def _set_seed(self) -> None:
         """Seed everything; a seed is what NumPy takes for one."""
         seed = self._get(self.config, "seed_everything")
-        if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
-            raise ConfigurationError(f"--seed_everything: {seed} must be from 0 to {2**32 - 1}")
+        if not isinstance(seed, bool) and seed is not None and seed not in SEED:
+            raise ConfigurationError(f"--seed_everything: {seed} must be {SEED}")
         super()._set_seed()
 
     def _parse_ckpt_path(self) -> None:

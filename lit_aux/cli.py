@@ -48,11 +48,13 @@ def main(args: "ArgsType" = None) -> int:
             raise
         message = str(known)
         if isinstance(known, ArgumentError):
-            from lit_aux._building import as_typed
             from lit_aux._messages import parsing_message
 
-            words = sys.argv[1:] if args is None else list(args) if isinstance(args, list) else []
-            message = as_typed(parsing_message(message), words)
+            message = parsing_message(message)
+        if isinstance(known, ArgumentError | ConfigurationError):
+            from lit_aux._typed_values import as_typed
+
+            message = as_typed(message, sys.argv[1:] if args is None else args)
         print(f"lit-aux: error: {' '.join(message.split())}", file=sys.stderr)
         return 1 if isinstance(known, NonFiniteLossError | StorageError) else 2
 

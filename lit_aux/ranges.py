@@ -61,7 +61,8 @@ COUNT = Range(least=1, most=MOST)
 """Of what must be there."""
 INDEX = Range(least=0, most=MOST)
 """Of what may be none."""
-SEED = Range(least=0, most=2**63 - 1)
+SEED = Range(least=0, most=2**32 - 1)
+"""NumPy takes no larger ones."""
 POSITIVE = Range(above=0)
 RATE = Range(above=0, most=1e10)
 """Of learning rates: after a larger step no weight is a number."""

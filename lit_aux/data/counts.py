@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.ranges import MOST, SEED
+from lit_aux.ranges import MOST
 
 
 def at_least(option: str, value: int | None, least: int) -> None:
@@ -25,8 +25,8 @@ def resolve_seed(seed: int | None) -> int:
     Raises:
         ConfigurationError: If it is negative.
     """
-    if seed is not None and seed not in SEED:
-        raise ConfigurationError(f"--data.seed {seed}: must be {SEED}")
+    if seed is not None and not 0 <= seed < 2**63:  # what torch's generators take
+        raise ConfigurationError(f"--data.seed {seed}: must be at least 0 and at most {2**63 - 1}")
     return int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
 
 

@@ -1,7 +1,6 @@
 """How the runs of an experiment are carried out: what the command line may change for all of them."""
 
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,8 +57,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.integrator not in INTEGRATORS:
             _check_optimizer(self.integrator)
-        if not (isfinite(self.tolerance) and self.tolerance > 0):
-            raise ConfigurationError(f"--tolerance {self.tolerance}: must be a finite number above 0")
+        if not 0 < self.tolerance < 1:
+            raise ConfigurationError(f"--tolerance {self.tolerance}: must be above 0 and below 1")
         for option, value in (
             ("max-steps", self.max_steps),
             ("max-evaluations", self.max_evaluations),

@@ -62,6 +62,10 @@ def reproduce(
     options = options or Options()
     found = experiment(name)
     path = Path("runs") / name / "results.csv" if out is None else check_place("--out", out)
+    if options.store is not None:
+        check_place("--store", options.store)
+    if configs is not None and found.network != "image":
+        raise ConfigurationError(f"--configs {configs}: {name} has no configurations; it is not of images")
     if found.network == "image":
         if options.jobs not in (None, 1):
             raise ConfigurationError(

@@ -154,6 +154,8 @@ def _value(own: Mapping[str, str], name: str) -> Any:
     """Return an option as YAML reads it."""
     if name not in own:
         return None
+    if not own[name].strip():
+        raise ConfigurationError(f"{name}: {own[name]!r} is nothing; leave it out, or give numbers")
     try:
         return yaml.safe_load(own[name])
     except yaml.YAMLError:

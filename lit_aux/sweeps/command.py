@@ -13,7 +13,7 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.storage import check_place
 from lit_aux.sweeps.child import LitAux
 from lit_aux.sweeps.file import SweepFile, read_sweep
-from lit_aux.sweeps.points import points
+from lit_aux.sweeps.points import MOST_RUNS, points
 from lit_aux.sweeps.run import SweepRun, sweep_runs
 
 Check = Callable[[list[str]], None]
@@ -156,9 +156,11 @@ def _check(given: Any) -> None:
         raise ConfigurationError(f"{asked[0]}: does not go with {asked[1]}; they are steps of one sweep")
     if given.sbatch and given.slurm is None:
         raise ConfigurationError(f"--sbatch {given.sbatch}: goes with --slurm SCRIPT, which is not given")
-    for name in ("jobs", "count"):
-        if given[name] is not None and given[name] < 1:
-            raise ConfigurationError(f"--{name} {given[name]}: must be at least 1")
+    for name, most in (("jobs", 10_000), ("count", MOST_RUNS)):
+        if given[name] is not None and not 1 <= given[name] <= most:
+            raise ConfigurationError(f"--{name} {given[name]}: must be at least 1 and at most {most}")
+    if given.seed < 0:
+        raise ConfigurationError(f"--seed {given.seed}: must be at least 0")
 
 
 def _parse(arguments: list[str]) -> Any:

@@ -1,6 +1,7 @@
 """``lit-aux table``: what a results table says."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,7 +118,7 @@ def _sheets(given: Any, kind: Format) -> list[Sheet]:
     """Return what is printed, one after the other."""
     view = _view(given)
     if given.reference is not None:
-        comparison = compare(view.rows, read_rows(given.reference, given.duplicates))
+        comparison = compare(view.rows, _reference(given.reference, given.duplicates))
         return [in_full(comparison)] if kind == "csv" else beside(comparison)
     _check_baseline(given.baseline, view.rows)
     if kind == "csv":
@@ -129,6 +130,14 @@ def _sheets(given: Any, kind: Format) -> list[Sheet]:
     if view.higher is not None and (won := sheets.who_wins(view)).rows:
         found.append(won)
     return found
+
+
+def _reference(path: str, duplicates: str | None) -> list[Row]:
+    """Read the published table."""
+    try:
+        return read_rows(path, duplicates)
+    except ConfigurationError as error:
+        raise ConfigurationError(re.sub(r"^FILE\b", "--reference", str(error))) from None
 
 
 def _view(given: Any) -> View:
