@@ -145,6 +145,6 @@ def _directions(teacher: object) -> Tensor:
     found = getattr(teacher, "directions", teacher)
     if not isinstance(found, Tensor):
         raise ConfigurationError(
-            f"teacher: {type(teacher).__name__} is no tensor and has no directions; give (units, inputs)"
+            f"teacher: {teacher!r} is no tensor and has no directions; give (units, inputs)"
         )
     return found.detach()

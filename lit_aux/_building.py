@@ -220,5 +220,6 @@ def _quotes(message: str, value: Any) -> bool:
 
 def _place(value: Any, message: str) -> int:
     """Return where a message quotes a value, its length if it does not."""
-    quoted = re.search(rf"(?<![\w.]){re.escape(str(value))}(?![\w])", message)
-    return len(message) if value is None or str(value) == "" or quoted is None else quoted.start()
+    text = "''" if value == "" else str(value)
+    quoted = re.search(rf"(?<![\w.]){re.escape(text)}(?![\w])", message)
+    return len(message) if value is None or quoted is None else quoted.start()

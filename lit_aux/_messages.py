@@ -17,8 +17,8 @@ _NO_CLASS = re.compile(
     r"(?:module '[^']+' has no attribute '[^']+'|No module named '[^']+'|^Import path \S+ does not)"
 )
 _REQUIRED = re.compile(r"the following arguments are required: (\S+)")
-_EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value: (.*))?$")
-_GIVEN = re.compile(r"Given value: (.*)$")
+_EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value: ?(.*))?$")
+_GIVEN = re.compile(r"Given value: ?(.*)$")
 _CALLABLE = re.compile(r"\. Got value: Namespace\(class_path='([^']+)'")
 _TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 _EXAMPLES = {

@@ -12,10 +12,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-sys.path[:0] = [
-    str(Path(__file__).parents[1] / "tests" / room) for room in ("", "tables", "trajectories", "regimes")
-]
-from option_walk import cases, limit_memory, walk  # type: ignore[import-not-found]  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from option_cases import cases  # type: ignore[import-not-found]
+from option_walk import limit_memory, walk  # type: ignore[import-not-found]
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ _ANY = "abc|0|-1|nan|inf|" + _HUGE
 SENSE: list[tuple[str, str, str]] = [
     (r"(max|min)_(epochs|steps|evaluations|backoffs|flow_time)", _HUGE, "a limit that is never reached"),
     (r"max[-_](steps|evaluations)|stride|replicas-per-slice", _HUGE, "a limit that is never reached"),
+    (r"sweep.seed", _HUGE, "a number like others: Python's generator takes any"),
     (r"limit_\w+_batches|overfit_batches|num_sanity_val_steps", _HUGE, "all batches"),
     (r"every_n_(epochs|steps)|pairwise_every|test_every|log_every_n_steps", _HUGE, "never"),
     (r"step_size|check_val_every_n_epoch|val_check_interval", _HUGE, "never"),

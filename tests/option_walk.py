@@ -4,7 +4,6 @@
 ``scripts/walk_options.py`` tries them all.
 """
 
-import inspect
 import os
 import re
 import resource
@@ -22,36 +21,14 @@ from typing import Any
 
 import torch
 import yaml
+from option_cases import COMMANDS, SCENES, Case, put, short_run
 from option_sense import sensible
-from table_helpers import row, table
-from test_bad_input import base, students
-from trajectory_helpers import small_study
+from walk_inputs import make_inputs
 
-from lit_aux._messages import options_of
 from lit_aux.cli import AuxiliaryCLI, main
 
-VALUES = ("abc", "", "-1", "0", "nan", "inf", "99999999999999999999")
-"""Of the wrong type or unknown, empty, negative, zero, not a number, infinite, huge."""
 SECONDS = 60
 Config = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One option with one value.
-
-    Attributes:
-        scene: What is run otherwise; a key of :data:`SCENES` or of :data:`COMMANDS`.
-        option: Dotted, as in ``model.rescale``; ``trainer.callbacks.every_n_epochs`` of a callback.
-        value: As it is typed.
-    """
-
-    scene: str
-    option: str
-    value: str
-
-    def __str__(self) -> str:
-        return f"{self.scene} --{self.option}={self.value}"
 
 
 @dataclass
@@ -63,302 +40,12 @@ class Outcome:
     amiss: list[str] = field(default_factory=list)
 
 
-def _set(config: Config, path: str, value: Any) -> Config:
-    *keys, last = path.split("/")
-    inner: Any = config
-    for key in keys:
-        inner = inner[int(key)] if isinstance(inner, list) else inner.setdefault(key, {})
-    inner[last] = value
-    return config
-
-
-def _ptft() -> Config:
-    config = base()
-    config["trainer"]["max_time"] = "00:00:00:05"  # what would train for ever ends
-    config["data"]["init_args"]["n_test"] = 20
-    config["trainer"]["phase_store"] = False
-    return config
-
-
-def _module(name: str, **options: Any) -> Config:
-    config = _ptft()
-    backbone = config["model"]["init_args"]["backbone"]
-    settings = {"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}, "max_epochs": 1}
-    config["model"] = {
-        "class_path": f"lit_aux.modules.{name}",
-        "init_args": {"backbone": backbone, "settings": settings, **options},
-    }
-    return config
-
-
-def _class(config: Config, path: str, class_path: str, **options: Any) -> Config:
-    return _set(config, path, {"class_path": class_path, "init_args": options})
-
-
-def _student(kind: str, integrator: str = "", **options: Any) -> Config:
-    config = students(kind)
-    config["trainer"] |= {"max_time": "00:00:00:05", "phase_store": False}
-    if integrator:
-        place = "model/init_args/finetune_settings/integrator"
-        _class(config, place, f"lit_aux.integrators.{integrator}", **options)
-    return config
-
-
-def _callback(name: str, **options: Any) -> Config:
-    config = _student("relu") if name in ("StudentNorms", "KMeansInertia", "FeatureAlignment") else _ptft()
-    if name in ("L2SP", "WiSEFT"):  # of finetuning alone
-        path = "model/init_args/finetune_callbacks"
-    elif name == "WeightRescaling":
-        phase = {"name": "one", "tasks": ["main"], "max_epochs": 1}
-        _set(config, "model/init_args/phases", [phase])
-        path = "model/init_args/phases/0/callbacks"
-    else:
-        path = "trainer/callbacks"
-    entry = {"class_path": f"lit_aux.callbacks.{name}", "init_args": options}
-    return _set(config, path, [entry])
-
-
-_NEEDED: dict[str, Config] = {
-    "StopAtTrainingLoss": {"threshold": 0.1},
-    "WeightRescaling": {"factor": 0.5},
-    "KMeansInertia": {"layer": "net.first", "k": 2},
-    "FeatureAlignment": {"layer": "net.first", "k": 2},
-    "FisherTrace": {"num_samples": 4, "batch_size": 4},
-    "GradientCoherence": {"num_samples": 8, "batch_size": 4},
-    "Sharpness": {"num_samples": 4, "iterations": 1},
-    "GradientConflict": {"num_samples": 8},
-}
-CALLBACKS = (
-    *("FeatureAlignment", "FisherTrace", "GradientCoherence", "GradientConflict", "KMeansInertia", "L2SP"),
-    *("RepresentationDimensionality", "Sharpness", "StopAtTrainingLoss", "StudentNorms", "TrajectoryLog"),
-    *("WeightRescaling", "WiSEFT"),
-)
-_WEIGHTINGS = ("GradNorm", "UncertaintyWeighting", "RandomWeighting")
-
-
-def _phases() -> Config:
-    settings = base()["model"]["init_args"]["pretrain_settings"]
-    return with_keys_of(_ptft(), [{"name": "one", "tasks": ["main", "aux"], **settings}])
-
-
-def with_keys_of(config: Config, phases: list[Config]) -> Config:
-    """Give a configuration phases of its own."""
-    config["model"]["init_args"]["phases"] = phases
-    return config
-
-
-def _scenes() -> dict[str, tuple[Config, list[tuple[str, str]]]]:
-    """Return for every scene its configuration, and pairs of where a class stands in it and what it is."""
-    model, settings = "model/init_args", "model/init_args/finetune_settings"
-    optimizer = f"{settings}/optimizer/init_args"
-    scenes: dict[str, tuple[Config, list[tuple[str, str]]]] = {
-        "ptft": (
-            _ptft(),
-            [
-                ("", "command"),
-                ("trainer", "lit_aux.phases.PhaseTrainer"),
-                (model, "lit_aux.modules.PretrainFinetuneModule"),
-                (f"{model}/backbone/init_args", "lit_aux.models.TimmBackbone"),
-                (settings, "lit_aux.phases.PhaseSettings"),
-                (optimizer, "torch.optim.SGD"),
-                ("data/init_args", "lit_aux.data.DigitsDataModule"),
-            ],
-        ),
-        "adam": (
-            _class(_ptft(), f"{settings}/optimizer", "torch.optim.AdamW"),
-            [(optimizer, "torch.optim.AdamW")],
-        ),
-        "schedule": (
-            _class(_ptft(), f"{settings}/lr_scheduler", "torch.optim.lr_scheduler.StepLR", step_size=1),
-            [(f"{settings}/lr_scheduler/init_args", "torch.optim.lr_scheduler.StepLR")],
-        ),
-        "mtl": (_module("MultiTaskModule"), [(model, "lit_aux.modules.MultiTaskModule")]),
-        "stl": (_module("SingleTaskModule"), [(model, "lit_aux.modules.SingleTaskModule")]),
-        "lenet": (
-            _class(_ptft(), f"{model}/backbone", "lit_aux.models.LeNet"),
-            [(f"{model}/backbone/init_args", "lit_aux.models.LeNet")],
-        ),
-        "augment": (
-            _class(_ptft(), "data/init_args/augment", "lit_aux.data.RandomCropFlip"),
-            [("data/init_args/augment/init_args", "lit_aux.data.RandomCropFlip")],
-        ),
-        "phase": (_phases(), [(f"{model}/phases/0", "lit_aux.phases.Phase")]),
-        "diagonal": (
-            _student("diagonal"),
-            [
-                (f"{model}/backbone/init_args", "lit_aux.models.DiagonalNet"),
-                (settings, "lit_aux.phases.PhaseSettings"),
-                (f"{settings}/integrator/init_args", "lit_aux.integrators.GradientFlow"),
-                ("data/init_args", "lit_aux.data.DiagonalTeacherDataModule"),
-            ],
-        ),
-        "relu": (
-            _student("relu"),
-            [
-                (f"{model}/backbone/init_args", "lit_aux.models.ReLUNet"),
-                ("data/init_args", "lit_aux.data.ReLUTeacherDataModule"),
-            ],
-        ),
-        "descent": (
-            _student("diagonal", "GradientDescent", lr=0.01),
-            [(f"{settings}/integrator/init_args", "lit_aux.integrators.GradientDescent")],
-        ),
-    }
-    for name in _WEIGHTINGS:
-        made = _module("MultiTaskModule")
-        _class(made, f"{model}/weighting", f"lit_aux.modules.{name}")
-        scenes[name] = (made, [(f"{model}/weighting/init_args", f"lit_aux.modules.{name}")])
-    for name in CALLBACKS:
-        made = _callback(name, **_NEEDED.get(name, {}))
-        place = next(
-            p
-            for p in ("trainer/callbacks", f"{model}/finetune_callbacks", f"{model}/phases/0/callbacks")
-            if _has(made, p)
-        )
-        scenes[name] = (made, [(f"{place}/0/init_args", f"lit_aux.callbacks.{name}")])
-    return scenes
-
-
-def _has(config: Any, path: str) -> bool:
-    for key in path.split("/"):
-        try:
-            config = config[int(key)] if isinstance(config, list) else config[key]
-        except (KeyError, IndexError):
-            return False
-    return True
-
-
-SCENES = _scenes()
-STUDENTS = (
-    *("integrator", "max_evaluations", "max_flow_time", "block", "chunk", "test_every", "test_unit"),
-    "test_thinning",
-)
-ONLY = {
-    "reproduce images": [
-        "device",
-        "max-steps",
-        "store",
-        "jobs",
-        "configs",
-        "seeds",
-        "n-main",
-        "setups",
-        "out",
-    ],
-    "sweep random": ["count", "seed", "method"],
-    "sweep collect": ["out", "count", "logger", "task", "retry", "collect"],
-    "table pairs": ["baseline", "mean", "value", "where", "by", "out"],
-    "figures theory": ["out", "results", "value", "mean"],
-    "regime run": ["pretrained", "out", "factors"],
-    "regime config": ["factors", "seeds", "layer", "out"],
-}
-"""Of scenes that are a second look at a command: the options that matter there."""
-_NOT_OPTIONS = {"kwargs", "args", "params", "optimizer_", "self", "tasks_"}
-
-
-def _names(scene: str, kind: str) -> list[str]:
-    if kind == "command":
-        return ["seed_everything", "ckpt_path", "config"]
-    names = options_of(kind)
-    if scene in ("mtl", "stl"):  # what all modules have is tried in another scene
-        names = [n for n in names if n not in options_of("lit_aux.modules.PretrainFinetuneModule")]
-    if kind.endswith("PhaseSettings"):
-        names = [n for n in names if (n in STUDENTS) == (scene == "diagonal")]
-    if kind.endswith(".Phase"):
-        names = [n for n in names if n not in STUDENTS]
-    if kind.startswith("lit_aux.phases.Phase") and kind.endswith("Trainer"):
-        names += [n for n in inspect.signature(lit_trainer()).parameters if n not in names]
-    skipped = {"params"} if kind.startswith("torch.optim.") else set()
-    if "lr_scheduler" in kind:
-        skipped = {"optimizer"}
-    return [n for n in dict.fromkeys(names) if n not in skipped | _NOT_OPTIONS]
-
-
-def lit_trainer() -> Any:
-    """Return Lightning's Trainer's constructor."""
-    from lightning.pytorch import Trainer
-
-    return Trainer.__init__
-
-
-# The project's own commands: words with {option}s, and the options
-
-
-COMMANDS: dict[str, list[str]] = {
-    "reproduce": [
-        *("diagonal-overlap", "--setups=[STL]", "--seeds=0", "--n-main=4", "--overlap=1", "--max-steps=4"),
-        "--jobs=1",
-    ],
-    "reproduce images": ["cifar100-resnet18", "--setups=[STL]", "--seeds=0", "--n-main=4", "--jobs=1"],
-    "sweep": ["INPUT/sweep.yaml", "--slurm=script.sh"],
-    "sweep random": ["INPUT/sweep.yaml", "--slurm=script.sh", "--method=random", "--count=2"],
-    "sweep collect": ["INPUT/sweep.yaml", "--collect"],
-    "table": ["INPUT/results.csv"],
-    "table pairs": ["INPUT/results.csv", "--pairs=true"],
-    "figures": ["overlap", "--results=INPUT/results.csv", "--out=x.png"],
-    "figures theory": ["penalties", "--out=x.png"],
-    "regime": ["--results=INPUT/solved.csv"],
-    "regime run": ["INPUT/run"],
-    "regime config": ["--config", "INPUT/config.yaml", "--factors=[1]"],
-    "trajectories": ["INPUT/study"],
-    "export": ["--config", "INPUT/config.yaml", "--ckpt_path=INPUT/a.ckpt", "--output=x.pth"],
-}
-
-
-def _own_options(command: str) -> list[str]:
-    from lit_aux.experiments import command as reproduce
-    from lit_aux.figures import command as figures
-    from lit_aux.regimes import command as regime
-    from lit_aux.sweeps import command as sweep
-    from lit_aux.tables import command as tables
-    from lit_aux.trajectories import command as trajectories
-
-    if command == "regime":
-        return [name.lstrip("-") for name in regime._OWN]
-    if command == "export":
-        return ["ckpt_path", "output", "task"]
-    rooms = {
-        "reproduce": reproduce,
-        "figures": figures,
-        "sweep": sweep,
-        "table": tables,
-        "trajectories": trajectories,
-    }
-    actions = rooms[command].parser()._actions
-    found = [a.option_strings[0].lstrip("-") for a in actions if a.option_strings and a.dest != "help"]
-    return [*found, "no_such_option", ""]  # the last is the argument without option
-
-
-def cases() -> list[Case]:
-    """Return the whole walk, in a fixed order."""
-    return [*_fit_cases(), *_command_cases()]
-
-
-def _fit_cases() -> Iterator[Case]:
-    for scene, (_, places) in SCENES.items():
-        for place, kind in places:
-            for name in _names(scene, kind):
-                option = f"{place}/{name}".lstrip("/")
-                yield from (Case(scene, option, value) for value in VALUES)
-            if place:
-                yield Case(scene, f"{place}/no_such_option", "1")
-
-
-def _command_cases() -> Iterator[Case]:
-    for words in COMMANDS:
-        for name in ONLY.get(words, _own_options(words.split()[0])):
-            yield from (Case(words, name, value) for value in VALUES)
-
-
-# Carrying out
-
-
 class TooLong(BaseException):
     """A case took longer than :data:`SECONDS`."""
 
 
 @contextmanager
-def limited(seconds: int = SECONDS) -> Iterator[None]:
+def limited(seconds: int) -> Iterator[None]:
     """Raise :class:`TooLong` after so many seconds."""
 
     def stop(*_: object) -> None:
@@ -382,7 +69,7 @@ class Walk:
 
     def __init__(self, home: Path) -> None:
         self.home, self.inputs, self.count = home, home / "inputs", 0
-        self._made: set[str] = set()
+        self._made = False
         self._subcommands = AuxiliaryCLI.subcommands()
 
     def try_case(self, case: Case) -> Outcome:
@@ -405,7 +92,7 @@ class Walk:
         if _listing(self.inputs) != before:
             outcome.amiss.append("an input was changed")
             shutil.rmtree(self.inputs)
-            self._made.clear()
+            self._made = False
         shutil.rmtree(folder, ignore_errors=True)
         return outcome
 
@@ -417,7 +104,7 @@ class Walk:
         AuxiliaryCLI.subcommands = staticmethod(lambda: only)  # type: ignore[method-assign]
         said = StringIO()
         try:
-            with redirect_stdout(StringIO()), redirect_stderr(said), limited():
+            with redirect_stdout(StringIO()), redirect_stderr(said), limited(SECONDS):
                 return main(words), said.getvalue()
         except TooLong:
             return "hang", said.getvalue()
@@ -434,7 +121,7 @@ class Walk:
         config, _ = SCENES[case.scene]
         in_list = re.search(r"/\d+/", case.option)
         if in_list or case.option.endswith("no_such_option"):
-            config = _set(deepcopy(config), case.option, _typed(case.value))
+            config = put(deepcopy(config), case.option, _typed(case.value))
         file = self.inputs / f"{case.scene}.yaml"
         file.parent.mkdir(exist_ok=True)
         file.write_text(yaml.safe_dump(config))
@@ -445,7 +132,10 @@ class Walk:
 
     def _command(self, case: Case) -> list[str]:
         command = case.scene.split()[0]
-        self._make(command)
+        if not self._made:
+            self._made = True
+            with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+                make_inputs(self.inputs, self.home / "fits", short_run())
         words = [word.replace("INPUT", str(self.inputs)) for word in COMMANDS[case.scene]]
         if not case.option:
             return [command, case.value, *[w for w in words if w.startswith("-")]]
@@ -456,49 +146,16 @@ class Walk:
             words = [w for w in words if not w.startswith("--slurm")]
         return [command, *words, f"--{case.option}={case.value}"]
 
-    def _make(self, command: str) -> None:
-        """Make what the commands read."""
-        if "all" in self._made:
-            return
-        self._made.add("all")
-        self.inputs.mkdir(exist_ok=True)
-        rows = [
-            row(setup, seed, n, 0.1 * (seed + 1) / n, experiment="diagonal-overlap", overlap=overlap)
-            for setup in ("STL", "PT+FT", "MTL")
-            for seed in (0, 1)
-            for n in (16, 64)
-            for overlap in (0, 40)
-        ]
-        table(self.inputs / "results.csv", rows)
-        config = _ptft()
-        (self.inputs / "config.yaml").write_text(yaml.safe_dump(config))
-        command_line = ["${env}", "lit-aux", "fit", "--config", str(self.inputs / "config.yaml"), "${args}"]
-        sweep = {
-            "method": "grid",
-            "parameters": {"model.rescale": {"values": [0.5, 1.0]}},
-            "command": command_line,
-        }
-        (self.inputs / "sweep.yaml").write_text(yaml.safe_dump(sweep))
-        small_study(self.inputs / "study", {"main": 0.02, "aux": -0.02})
-        from regime_helpers import fit_run
-
-        grid = ["reproduce", "diagonal-overlap", "--setups=[PT+FT]", "--seeds=0", "--n-main=4", "--overlap=1"]
-
-        (self.inputs / "run").mkdir(exist_ok=True)
-        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            run = fit_run("diagonal", self.home / "fit")
-            main([*grid, "--jobs=1", "--max-steps=4", f"--out={self.inputs / 'solved.csv'}"])
-            shutil.copytree(run, self.inputs / "run", dirs_exist_ok=True)
-            words = ["fit", "--config", str(self.inputs / "config.yaml")]
-            words.append(f"--trainer.default_root_dir={self.home / 'fit2'}")
-            main(words)
-        found = next((self.home / "fit2").rglob("finetune.ckpt"))
-        shutil.copy(found, self.inputs / "a.ckpt")
-
 
 def dotted(option: str) -> str:
     """Return an option as it is typed."""
     return re.sub(r"/\d+/", "/", option.replace("/init_args", "")).replace("/", ".")
+
+
+def _full(case: Case) -> str:
+    """Return an option with its command, where that is not fit."""
+    command = f"{case.scene.split()[0]}." if case.scene in COMMANDS else ""
+    return command + dotted(case.option)
 
 
 def _typed(value: str) -> Any:
@@ -543,10 +200,14 @@ def judge(case: Case, code: Any, text: str, left: list[str]) -> Outcome:
         return Outcome("refused", " ".join(text[-300:].split()), ["traceback"])
     if code == 0 or (code == 1 and not told and case.scene == "sweep collect"):  # whose runs are missing
         outcome = Outcome("accepted", line)
-        if not sensible(dotted(case.option), case.value):
+        if not sensible(_full(case), case.value):
             outcome.amiss.append("accepted")
         return outcome
+    if case.scene == "reproduce images" and "there is no CIFAR-100" in line:  # all else was right
+        return Outcome("accepted", line, [] if sensible(_full(case), case.value) else ["accepted"])
     outcome = Outcome("refused", line)
+    if "Parser key" in line or "Union" in line:
+        outcome.amiss.append("as the parser says it")
     if len(told) != 1:
         outcome.amiss.append(f"{len(told)} lines")
     name = re.sub(r"\W+", ".", dotted(case.option)).rpartition(".")[2].replace("-", "[-_]")

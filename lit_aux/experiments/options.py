@@ -8,6 +8,7 @@ from lit_aux.errors import ConfigurationError, unknown_name
 
 Sampling = Literal["published", "independent"]
 DType = Literal["float32", "float64"]
+MOST_JOBS = 10_000
 INTEGRATORS = ("gradient_flow", "gradient_descent", "exact")
 
 
@@ -68,6 +69,8 @@ class Options:
         ):
             if value is not None and value < 1:
                 raise ConfigurationError(f"--{option} {value}: must be at least 1")
+        if self.jobs is not None and self.jobs > MOST_JOBS:
+            raise ConfigurationError(f"--jobs {self.jobs}: must be at most {MOST_JOBS}")
         _one_of("sampling", self.sampling, "published", "independent")
         _one_of("output-scale", self.output_scale, "sqrt", "units")
         _one_of("dtype", self.dtype, None, "float32", "float64")

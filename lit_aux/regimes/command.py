@@ -109,6 +109,8 @@ def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
             if not words:
                 raise ConfigurationError(f"{name}: nothing is given; it is {_OWN[name]}")
             value = words.pop(0)
+        if not value.strip() and name != "--out":  # which says itself what it must be
+            raise ConfigurationError(f"{name}: {value!r} is nothing; it is {_OWN[name]}")
         own[name] = value
     return own, rest
 
@@ -154,8 +156,6 @@ def _value(own: Mapping[str, str], name: str) -> Any:
     """Return an option as YAML reads it."""
     if name not in own:
         return None
-    if not own[name].strip():
-        raise ConfigurationError(f"{name}: {own[name]!r} is nothing; leave it out, or give numbers")
     try:
         return yaml.safe_load(own[name])
     except yaml.YAMLError:
