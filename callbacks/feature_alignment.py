@@ -1,5 +1,6 @@
 """Follow how close the directions of hidden units come to a teacher's."""
 
+import reprlib
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -145,6 +146,6 @@ def _directions(teacher: object) -> Tensor:
     found = getattr(teacher, "directions", teacher)
     if not isinstance(found, Tensor):
         raise ConfigurationError(
-            f"teacher: {teacher!r} is no tensor and has no directions; give (units, inputs)"
+            f"teacher: {reprlib.repr(teacher)} is no tensor and has no directions; give (units, inputs)"
         )
     return found.detach()

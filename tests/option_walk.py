@@ -210,6 +210,7 @@ def judge(case: Case, code: Any, text: str, left: list[str]) -> Outcome:
         outcome.amiss.append("as the parser says it")
     if len(told) != 1:
         outcome.amiss.append(f"{len(told)} lines")
+        outcome.line = line or f"exit code {code}: {' '.join(text[-200:].split())}"
     name = re.sub(r"\W+", ".", dotted(case.option)).rpartition(".")[2].replace("-", "[-_]")
     if case.option and not re.search(rf"(?<![A-Za-z]){name}(?![A-Za-z])", line.replace("-", "_") + line):
         outcome.amiss.append("option not named")
