@@ -63,6 +63,8 @@ def resolved(found: Iterable[Mapping[str, Tensor]], mask: Mask) -> list[dict[str
     names = list(dict.fromkeys(name for piece in pieces for name in piece))
     if mask is False:
         return [{} for _ in pieces]
+    if mask is not None and not callable(mask) and not isinstance(mask, str):
+        raise ConfigurationError(f"mask: {mask!r} is no name, no function of a batch, and not false")
     if isinstance(mask, str):
         if mask not in names:
             raise unknown_name("mask", mask, names)

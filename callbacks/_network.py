@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lit_aux.callbacks._arguments import as_inputs, matching, members_of, named_arguments
 from lit_aux.callbacks._inputs import Inputs, first_sizes, size_of
 from lit_aux.callbacks._masks import GIVEN, Mask, candidates
+from lit_aux.callbacks._options import asked, name_of
 from lit_aux.callbacks._traceless import traceless
 from lit_aux.errors import ConfigurationError
 
@@ -85,7 +86,13 @@ class Reader:
 
     def _arguments(self, batch: Any, loader: int) -> Inputs:
         if self.to_input is not None:
-            return as_inputs(self.to_input(batch), self.network)
+            found = as_inputs(asked("to_input", self.to_input, batch), self.network)
+            if not any(first_sizes((found.args, found.kwargs))):
+                raise ConfigurationError(
+                    f"to_input: {name_of(self.to_input)} returns no tensor; give a function of a batch that "
+                    "returns what forward takes"
+                )
+            return found
         if isinstance(batch, Mapping) and batch and all(isinstance(v, tuple | list) for v in batch.values()):
             try:  # {task: (x, y)}: the inputs of all tasks
                 return Inputs((self.fallback(batch),))
@@ -139,7 +146,7 @@ class Reader:
         if self.mask is False:
             return {}
         if callable(self.mask):
-            given = self.mask(batch)
+            given = asked("mask", self.mask, batch)
             if not isinstance(given, Tensor) or given.ndim < 2 or len(given) != found.size:
                 shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
                 raise ConfigurationError(f"mask: {shape} for {found.size} samples; give (samples, positions)")

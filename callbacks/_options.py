@@ -1,5 +1,8 @@
 """Checks of options."""
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 from lit_aux.errors import ConfigurationError
 
 
@@ -13,3 +16,46 @@ def check_choice(option: str, value: str, *choices: str) -> None:
     """Raise for a value that is not one of the choices."""
     if value not in choices:
         raise ConfigurationError(f"{option}: {value!r} is unknown; use {' or '.join(map(repr, choices))}")
+
+
+def check_source(option: str, value: Any, what: str) -> None:
+    """Raise for what can be no source of examples: neither a function nor anything that holds some.
+
+    Args:
+        option: Its name.
+        value: What was given; None leaves it to the callback.
+        what: What would be right, in words.
+
+    Raises:
+        ConfigurationError: Naming the option and the value.
+    """
+    if value is None or callable(value):
+        return
+    if isinstance(value, str | bytes | type) or not isinstance(value, Iterable):
+        raise ConfigurationError(f"{option}: {value!r} is no {what}")
+
+
+def asked(option: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a function of the user's returns.
+
+    Raises:
+        ConfigurationError: If it fails, naming the option and the function.
+    """
+    try:
+        return function(*arguments)
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        given = ", ".join(type(argument).__name__ for argument in arguments)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigurationError(
+            f"{option}: {name_of(function)} fails on what it is called with ({given}): {reason}"
+        ) from error
+
+
+def name_of(function: Any) -> str:
+    """Return a function's name with its module."""
+    name = getattr(function, "__qualname__", type(function).__name__)
+    module = getattr(function, "__module__", None)
+    module = "os" if module in ("posix", "nt") else module
+    return f"{module}.{name}" if module and module != "builtins" else str(name)

@@ -1,5 +1,6 @@
 """Follow how close the directions of hidden units come to a teacher's."""
 
+import reprlib
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from lit_aux.callbacks._units import check_counts, find_weights, phase_tasks, st
 from lit_aux.callbacks._weight_measures import Measures, WeightMeasures, counts
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.alignment import Similarity, check_similarity, feature_alignment
+from lit_aux.ranges import SEED, check
 
 
 class FeatureAlignment(WeightMeasures):
@@ -62,6 +64,7 @@ class FeatureAlignment(WeightMeasures):
         seed: int = 0,
     ) -> None:
         super().__init__(every_n_epochs=every_n_epochs, at_start=at_start)
+        check("seed", seed, SEED)
         check_similarity(similarity)
         if tasks is not None and (teacher is not None or not tasks):
             raise ConfigurationError(
@@ -143,6 +146,6 @@ def _directions(teacher: object) -> Tensor:
     found = getattr(teacher, "directions", teacher)
     if not isinstance(found, Tensor):
         raise ConfigurationError(
-            f"teacher: {type(teacher).__name__} is no tensor and has no directions; give (units, inputs)"
+            f"teacher: {reprlib.repr(teacher)} is no tensor and has no directions; give (units, inputs)"
         )
     return found.detach()

@@ -73,7 +73,8 @@ class GradientCoherence(TaskDiagnostic):
         for task, (_, y) in self.probe.items():
             if len(y) < least:
                 raise ConfigurationError(
-                    f"{self.user}: batch_size: {self.num_batches or 2} batches of {self.batch_size} need "
+                    f"{'batch_size' if self.num_batches is None else 'num_batches'}: "
+                    f"{self.num_batches or 2} batches of {self.batch_size} need "
                     f"{least} examples; task {task!r} has {len(y)} (num_samples {self.num_samples})"
                 )
 

@@ -12,6 +12,7 @@ from lit_aux.callbacks._units import check_counts, find_one, find_weights, stack
 from lit_aux.callbacks._weight_measures import Measures, WeightMeasures, counts
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.clustering import Reference, check_min_norm, check_reference, kmeans_inertia
+from lit_aux.ranges import SEED, check
 
 
 class KMeansInertia(WeightMeasures):
@@ -64,6 +65,7 @@ class KMeansInertia(WeightMeasures):
         seed: int = 0,
     ) -> None:
         super().__init__(every_n_epochs=every_n_epochs, at_start=at_start)
+        check("seed", seed, SEED)
         if unit_weights not in (None, "contribution"):
             raise ConfigurationError(f"unit_weights: {unit_weights!r} is unknown; use 'contribution' or null")
         if (unit_weights is None) != (readout is None):

@@ -20,6 +20,7 @@ from lit_aux.callbacks._parameters import (
 )
 from lit_aux.callbacks.task_model import shared_parameters
 from lit_aux.errors import ConfigurationError
+from lit_aux.ranges import RATE, Range, check
 
 
 class L2SP(FromStart):
@@ -59,6 +60,7 @@ class L2SP(FromStart):
         for option, value in (("alpha", alpha), ("beta", beta)):
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigurationError(f"{option}: {value} must be a finite number, 0 or more")
+            check(option, value, Range(least=0, most=RATE.most))
         self.alpha, self.beta = alpha, beta
         self.shared = None if shared is None else list(shared)
         self._readout: set[str] = set()

@@ -24,6 +24,7 @@ from torch.utils.data import (
 from lit_aux.callbacks._inputs import Inputs, joined, moved, part, slices, tensors_of
 from lit_aux.callbacks._masks import Mask, resolved
 from lit_aux.callbacks._network import Reader
+from lit_aux.callbacks._options import asked, check_source
 from lit_aux.errors import ConfigurationError
 
 ToInput = Callable[[Any], Any]
@@ -105,7 +106,8 @@ def collect_probe(
     if probe is None:
         probe = getattr(getattr(trainer, "datamodule", None), "probe", None)
     if callable(probe) and not isinstance(probe, Tensor):
-        probe = probe(trainer)
+        probe = asked("probe", probe, trainer)
+    check_source("probe", probe, "loader, function of the Trainer, tensor or other inputs")
     reader = Reader(trainer, module, to_input, default_to_input, mask=mask)
     with fixed_rng():
         if probe is None:

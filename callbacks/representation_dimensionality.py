@@ -20,7 +20,7 @@ from lit_aux.callbacks._layers import refuse_lazy, resolve_layers
 from lit_aux.callbacks._logging import log_scalars, prefix_of
 from lit_aux.callbacks._masks import Mask
 from lit_aux.callbacks._never_fatal import never_fatal, told
-from lit_aux.callbacks._options import check_choice, check_least
+from lit_aux.callbacks._options import check_choice, check_least, check_source
 from lit_aux.callbacks._positions import Spatial
 from lit_aux.callbacks._weights import snapshot, swapped
 from lit_aux.callbacks.layer_dimensionality import LayerDimensionality
@@ -117,6 +117,7 @@ class RepresentationDimensionality(BringsBack):
         for option, threshold in {"nested_below": nested_below, "replaced_below": replaced_below}.items():
             if not (math.isfinite(threshold) and threshold > 0):
                 raise ConfigurationError(f"{option}: {threshold} must be finite and above 0")
+        check_source("probe", probe, "loader, function of the Trainer, tensor or other inputs")
         check_choice("spatial", spatial, "flatten", "mean")
         check_choice("pairing", pairing, "feature", "sample")
         check_choice("batchnorm", batchnorm, "eval", "train")
@@ -184,10 +185,11 @@ class RepresentationDimensionality(BringsBack):
         )
         size = sum(piece.size for piece in self._pieces)
         if size < self._least:
-            option = "num_samples" if self.probe is None else "probe"
+            own = self.probe is not None
             raise ConfigurationError(
-                f"{option}: the probe has {size} inputs; {'unbiased=True ' if self.unbiased else ''}"
-                f"needs at least {self._least}"
+                f"probe: it has {size} inputs{'' if own else ' (of the validation set)'}; "
+                f"{'unbiased=True ' if self.unbiased else ''}needs at least {self._least}"
+                f"{'' if own else ', more of which come with --data.n_val'}"
             )
         layers, ran = resolve_layers(pl_module, self.layers), Ran(pl_module)
         with ran.watching(), swapped(pl_module, self._before):

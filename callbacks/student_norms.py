@@ -10,7 +10,7 @@ from torch import Tensor
 from lit_aux.callbacks._logging import prefix_of
 from lit_aux.callbacks._units import find_one, phase_tasks, rows_of, stacked
 from lit_aux.callbacks._weight_measures import Measures, WeightMeasures, counts
-from lit_aux.errors import ConfigurationError
+from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.functional.norms import (
     entry_share,
     f1_norm,
@@ -84,6 +84,9 @@ class StudentNorms(WeightMeasures):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a module that cannot be measured before anything is trained."""
         self._teachers = {}
+        known = getattr(getattr(trainer, "datamodule", None), "tasks", None)
+        if self.aux != "aux" and known is not None and self.aux not in known:
+            raise unknown_name("aux", self.aux, known)
         self.measure(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lit_aux.callbacks._labels import labelled_rows
+from lit_aux.callbacks._options import asked
 from lit_aux.callbacks.probe import fixed_rng
 from lit_aux.errors import ConfigurationError
 
@@ -20,8 +21,21 @@ TaskData = Splits | Callable[[Trainer], Splits] | None
 loader), in place of a pair; a function of the Trainer that returns this; or None for the data module's own
 ``task_batches(split, task)``."""
 
+WHAT = "{split: {task: (x, y)}} or function of the Trainer that returns it"
 _BATCH = 256
 _HINT = "give data={'train': {task: (x, y), ...}, ...}, or the data module a task_batches(split, task)"
+
+
+def _splits(trainer: Trainer, data: TaskData) -> Splits | None:
+    """Return what was given, or what a function gives.
+
+    Raises:
+        ConfigurationError: If that is no mapping of splits.
+    """
+    found = asked("data", data, trainer) if callable(data) else data
+    if found is not None and not isinstance(found, Mapping):
+        raise ConfigurationError(f"data: {found!r} is no {WHAT}")
+    return found
 
 
 def phase_tasks(trainer: Trainer, module: LightningModule, data: TaskData, user: str) -> list[str]:
@@ -33,7 +47,7 @@ def phase_tasks(trainer: Trainer, module: LightningModule, data: TaskData, user:
     phase = getattr(module, "phase", None)
     if phase is not None:
         return list(phase.tasks)
-    splits = data(trainer) if callable(data) else data
+    splits = _splits(trainer, data)
     if splits is not None:
         return list(splits.get("train", {}))
     named = getattr(module, "tasks", None) or getattr(trainer.datamodule, "tasks", None)  # type: ignore[attr-defined]
@@ -59,7 +73,7 @@ def task_batches(
     Raises:
         ConfigurationError: If nobody knows the task's examples.
     """
-    splits = data(trainer) if callable(data) else data
+    splits = _splits(trainer, data)
     if splits is None:
         own = getattr(trainer.datamodule, "task_batches", None)  # type: ignore[attr-defined]
         if own is None:

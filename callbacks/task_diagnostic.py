@@ -16,8 +16,9 @@ from lit_aux.callbacks._averages import Ran, which_weights
 from lit_aux.callbacks._brought_back import BringsBack, Brought
 from lit_aux.callbacks._logging import log_scalars, prefix_of
 from lit_aux.callbacks._never_fatal import told
+from lit_aux.callbacks._options import check_source
 from lit_aux.callbacks._parameters import refuse_sparse, refuse_sparse_layers
-from lit_aux.callbacks.task_data import TaskData, phase_tasks, task_probe
+from lit_aux.callbacks.task_data import WHAT, TaskData, phase_tasks, task_probe
 from lit_aux.callbacks.task_measurement import FailedMeasurement, TaskMeasurement
 from lit_aux.callbacks.task_model import TaskModel, shared_parameters, task_model
 from lit_aux.callbacks.undisturbed import undisturbed
@@ -72,6 +73,7 @@ class TaskDiagnostic(BringsBack, ABC):
         data: TaskData = None,
     ) -> None:
         super().__init__()
+        check_source("data", data, WHAT)
         if every_n_epochs is not None and every_n_steps is not None:
             raise ConfigurationError(
                 f"every_n_steps: {every_n_steps} is given beside every_n_epochs {every_n_epochs}; give one"

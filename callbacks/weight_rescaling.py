@@ -34,6 +34,7 @@ from lit_aux.callbacks.probe import default_to_input, training_batches, transfer
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.batchnorm import batchnorm_layers
 from lit_aux.functional.batchnorm import reestimate_batchnorm as reestimate
+from lit_aux.ranges import LIMIT, POSITIVE, SCALE, check
 
 Preset = Literal["all", "weights", "backbone"]
 
@@ -107,16 +108,13 @@ class WeightRescaling(BringsBack):
         super().__init__()
         factors = [float(one) for one in (factor if isinstance(factor, Sequence) else [factor])]
         for one in factors:
-            if not (math.isfinite(one) and one > 0):
-                raise ConfigurationError(
-                    f"factor: {one} cannot rescale weights; it must be finite and above 0"
-                )
+            check("factor", one, POSITIVE)
+            check("factor", one, SCALE)
         if not factors:
             raise ConfigurationError("factor: [] is no factor; give a number, or one a replica")
         if preset not in ("all", "weights", "backbone"):
             raise ConfigurationError(f"preset: {preset!r} is unknown; use 'all', 'weights' or 'backbone'")
-        if batchnorm_samples < 1:
-            raise ConfigurationError(f"batchnorm_samples: {batchnorm_samples} is too few; use at least 1")
+        check("batchnorm_samples", batchnorm_samples, LIMIT)
         self.factor: float | list[float] = factors if isinstance(factor, Sequence) else factors[0]
         self.preset = preset
         self.include = include

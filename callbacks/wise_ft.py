@@ -15,10 +15,11 @@ from lit_aux.callbacks._brought_back import Brought
 from lit_aux.callbacks._from_start import FromStart
 from lit_aux.callbacks._logging import log_scalars, prefix_of
 from lit_aux.callbacks._never_fatal import never_fatal
+from lit_aux.callbacks._options import check_source
 from lit_aux.callbacks._parameters import by_first_name, is_continuous, without_integers
 from lit_aux.callbacks._weights import live_tensors, restore
 from lit_aux.callbacks.mixing_measurement import MixingMeasurement
-from lit_aux.callbacks.task_data import TaskData, phase_tasks, task_probe
+from lit_aux.callbacks.task_data import WHAT, TaskData, phase_tasks, task_probe
 from lit_aux.callbacks.task_model import task_model
 from lit_aux.callbacks.trajectory_log import TrajectoryLog
 from lit_aux.callbacks.undisturbed import undisturbed
@@ -75,6 +76,7 @@ class WiSEFT(FromStart):
         data: TaskData = None,
     ) -> None:
         super().__init__()
+        check_source("data", data, WHAT)
         chosen = [number / 10 for number in range(11)] if mixing is None else [float(m) for m in mixing]
         for value in chosen:
             if not 0 <= value <= 1:

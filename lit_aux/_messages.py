@@ -2,11 +2,9 @@
 
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
-from itertools import pairwise
-from pathlib import Path
 
 from lit_aux._options import option_of
 
@@ -19,8 +17,8 @@ _NO_CLASS = re.compile(
     r"(?:module '[^']+' has no attribute '[^']+'|No module named '[^']+'|^Import path \S+ does not)"
 )
 _REQUIRED = re.compile(r"the following arguments are required: (\S+)")
-_EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value: (.*))?$")
-_GIVEN = re.compile(r"Given value: (.*)$")
+_EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value: ?(.*))?$")
+_GIVEN = re.compile(r"Given value: ?(.*)$")
 _CALLABLE = re.compile(r"\. Got value: Namespace\(class_path='([^']+)'")
 _TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 _EXAMPLES = {
@@ -33,12 +31,11 @@ _EXAMPLES = {
 _NOTHING = ("NoneType", "dot import path", "path but")
 
 
-def parsing_message(error: str, arguments: Sequence[str]) -> str:
+def parsing_message(error: str) -> str:
     """Make one readable line of what jsonargparse says.
 
     Args:
         error: Its message, of many lines where types are nested.
-        arguments: The command line, to find the file that an error in a configuration file comes from.
     """
     if match := re.match(r"unrecognized arguments: (.+)", error):
         return _unrecognized(match[1])
@@ -49,7 +46,7 @@ def parsing_message(error: str, arguments: Sequence[str]) -> str:
         return f"{option}: nothing is given; name a configuration (--config FILE) or a class ({option} CLASS)"
     if error.startswith("Problems parsing config"):
         reason = " ".join(error.partition(":")[2].split()).replace('in "<unicode string>", ', "at ")
-        return f"--config: {_broken_file(arguments)} is not valid YAML ({reason})"
+        return f"--config: what is given is not valid YAML ({reason})"
     if match := re.match(r'Parser key "config": (.+)', error):
         return f"--config: {match[1][0].lower()}{match[1][1:]}"
     if match := re.match(r"argument subcommand: invalid choice: (\S+) \(choose from (.+)\)", error):
@@ -179,23 +176,3 @@ def _unrecognized(words: str) -> str:
     if near := get_close_matches(head, roots, n=1):
         return f"{name}: unknown option; did you mean '--{near[0]}{'.' if tail else ''}{tail}'?"
     return f"{name}: unknown option; options begin with --config, --model, --data or --trainer"
-
-
-def _broken_file(arguments: Sequence[str]) -> str:
-    """Find the configuration file that cannot be read as YAML."""
-    import yaml
-
-    words = [*arguments, ""]
-    named = [
-        b if a in ("--config", "-c") else a.partition("=")[2]
-        for a, b in pairwise(words)
-        if a in ("--config", "-c") or a.startswith("--config=")
-    ]
-    for file in named:
-        try:
-            yaml.safe_load(Path(file).read_text())
-        except (yaml.YAMLError, UnicodeDecodeError):
-            return f"{file!r}"
-        except OSError:
-            continue
-    return "the file"

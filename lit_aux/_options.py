@@ -2,44 +2,12 @@
 
 import ast
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
-
-from jsonargparse import Namespace
-
-_OTHER_NAMES = {"factor": "rescale", "preset": "rescale_preset"}
-"""What a callback calls its argument where the module that builds it has another name for the option."""
+from collections.abc import Iterable, Sequence
 
 
 def option_of(path: Iterable[str]) -> str:
     """Write a path of keys as the option that sets it."""
     return "--" + ".".join(key for key in path if key != "init_args")
-
-
-def located(message: str, config: Any) -> str:
-    """Give an option that is told by its own name alone (``rescale: ...``) its full name.
-
-    Args:
-        message: An error that begins with the name of an argument and quotes its value.
-        config: The parsed options.
-
-    Returns:
-        The message with ``--model.rescale`` in place of ``rescale`` where exactly one option has that name
-        and that value; else as it was.
-    """
-    match = re.match(r"(?:trainer\.)?(\w+):? ", message)
-    if match is None or config is None:
-        return message
-    found = list(_paths(config, match[1])) or list(_paths(config, _OTHER_NAMES.get(match[1], "")))
-    places = [_place(value, message) for _, value in found]
-    first = min(places, default=len(message))
-    paths = [
-        path for (path, _), place in zip(found, places, strict=True) if len(found) == 1 or place == first
-    ]
-    if len(paths) != 1:
-        return message
-    return f"{option_of(paths[0])}{message[match.end(1) :]}"
 
 
 def with_class_paths(words: Sequence[str]) -> list[str]:
@@ -87,22 +55,3 @@ def _null(value: str) -> str:
         return json.dumps(ast.literal_eval(value))
     except (ValueError, SyntaxError, TypeError):
         return value
-
-
-def _place(value: Any, message: str) -> int:
-    """Return where a message quotes a value, its length if it does not."""
-    quoted = re.search(rf"(?<![\w.]){re.escape(str(value))}(?!\w)", message)
-    return len(message) if value is None or quoted is None else quoted.start()
-
-
-def _paths(config: Any, name: str, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield where an option occurs; entries of lists cannot be named on the command line."""
-    items: Iterable[tuple[str, Any]] = ()
-    if isinstance(config, Namespace):
-        items = vars(config).items()
-    elif isinstance(config, Mapping):
-        items = config.items()
-    for key, value in items:
-        if key == name:
-            yield (*path, str(key)), value
-        yield from _paths(value, name, (*path, str(key)))

@@ -13,10 +13,13 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 import lit_aux.data
 import lit_aux.modules  # noqa: F401 - so that their classes can be named without a path
-from lit_aux._options import located, with_class_paths, with_nulls
+from lit_aux._building import build_plainly, located, noting, of_trainer, raised_by_lightning
+from lit_aux._configurations import check_configurations, given_values, told_of_references
+from lit_aux._options import with_class_paths, with_nulls
 from lit_aux.commands import know_working_folder
 from lit_aux.errors import ConfigurationError
 from lit_aux.phases import PhaseTrainer
+from lit_aux.ranges import SEED
 from lit_aux.storage import storage_trouble
 
 _DESCRIPTION = (
@@ -40,21 +43,35 @@ class _Parser(LightningArgumentParser):
         """Parse a command line, None in it being null."""
         return super().parse_args(with_nulls(args) if isinstance(args, list) else args, *others, **options)
 
+    def add_instantiator(self, instantiator: Any, *others: Any, **options: Any) -> None:
+        """Add what builds a class; an error knows then what was being built."""
+        super().add_instantiator(noting(instantiator), *others, **options)
+
 
 class AuxiliaryCLI(LightningCLI):
     """LightningCLI that takes the tasks from the data and reports after fit."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        given = kwargs.get("args")
+        self._words = sys.argv[1:] if given is None else list(given) if isinstance(given, list) else []
         try:
             super().__init__(*args, **kwargs)
         except Exception as error:
-            known = _configuration_error(error)
+            known = _configuration_error(error) or self._of_trainer(error)
             if known is None:
                 trouble = storage_trouble(error, self._folder())
                 if trouble is None:
                     raise
                 raise trouble from error
-            raise ConfigurationError(located(str(known), self._options())) from error
+            raise ConfigurationError(located(known, self._options(), self._words)) from error
+
+    def _of_trainer(self, error: Exception) -> ConfigurationError | None:
+        """Return what Lightning says of the Trainer's options while it runs; None for any other error."""
+        options = self._options()
+        if options is None or not raised_by_lightning(error):
+            return None
+        text = of_trainer(error, vars(options["trainer"]))
+        return None if text is None else ConfigurationError(text)
 
     def _folder(self) -> str:
         """Return where the run writes; the working folder where there is no Trainer yet."""
@@ -79,7 +96,22 @@ class AuxiliaryCLI(LightningCLI):
         """Parse the command line, with words that stand for classes written out."""
         if isinstance(args, Mapping | Namespace):
             return super().parse_arguments(parser, args)
-        self.config = parser.parse_args(with_class_paths(sys.argv[1:] if args is None else args))
+        words = with_class_paths(self._words)
+        check_configurations(words)
+        with told_of_references(words):
+            self.config = parser.parse_args(words)
+
+    def _add_instantiators(self) -> None:
+        """Say how classes are built: as Lightning has it, any other plainly."""
+        super()._add_instantiators()
+        self.parser.add_instantiator(build_plainly, object, subclasses=True)
+
+    def _set_seed(self) -> None:
+        """Seed everything; a seed is what NumPy takes for one."""
+        seed = self._get(self.config, "seed_everything")
+        if not isinstance(seed, bool) and seed is not None and seed not in SEED:
+            raise ConfigurationError(f"--seed_everything: {seed} must be {SEED}")
+        super()._set_seed()
 
     def _parse_ckpt_path(self) -> None:
         """Leave the command line in charge: a checkpoint's hyperparameters must not override it."""
@@ -88,15 +120,34 @@ class AuxiliaryCLI(LightningCLI):
         """Build the Trainer; what it refuses is the user's to correct."""
         try:
             return super()._instantiate_trainer(config, callbacks)
-        except ConfigurationError:
-            raise
-        except (ValueError, TypeError, MisconfigurationException, ModuleNotFoundError) as error:
-            raise ConfigurationError(f"--trainer: {error}") from error
+        except ConfigurationError as error:
+            name = str(error).partition(":")[0]
+            if name not in config:
+                raise
+            raise ConfigurationError(f"--trainer.{error}") from error
+        except (ValueError, TypeError, ArithmeticError, MisconfigurationException, ImportError) as error:
+            raise ConfigurationError(of_trainer(error, config) or f"--trainer: {error}") from error
+
+    def after_instantiate_classes(self) -> None:
+        """Refuse tasks that are given beside data that say otherwise: the data's would be taken."""
+        known = _tasks(getattr(self, "datamodule", None))
+        for place, given in given_values(self._words, "model.tasks"):
+            if known is not None and given != known:
+                raise ConfigurationError(
+                    f"--model.tasks: {given}{place} are not those of the data, {known}; leave it out"
+                )
 
     def before_fit(self) -> None:
         """Tell the Trainer what the run was configured with: it names the run."""
         import yaml
 
+        for phase in getattr(self.model, "phases", None) or ():
+            rate = getattr(phase.optimizer, "keywords", {}).get("lr")
+            if rate == 0 and phase.lr_scheduler is None:
+                raise ConfigurationError(
+                    f"lr: {rate} trains nothing (phase {phase.name!r}); it must be above 0 where no schedule "
+                    "raises it"
+                )
         if isinstance(self.trainer, PhaseTrainer):
             text = self._parser("fit").dump(self.config["fit"], skip_none=False)
             self.trainer.configuration = yaml.safe_load(text)
@@ -122,6 +173,40 @@ def _tasks(data: Any) -> dict[str, int] | None:
     return found
 
 
+class _ParsedOnly(AuxiliaryCLI):
+    """Parses the options of ``fit``; builds and trains nothing."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return ``fit`` alone."""
+        return {"fit": LightningCLI.subcommands()["fit"]}
+
+    def _set_seed(self) -> None:
+        """Leave the generators alone."""
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+    def after_instantiate_classes(self) -> None:
+        """Nothing was built."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+
+def parse(args: list[str]) -> None:
+    """Parse a command line of ``fit`` and do no more.
+
+    Args:
+        args: The command line, from ``fit`` on.
+
+    Raises:
+        ConfigurationError: For files that cannot be read, and references that lead nowhere.
+        ArgumentError: For options that are unknown or of the wrong kind.
+    """
+    _command_line(_ParsedOnly, args)
+
+
 def run(args: ArgsType) -> None:
     """Carry out a command of Lightning's, or ``export``.
 
@@ -132,9 +217,13 @@ def run(args: ArgsType) -> None:
         ConfigurationError: For what is unknown or impossible.
         StorageError: If a file cannot be written.
     """
+    _command_line(AuxiliaryCLI, args)
+
+
+def _command_line(kind: type[AuxiliaryCLI], args: ArgsType) -> None:
     _hush()
     know_working_folder()
-    AuxiliaryCLI(
+    kind(
         parser_class=_Parser,
         trainer_class=PhaseTrainer,
         args=args,

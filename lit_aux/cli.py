@@ -51,7 +51,11 @@ def main(args: "ArgsType" = None) -> int:
         if isinstance(known, ArgumentError):
             from lit_aux._messages import parsing_message
 
-            message = parsing_message(message, sys.argv[1:] if args is None else list(args))
+            message = parsing_message(message)
+        if isinstance(known, ArgumentError | ConfigurationError):
+            from lit_aux._typed_values import as_typed
+
+            message = as_typed(message, sys.argv[1:] if args is None else args)
         print(f"lit-aux: error: {printable(' '.join(message.split()))}", file=sys.stderr)
         return 1 if isinstance(known, NonFiniteLossError | StorageError | RankError) else 2
 
@@ -84,7 +88,7 @@ def _dispatch(args: "ArgsType") -> int:
     if name == "sweep":
         from lit_aux.sweeps.command import run as sweep
 
-        return sweep(own[1:], lit_aux=main)
+        return sweep(own[1:], lit_aux=main, check=_check_fit)
     if name == "table":
         from lit_aux.tables.command import run as table
 
@@ -99,6 +103,17 @@ def _dispatch(args: "ArgsType") -> int:
         return trajectories(own[1:])
     _run(args)
     return 0
+
+
+def _check_fit(options: list[str]) -> None:
+    """Parse the options of ``fit``, saying in one line what is wrong with them."""
+    from lit_aux._messages import parsing_message
+    from lit_aux.auxiliary_cli import parse
+
+    try:
+        parse(["fit", *options])
+    except ArgumentError as error:
+        raise ConfigurationError(parsing_message(str(error))) from error
 
 
 def _run(args: "ArgsType") -> None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.storage import check_place
 
 PathLike = str | os.PathLike[str]
 _LOOKED_AT = 4096
@@ -33,11 +34,10 @@ def check_output(
         The path.
 
     Raises:
-        ConfigurationError: If it is an input, another kind of file, or no file that can be replaced.
+        ConfigurationError: If it is an input, another kind of file, nothing that can be replaced, or no place
+            for a file.
     """
-    if not str(path):
-        raise ConfigurationError(f"{option}: nothing is given; name a file")
-    found = Path(path)
+    found = check_place(option, path)
     for one in inputs:
         if _same(found, Path(one)):
             raise ConfigurationError(f"{option} {found}: is what the command reads; name another file")

@@ -7,6 +7,8 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
+from lit_aux.errors import ConfigurationError
+
 _KINDS = {
     errno.ENOSPC: "no space is left on the disk; free some, or name another folder",
     errno.EDQUOT: "your disk quota is used up; free some space, or name another folder",
@@ -18,6 +20,11 @@ _KINDS = {
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _TORCH = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+ vs \d+|basic_ios::clear: iostream error")
 _PROBE = 1 << 16  # bytes
+_LONGEST = 255  # bytes of the name of a file
+
+
+_PSEUDO = ("/proc", "/sys", "/dev")
+"""File systems that hold no files; ``/dev/shm`` holds some."""
 
 
 class StorageError(RuntimeError):
@@ -73,3 +80,31 @@ def writable(folder: Path) -> StorageError | None:
 
 def _line(place: str | Path, what: str) -> str:
     return f"{place}: {what}"
+
+
+def check_place(option: str, given: str | os.PathLike[str]) -> Path:
+    """Return where an option wants to have something written, refusing what can be no such place.
+
+    Args:
+        option: Its name.
+        given: A file or folder that may not be there yet, as it was typed.
+
+    Raises:
+        ConfigurationError: For nothing at all, the root folder, a name that no file can have, and what is in
+            a file system of the kernel's (``/proc``, ``/sys``, ``/dev``).
+    """
+    text = os.fspath(given)
+    if not text.strip():
+        raise ConfigurationError(f"{option}: {text!r} names nothing; name a file or folder to write to")
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
+        raise ConfigurationError(f"{option}: {text!r} has a character that is none of a name")
+    path = Path(text)
+    if any(len(os.fsencode(part)) > _LONGEST for part in path.parts):
+        raise ConfigurationError(f"{option}: {text[:40]!r}... is longer than the name of a file may be")
+    found = Path(os.path.realpath(path))
+    if found == found.parent:
+        raise ConfigurationError(f"{option} {text}: is the root folder; name a file or folder in your own")
+    for folder in map(Path, _PSEUDO):
+        if found.is_relative_to(folder) and not found.is_relative_to("/dev/shm"):
+            raise ConfigurationError(f"{option} {text}: {folder} holds no files; name another place")
+    return path

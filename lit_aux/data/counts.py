@@ -4,16 +4,19 @@ import os
 from collections.abc import Mapping, Sequence
 
 from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.ranges import MOST
 
 
 def at_least(option: str, value: int | None, least: int) -> None:
-    """Refuse a number below ``least``.
+    """Refuse a number below ``least``, and one above all that is counted here.
 
     Raises:
         ConfigurationError: Naming the option and the value.
     """
     if value is not None and value < least:
         raise ConfigurationError(f"{option} {value}: must be at least {least}")
+    if value is not None and value > MOST:
+        raise ConfigurationError(f"{option} {value}: must be at most {MOST}")
 
 
 def resolve_seed(seed: int | None) -> int:
@@ -22,7 +25,8 @@ def resolve_seed(seed: int | None) -> int:
     Raises:
         ConfigurationError: If it is negative.
     """
-    at_least("--data.seed", seed, 0)
+    if seed is not None and not 0 <= seed < 2**63:  # what torch's generators take
+        raise ConfigurationError(f"--data.seed {seed}: must be at least 0 and at most {2**63 - 1}")
     return int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
 
 

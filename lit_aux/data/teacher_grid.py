@@ -2,18 +2,19 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
-from math import inf, isfinite
+from math import isfinite
 from numbers import Integral, Real
 from typing import Any
 
 from lit_aux.data.counts import resolve_seed
 from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.ranges import MOST, SCALE
 
 Cell = dict[str, Any]
 Parser = Callable[[object], Any]
 
 
-def whole_number(option: str, least: int, most: float = inf) -> Parser:
+def whole_number(option: str, least: int, most: float = MOST) -> Parser:
     """Return a function that takes a whole number from ``least`` to ``most`` and refuses anything else."""
 
     def parse(value: object) -> int:
@@ -35,6 +36,8 @@ def positive_number(option: str) -> Parser:
         number = 0.0 if isinstance(value, bool) or not isinstance(value, Real) else float(value)
         if not (isfinite(number) and number > 0):
             raise ConfigurationError(f"--data.{option} {value}: must be a finite number above 0")
+        if number not in SCALE:
+            raise ConfigurationError(f"--data.{option} {value}: must be {SCALE}")
         return number
 
     return parse

@@ -63,6 +63,9 @@ class BatchTransform(nn.Module):
         return x.mul_(self.scale).add_(self.shift)
 
 
+_WIDEST = 1 << 15  # pixels
+
+
 class RandomCropFlip(nn.Module):
     """Pads with zeros, crops at random and mirrors at random, each image on its own.
 
@@ -80,6 +83,8 @@ class RandomCropFlip(nn.Module):
         super().__init__()
         if padding < 0:
             raise ConfigurationError(f"padding {padding}: must be at least 0")
+        if padding > _WIDEST:
+            raise ConfigurationError(f"padding {padding}: must be at most {_WIDEST}")
         self.padding, self.flip = padding, flip
 
     def extra_repr(self) -> str:

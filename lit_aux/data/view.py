@@ -101,6 +101,10 @@ def _entry(config: object | None, key: str) -> Any:
     return config.get(key) if isinstance(config, Mapping) else getattr(config, key, None)
 
 
+_MOST = 1e6
+"""What normalizes pixels is no larger, and no smaller than its inverse."""
+
+
 def check_normalization(option: str, value: float | Sequence[float] | None, least: float) -> None:
     """Refuse a mean or deviation that is not a finite number above ``least``, or none at all.
 
@@ -113,3 +117,8 @@ def check_normalization(option: str, value: float | Sequence[float] | None, leas
     if not values or not all(math.isfinite(v) and v > least for v in values):
         bound = "finite" if least == -math.inf else f"finite and above {least:g}"
         raise ConfigurationError(f"{option} {value}: must be {bound}")
+    low = -_MOST if least == -math.inf else 1 / _MOST
+    if not all(low <= v <= _MOST for v in values):
+        raise ConfigurationError(
+            f"{option} {value}: must be from {low:g} to {_MOST:g}; pixels are between 0 and 1"
+        )

@@ -11,6 +11,8 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.files import write_whole
 from lit_aux.spreadsheets import as_csv, meant
 
+csv.field_size_limit(1 << 26)  # characters; the reason why a run failed can be long
+
 
 class CsvLines:
     """A CSV file with fixed columns.
@@ -100,7 +102,7 @@ class CsvLines:
         """Add rows in one write and wait until they are on the disk.
 
         Raises:
-            ValueError: For a column that the file does not have, or text of several lines.
+            ValueError: For a column that the file does not have.
             ConfigurationError: If they cannot be written; the file is as before then.
         """
         content = self._text(rows)
@@ -167,4 +169,4 @@ def _spelled(value: Any) -> str:
         return repr(float(value))  # numpy's own numbers spell their type
     if isinstance(value, list | tuple):
         return "|".join(str(float(part)) for part in value)
-    return str(value)
+    return str(value).replace("\r", "\\r").replace("\n", "\\n")  # a row is a line

@@ -6,6 +6,7 @@ from typing import Any
 
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.experiments.grids import ALL, EXPERIMENTS, Experiment
+from lit_aux.ranges import SCALE
 
 AXES = ("overlap", "k_main", "correlation", "magnitude", "rescale")
 
@@ -87,6 +88,8 @@ def _positive(option: str, value: Any) -> float:
     number = _number(option, value)
     if number <= 0:
         raise ConfigurationError(f"{option} {value!r}: must be above 0")
+    if number not in SCALE:
+        raise ConfigurationError(f"{option} {value!r}: must be {SCALE}")
     return number
 
 

@@ -89,6 +89,9 @@ def run(arguments: Sequence[str], fit: Callable[[list[str]], Any]) -> int:
         at = own.index("--")
         own, rest = own[:at], own[at + 1 :]
     given = _parse(own).as_dict()
+    for option in ("store", "configs"):
+        if given[option] is not None and f"--{option}=" in own:
+            raise ConfigurationError(f"--{option}: '' names no folder; leave it out")
     name = given.pop("experiment")
     typed = {option: given.pop(option) for option in _TYPED}
     if name in EXPERIMENTS and EXPERIMENTS[name].network == "image":

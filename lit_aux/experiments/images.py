@@ -5,9 +5,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import lit_aux
+from lit_aux import _yaml
 from lit_aux.errors import ConfigurationError, NonFiniteLossError
 from lit_aux.experiments.grids import Experiment
 from lit_aux.experiments.one_fit import Fit, fit_config
@@ -59,7 +58,7 @@ def details(
 
 def _as_published(data: str, setup: str, file: Path) -> Config:
     """Read a configuration; on CIFAR-100, choose what the paper did where the file chooses better."""
-    config: Config = yaml.safe_load(file.read_text())
+    config: Config = _yaml.read(file, "--configs")
     if data == "cifar100":
         model = config["model"]["init_args"]
         model["reestimate_batchnorm"] = False

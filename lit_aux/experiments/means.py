@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan, log10, nan, sqrt
+from math import isfinite, isnan, log10, nan, sqrt
 from statistics import fmean, stdev
 from typing import Any
 
@@ -27,8 +27,9 @@ class Stat:
 
 
 def mean_of(values: Sequence[float]) -> Stat:
-    """Return the mean of values, one a seed, and its standard error."""
-    error = stdev(values) / sqrt(len(values)) if len(values) > 1 else nan
+    """Return the mean of values, one a seed, and its standard error: NaN where values are not finite."""
+    known = len(values) > 1 and all(isfinite(value) for value in values)
+    error = stdev(values) / sqrt(len(values)) if known else nan
     return Stat(fmean(values), error, len(values))
 
 

@@ -1,7 +1,6 @@
 """How the runs of an experiment are carried out: what the command line may change for all of them."""
 
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +8,7 @@ from lit_aux.errors import ConfigurationError, unknown_name
 
 Sampling = Literal["published", "independent"]
 DType = Literal["float32", "float64"]
+MOST_JOBS = 10_000
 INTEGRATORS = ("gradient_flow", "gradient_descent", "exact")
 
 
@@ -58,8 +58,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.integrator not in INTEGRATORS:
             _check_optimizer(self.integrator)
-        if not (isfinite(self.tolerance) and self.tolerance > 0):
-            raise ConfigurationError(f"--tolerance {self.tolerance}: must be a finite number above 0")
+        if not 0 < self.tolerance < 1:
+            raise ConfigurationError(f"--tolerance {self.tolerance}: must be above 0 and below 1")
         for option, value in (
             ("max-steps", self.max_steps),
             ("max-evaluations", self.max_evaluations),
@@ -69,6 +69,8 @@ class Options:
         ):
             if value is not None and value < 1:
                 raise ConfigurationError(f"--{option} {value}: must be at least 1")
+        if self.jobs is not None and self.jobs > MOST_JOBS:
+            raise ConfigurationError(f"--jobs {self.jobs}: must be at most {MOST_JOBS}")
         _one_of("sampling", self.sampling, "published", "independent")
         _one_of("output-scale", self.output_scale, "sqrt", "units")
         _one_of("dtype", self.dtype, None, "float32", "float64")

@@ -16,6 +16,7 @@ from lit_aux.experiments.pool import SliceError, carry_out, cores, train_student
 from lit_aux.experiments.results import ResultsTable
 from lit_aux.experiments.run import Emit, Run
 from lit_aux.experiments.slices import slices, title
+from lit_aux.storage import check_place
 
 Fit = Callable[[list[str]], Any]
 _FEW = 16  # runs for which it is not worth while to start processes
@@ -60,7 +61,11 @@ def reproduce(
     """
     options = options or Options()
     found = experiment(name)
-    path = Path("runs") / name / "results.csv" if out is None else Path(out)
+    path = Path("runs") / name / "results.csv" if out is None else check_place("--out", out)
+    if options.store is not None:
+        check_place("--store", options.store)
+    if configs is not None and found.network != "image":
+        raise ConfigurationError(f"--configs {configs}: {name} has no configurations; it is not of images")
     if found.network == "image":
         if options.jobs not in (None, 1):
             raise ConfigurationError(

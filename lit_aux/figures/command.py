@@ -13,6 +13,7 @@ from lit_aux.experiments.duplicates import check_duplicates
 from lit_aux.figures.catalogue import FIGURES
 from lit_aux.figures.request import Request
 from lit_aux.figures.style import picture_path
+from lit_aux.storage import check_place
 
 PICTURES = {
     "penalties": ("penalties", "draw_penalties", "each penalty against the coefficient"),
@@ -103,6 +104,8 @@ def run(arguments: Sequence[str]) -> int:
             file that cannot be written.
     """
     given = _parse(arguments)
+    if given.out is not None:
+        check_place("--out", given.out)
     if given.name in PICTURES:
         _refuse_options_of_results(given)
         module, function, _ = PICTURES[given.name]

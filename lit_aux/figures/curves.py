@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, log, nan, sqrt
+from math import exp, isfinite, log, nan, sqrt
 from statistics import fmean, stdev
 from typing import Any, Literal, TypeAlias
 
@@ -56,7 +56,8 @@ def average(values: Sequence[float], mean: Mean = "arithmetic") -> tuple[float, 
             raise ConfigurationError(f"--mean geometric: {min(values):g} is among the values; use arithmetic")
         return tuple(map(exp, average([log(value) for value in values])))  # type: ignore[return-value]
     centre = fmean(values)
-    error = 2 * stdev(values) / sqrt(len(values)) if len(values) > 1 else nan
+    known = len(values) > 1 and all(isfinite(value) for value in values)
+    error = 2 * stdev(values) / sqrt(len(values)) if known else nan
     return centre, centre - error, centre + error
 
 

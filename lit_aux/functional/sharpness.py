@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.ranges import Range, check
 
 Start = Literal["zero", "random"]
 """Where the search starts: at the weights themselves, or at a random point of the box."""
@@ -152,8 +153,7 @@ def check_sharpness(rho: float, iterations: int, start: str) -> None:
     """Raise `ConfigurationError` for options of :func:`adaptive_sharpness` that are out of range."""
     if not (math.isfinite(rho) and rho > 0):
         raise ConfigurationError(f"rho: {rho} must be finite and above 0")
-    if iterations < 1:
-        raise ConfigurationError(f"iterations: {iterations} must be at least 1")
+    check("iterations", iterations, Range(least=1, most=100_000))
     if start not in get_args(Start):
         raise unknown_name("start", start, get_args(Start))
 

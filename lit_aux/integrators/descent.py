@@ -12,6 +12,7 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.integrators.base import Integrator, finite_start
 from lit_aux.integrators.objective import Objective
 from lit_aux.integrators.state import IntegratorState, Stretch
+from lit_aux.ranges import COUNT, INDEX, RATE, SEED, check
 
 
 class Batched(Protocol):
@@ -54,14 +55,12 @@ class Descent(Integrator):
         max_backoffs: int = 6,
         seed: int = 0,
     ) -> None:
-        if not lr > 0:
-            raise ConfigurationError(f"lr: {lr} must be above 0")
-        if batch_size is not None and batch_size < 1:
-            raise ConfigurationError(f"batch_size: {batch_size} must be at least 1")
-        if not divergence > 0:
+        check("lr", lr, RATE)
+        check("batch_size", batch_size, COUNT)
+        if not divergence > 0:  # infinite: nothing counts as divergence
             raise ConfigurationError(f"divergence: {divergence} must be above 0")
-        if max_backoffs < 0:
-            raise ConfigurationError(f"max_backoffs: {max_backoffs} must be at least 0")
+        check("max_backoffs", max_backoffs, INDEX)
+        check("seed", seed, SEED)
         self.lr = lr
         self.batch_size = batch_size
         self.divergence = divergence

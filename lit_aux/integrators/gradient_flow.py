@@ -10,6 +10,7 @@ from lit_aux.integrators._chebyshev import coefficients, longest_step, stages_fo
 from lit_aux.integrators._step_control import POWER, adapt, fresh, shorten
 from lit_aux.integrators.base import Integrator, finite_start
 from lit_aux.integrators.state import IntegratorState, Stretch
+from lit_aux.ranges import Range, check
 
 Mask = NDArray[np.bool_]
 
@@ -53,10 +54,8 @@ class GradientFlow(Integrator):
     ) -> None:
         if not 0 < tolerance < 1:
             raise ConfigurationError(f"tolerance: {tolerance} must be between 0 and 1, such as 1e-2")
-        if max_stages < 2:
-            raise ConfigurationError(f"max_stages: {max_stages} must be at least 2")
-        if power_iterations < 2:
-            raise ConfigurationError(f"power_iterations: {power_iterations} must be at least 2")
+        check("max_stages", max_stages, Range(least=2, most=1_000_000))
+        check("power_iterations", power_iterations, Range(least=2, most=1_000_000))
         if not 0 <= landing < 1:
             raise ConfigurationError(f"landing: {landing} must be at least 0 and below 1")
         self.tolerance = tolerance

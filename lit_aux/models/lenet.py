@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.ranges import COUNT, check
 
 
 class LeNet(nn.Module):
@@ -25,6 +26,8 @@ class LeNet(nn.Module):
 
     def __init__(self, channels: int = 1, size: int = 28) -> None:
         super().__init__()
+        check("channels", channels, COUNT)
+        check("size", size, COUNT)
         side = (size // 2 - 4) // 2
         if side < 1:
             raise ConfigurationError(f"size: {size} is too small for LeNet; use at least 12")

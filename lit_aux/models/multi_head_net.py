@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.ranges import COUNT, check
 
 
 class MultiHeadNet(nn.Module):
@@ -34,8 +35,7 @@ class MultiHeadNet(nn.Module):
     ) -> None:
         super().__init__()
         self.num_features = _feature_width(backbone) if num_features is None else num_features
-        if self.num_features < 1:
-            raise ConfigurationError(f"num_features: {self.num_features} must be at least 1")
+        check("num_features", self.num_features, COUNT)
         self.task_slices = _slices(tasks)
         self.backbone = backbone
         self.readout = nn.Linear(self.num_features, sum(tasks.values()))

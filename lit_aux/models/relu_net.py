@@ -5,10 +5,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lit_aux.errors import ConfigurationError
 from lit_aux.models._problems import Problems
 from lit_aux.models._relu_objective import ReLUObjective
 from lit_aux.models.student import StudentNet, generator_for
+from lit_aux.ranges import COUNT, check
 
 
 class ReLUNet(StudentNet):
@@ -25,8 +25,7 @@ class ReLUNet(StudentNet):
     """
 
     def __init__(self, in_features: int = 15, *args: object, hidden: int = 1000, **kwargs: object) -> None:
-        if hidden < 1:
-            raise ConfigurationError(f"hidden: {hidden} must be at least 1")
+        check("hidden", hidden, COUNT)
         self.hidden = hidden
         super().__init__(in_features, *args, **kwargs)  # type: ignore[arg-type]
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.models._problems import Problems
+from lit_aux.ranges import COUNT, POSITIVE, SCALE, check
 
 
 def generator_for(seed: int, *purpose: str) -> torch.Generator:
@@ -53,8 +54,8 @@ class StudentNet(nn.Module, ABC):
         dtype: str = "float64",
     ) -> None:
         super().__init__()
-        if in_features < 1:
-            raise ConfigurationError(f"in_features: {in_features} must be at least 1")
+        check("in_features", in_features, COUNT)
+        check("replicas", replicas, COUNT)
         if dtype not in ("float32", "float64"):
             raise unknown_name("dtype", dtype, ["float32", "float64"])
         self.in_features = in_features
@@ -85,8 +86,8 @@ class StudentNet(nn.Module, ABC):
             raise ConfigurationError(
                 f"init_scale: {len(scale)} values for {self.replicas} replicas; give one, or one for each"
             )
-        if not bool((scale > 0).all() and scale.isfinite().all()):
-            raise ConfigurationError(f"init_scale: {self.init_scale} must be finite and above 0")
+        check("init_scale", self.init_scale, POSITIVE)
+        check("init_scale", self.init_scale, SCALE)
         self.scales = scale.expand(self.replicas).clone()
         self.tasks = dict(tasks)
         self.task_slices: dict[str, slice] = {}

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.models.pretrained_packages import PACKAGES, package_state_dict
 from lit_aux.models.pretrained_weights import SUFFIXES, load_into, read_state_dict
+from lit_aux.ranges import COUNT, check
 
 
 class TimmBackbone(nn.Module):
@@ -53,8 +54,7 @@ class TimmBackbone(nn.Module):
         self.arguments: dict[str, Any] = {"in_chans": in_chans, **_checked(options)}
         if drop_rate:  # a few networks do not know it
             self.arguments["drop_rate"] = drop_rate
-        if in_chans < 1:
-            raise ConfigurationError(f"in_chans: {in_chans} must be at least 1")
+        check("in_chans", in_chans, COUNT)
         if not 0 <= drop_rate < 1:
             raise ConfigurationError(f"drop_rate: {drop_rate} must be at least 0 and below 1")
         if stem not in ("imagenet", "cifar"):

@@ -25,6 +25,7 @@ from lit_aux.modules.trainable import trainable_names
 from lit_aux.outputs import check_output
 from lit_aux.phases.phase import Phase, check_phases
 from lit_aux.phases.state import check_fit
+from lit_aux.ranges import Range, check
 
 
 class AuxiliaryModule(EvaluationSteps, ABC):
@@ -81,8 +82,7 @@ class AuxiliaryModule(EvaluationSteps, ABC):
             raise ConfigurationError(
                 "tasks: name the tasks and their numbers of outputs, as {main: 2, aux: 8}"
             )
-        if batchnorm_samples < 2:
-            raise ConfigurationError(f"batchnorm_samples: {batchnorm_samples} must be at least 2")
+        check("batchnorm_samples", batchnorm_samples, Range(least=2))
         self.backbone_is_given = isinstance(backbone, nn.Module)
         self.net: Any
         self.students: Students | None = None
@@ -91,7 +91,7 @@ class AuxiliaryModule(EvaluationSteps, ABC):
             self.net, losses, metrics = backbone, nn.MSELoss(), {}
             self.automatic_optimization = False
         else:
-            network = backbone if isinstance(backbone, nn.Module) else TimmBackbone(backbone)
+            network = backbone if isinstance(backbone, nn.Module) else _by_name(backbone)
             self.net = MultiHeadNet(network, tasks, num_features=num_features)
         self.tasks = dict(tasks)
         self.evaluation = TaskEvaluation(tasks, losses, metrics)
@@ -317,3 +317,11 @@ class AuxiliaryModule(EvaluationSteps, ABC):
         if ckpt_path is not None:
             load_checkpoint(self, ckpt_path, "ckpt_path", strict=True)
         save_weights(export_state_dict(self.net, task), path)
+
+
+def _by_name(backbone: str) -> TimmBackbone:
+    """Return a network of timm's."""
+    try:
+        return TimmBackbone(backbone)
+    except ConfigurationError as error:
+        raise ConfigurationError(str(error).replace("name: ", "backbone: ", 1)) from error

@@ -80,6 +80,11 @@ class TaskEvaluation(nn.Module):
         metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         super().__init__()
+        for loss in losses.values() if isinstance(losses, Mapping) else [losses]:
+            if loss is not None and (not isinstance(loss, nn.Module) or type(loss) is nn.Module):
+                raise ConfigurationError(
+                    f"losses: {loss!r} is no loss; name one (torch.nn.MSELoss), or leave it out"
+                )
         if isinstance(losses, Mapping) and set(losses) != set(tasks):
             raise ConfigurationError(
                 f"losses: given for {', '.join(losses)}, but the tasks are {', '.join(tasks)}; one for each"

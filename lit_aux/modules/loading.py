@@ -11,6 +11,7 @@ from torch import Tensor
 from lit_aux.errors import ConfigurationError
 from lit_aux.files import whole
 from lit_aux.phases.state import check_finite, check_fit, read_checkpoint
+from lit_aux.storage import check_place
 
 
 def load_checkpoint(module: LightningModule, path: str | Path, option: str, *, strict: bool) -> None:
@@ -53,7 +54,7 @@ def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:
     Raises:
         ConfigurationError: If the file cannot be written.
     """
-    target = Path(path)
+    target = check_place("--output", path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with whole(target, sync=True) as part:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import Any, Literal
 
 import torch
@@ -14,10 +13,26 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.integrators import INTEGRATORS, Integrator
-from lit_aux.phases.optimizer import optimizer_of, scheduler_of
+from lit_aux.phases.limits import check_time
+from lit_aux.phases.optimizer import check_optimizer, check_schedule, optimizer_of, scheduler_of, spelled
+from lit_aux.ranges import COUNT, FACTOR, INDEX, LIMIT, NOT_NEGATIVE, POSITIVE, RATE, Range, check, check_all
 
 OptimizerCallable = Callable[[Iterable[Tensor]], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
+RANGES: dict[str, Range] = {
+    "layer_decay": Range(above=0, most=1),
+    "max_epochs": LIMIT,
+    "max_steps": Range(least=1, also={-1: "no limit"}),
+    "stop_at_training_loss": POSITIVE,
+    "max_evaluations": LIMIT,
+    "max_flow_time": POSITIVE,
+    "block": COUNT,
+    "chunk": INDEX,
+    "test_every": LIMIT,
+    "test_unit": RATE,
+    "test_thinning": LIMIT,
+}
+"""Numbers that options of a phase may have."""
 
 
 @dataclass(kw_only=True)
@@ -70,34 +85,15 @@ class PhaseSettings:
     test_thinning: float = 1.1
 
     def __post_init__(self) -> None:
-        if self.max_epochs is not None and self.max_epochs < 1:
-            raise ConfigurationError(f"max_epochs: {self.max_epochs} must be at least 1")
-        if self.max_steps < -1 or self.max_steps == 0:
-            raise ConfigurationError(f"max_steps: {self.max_steps} must be at least 1, or -1 for no limit")
-        threshold = self.stop_at_training_loss
-        if threshold is not None and not (isfinite(threshold) and threshold > 0):
-            raise ConfigurationError(f"stop_at_training_loss: {threshold} must be a finite number above 0")
-        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
-            raise ConfigurationError(f"layer_decay: {self.layer_decay} must be above 0 and at most 1")
+        check_all(RANGES, vars(self))
+        check_time("max_time", self.max_time)
+        if self.stop_on is not None and not self.stop_on:
+            raise ConfigurationError("stop_on: [] names no task; leave it out for all of the phase")
         if isinstance(self.integrator, str):
             if self.integrator not in INTEGRATORS:
                 raise unknown_name("integrator", self.integrator, INTEGRATORS)
             self.integrator = INTEGRATORS[self.integrator]()
-        self._check_students()
         self._try_optimizer()
-
-    def _check_students(self) -> None:
-        """Raise for an option of student networks that is out of range."""
-        for option, least in (("max_evaluations", 1), ("block", 1), ("chunk", 0), ("test_every", 1)):
-            value = getattr(self, option)
-            if value is not None and value < least:
-                raise ConfigurationError(f"{option}: {value} must be at least {least}")
-        for option in ("max_flow_time", "test_unit"):
-            value = getattr(self, option)
-            if value is not None and not value > 0:
-                raise ConfigurationError(f"{option}: {value} must be above 0")
-        if not self.test_thinning >= 1:
-            raise ConfigurationError(f"test_thinning: {self.test_thinning} must be at least 1")
 
     def _try_optimizer(self) -> None:
         """Build optimizer and schedule for nothing, to know a later phase's mistake before the first."""
@@ -111,13 +107,14 @@ class PhaseSettings:
         ]
         try:
             optimizer = optimizer_of(self, parameters if self.layer_decay is None else groups)
+            check_optimizer(optimizer)
             if self.lr_scheduler is not None:
                 option = "lr_scheduler"
-                scheduler_of(self, optimizer)
+                check_schedule(scheduler_of(self, optimizer), optimizer, self.lr_scheduler)
         except ConfigurationError:
             raise
-        except (ValueError, TypeError) as error:
-            raise ConfigurationError(f"{option}: it cannot be built: {error}") from error
+        except (ValueError, TypeError, ArithmeticError) as error:
+            raise ConfigurationError(f"{option}: {spelled(getattr(self, option))}: {error}") from error
 
 
 @dataclass(kw_only=True)
@@ -155,6 +152,11 @@ class Phase(PhaseSettings):
             raise ConfigurationError(f"phases: name {self.name!r} must be letters, digits, '-' and '_'")
         if not self.tasks:
             raise ConfigurationError(f"phases: phase {self.name!r} names no task")
+        check("readout_scale", self.readout_scale, FACTOR)
+        for task, weight in (self.task_weights or {}).items():
+            check(f"task_weights: {task}", weight, NOT_NEGATIVE)
+        if self.task_weights and not any(self.weight(task) for task in self.tasks):
+            raise ConfigurationError(f"task_weights: {self.task_weights}: no task has a weight above 0")
         for option, names in (("stop_on", self.stop_on or []), ("task_weights", self.task_weights or {})):
             unknown = [name for name in names if name not in self.tasks]
             if unknown:

@@ -1,5 +1,6 @@
 """A Trainer that runs a list of phases, each as one Lightning fit."""
 
+import os
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -31,6 +32,7 @@ from lit_aux.phases.identity import (
     limits_of,
 )
 from lit_aux.phases.leftovers import remove_leftovers
+from lit_aux.phases.limits import check_trainer
 from lit_aux.phases.loggers import LoggerName, build_logger, describe_runs, discard_runs
 from lit_aux.phases.loop import PhaseLoop
 from lit_aux.phases.phase import Phase
@@ -46,6 +48,7 @@ from lit_aux.phases.resume import (
 from lit_aux.phases.reuse import FirstPhaseReuse
 from lit_aux.phases.seeding import seed_phase
 from lit_aux.phases.state import PhaseResult
+from lit_aux.storage import check_place
 
 
 class PhaseTrainer(Trainer):
@@ -79,7 +82,9 @@ class PhaseTrainer(Trainer):
         test_after_phase: bool = True,
         **kwargs: Any,
     ) -> None:
-        root = str(kwargs.setdefault("default_root_dir", None) or "runs")
+        check_trainer(kwargs)
+        given = kwargs.setdefault("default_root_dir", None)
+        root = os.path.expanduser("runs" if given is None else check_place("default_root_dir", given))
         kwargs["default_root_dir"] = root
         kwargs["callbacks"] = with_checkpoint(kwargs)
         if isinstance(logger, str):
@@ -98,7 +103,9 @@ class PhaseTrainer(Trainer):
         self._resume = ResumePoint()
         self._files: dict[str, str] | None = None
         self._schedules: dict[str, str] = {}
-        store = phase_store if isinstance(phase_store, str) else f"{root}/phases"
+        store = f"{root}/phases"
+        if isinstance(phase_store, str):
+            store = os.path.expanduser(check_place("phase_store", phase_store))
         keep = phase_store and not kwargs.get("fast_dev_run")
         self._reuse = FirstPhaseReuse(store) if keep else None
         self._limits = (self.min_epochs, self.max_epochs, self.min_steps, self.max_steps)

@@ -14,6 +14,7 @@ from lit_aux.files import write_whole
 from lit_aux.outputs import check_output
 from lit_aux.regimes.sweep import Sweep
 from lit_aux.regimes.sweep_options import check_layer, factors_of, resolved, seeds_of
+from lit_aux.storage import check_place
 
 Fit = Callable[[list[str]], Any]
 _OWN = {
@@ -76,6 +77,8 @@ def run(arguments: Sequence[str], fit: Fit) -> int:
         raise SystemExit(0)
     own, rest = _split(arguments)
     mode = _mode(own, rest)
+    if "--out" in own:
+        check_place("--out", own["--out"])
     for name in own:
         if name not in _OF_MODE[mode]:
             place = {"run": "a run's folder", "results": "--results", "config": "--config"}[mode]
@@ -119,6 +122,8 @@ def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
             if not words:
                 raise ConfigurationError(f"{name}: nothing is given; it is {_OWN[name]}")
             value = words.pop(0)
+        if not value.strip() and name != "--out":  # which says itself what it must be
+            raise ConfigurationError(f"{name}: {value!r} is nothing; it is {_OWN[name]}")
         own[name] = value
     return own, rest
 

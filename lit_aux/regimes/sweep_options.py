@@ -15,6 +15,7 @@ from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.experiments import _values
 from lit_aux.models import StudentNet
 from lit_aux.modules import PretrainFinetuneModule
+from lit_aux.ranges import SCALE
 from lit_aux.regimes.building import build, class_of
 from lit_aux.reporting import short_layer
 
@@ -36,6 +37,8 @@ def factors_of(given: Any) -> list[float]:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not isfinite(value) or value <= 0:
             raise ConfigurationError(f"--factors {value!r}: must be a finite number above 0")
+        if value not in SCALE:
+            raise ConfigurationError(f"--factors {value!r}: must be {SCALE}")
     return list(dict.fromkeys(float(value) for value in values))
 
 

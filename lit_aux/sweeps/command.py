@@ -1,6 +1,7 @@
 """``lit-aux sweep``: its options, and which of its ways of running a sweep they ask for."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -10,10 +11,13 @@ from jsonargparse import ArgumentParser
 from lit_aux.commands import command_parser, parse
 from lit_aux.errors import ConfigurationError
 from lit_aux.outputs import check_output
+from lit_aux.storage import check_place
 from lit_aux.sweeps.child import LitAux
-from lit_aux.sweeps.file import read_sweep
-from lit_aux.sweeps.points import points
-from lit_aux.sweeps.run import sweep_runs
+from lit_aux.sweeps.file import SweepFile, read_sweep
+from lit_aux.sweeps.points import MOST_RUNS, points
+from lit_aux.sweeps.run import SweepRun, sweep_runs
+
+Check = Callable[[list[str]], None]
 
 _OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "jobs": (int | None, None, "runs at a time, among which cores and GPUs are divided; 1 by default"),
@@ -64,12 +68,13 @@ def parser() -> ArgumentParser:
     return made
 
 
-def run(arguments: Sequence[str], lit_aux: LitAux) -> int:
+def run(arguments: Sequence[str], lit_aux: LitAux, check: Check | None = None) -> int:
     """Carry out ``lit-aux sweep``.
 
     Args:
         arguments: What follows ``sweep``.
         lit_aux: Carries out a ``lit-aux`` command line; processes of their own call it.
+        check: Parses the options of a ``lit-aux fit`` and does no more; None leaves it to the runs.
 
     Returns:
         The exit code: 0, 1 where runs failed or are missing, 130 after Ctrl-C.
@@ -81,12 +86,18 @@ def run(arguments: Sequence[str], lit_aux: LitAux) -> int:
     if "--" in own:
         at = own.index("--")
         own, extra = own[:at], own[at + 1 :]
+    if not hasattr(os, "setsid"):
+        raise ConfigurationError(
+            "sweep: needs Linux or macOS, where a run ends with all that it started; on Windows use WSL"
+        )
     given = _parse(own)
     _check(given)
     sweep = read_sweep(given.file)
-    out = Path(given.out or f"runs/sweeps/{sweep.name}")
+    out = Path(f"runs/sweeps/{sweep.name}") if given.out is None else check_place("--out", given.out)
     found = points(sweep, given.method, given.count, given.seed)
     runs = sweep_runs(sweep, found, out, extra, given.logger)
+    if check is not None and given.task is None and not given.collect and not (out / "results.csv").exists():
+        _check_options(sweep, runs[0], check)
     if given.task is None:
         for note in sweep.notes:
             print(f"note: {note}")
@@ -114,6 +125,19 @@ def run(arguments: Sequence[str], lit_aux: LitAux) -> int:
     return run_here(runs, out, lit_aux, given.jobs or 1, given.retry)
 
 
+def _check_options(sweep: SweepFile, first: SweepRun, check: Check) -> None:
+    """Raise for options that ``lit-aux fit`` does not have, or cannot have: every run would fail by them."""
+    before = dict(os.environ)
+    os.environ.update(first.environment)
+    try:
+        check(list(first.arguments))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{sweep.path}: {error}") from error
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 def _importable(lit_aux: LitAux) -> LitAux:
     """Return the function as other processes import it, where its module was started as a program."""
     import __main__
@@ -133,9 +157,11 @@ def _check(given: Any) -> None:
         raise ConfigurationError(f"{asked[0]}: does not go with {asked[1]}; they are steps of one sweep")
     if given.sbatch and given.slurm is None:
         raise ConfigurationError(f"--sbatch {given.sbatch}: goes with --slurm SCRIPT, which is not given")
-    for name in ("jobs", "count"):
-        if given[name] is not None and given[name] < 1:
-            raise ConfigurationError(f"--{name} {given[name]}: must be at least 1")
+    for name, most in (("jobs", 10_000), ("count", MOST_RUNS)):
+        if given[name] is not None and not 1 <= given[name] <= most:
+            raise ConfigurationError(f"--{name} {given[name]}: must be at least 1 and at most {most}")
+    if given.seed < 0:
+        raise ConfigurationError(f"--seed {given.seed}: must be at least 0")
 
 
 def _parse(arguments: list[str]) -> Any:

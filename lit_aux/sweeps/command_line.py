@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
+from lit_aux import _yaml
 from lit_aux.errors import ConfigurationError
-from lit_aux.sweeps.file import SweepFile
+from lit_aux.sweeps.file import EXAMPLE, SweepFile
 from lit_aux.sweeps.points import Point
 
 _MACRO = re.compile(r"\$\{(.+)\}")
@@ -53,8 +54,7 @@ def fit_words(sweep: SweepFile, point: Point) -> tuple[dict[str, str], list[str]
     """
     words = expand(sweep, point)
     wrong = ConfigurationError(
-        f"{sweep.path}: command: {shlex.join(sweep.command)!r} is no lit-aux fit; write "
-        "[${env}, lit-aux, fit, --config, FILE, ${args}]"
+        f"{sweep.path}: command: {shlex.join(sweep.command)!r} is no lit-aux fit; write {EXAMPLE}"
     )
     at = next((i for i, word in enumerate(words) if Path(word).name == "lit-aux"), None)
     if at is None:
@@ -115,12 +115,8 @@ def config_files(sweep: SweepFile, words: Sequence[str]) -> list[Path]:
 
 
 def read_config(path: Path) -> Any:
-    """Return what a configuration file holds; its text where that is no YAML."""
-    text = path.read_text()
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
+    """Return what a configuration file holds."""
+    return _yaml.read(path, "--config")
 
 
 def configured(words: Sequence[str], configs: Sequence[Any], option: str) -> Any:

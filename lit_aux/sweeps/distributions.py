@@ -109,6 +109,9 @@ def check(place: str, spec: Spec) -> None:
     for key in _KINDS[kind][1]:
         if key not in spec and key not in _OPTIONAL:
             raise ConfigurationError(f"{place}.{key}: nothing is given; {kind} needs it")
+    for key in ("value", "values"):
+        if (odd := _not_finite(spec.get(key))) is not None:
+            raise ConfigurationError(f"{place}.{key}: {odd} is no value to try; give finite numbers")
     _check_values(place, spec)
     for key in ("min", "max", "mu", "sigma", "q", "a", "b"):
         if key in spec and not _is_number(spec[key]):
@@ -156,3 +159,11 @@ def _check_ends(place: str, kind: str, spec: Spec) -> None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+def _not_finite(value: Any) -> float | None:
+    """Return the first number in a value that is NaN or infinite."""
+    if isinstance(value, float):
+        return None if isfinite(value) else value
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return next((odd for one in inner if (odd := _not_finite(one)) is not None), None)

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from lit_aux import _yaml
 from lit_aux.errors import ConfigurationError
 from lit_aux.sweeps.distributions import Spec, check
 
+EXAMPLE = '["${env}", lit-aux, fit, --config, FILE, "${args}"]'
+"""A command, in YAML; without the quotes, braces would be mappings."""
 _ELSEWHERE = ("name", "description", "project", "entity", "metric", "program")
 """What only W&B makes use of."""
 
@@ -64,15 +65,7 @@ def read_sweep(path: str | Path) -> SweepFile:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ConfigurationError(f"FILE {path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigurationError(f"FILE {path}: cannot be read ({reason})") from None
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"FILE {path}: is not valid YAML ({' '.join(str(error).split())})") from None
+    content = _yaml.read(path, "FILE")
     if not isinstance(content, dict) or not isinstance(content.get("parameters"), dict):
         hint = "; a configuration of one run starts with lit-aux fit --config" if _is_config(content) else ""
         raise ConfigurationError(f"FILE {path}: is no sweep file: it has no parameters{hint}")
@@ -102,10 +95,7 @@ def _flat(path: str, parameters: Mapping[str, Any], prefix: str) -> Iterator[tup
 def _command(path: Path, content: Mapping[str, Any]) -> tuple[str, ...]:
     command = content.get("command")
     if not isinstance(command, list) or not command:
-        raise ConfigurationError(
-            f"{path}: command: {command!r} must be a list such as [${{env}}, lit-aux, fit, --config, FILE, "
-            "${args}]"
-        )
+        raise ConfigurationError(f"{path}: command: {command!r} must be a list such as {EXAMPLE}")
     return tuple(str(word) for word in command)
 
 

@@ -11,6 +11,8 @@ from lit_aux.sweeps.distributions import distribution, draw
 from lit_aux.sweeps.file import SweepFile
 
 Point = Mapping[str, Any]
+MOST_RUNS = 1_000_000
+"""Of one sweep."""
 
 
 def points(
@@ -57,7 +59,7 @@ def _grid(sweep: SweepFile, limit: int | None) -> list[Point]:
             )
         choices[name] = spec["values"] if "values" in spec else [spec["value"]]
     size = prod(map(len, choices.values()))
-    if limit is None and size > 1_000_000:
+    if limit is None and size > MOST_RUNS:
         raise ConfigurationError(f"{sweep.path}: parameters: {size:,} runs are too many; give --count")
     return [dict(zip(choices, values, strict=True)) for values in islice(product(*choices.values()), limit)]
 

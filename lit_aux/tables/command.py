@@ -1,6 +1,7 @@
 """``lit-aux table``: what a results table says."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from lit_aux.experiments.means import is_log
 from lit_aux.experiments.results import measures_path
 from lit_aux.files import write_whole
 from lit_aux.outputs import check_output
+from lit_aux.storage import check_place
 from lit_aux.tables import selection, sheets
 from lit_aux.tables.reading import Row, read_measures, read_rows, tables_of
 from lit_aux.tables.reference import compare
@@ -84,6 +86,8 @@ def run(arguments: Sequence[str]) -> int:
         ConfigurationError: For what is unknown or impossible, or a file that cannot be read or written.
     """
     given = parse(parser(), arguments, [spellings(name)[0] for name in _OPTIONS])
+    if given.out is not None:
+        check_place("--out", given.out)
     check_duplicates(given.duplicates)
     if given.from_wandb is not None:
         from lit_aux.tables.from_wandb import fetch
@@ -124,7 +128,7 @@ def _sheets(given: Any, kind: Format) -> list[Sheet]:
     """Return what is printed, one after the other."""
     view = _view(given)
     if given.reference is not None:
-        comparison = compare(view.rows, read_rows(given.reference, given.duplicates))
+        comparison = compare(view.rows, _reference(given.reference, given.duplicates))
         return [in_full(comparison)] if kind == "csv" else beside(comparison)
     _check_baseline(given.baseline, view.rows)
     if kind == "csv":
@@ -136,6 +140,14 @@ def _sheets(given: Any, kind: Format) -> list[Sheet]:
     if view.higher is not None and (won := sheets.who_wins(view)).rows:
         found.append(won)
     return found
+
+
+def _reference(path: str, duplicates: str | None) -> list[Row]:
+    """Read the published table."""
+    try:
+        return read_rows(path, duplicates)
+    except ConfigurationError as error:
+        raise ConfigurationError(re.sub(r"^FILE\b", "--reference", str(error))) from None
 
 
 def _view(given: Any) -> View:

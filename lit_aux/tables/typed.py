@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import isinf, isnan
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -59,20 +60,22 @@ def typed(
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigurationError(f"FILE {path}: cannot be read ({reason})") from None
     reader = csv.reader(lines)
-    header = [meant(name) for name in next(reader, [])]
+    try:
+        read = [(fields, reader.line_num) for fields in reader]
+    except csv.Error as error:
+        raise ConfigurationError(f"FILE {path}: line {reader.line_num}: cannot be read ({error})") from None
+    header = [meant(name) for name in read[0][0]] if read else []
     if not {*needed} <= {*header} or (one_of and not {*one_of} & {*header}):
         raise ConfigurationError(
             f"FILE {path}: is no results table; its first line is {','.join(header)[:60]!r}"
         )
     empty: Row = dict.fromkeys([*columns, *header])
     rows: list[tuple[Row, int]] = []
-    for fields in reader:
-        line = reader.line_num
+    for fields, line in read[1:]:
         if fields and len(fields) != len(header):
             raise ConfigurationError(
                 f"FILE {path}: line {line} has {len(fields)} fields, the first line {len(header)}; mend "
-                "or remove "
-                "the line"
+                "or remove the line"
             )
         if fields:  # no empty line
             values = {n: _value(path, line, n, text) for n, text in zip(header, fields, strict=True)}
@@ -102,8 +105,13 @@ def _value(path: Path, line: int, name: str, text: str) -> Any:
         if name == "converged":
             return {"true": True, "false": False}[text.lower()]
         number = float(text)
+        if isnan(number) and name in COLUMNS and name not in _WHOLE:
+            return None
+        if isinf(number) and name in COLUMNS:
+            raise OverflowError
         return int(number) if name in _WHOLE else number
     except (ValueError, KeyError, OverflowError):
         if name in COLUMNS or name in _WHOLE:
-            raise ConfigurationError(f"FILE {path}: line {line}: {name} cannot be {text!r}") from None
+            shown = text if len(text) <= 60 else f"{text[:57]}..."
+            raise ConfigurationError(f"FILE {path}: line {line}: {name} cannot be {shown!r}") from None
         return text

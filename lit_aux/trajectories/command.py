@@ -12,6 +12,7 @@ from lit_aux.commands import command_parser, parse, spellings
 from lit_aux.errors import ConfigurationError
 from lit_aux.files import write_whole
 from lit_aux.outputs import check_csv
+from lit_aux.storage import check_place
 from lit_aux.trajectories.analysis import Analysis, analyse
 from lit_aux.trajectories.files import tables
 from lit_aux.trajectories.reading import read_trajectories
@@ -69,7 +70,7 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigurationError(
             f"RUN: nothing is given; name folders of single-task and multi-task runs{where}"
         )
-    out = Path(given.out)
+    out = check_place("--out", given.out)
     if out.exists() and not out.is_dir():
         raise ConfigurationError(f"--out {out}: is a file; name a folder")
     runs, notes = read_trajectories(given.runs, given.phase)

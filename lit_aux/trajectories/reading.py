@@ -120,6 +120,7 @@ def _read(path: Path) -> tuple[tuple[str, int | None, tuple[str, ...]], list[_Ro
             return _parsed(path, reader, places, len(header))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        reason = str(error) if isinstance(error, csv.Error) else reason
         raise ConfigurationError(f"RUN {path}: cannot be read ({reason})") from None
 
 

@@ -29,7 +29,7 @@ def test_out_names_file_and_format(tmp_path, capsys):
         ([], "NAME: nothing is given; name one of penalties, l-order, regimes"),
         (["regime"], "NAME: 'regime' is unknown; did you mean 'regimes'"),
         (["penalties", "--out", "a.jpg"], "--out: 'a.jpg' ends in no known format"),
-        (["penalties", "--out="], "--out: '' ends in no known format"),
+        (["penalties", "--out="], "--out: ''"),
         (["penalties", "--out"], "--out: nothing is given"),
         (["penalties", "--output", "a.png"], "figures: '--output' is unknown; did you mean '--out'"),
         (["penalties", "regimes"], "'regimes' belongs to no option"),

@@ -14,6 +14,7 @@ from sweep_helpers import agent_words
 from lit_aux.cli import AuxiliaryCLI, main
 from lit_aux.errors import ConfigurationError
 from lit_aux.sweeps.child import asks_for_several
+from lit_aux.sweeps.command import run as sweep
 from lit_aux.sweeps.command_line import configured, expand, fit_words, without
 from lit_aux.sweeps.distributions import DISTRIBUTIONS, check, draw
 from lit_aux.sweeps.file import read_sweep
@@ -159,7 +160,7 @@ def test_a_runs_name_is_of_what_decides_its_numbers() -> None:
 def test_points_that_are_the_same_are_one_run(capsys: pytest.CaptureFixture[str]) -> None:
     path = write(parameters={"seed_everything": {"values": [0, 1, 1]}})
     assert [run.number for run in runs(path)] == [0, 1]
-    assert main(["sweep", str(path), "--slurm", "s.sh"]) == 0
+    assert sweep([str(path), "--slurm", "s.sh"], main) == 0  # its classes are made up: nothing is parsed
     assert "1 of 3 points are the same as others" in capsys.readouterr().out
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lit_aux.callbacks._parameters import chosen_by
 from lit_aux.errors import ConfigurationError
 from lit_aux.modules.methods.loss_weighting import LossWeighting
+from lit_aux.ranges import RATE, Range, check
 
 if TYPE_CHECKING:
     from lit_aux.modules.base import AuxiliaryModule
@@ -48,10 +49,8 @@ class GradNorm(LossWeighting):
 
     def __init__(self, alpha: float = 1.5, lr: float = 0.025, layers: list[str] | None = None) -> None:
         super().__init__()
-        if not alpha >= 0:
-            raise ConfigurationError(f"alpha: {alpha} must be at least 0")
-        if not lr > 0:
-            raise ConfigurationError(f"lr: {lr} must be above 0")
+        check("alpha", alpha, Range(least=0, most=1e6))
+        check("lr", lr, RATE)
         self.alpha, self.lr, self.layers = alpha, lr, layers
         self._losses: tuple[Tensor, Tensor] | None = None
         self._parameters_at: list[nn.Parameter] = []

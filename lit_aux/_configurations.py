@@ -1,0 +1,147 @@
+"""What is wrong with configuration files, said before they are parsed: by file, and in one line."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_aux import _yaml
+from lit_aux.errors import ConfigurationError
+
+_CONFIG = ("--config", "-c")
+
+
+def configuration_files(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the files that a command line names as configurations, with their options.
+
+    Args:
+        words: The command line.
+    """
+    for word, following in pairwise([*words, ""]):
+        option, sign, value = word.partition("=")
+        if not option.startswith("-"):
+            continue
+        value = value if sign else following
+        of_class = option.startswith(("--model", "--data", "--trainer")) and value.endswith((".yaml", ".yml"))
+        if option in _CONFIG or (of_class and _is_file(value)):
+            yield option, value
+
+
+def check_configurations(words: Sequence[str]) -> None:
+    """Raise for configuration files that are missing, empty, no UTF-8, no YAML, or have a key twice.
+
+    Args:
+        words: The command line.
+
+    Raises:
+        ConfigurationError: Naming the file.
+    """
+    for option, file in configuration_files(words):
+        if option in _CONFIG and not _is_file(file):
+            if not file.strip():
+                raise ConfigurationError(f"{option}: {file!r} names no file; write {option} FILE.yaml")
+            if "\n" in file or file.lstrip()[:1] == "{":  # the configuration itself
+                continue
+            what = "is a folder; name a file" if Path(file).is_dir() else "there is no such file"
+            raise ConfigurationError(f"{option} {file!r}: {what}")
+        content = _yaml.read(file, option)
+        if content is None:
+            raise ConfigurationError(f"{option} {file}: is empty; it must hold model, data and trainer")
+        if option in _CONFIG and not isinstance(content, dict):
+            raise ConfigurationError(
+                f"{option} {file}: holds {_short(content)}, no options; it must hold model, data and trainer"
+            )
+        for key, inner in content.items() if isinstance(content, dict) else ():
+            beside = Path(file).parent / inner if isinstance(inner, str) else None
+            if beside is not None and beside.suffix in (".yaml", ".yml") and _is_file(str(beside)):
+                _yaml.read(beside, f"{option} {file}: {key}:")
+    _check_values(words)
+
+
+def given_values(words: Sequence[str], option: str) -> Iterator[tuple[str, Any]]:
+    """Yield every value that is given for an option, on the command line or in a file, and where (in words).
+
+    Args:
+        words: The command line.
+        option: Its dotted name without ``init_args``.
+    """
+    for word, following in pairwise([*words, ""]):
+        name, sign, value = word.partition("=")
+        if name.removeprefix("--").replace(".init_args", "") == option:
+            with suppress(yaml.YAMLError):
+                yield "", _yaml.load(value if sign else following)
+    for kind, file in configuration_files(words):
+        if kind not in _CONFIG or not _is_file(file):
+            continue
+        content: Any = _yaml.read(file, kind)
+        for key in option.split("."):
+            inner = content.get("init_args") if isinstance(content, dict) else None
+            content = inner if isinstance(inner, dict) and key in inner else content
+            content = content.get(key) if isinstance(content, dict) else None
+        if content is not None:
+            yield f" (in {file})", content
+
+
+def _check_values(words: Sequence[str]) -> None:
+    """Raise for a key that is there twice in a mapping on the command line."""
+    for word, following in pairwise([*words, ""]):
+        option, sign, value = word.partition("=")
+        value = value if sign else following
+        if not option.startswith("--") or value[:1] not in ("{", "["):
+            continue
+        try:
+            _yaml.load(value)
+        except _yaml.DuplicateKeyError as error:
+            raise ConfigurationError(f"{option}: {value!r}: {error.problem}") from None
+        except (ValueError, yaml.YAMLError):  # which the parser says better
+            continue
+
+
+@contextmanager
+def told_of_references(words: Sequence[str]) -> Iterator[None]:
+    """Make one line of what OmegaConf says of references (``${...}``) that lead nowhere, or in a circle.
+
+    Args:
+        words: The command line.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = _of_omegaconf(error)
+        if found is None:
+            raise
+        files = ", ".join(file for option, file in configuration_files(words) if option in _CONFIG)
+        place = f"--config {files}" if files else "the command line"
+        if isinstance(found, RecursionError):
+            reason = "references ${...} lead in a circle"
+        else:
+            reason = " ".join(str(found).split()) or type(found).__name__
+        raise ConfigurationError(
+            f"{place}: {reason}; in ${{...}} stands the dotted name of an option that has a value, or "
+            "${oc.env:NAME}"
+        ) from error
+
+
+def _of_omegaconf(error: BaseException | None) -> BaseException | None:
+    from omegaconf.errors import OmegaConfBaseException
+
+    while error is not None:
+        if isinstance(error, OmegaConfBaseException | RecursionError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a null character
+        return False
+
+
+def _short(content: Any) -> str:
+    text = repr(content)
+    return text if len(text) <= 40 else f"{text[:37]}..."

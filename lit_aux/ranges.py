@@ -1,0 +1,112 @@
+"""Numbers that options may have, declared beside what takes them and checked in one way."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf, isfinite
+from numbers import Integral, Real
+from typing import Any
+
+from lit_aux.errors import ConfigurationError
+
+MOST = 2**31 - 1
+"""Most of what is counted or allocated: what hardware and file formats take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """The numbers that make sense for an option; infinities and NaN never do.
+
+    Attributes:
+        least: The smallest.
+        above: What it must be above, in place of ``least``.
+        most: The largest.
+        below: What it must be below, in place of ``most``.
+        also: Numbers that have a meaning of their own, each with it.
+    """
+
+    least: float = -inf
+    above: float = -inf
+    most: float = inf
+    below: float = inf
+    also: Mapping[int, str] | None = None
+
+    def __contains__(self, value: Any) -> bool:
+        """Say whether a number makes sense."""
+        if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's numbers are real, too
+            return False
+        number: Any = value
+        if self.also and number in self.also:
+            return True
+        if not isinstance(number, Integral) and not isfinite(number):
+            return False
+        return bool(self.least <= number <= self.most and self.above < number < self.below)
+
+    def __str__(self) -> str:
+        bounds = [
+            f"{word} {bound:g}" if abs(bound) < 1e6 or bound != int(bound) else f"{word} {int(bound)}"
+            for word, bound in (
+                ("at least", self.least),
+                ("above", self.above),
+                ("at most", self.most),
+                ("below", self.below),
+            )
+            if abs(bound) != inf
+        ]
+        text = " and ".join(bounds) or "finite"
+        own = "".join(f", or {number:g} for {meaning}" for number, meaning in (self.also or {}).items())
+        return text + own
+
+
+COUNT = Range(least=1, most=MOST)
+"""Of what must be there."""
+INDEX = Range(least=0, most=MOST)
+"""Of what may be none."""
+SEED = Range(least=0, most=2**32 - 1)
+"""NumPy takes no larger ones."""
+POSITIVE = Range(above=0)
+RATE = Range(above=0, most=1e10)
+"""Of learning rates: after a larger step no weight is a number."""
+NOT_NEGATIVE = Range(least=0)
+SCALE = Range(least=1e-12, most=1e12)
+"""Of factors on weights: the squares of weights that are smaller or larger leave single precision."""
+FACTOR = Range(least=0, most=1e12)
+"""The same where 0, a readout that starts at nothing, makes sense."""
+LIMIT = Range(least=1)
+"""Of what ends something: however large, it is a limit."""
+
+
+def check(option: str, value: Any, allowed: Range) -> None:
+    """Raise for a number that makes no sense; None, which leaves an option to its default, always does.
+
+    Args:
+        option: Its name.
+        value: A number, or several of them.
+        allowed: Those that make sense.
+
+    Raises:
+        ConfigurationError: Naming the option, the value and what would be right.
+    """
+    if value is None:
+        return
+    for one in value if isinstance(value, list | tuple) else [value]:
+        if one not in allowed:
+            finite = (
+                "finite and "
+                if isinstance(one, float) and not isfinite(one) and str(allowed) != "finite"
+                else ""
+            )
+            raise ConfigurationError(f"{option}: {one} must be {finite}{allowed}")
+
+
+def check_all(ranges: Mapping[str, Range], values: Mapping[str, Any]) -> None:
+    """Raise for the first of several options whose number makes no sense.
+
+    Args:
+        ranges: What makes sense, by option.
+        values: Their values, among others.
+
+    Raises:
+        ConfigurationError: As :func:`check` does.
+    """
+    for option, allowed in ranges.items():
+        check(option, values.get(option), allowed)
