@@ -11,6 +11,7 @@ from torch import Tensor
 from lit_aux.callbacks._units import check_counts, find_weights, phase_tasks, stacked
 from lit_aux.callbacks._weight_measures import Measures, WeightMeasures, counts
 from lit_aux.errors import ConfigurationError
+from lit_aux.functional._kmeans import check_seed
 from lit_aux.functional.alignment import Similarity, check_similarity, feature_alignment
 from lit_aux.ranges import SEED, check
 
@@ -44,7 +45,7 @@ class FeatureAlignment(WeightMeasures):
         every_n_epochs: Measure every so many epochs of the fit too.
         at_start: Whether to measure before the first step (after a rescale).
         similarity: ``"cosine"``, or ``"pearson"``, the correlation over inputs.
-        seed: Of k-means.
+        seed: Of k-means, from 0 to 2^32 - 1.
 
     Raises:
         ConfigurationError: For bad options; before training starts for an unknown layer, no teacher, one
@@ -66,6 +67,7 @@ class FeatureAlignment(WeightMeasures):
         super().__init__(every_n_epochs=every_n_epochs, at_start=at_start)
         check("seed", seed, SEED)
         check_similarity(similarity)
+        check_seed(seed)
         if tasks is not None and (teacher is not None or not tasks):
             raise ConfigurationError(
                 f"tasks: {tasks} with teacher {type(teacher).__name__}; give names of tasks, or a teacher"

@@ -11,6 +11,7 @@ from torch import Tensor
 from lit_aux.callbacks._units import check_counts, find_one, find_weights, stacked
 from lit_aux.callbacks._weight_measures import Measures, WeightMeasures, counts
 from lit_aux.errors import ConfigurationError
+from lit_aux.functional._kmeans import check_seed
 from lit_aux.functional.clustering import Reference, check_min_norm, check_reference, kmeans_inertia
 from lit_aux.ranges import SEED, check
 
@@ -44,7 +45,7 @@ class KMeansInertia(WeightMeasures):
             outputs, units) for it.
         reference: ``"mean"``, or ``"origin"``, which is the useful one for K = 1.
         min_norm: Units with shorter input weights are dropped; those of length 0 always are.
-        seed: Of k-means.
+        seed: Of k-means, from 0 to 2^32 - 1.
 
     Raises:
         ConfigurationError: For bad options; before training starts for an unknown layer or readout, a readout
@@ -75,6 +76,7 @@ class KMeansInertia(WeightMeasures):
             )
         check_reference(reference)
         check_min_norm(min_norm)
+        check_seed(seed)
         self.layer = layer
         self.k: Sequence[int] = counts("k", k)
         self.unit_weights = unit_weights

@@ -22,12 +22,15 @@ def elementwise(**inputs: Values) -> tuple[list[Tensor], torch.dtype]:
 
     Returns:
         The tensors, and the dtype of the answer: the largest floating one among the tensors given, as torch
-        promotes them; float64 where there is none. Gradients flow through both conversions.
+        promotes them; float64 where there is none. Gradients flow through both conversions. All are on the
+        device of the tensors given, numbers among them (on the CPU for MPS, which has no float64).
 
     Raises:
-        ConfigurationError: For what is no real number, not finite, or of shapes that do not broadcast.
+        ConfigurationError: For what is no real number, not finite, of shapes that do not broadcast, or on
+            several devices.
     """
-    found = {name: _tensor(name, value) for name, value in inputs.items()}
+    place = _place(inputs)
+    found = {name: _tensor(name, value, place) for name, value in inputs.items()}
     dtypes = [tensor.dtype for name, tensor in found.items() if not isinstance(inputs[name], int | float)]
     floating = [dtype for dtype in dtypes if dtype.is_floating_point]
     answer = torch.float64
@@ -57,10 +60,22 @@ def correlations(name: str, tensor: Tensor) -> Tensor:
     return tensor.clamp(-1, 1)
 
 
-def _tensor(name: str, value: Any) -> Tensor:
+def _place(inputs: dict[str, Values]) -> torch.device:
+    """Return the device of the tensors; single numbers on the CPU go along with others, as in torch."""
+    tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+    bound = {n: t.device for n, t in tensors.items() if t.ndim or t.device.type != "cpu"}
+    if len({*bound.values()}) > 1:
+        places = ", ".join(f"{name} {device}" for name, device in bound.items())
+        raise ConfigurationError(f"tensors are on different devices: {places}; give all on one")
+    device = next(iter(bound.values()), torch.device("cpu"))
+    return torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
+
+
+def _tensor(name: str, value: Any, place: torch.device) -> Tensor:
     try:
         tensor = torch.as_tensor(value, dtype=torch.float64 if isinstance(value, int | float) else None)
-    except (TypeError, ValueError, RuntimeError):
+        tensor = tensor.to(place)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise ConfigurationError(f"{name}: {value!r} is no tensor; give numbers") from None
     if tensor.is_complex() or tensor.dtype == torch.bool:
         raise ConfigurationError(f"{name}: {tensor.dtype} is no real number; give floating point")

@@ -58,19 +58,22 @@ class Products(NamedTuple):
     dots: Tensor
 
 
-def matrices(x: Tensor, y: Tensor, *, mixed: bool, center: bool, per_sample: bool) -> Matrices:
+def matrices(
+    x: Tensor, y: Tensor, scales: tuple[Tensor, Tensor], *, mixed: bool, center: bool, per_sample: bool
+) -> Matrices:
     """Accumulate the Gram matrices of ``x`` and ``y`` (n, D) if either D > n, else their second moments.
 
     Args:
         x: Activations of any real dtype.
         y: The other activations; ``x`` itself is recognised and not computed twice.
+        scales: What each is divided by first, 0-dim float64; no measure depends on it.
         mixed: Whether the feature-paired trace <G, G> will be read (False: only <Kx, Ky>).
         center: Subtract the mean over samples first.
         per_sample: Also keep what the unbiased estimators need: the per-sample norms and <G, G'>.
     """
     if max(x.shape[1], y.shape[1]) > x.shape[0]:
-        return _gram_matrices(x, y, mixed, center)
-    return _moment_matrices(x, y, mixed, center, per_sample)
+        return _gram_matrices(x, y, scales, mixed, center)
+    return _moment_matrices(x, y, scales, mixed, center, per_sample)
 
 
 def products(m: Matrices) -> Products:
@@ -100,7 +103,9 @@ def products(m: Matrices) -> Products:
     )
 
 
-def _gram_matrices(x: Tensor, y: Tensor, mixed: bool, center: bool) -> Matrices:
+def _gram_matrices(
+    x: Tensor, y: Tensor, scales: tuple[Tensor, Tensor], mixed: bool, center: bool
+) -> Matrices:
     """Return the n x n matrices, summed over blocks of features."""
     n, same = x.shape[0], y is x
     first = x.new_zeros((n, n), dtype=torch.float64)
@@ -108,10 +113,10 @@ def _gram_matrices(x: Tensor, y: Tensor, mixed: bool, center: bool) -> Matrices:
     cross = torch.zeros_like(first) if mixed else first.new_zeros(0, 0)
     squares = first.new_zeros(2)
     for columns in _blocks(max(x.shape[1], y.shape[1]), n):
-        a = _centred_columns(x[:, columns], center, squares[0])
+        a = _centred_columns(x[:, columns], scales[0], center, squares[0])
         _add_symmetric(first, a)
         if not same:
-            b = _centred_columns(y[:, columns], center, squares[1])
+            b = _centred_columns(y[:, columns], scales[1], center, squares[1])
             _add_symmetric(second, b)
             if mixed:
                 cross.addmm_(a, b.T)
@@ -122,7 +127,9 @@ def _gram_matrices(x: Tensor, y: Tensor, mixed: bool, center: bool) -> Matrices:
     return Matrices(True, n, first, second, cross, *norms, squares[0], squares[0] if same else squares[1])
 
 
-def _moment_matrices(x: Tensor, y: Tensor, mixed: bool, center: bool, per_sample: bool) -> Matrices:
+def _moment_matrices(
+    x: Tensor, y: Tensor, scales: tuple[Tensor, Tensor], mixed: bool, center: bool, per_sample: bool
+) -> Matrices:
     """Return the D x D matrices, summed over blocks of samples."""
     (n, dx), dy, same = x.shape, y.shape[1], y is x
     first = x.new_zeros((dx, dx), dtype=torch.float64)
@@ -130,11 +137,11 @@ def _moment_matrices(x: Tensor, y: Tensor, mixed: bool, center: bool, per_sample
     # <Kx, Ky> is read by the sample pairing and by the unbiased estimators, <G, G'> by the latter.
     cross = first.new_zeros(dx, dy) if not same and (per_sample or not mixed) else first.new_zeros(0, 0)
     norms: list[tuple[Tensor, Tensor, Tensor]] = []
-    x_mean, x_square = _mean_and_square(x, center)
-    y_mean, y_square = (x_mean, x_square) if same else _mean_and_square(y, center)
+    x_mean, x_square = _mean_and_square(x, scales[0], center)
+    y_mean, y_square = (x_mean, x_square) if same else _mean_and_square(y, scales[1], center)
     for rows in _blocks(n, max(dx, dy)):
-        a = x[rows].to(torch.float64) - x_mean
-        b = a if same else y[rows].to(torch.float64) - y_mean
+        a = x[rows].to(torch.float64) / scales[0] - x_mean
+        b = a if same else y[rows].to(torch.float64) / scales[1] - y_mean
         _add_symmetric(first, a.T)
         if not same:
             _add_symmetric(second, b.T)
@@ -157,9 +164,9 @@ def _blocks(length: int, width: int) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, length, step))
 
 
-def _centred_columns(block: Tensor, center: bool, square: Tensor) -> Tensor:
-    """Return ``block`` in float64, its columns centred, and add the sum of its squares to ``square``."""
-    block = block.to(torch.float64, copy=True)
+def _centred_columns(block: Tensor, scale: Tensor, center: bool, square: Tensor) -> Tensor:
+    """Return ``block / scale`` in float64, centred, and add the sum of its means' squares to ``square``."""
+    block = block.to(torch.float64) / scale
     if center:
         mean = block.mean(0)
         block -= mean
@@ -167,12 +174,12 @@ def _centred_columns(block: Tensor, center: bool, square: Tensor) -> Tensor:
     return block
 
 
-def _mean_and_square(x: Tensor, center: bool) -> tuple[Tensor, Tensor]:
-    """Return the per-feature mean in float64 (zeros unless ``center``) and n times its squared norm."""
+def _mean_and_square(x: Tensor, scale: Tensor, center: bool) -> tuple[Tensor, Tensor]:
+    """Return the mean of ``x / scale`` in float64 (zeros unless ``center``) and n times its squared norm."""
     mean = x.new_zeros(x.shape[1], dtype=torch.float64)
     if center:
         for rows in _blocks(x.shape[0], x.shape[1]):
-            mean += x[rows].sum(0, dtype=torch.float64)
+            mean += (x[rows].to(torch.float64) / scale).sum(0)
         mean /= x.shape[0]
     return mean, x.shape[0] * mean.square().sum()
 

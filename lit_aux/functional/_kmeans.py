@@ -14,6 +14,7 @@ from lit_aux.errors import ConfigurationError
 
 Array = NDArray[np.float64]
 
+_LARGEST_SEED = 2**32 - 1
 STARTS = 10
 """Random starts of k-means, of which the best counts; a few units, where that is cheap, get more."""
 
@@ -59,6 +60,18 @@ def counts_of(k: int | Sequence[int]) -> tuple[list[int], bool]:
     return numbers, several
 
 
+def check_seed(seed: int) -> None:
+    """Raise `ConfigurationError` for a seed that k-means does not take."""
+    try:
+        known = 0 <= operator.index(seed) <= _LARGEST_SEED
+    except TypeError:
+        known = False
+    if not known:
+        raise ConfigurationError(
+            f"seed: {seed!r} is no seed of k-means; give an integer from 0 to {_LARGEST_SEED}"
+        )
+
+
 def answer(rows: list[list[float]], several: bool, stacked: bool, device: torch.device) -> Tensor:
     """Make a float64 tensor of one row a replica, one value a k, without the axes that were not asked for."""
     found = torch.tensor(rows, dtype=torch.float64)
@@ -77,18 +90,24 @@ def living_units(weights: Tensor, unit_weights: Tensor | None, min_norm: float, 
     """
     rows = weights.numpy()
     counts = np.ones(len(rows)) if unit_weights is None else unit_weights.numpy()
-    # Scaled by the largest entry first: squares of small weights could vanish.
-    largest = np.abs(rows).max(axis=1, keepdims=True)
-    safe = np.where(largest > 0, rows / np.where(largest > 0, largest, 1), 0)
+    safe, largest = over_largest(rows)
     norms = np.linalg.norm(safe, axis=1)
-    alive = (norms > 0) & (norms * largest[:, 0] >= min_norm) & (counts > 0)
+    with np.errstate(over="ignore"):  # infinite is long enough
+        alive = (norms > 0) & (norms * largest[:, 0] >= min_norm) & (counts > 0)
     if not alive.any():
         raise ConfigurationError(
             f"weights: no unit{replica} is alive (norm above 0, at least min_norm={min_norm:g}, and a weight "
             "above 0); nothing can be clustered"
         )
     directions = safe[alive] / norms[alive, None]
-    return Units(directions, counts[alive] / counts[alive].mean())
+    counts = counts[alive] / counts[alive].max()  # their sum could overflow
+    return Units(directions, counts / counts.mean())
+
+
+def over_largest(rows: Array) -> tuple[Array, Array]:
+    """Return rows over their largest entries, and those (n, 1): else squares could vanish or overflow."""
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    return rows / np.where(largest > 0, largest, 1), largest
 
 
 def cluster(units: Units, k: int, seed: int, replica: str = "") -> NDArray[Any]:

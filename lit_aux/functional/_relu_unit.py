@@ -34,8 +34,10 @@ def cheapest_move(beta: Tensor, beta_aux: Tensor, correlation: Tensor, readout: 
     norm, norm_change, readout_change = _values(beta.detach(), along.detach(), readout.detach())
     moves = norm > 0
     m = torch.where(moves, norm, 1.0)
-    balance = m - along + (readout - beta / m) * beta / m**2
-    slope = (4 - 3 * along / m + readout * beta / m**3).detach()
+    # of m^4 - m0 rho m^3 + v0 beta m - beta^2 = 0 over m, by Newton's rule; beta / m keeps powers in range
+    ratio = beta / m
+    balance = (m - along) * m.square() + (readout - ratio) * ratio * m
+    slope = (4 * m.square() - 3 * along * m + readout * ratio).detach()
     implicit = -balance / torch.where(slope == 0, torch.inf, slope)
     m = _with_gradient_of(m, implicit)
     after = torch.where(moves, beta / m, 0.0)

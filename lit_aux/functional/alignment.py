@@ -8,7 +8,17 @@ import torch
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.functional._kmeans import Array, answer, centres, cluster, counts_of, living_units, replicas_of
+from lit_aux.functional._kmeans import (
+    Array,
+    answer,
+    centres,
+    check_seed,
+    cluster,
+    counts_of,
+    living_units,
+    over_largest,
+    replicas_of,
+)
 
 Similarity = Literal["cosine", "pearson"]
 """How directions are compared: as they are, or after removing each one's mean over the inputs."""
@@ -36,7 +46,7 @@ def feature_alignment(
         teacher: The teacher's directions (J, d), or (R, J, d), one teacher a student; of any length above 0.
         k: The number of clusters, or several of them.
         similarity: ``"cosine"``, or ``"pearson"``, the correlation over the inputs.
-        seed: Of k-means.
+        seed: Of k-means, from 0 to 2^32 - 1.
 
     Returns:
         float64 between -1 and 1 on the device of ``weights``, of shape (), (R,), (number of k,) or (R, number
@@ -44,20 +54,20 @@ def feature_alignment(
 
     Raises:
         ConfigurationError: For bad shapes, values that are not finite, a teacher unit without direction, no
-            living unit, or ``k`` above the number of different directions.
+            living unit, a seed out of range, or ``k`` above the number of different directions.
     """
     check_similarity(similarity)
+    check_seed(seed)
     numbers, several = counts_of(k)
     students, stacked = replicas_of("weights", weights, 2, "(units, inputs) or (replicas, units, inputs)")
     teachers, _ = replicas_of("teacher", teacher, 2, "(units, inputs) or (replicas, units, inputs)")
     if teachers.shape[2] != students.shape[2] or len(teachers) not in (1, len(students)):
         raise ConfigurationError(
-            f"teacher: shape {tuple(teacher.shape)} for weights {tuple(weights.shape)}; "
+            f"teacher: shape {tuple(np.shape(teacher))} for weights {tuple(np.shape(weights))}; "
             "give directions of as many inputs, one set or one a replica"
         )
-    targets = [
-        _compared(one, similarity, np.linalg.norm(one, axis=1, keepdims=True)) for one in teachers.numpy()
-    ]
+    directions = [over_largest(one)[0] for one in teachers.numpy()]
+    targets = [_compared(one, similarity, np.linalg.norm(one, axis=1, keepdims=True)) for one in directions]
     if any((one == 0).all(1).any() for one in targets):
         raise ConfigurationError(
             f"teacher: a unit is zero{' but for its mean' if similarity == 'pearson' else ''} and has no "

@@ -42,7 +42,8 @@ class _Calls:
         assert layer.running_var is not None
         self.layer = layer
         self.kept = [buffer.clone() for buffer in layer.buffers()]
-        # values of a channel, samples, sum of means, sum of mean squares; in float64 on the CPU
+        # values of a channel, samples, sum of means, sum of mean squares; in float64, and where the layer
+        # computes, so that no batch waits for them, but on the CPU for MPS, which has no float64
         self.sums = torch.zeros(4, layer.num_features, dtype=torch.float64)
 
     def __call__(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -58,7 +59,9 @@ class _Calls:
             return
         wide = x.detach() if x.dtype == torch.float64 else x.detach().float()
         dims = [d for d in range(x.ndim) if d != 1]
-        variance, mean = (m.to("cpu").double() for m in torch.var_mean(wide, dims, correction=0))
+        place = torch.device("cpu") if x.device.type == "mps" else x.device
+        variance, mean = (m.to(place).double() for m in torch.var_mean(wide, dims, correction=0))
+        self.sums = self.sums.to(place)
         self.sums[0] += values
         self.sums[1] += len(x)
         self.sums[2] += len(x) * mean
@@ -157,10 +160,10 @@ def reestimate_batchnorm(
             if max_samples is not None and total >= max_samples:
                 break
     count = torch.tensor([float(total)], dtype=torch.float64)
-    flat = reduce(torch.cat([count, *(one.sums.flatten() for one in calls)]))
+    flat = reduce(torch.cat([count, *(one.sums.flatten().cpu() for one in calls)])).cpu()
     parts = torch.split(flat[1:], [one.sums.numel() for one in calls])
     for one, part in zip(calls, parts, strict=True):
-        one.sums = part.view(4, -1).cpu()
+        one.sums = part.view(4, -1)
         one.write()
     used = int(flat[0].item())
     unreached = [one.layer for one in calls if one.count == 0]

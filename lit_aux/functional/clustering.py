@@ -14,6 +14,7 @@ from lit_aux.functional._kmeans import (
     Units,
     answer,
     centres,
+    check_seed,
     cluster,
     counts_of,
     living_units,
@@ -58,7 +59,7 @@ def kmeans_inertia(
             weights. Units of weight 0 are dropped.
         reference: ``"mean"`` or ``"origin"``, see above.
         min_norm: Units whose input weights are shorter than this are dropped; those of length 0 always are.
-        seed: Of k-means.
+        seed: Of k-means, from 0 to 2^32 - 1.
 
     Returns:
         float64 on the device of ``weights``, of shape (), (R,), (number of k,) or (R, number of k). NaN
@@ -66,10 +67,11 @@ def kmeans_inertia(
 
     Raises:
         ConfigurationError: For bad shapes, values that are not finite, negative ``unit_weights``, no living
-            unit, or ``k`` above the number of different directions.
+            unit, a seed out of range, or ``k`` above the number of different directions.
     """
     check_reference(reference)
     check_min_norm(min_norm)
+    check_seed(seed)
     numbers, several = counts_of(k)
     networks, stacked = replicas_of("weights", weights, 2, "(units, inputs) or (replicas, units, inputs)")
     counted = _unit_weights(unit_weights, networks)

@@ -9,6 +9,7 @@ from torch import Tensor
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.functional import _estimators
 from lit_aux.functional._gram import Matrices, matrices, products
+from lit_aux.functional._scale import magnitude, safe_scale
 
 Pairing = Literal["feature", "sample"]
 """Whether two networks are matched neuron by neuron, or only through the samples both saw."""
@@ -93,14 +94,8 @@ def shared_dimensionality(
     """
     check_pairing(pairing)
     x, y = _prepare("x", x, unbiased), _prepare("y", y, unbiased)
-    if x.shape[0] != y.shape[0]:
-        raise ConfigurationError(
-            f"y: {y.shape[0]} samples, but x has {x.shape[0]}; both must be of the same inputs"
-        )
-    if pairing == "feature" and x.shape[1] != y.shape[1]:
-        raise ConfigurationError(
-            f"pairing: 'feature' needs the same features, got {x.shape[1]} and {y.shape[1]}; use 'sample'"
-        )
+    check_same_samples(x, y)
+    check_same_features(pairing, (x.shape[1], y.shape[1]))
     return _evaluate(x, y, pairing=pairing, center=center, unbiased=unbiased)
 
 
@@ -117,7 +112,7 @@ def shared_dimensionality_from_moments(
 
     Args:
         samples: The number of samples.
-        means: Per-feature means of X, or of X and Y; float64.
+        means: Per-feature means of X, or of X and Y; float64, each set over a scale of its own.
         seconds: Sums over samples of products of centred features: (0, 0) for X, (1, 1) for Y, and (0, 1)
             between them for the sample pairing. With X alone, Y is X.
         pairing: As in `effective_shared_dimensions`.
@@ -145,10 +140,40 @@ def least_samples(unbiased: bool) -> int:
     return 4 if unbiased else 2
 
 
+def check_activations(name: str, x: Tensor) -> None:
+    """Raise `ConfigurationError` for what is no real (n, D) or (n, ...) with at least one feature."""
+    if x.ndim < 2 or x.is_complex() or 0 in x.shape[1:]:
+        raise ConfigurationError(f"{name}: {x.dtype} of shape {tuple(x.shape)}; give real activations (n, D)")
+
+
+def check_same_samples(x: Tensor, y: Tensor) -> None:
+    """Raise `ConfigurationError` for other numbers of samples."""
+    if x.shape[0] != y.shape[0]:
+        raise ConfigurationError(
+            f"y: {y.shape[0]} samples, but x has {x.shape[0]}; both must be of the same inputs"
+        )
+
+
+def check_same_features(pairing: Pairing, sizes: Sequence[int]) -> None:
+    """Raise `ConfigurationError` where the feature pairing is given two numbers of features."""
+    if pairing == "feature" and sizes[0] != sizes[-1]:
+        raise ConfigurationError(
+            f"pairing: 'feature' needs the same features, got {sizes[0]} and {sizes[-1]}; use 'sample'"
+        )
+
+
+def activation_scale(name: str, x: Tensor) -> Tensor:
+    """Return what activations are divided by before they are squared, 0-dim float64.
+
+    Raises:
+        ConfigurationError: For NaN or an infinite value.
+    """
+    return safe_scale(magnitude(name, x, "activations"))
+
+
 def _prepare(name: str, x: Tensor, unbiased: bool) -> Tensor:
     """Check one input and flatten it to (n, D)."""
-    if x.ndim < 2 or x.is_complex():
-        raise ConfigurationError(f"{name}: {x.dtype} of shape {tuple(x.shape)}; give real activations (n, D)")
+    check_activations(name, x)
     if x.shape[0] < least_samples(unbiased):
         raise ConfigurationError(f"{name}: {x.shape[0]} samples; give at least {least_samples(unbiased)}")
     x = x.detach().flatten(1)
@@ -161,11 +186,8 @@ def _evaluate(
     """Compute the three measures of (n, D) activations; ``y`` may be ``x``."""
     feature = pairing == "feature"
     with torch.autocast(x.device.type, enabled=False):
-        found = matrices(x, y, mixed=feature, center=center or unbiased, per_sample=unbiased)
-        for name, matrix in (("x", found.first), ("y", found.second)):
-            if not matrix.diagonal().sum().isfinite():
-                raise ConfigurationError(
-                    f"{name}: has NaN or infinite values (or above 1e150); give finite activations"
-                )
+        x_scale = activation_scale("x", x)
+        scales = x_scale, x_scale if y is x else activation_scale("y", y)
+        found = matrices(x, y, scales, mixed=feature, center=center or unbiased, per_sample=unbiased)
         estimate = _estimators.unbiased if unbiased else _estimators.naive
         return SharedDimensionality(*estimate(products(found), feature=feature))

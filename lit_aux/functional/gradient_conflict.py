@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.functional._scale import safe_scale
 
 Gradient = Tensor | Sequence[Tensor]
 """A gradient: one tensor, or one for each parameter."""
@@ -30,18 +31,56 @@ def gradient_cosine(a: Gradient | Iterable[Tensor], b: Gradient | Iterable[Tenso
     Raises:
         ConfigurationError: If there is no tensor, or shapes differ.
     """
-    sums: Tensor | None = None
+    sums: _Products | None = None
     for x, y in zip_longest(_tensors(a), _tensors(b)):
         if x is None or y is None or x.shape != y.shape:
             shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (y, x)]
             raise ConfigurationError(f"b: a tensor of shape {shapes[0]} is beside one of {shapes[1]} in a")
-        one, other = (real_parts(tensor).flatten().to(x.device, torch.float64) for tensor in (x, y))
-        terms = torch.stack((one @ other, one @ one, other @ other))
-        sums = terms if sums is None else sums + terms.to(sums.device)
+        sums = _Products(_place(x)) if sums is None else sums
+        sums.add(x, y)
     if sums is None:
         raise ConfigurationError("a: there is no tensor; give one for each parameter")
-    length = sums[1].sqrt() * sums[2].sqrt()
-    return torch.where(length == 0, 0.0, sums[0] / length).clamp(-1, 1)
+    length = sums.values[1].sqrt() * sums.values[2].sqrt()
+    return torch.where(length == 0, 0.0, sums.values[0] / length).clamp(-1, 1)
+
+
+class _Products:
+    """The inner products <a, b>, <a, a> and <b, b>, tensor by tensor, over the scales of a and b.
+
+    A scale is 1 unless all numbers of float64 so far are so small, or one so large, that squares would be
+    lost; 0 as long as all were 0.
+    """
+
+    def __init__(self, place: torch.device) -> None:
+        self.values = torch.zeros(3, dtype=torch.float64, device=place)
+        self.scales = torch.zeros(2, dtype=torch.float64, device=place)
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Add what one tensor of each gradient contributes."""
+        exact = torch.float64 in (x.dtype.to_real(), y.dtype.to_real())
+        one, other = (real_parts(tensor).flatten().to(_place(x), torch.float64) for tensor in (x, y))
+        if not one.numel():
+            return
+        scales = torch.ones_like(self.scales)
+        if exact:
+            largest = torch.stack([torch.maximum(v.max(), -v.min()) for v in (one, other)])
+            scales = torch.where(largest == 0, 0.0, safe_scale(largest)).to(self.scales.device)
+        scales = torch.maximum(self.scales, scales)
+        used = torch.where(scales > 0, scales, 1.0)
+        ratios = self.scales / used
+        if exact:
+            one, other = (v / scale for v, scale in zip((one, other), used.to(one.device), strict=True))
+        terms = torch.stack((one @ other, one @ one, other @ other)).to(self.values.device)
+        if not exact:
+            terms = terms / torch.stack((used[0] * used[1], used[0].square(), used[1].square()))
+        kept = torch.stack((ratios[0] * ratios[1], ratios[0].square(), ratios[1].square()))
+        self.values = self.values * kept + terms
+        self.scales = scales
+
+
+def _place(tensor: Tensor) -> torch.device:
+    """Return where sums in float64 can be made."""
+    return torch.device("cpu") if tensor.device.type == "mps" else tensor.device
 
 
 def real_parts(tensor: Tensor) -> Tensor:

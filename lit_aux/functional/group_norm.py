@@ -10,6 +10,7 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.functional._group_polish import polished
 from lit_aux.functional._group_program import GroupProgram, solve_cone_program
 from lit_aux.functional._row_space import RowSpace
+from lit_aux.functional._scale import safe_scale
 
 _NOTHING = 1e-10
 """Share of the largest coefficient below which one that least squares gives passes for 0."""
@@ -78,9 +79,15 @@ def _tasks(inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> list[tuple[Te
     tasks = []
     for t, (x, y) in enumerate(zip(inputs, targets, strict=True)):
         _check(t, x, y, inputs[0].shape[-1:])
-        space = RowSpace.of(x.detach().cpu().double(), exact=x.dtype == y.dtype == torch.float64)
+        exact, x, y = (
+            x.dtype == y.dtype == torch.float64,
+            x.detach().cpu().double(),
+            y.detach().cpu().double(),
+        )
+        unit = safe_scale(x.abs().max())
+        space = RowSpace.of(x / unit, exact=exact)
         try:
-            wanted = space.targets(y.detach().cpu().double()[None])[0]
+            wanted = space.targets(y[None] / unit)[0]
         except ConfigurationError as error:
             raise ConfigurationError(
                 f"targets[{t}]: no coefficients give them; {len(x)} inputs of rank {space.rank} fit only "

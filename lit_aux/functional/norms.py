@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.functional._scale import scaled_norm
 
 
 def l1_norm(beta: Tensor) -> Tensor:
@@ -20,7 +21,7 @@ def l1_norm(beta: Tensor) -> Tensor:
     Raises:
         ConfigurationError: If ``beta`` is not of floating point or has no dimension.
     """
-    return _outputs("beta", beta).abs().sum((-2, -1))
+    return _sum(_outputs("beta", beta).abs(), (-2, -1))
 
 
 def l2_norm(beta: Tensor) -> Tensor:
@@ -28,8 +29,7 @@ def l2_norm(beta: Tensor) -> Tensor:
 
     Arguments, answer and errors are those of `l1_norm`.
     """
-    norm: Tensor = torch.linalg.vector_norm(_outputs("beta", beta), dim=(-2, -1))
-    return norm
+    return scaled_norm(_outputs("beta", beta), (-2, -1))
 
 
 def l12_norm(beta: Tensor) -> Tensor:
@@ -41,8 +41,7 @@ def l12_norm(beta: Tensor) -> Tensor:
 
     Arguments, answer and errors are those of `l1_norm`.
     """
-    norms: Tensor = torch.linalg.vector_norm(_outputs("beta", beta), dim=-2)
-    return norms.sum(-1)
+    return _sum(scaled_norm(_outputs("beta", beta), -2), -1)
 
 
 def f1_norm(first: Tensor, readout: Tensor) -> Tensor:
@@ -84,8 +83,7 @@ def unit_products(first: Tensor, readout: Tensor) -> Tensor:
             f"readout: shape {tuple(readout.shape)} does not fit first {tuple(first.shape)}; "
             "give (..., O, H) for (..., H, d)"
         )
-    sizes: Tensor = torch.linalg.vector_norm(first, dim=-1)
-    return readout * sizes.unsqueeze(-2)
+    return readout * scaled_norm(first, -1).unsqueeze(-2)
 
 
 def top_share(beta: Tensor, k: int) -> Tensor:
@@ -131,7 +129,7 @@ def entry_share(beta: Tensor, entries: Tensor | Sequence[int]) -> Tensor:
             raise ConfigurationError(f"entries: a mask of shape {tuple(chosen.shape)}; give one of {size}")
         return (squares * chosen).sum(-1) / squares.sum(-1)
     found = chosen.flatten().tolist()
-    if any(int(i) != i or not 0 <= i < size for i in found) or len(set(found)) < len(found):
+    if any(not (0 <= i < size and float(i).is_integer()) for i in found) or len(set(found)) < len(found):
         raise ConfigurationError(f"entries: {found[:5]} ...; give different indices from 0 to {size - 1}")
     return squares[..., chosen.flatten().long()].sum(-1) / squares.sum(-1)
 
@@ -144,6 +142,12 @@ def _outputs(option: str, tensor: Tensor) -> Tensor:
             "dimensions"
         )
     return tensor if tensor.ndim > 1 else tensor[None]
+
+
+def _sum(values: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+    """Return sums in the values' dtype, half precision added up in float32."""
+    wide = values.float() if values.dtype.itemsize < 4 else values
+    return wide.sum(dim).to(values.dtype)
 
 
 def _scaled_squares(beta: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.functional._elementwise import Values, elementwise, not_negative
+from lit_aux.functional._elementwise import Values, elementwise
 from lit_aux.functional._relu_unit import cheapest_move
-from lit_aux.functional.penalties import relu_arguments
+from lit_aux.functional.penalties import q_argument, relu_arguments, safe_hypot
 
 REGIMES = ("lazy", "nested", "rich")
 """From ridge-like to indifferent to pretraining; the answers of `regime` are indices into it."""
@@ -154,28 +154,26 @@ def _orders(penalty: str, beta: Values, beta_aux: Values, kwargs: dict[str, Any]
 
 def _q_orders(beta: Values, beta_aux: Values, gamma: Values = 0.0) -> Pair:
     (beta, beta_aux, gamma), dtype = elementwise(beta=beta, beta_aux=beta_aux, gamma=gamma)
-    not_negative("gamma", gamma)
-    size, pretrained = beta.abs(), beta_aux.abs()
-    alpha = pretrained + gamma.square()
-    known = alpha > 0
-    scale = torch.where(known, alpha, 1.0)
-    a = torch.asinh(size / scale)
+    size = beta.abs()
+    a, _, share, known = q_argument(size, beta_aux, gamma)
     half = torch.tanh(a / 2)
     some = a > 0
     excess = torch.where(some, half / torch.where(some, a - half, 1.0), 1.0)  # l - 1
     nothing = torch.where(size > 0, 0.0, torch.nan)  # alpha = 0: the limit, for a coefficient
     order = 1 + torch.where(known, excess, nothing)
-    return order.to(dtype), torch.where(known, -excess * pretrained / scale, nothing).to(dtype)
+    return order.to(dtype), torch.where(known, -excess * share, nothing).to(dtype)
 
 
 def _mtl_orders(beta: Values, beta_aux: Values) -> Pair:
     (beta, beta_aux), dtype = elementwise(beta=beta, beta_aux=beta_aux)
-    share = beta_aux.abs() / torch.hypot(beta, beta_aux)
+    down, length = safe_hypot(beta, beta_aux)
+    share = beta_aux.abs() * down / length
     return (1 + share).to(dtype), (-share).to(dtype)
 
 
 def _relu_orders(beta: Values, beta_aux: Values, correlation: Values = 1.0, readout: Values = 0.0) -> Pair:
-    (beta, beta_aux, correlation, readout), dtype = relu_arguments(beta, beta_aux, correlation, readout)
+    inputs, _, dtype = relu_arguments(beta, beta_aux, correlation, readout)
+    beta, beta_aux, correlation, readout = inputs
     move = cheapest_move(beta, beta_aux, correlation, readout)
     lost = beta_aux * ((1 - correlation) * (1 + correlation))
     cost = move.norm_change.square() + move.readout_change.square() + lost

@@ -1,11 +1,15 @@
 """What training keeps small, feature by feature: the penalties of finetuning and of multi-task training."""
 
+import math
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional._elementwise import Values, correlations, elementwise, not_negative
 from lit_aux.functional._relu_unit import cheapest_move, distance
+from lit_aux.functional._scale import safe_scale
 
 
 def q_penalty(beta: Values, beta_aux: Values, gamma: Values = 0.0) -> Tensor:
@@ -34,12 +38,52 @@ def q_penalty(beta: Values, beta_aux: Values, gamma: Values = 0.0) -> Tensor:
         ConfigurationError: For a negative ``gamma``, values that are not finite, or shapes that do not fit.
     """
     (beta, beta_aux, gamma), dtype = elementwise(beta=beta, beta_aux=beta_aux, gamma=gamma)
-    not_negative("gamma", gamma)
-    alpha = beta_aux.abs() + gamma.square()
     # alpha q = 2 beta (a - tanh(a/2)), a = asinh(beta / alpha): the same without a difference of large terms
-    a = torch.asinh(beta / torch.where(alpha > 0, alpha, 1.0))
+    found = q_argument(beta, beta_aux, gamma)
+    a = found.a
+    value = torch.where(a.detach().abs() < 1e-100, found.ridge, 2 * beta * (a - torch.tanh(a / 2)))
     limit = torch.where(beta == 0, 0.0, torch.inf).to(beta)
-    return torch.where(alpha > 0, 2 * beta * (a - torch.tanh(a / 2)), limit).to(dtype)
+    return torch.where(found.known, value, limit).to(dtype)
+
+
+class QArgument(NamedTuple):
+    """What the penalty of a diagonal network depends on; float64 tensors of one shape."""
+
+    a: Tensor
+    """asinh(beta / alpha)."""
+    ridge: Tensor
+    """beta^2 / alpha, the penalty's limit for small beta; 0 where beta is not small."""
+    share: Tensor
+    """|beta_aux| / alpha."""
+    known: Tensor
+    """Where alpha is above 0."""
+
+
+def q_argument(beta: Tensor, beta_aux: Tensor, gamma: Tensor) -> QArgument:
+    """Return it for float64 tensors; alpha itself, and even the ratio, may be beyond what float64 holds.
+
+    Raises:
+        ConfigurationError: For a negative ``gamma``.
+    """
+    not_negative("gamma", gamma)
+    size = torch.maximum(beta_aux.detach().abs().sqrt(), gamma.detach())
+    known = size > 0
+    size = torch.where(known, size, 1.0)  # alpha / size^2 is between 1 and 2
+    aux = beta_aux.abs() / size / size
+    alpha = torch.where(known, aux + (gamma / size).square(), 1.0)
+    ratio = beta / size / size / alpha
+    huge = ratio.detach().abs() > 1e150
+    some = torch.where(huge, beta.abs(), 1.0)
+    logarithm = some.log() - 2 * size.log() - alpha.log() + math.log(2)
+    a = torch.where(huge, beta.sign() * logarithm, torch.asinh(torch.where(huge, 0.0, ratio)))
+    ridge = torch.where(ratio.detach().abs() < 1e-100, beta / size, 0.0).square() / alpha
+    return QArgument(a, ridge, torch.where(known, aux / alpha, 0.0), known)
+
+
+def safe_hypot(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a factor d, and hypot(a d, b d), which does not overflow: d is 1 for all but the largest."""
+    down = torch.where(torch.maximum(a.detach().abs(), b.detach().abs()) > 1e300, 0.25, 1.0)
+    return down, torch.hypot(a * down, b * down)
 
 
 def group_penalty(beta: Tensor) -> Tensor:
@@ -91,7 +135,8 @@ def mtl_marginal_penalty(beta: Values, beta_aux: Values) -> Tensor:
     size = beta_aux.abs()
     none = (beta == 0) & (size == 0)
     first = torch.where(none, 1.0, beta)
-    ratio = first / (torch.hypot(first, size) + size)
+    down, length = safe_hypot(first, size)
+    ratio = first * down / (length + size * down)
     return torch.where(none, 0.0, beta * ratio).to(dtype)
 
 
@@ -130,8 +175,8 @@ def relu_finetuning_penalty(
         ConfigurationError: For a negative ``beta_aux``, a correlation beyond 1, values that are not finite,
             or shapes that do not fit.
     """
-    inputs, dtype = relu_arguments(beta, beta_aux, correlation, readout)
-    return distance(*inputs).to(dtype)
+    inputs, unit, dtype = relu_arguments(beta, beta_aux, correlation, readout)
+    return (distance(*inputs) * unit * unit).to(dtype)
 
 
 def relu_input_norm(
@@ -151,16 +196,25 @@ def relu_input_norm(
         A tensor of the common shape, at least 0, in the dtype of the tensors given, relative error below
         1e-14 but where roots meet; first derivatives by autograd are right.
     """
-    inputs, dtype = relu_arguments(beta, beta_aux, correlation, readout)
-    return cheapest_move(*inputs).norm.to(dtype)
+    inputs, unit, dtype = relu_arguments(beta, beta_aux, correlation, readout)
+    return (cheapest_move(*inputs).norm * unit).to(dtype)
 
 
 def relu_arguments(
     beta: Values, beta_aux: Values, correlation: Values, readout: Values
-) -> tuple[list[Tensor], torch.dtype]:
-    """Check what describes a ReLU unit: float64 tensors of one shape, and the dtype of the answer."""
+) -> tuple[list[Tensor], Tensor, torch.dtype]:
+    """Check what describes a ReLU unit.
+
+    Returns:
+        float64 tensors of one shape, in units of a length; that length, 1 unless sizes are extreme; and the
+        dtype of the answer. Norms are to be multiplied by the length, strengths and distances by its square.
+    """
     (beta, beta_aux, correlation, readout), dtype = elementwise(
         beta=beta, beta_aux=beta_aux, correlation=correlation, readout=readout
     )
     not_negative("beta_aux", beta_aux)
-    return [beta, beta_aux, correlations("correlation", correlation), readout], dtype
+    sizes = (beta.detach().abs().sqrt(), beta_aux.detach().sqrt(), readout.detach().abs())
+    unit = safe_scale(torch.stack(sizes).amax(0))
+    unit = torch.exp2(torch.log2(unit).round())  # a power of two: no digit is lost where terms cancel
+    inputs = [beta / unit / unit, beta_aux / unit / unit, correlations("correlation", correlation)]
+    return [*inputs, readout / unit], unit, dtype

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.functional._scale import safe_scale
 
 BLOCK_ELEMENTS = 2**20
 """Predictions and inputs that are held at a time while losses are summed: 8 MiB each in float64."""
@@ -57,7 +58,8 @@ def ridge_path(
         ConfigurationError: If shapes do not fit, a value is not finite or a penalty is negative.
     """
     alphas = _check(train, y, test, alphas, kernel)
-    center, mean, weights = _solve(train, y, alphas, kernel)
+    train, test, scaled = _scaled(train, test, alphas, kernel)
+    center, mean, weights = _solve(train, y, scaled, kernel)
     found = (test.to(torch.float64) - center) @ weights
     return found.view(len(test), len(alphas), -1).movedim(1, 0) + mean
 
@@ -92,11 +94,16 @@ def best_ridge(
         raise ConfigurationError(
             f"y_test: shape {tuple(y_test.shape)}; give targets ({len(test)}, {y.shape[1]}), a row a test row"
         )
-    fit = _solve(train, y, alphas, kernel)
+    _check_values("y_test", y_test)
+    train, test, scaled = _scaled(train, test, alphas, kernel)
+    unit = safe_scale(torch.stack([targets.to(torch.float64).abs().max() for targets in (y, y_test)]).max())
+    y, y_test = y.to(torch.float64) / unit, y_test.to(torch.float64) / unit
+    fit = _solve(train, y, scaled, kernel)
     losses = _mean_squares(test, y_test, *fit)
     place = losses.argmin(0)
     best = losses.gather(0, place[None])[0]
     train_loss = _mean_squares(train, y, *fit).gather(0, place[None])[0]
+    best, losses, train_loss = (values * unit * unit for values in (best, losses, train_loss))
     return BestRidge(alphas[place], best, losses, train_loss)
 
 
@@ -113,9 +120,25 @@ def _check(train: Tensor, y: Tensor, test: Tensor, alphas: Tensor | None, kernel
     if alphas.ndim != 1 or not len(alphas) or not bool((alphas >= 0).all()):
         raise ConfigurationError(f"alphas: {alphas.tolist()}; give at least one number, none below 0")
     for name, values in (("train", train), ("y", y), ("test", test)):
-        if not bool(values.isfinite().all()):
-            raise ConfigurationError(f"{name}: has NaN or infinite values; give finite numbers")
+        _check_values(name, values)
     return alphas
+
+
+def _check_values(name: str, values: Tensor) -> None:
+    """Raise `ConfigurationError` for complex numbers, NaN and infinite ones."""
+    if values.is_complex():
+        raise ConfigurationError(f"{name}: {values.dtype} is no real number; give floating point")
+    if not bool(values.isfinite().all()):
+        raise ConfigurationError(f"{name}: has NaN or infinite values; give finite numbers")
+
+
+def _scaled(train: Tensor, test: Tensor, alphas: Tensor, kernel: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return inputs and penalties of the same predictions whose squares neither overflow nor vanish."""
+    unit = safe_scale(train.to(torch.float64).abs().max()) if train.numel() else alphas.new_ones(())
+    if float(unit) == 1:
+        return train, test, alphas
+    scaled = alphas / unit if kernel else alphas / unit / unit
+    return train.to(torch.float64) / unit, test.to(torch.float64) / unit, scaled
 
 
 def _solve(train: Tensor, y: Tensor, alphas: Tensor, kernel: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,7 +151,8 @@ def _solve(train: Tensor, y: Tensor, alphas: Tensor, kernel: bool) -> tuple[Tens
     center, mean = inputs.mean(0), targets.mean(0)
     if kernel:
         # A kernel in float32 carries the rounding of float32 in every direction.
-        size = 16 * torch.finfo(train.dtype).eps * inputs.diagonal().sum()
+        kind = train.dtype if train.is_floating_point() else torch.float64
+        size = 16 * torch.finfo(kind).eps * inputs.diagonal().sum()
         squares, left = torch.linalg.eigh(inputs - center - center[:, None] + center.mean())
         kept = squares > size
         left = out = left[:, kept]

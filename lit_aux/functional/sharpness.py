@@ -48,12 +48,18 @@ def adaptive_sharpness(
         The largest rise found, at least 0; NaN if the loss at the weights is.
 
     Raises:
-        ConfigurationError: For an option out of range, or parameters of half precision, which cannot hold
-            such small changes.
+        ConfigurationError: For an option out of range, or where parameters cannot hold such small changes:
+            of half precision, or with a rho below their rounding.
     """
     check_sharpness(rho, iterations, start)
     for parameter in parameters:
-        if not parameter.dtype.is_floating_point or parameter.dtype.itemsize < 4:
+        kind = parameter.dtype
+        if kind.is_floating_point and kind.itemsize >= 4 and rho < torch.finfo(kind).eps:
+            raise ConfigurationError(
+                f"rho: {rho:g} is below the rounding of {kind}, so that no weight would move; give at least "
+                f"{torch.finfo(kind).eps:.2g}"
+            )
+        if not kind.is_floating_point or kind.itemsize < 4:
             raise ConfigurationError(
                 f"parameters: {parameter.dtype} cannot hold changes of rho {rho}; give float32 or float64"
             )

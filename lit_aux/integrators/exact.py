@@ -12,6 +12,8 @@ from lit_aux.integrators.base import Integrator
 from lit_aux.integrators.objective import Objective
 from lit_aux.integrators.state import Floats, IntegratorState, Stretch
 
+_ROUNDING = 1e-12
+"""Share of the largest parameter by which a path without an end may still be away from its limit."""
 _ITERATIONS = 10
 """About what Newton's method takes for a replica."""
 
@@ -132,17 +134,20 @@ class Exact(Integrator):
     def _show(
         self, state: IntegratorState, some: NDArray[np.int64], path: ProbePath, start: Tensor, end: Floats
     ) -> None:
-        """Let the observer look at the instants that concern it."""
+        """Let the observer look at the instants that concern it; without an end, until nothing moves."""
         observer: Any = state.observer
         if observer is None or not hasattr(observer, "next_time"):
             return
-        before = np.zeros(len(some))
+        before, limit = np.zeros(len(some)), path.at(end)
         while True:
             when = observer.next_time(some)
             due = np.flatnonzero(when <= end * (1 + 1e-12))
             if not len(due):
                 return
             index = torch.from_numpy(due).to(start.device)
-            theta = path.at(np.minimum(when, end))[index]
+            there = path.at(np.minimum(when, end))
+            theta = there[index]
+            left = (there - limit).abs().amax(1) > _ROUNDING * limit.abs().amax(1)
+            end = np.where(np.isinf(end) & ~left.cpu().numpy(), np.minimum(when, end), end)
             observer.observe(Stretch(some[due], before[due], when[due], start[index], theta))
             before[due] = when[due]

@@ -12,10 +12,14 @@ from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.functional._scale import magnitude
 from lit_aux.functional.dimensionality import (
     Pairing,
     SharedDimensionality,
+    check_activations,
     check_pairing,
+    check_same_features,
+    check_same_samples,
     least_samples,
     shared_dimensionality,
     shared_dimensionality_from_moments,
@@ -74,10 +78,7 @@ class DimensionalityMetric(Metric):
     def _allocate(self, sizes: tuple[int, ...]) -> None:
         """Register zeroed states for ``sizes`` features each; sizes of 0 stand for not yet known."""
         if any(sizes):
-            if self.inputs == 2 and self.pairing == "feature" and sizes[0] != sizes[1]:
-                raise ConfigurationError(
-                    f"pairing: 'feature' needs the same features, got {sizes[0]} and {sizes[1]}; use 'sample'"
-                )
+            check_same_features(self.pairing, sizes)
             if self.num_samples is None and max(sizes) > MAX_MOMENT_FEATURES:
                 raise ConfigurationError(
                     f"num_samples: None keeps {max(sizes)}^2 moments; give num_samples=n and pass ids"
@@ -107,18 +108,15 @@ class DimensionalityMetric(Metric):
     def _add(self, batch: Sequence[Tensor], ids: Tensor | None) -> None:
         """Add activations (n, ...) of the same samples to the state."""
         for name, x in zip("xy", batch, strict=False):
-            if x.ndim < 2 or x.is_complex() or x.shape[0] != batch[0].shape[0]:
-                raise ConfigurationError(
-                    f"{name}: {x.dtype} of shape {tuple(x.shape)}; give real activations (n, D)"
-                )
+            check_activations(name, x)
+            check_same_samples(batch[0], x)
         rows = [x.detach().flatten(1).to(self.device).to(torch.float64) for x in batch]
         self._learn_sizes(rows)
-        if not all(x.sum().isfinite() for x in rows):
-            raise ConfigurationError("x or y: has NaN or infinite values; give finite activations")
+        largest = [magnitude(name, x, "activations") for name, x in zip("xy", rows, strict=False)]
         if self.num_samples is None:
             assert self._sizes is not None
             with torch.autocast(self.device.type, enabled=False):
-                Moments(self.moments, self._sizes, self._mixed).add(rows)
+                Moments(self.moments, self._sizes, self._mixed).add(rows, torch.stack(largest))
             return
         ids = self._check_ids(ids, rows[0].shape[0])
         for i, x in enumerate(rows):
@@ -165,7 +163,8 @@ class DimensionalityMetric(Metric):
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
         """Add another state; one from before the numbers of features were known is empty."""
         name = "moments" if self.num_samples is None else "samples_0"
-        unknown = incoming_state[name].numel() <= 1
+        empty = Moments.length((0,) * self.inputs, self._mixed) if self.num_samples is None else 0
+        unknown = incoming_state[name].numel() <= empty
         if self._sizes is None and not unknown:
             raise ConfigurationError(
                 "num_features: None; give it at construction to merge into an empty metric"

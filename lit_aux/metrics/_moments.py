@@ -1,15 +1,19 @@
 """Means and centred second moments that add up exactly over batches and over processes.
 
-One flat float64 vector holds the count, the means and the second moments around them, so that one reduction
-sees all of them: two parts with different means combine by Chan's formula, which needs the means of both.
-Sums around zero would cancel where means are large, and sums around a shift would need the same shift in
-every process.
+One flat float64 vector holds the count, the scales, the means and the second moments around them, so that
+one reduction sees all of them: two parts with different means combine by Chan's formula, which needs the
+means of both. Sums around zero would cancel where means are large, and sums around a shift would need the
+same shift in every process. The scale of a set is 1 unless all of its values are so small, or one so large,
+that squares would be lost (see `lit_aux.functional._scale`); it is 0 as long as all values were. Means and
+moments are those of the values over their scale.
 """
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from lit_aux.functional._scale import safe_scale
 
 
 class Moments:
@@ -24,7 +28,7 @@ class Moments:
     def __init__(self, flat: Tensor, sizes: Sequence[int], mixed: bool) -> None:
         pairs = self._pairs(sizes, mixed)
         products = [sizes[i] * sizes[j] for i, j in pairs]
-        self.count, means, *seconds = torch.split(flat, [1, sum(sizes), *products])
+        self.count, self.scales, means, *seconds = torch.split(flat, [1, len(sizes), sum(sizes), *products])
         self.means = torch.split(means, list(sizes))
         self.seconds = {(i, j): s.view(sizes[i], sizes[j]) for (i, j), s in zip(pairs, seconds, strict=True)}
 
@@ -35,13 +39,15 @@ class Moments:
     @classmethod
     def length(cls, sizes: Sequence[int], mixed: bool) -> int:
         """Return the length of the flat vector."""
-        return 1 + sum(sizes) + sum(sizes[i] * sizes[j] for i, j in cls._pairs(sizes, mixed))
+        return 1 + len(sizes) + sum(sizes) + sum(sizes[i] * sizes[j] for i, j in cls._pairs(sizes, mixed))
 
-    def add(self, batch: Sequence[Tensor]) -> None:
-        """Add samples: one (n, D) float64 tensor for each set of features."""
+    def add(self, batch: Sequence[Tensor], largest: Tensor) -> None:
+        """Add samples: one (n, D) float64 tensor for each set of features, and their largest magnitudes."""
         n = batch[0].shape[0]
         if n == 0:
             return
+        scales = self._rescale(torch.where(largest > 0, safe_scale(largest), 0.0))
+        batch = [x / scale for x, scale in zip(batch, scales, strict=True)]
         means = [x.mean(0) for x in batch]
         centred = [x - mean for x, mean in zip(batch, means, strict=True)]
         for (i, j), second in self.seconds.items():
@@ -50,9 +56,23 @@ class Moments:
 
     def merge(self, other: "Moments") -> None:
         """Add the samples that ``other`` stands for."""
-        for pair, second in self.seconds.items():
-            second.add_(other.seconds[pair])
-        self._shift(other.count, other.means)
+        scales = self._rescale(other.scales)
+        ratios = other.scales / scales
+        for (i, j), second in self.seconds.items():
+            second.add_(other.seconds[i, j] * ratios[i] * ratios[j])
+        self._shift(other.count, [mean * ratio for mean, ratio in zip(other.means, ratios, strict=True)])
+
+    def _rescale(self, scales: Tensor) -> Tensor:
+        """Go over to the larger of two scales of each set; return them, 1 for sets without any."""
+        largest = torch.maximum(self.scales, scales)
+        used = torch.where(largest > 0, largest, 1.0)
+        ratios = self.scales / used
+        for (i, j), second in self.seconds.items():
+            second.mul_(ratios[i]).mul_(ratios[j])
+        for mean, ratio in zip(self.means, ratios, strict=True):
+            mean.mul_(ratio)
+        self.scales.copy_(largest)
+        return used
 
     def _shift(self, count: Tensor, means: Sequence[Tensor]) -> None:
         """Account for ``count`` samples with other means, whose moments around those are already added."""
