@@ -1,12 +1,14 @@
 """Lightning's command line as this project has it."""
 
 import logging
+import re
 import sys
 import warnings
+from argparse import Action
 from collections.abc import Mapping
 from typing import Any
 
-from jsonargparse import Namespace
+from jsonargparse import DefaultHelpFormatter, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -28,9 +30,31 @@ _DESCRIPTION = (
     "Many runs of one W&B sweep file, with or without W&B: lit-aux sweep FILE. The paper's experiments: "
     "lit-aux reproduce EXPERIMENT. Means and winners of a results table: lit-aux table FILE; its pictures: "
     "lit-aux figures NAME. Is a network lazy, nested or rich: lit-aux regime RUN. Why did multi-task "
-    "training help or hurt: lit-aux trajectories RUN... (Each has its own --help.) The options of a model or "
-    "of data: lit-aux fit --model.help PretrainFinetuneModule, lit-aux fit --data.help DigitsDataModule."
+    "training help or hurt: lit-aux trajectories RUN... (Each has its own --help.)"
 )
+_MORE_HELP = (
+    "The options of a model or of data: lit-aux fit --model.help PretrainFinetuneModule, "
+    "lit-aux fit --data.help DigitsDataModule."
+)
+
+
+_KNOWN = re.compile(r"known subclasses: ([\w., ]+)")
+_PUBLIC = re.compile(r"lit_aux\.\w+\.\w+")
+
+
+class _HelpFormatter(DefaultHelpFormatter):
+    """Lists of the classes that an option takes only this project's: torch alone has hundreds."""
+
+    def _expand_help(self, action: Action) -> str:
+        return str(_KNOWN.sub(_own_classes, super()._expand_help(action)))
+
+
+def _own_classes(match: "re.Match[str]") -> str:
+    known = match[1].split(", ")
+    own = [name for name in known if _PUBLIC.fullmatch(name)]
+    if len(own) == len(known):
+        return match[0]
+    return f"known subclasses: {', '.join([*own, f'{len(known) - len(own)} of other packages'])}"
 
 
 class _Parser(LightningArgumentParser):
@@ -38,6 +62,9 @@ class _Parser(LightningArgumentParser):
 
     jsonargparse hands them a null that it has read as the word None.
     """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"formatter_class": _HelpFormatter, **options})
 
     def parse_args(self, args: Any = None, *others: Any, **options: Any) -> Namespace:  # type: ignore[override]
         """Parse a command line, None in it being null."""
@@ -82,6 +109,10 @@ class AuxiliaryCLI(LightningCLI):
         """Return the options as parsed; None where parsing failed."""
         config = getattr(self, "config", None)
         return None if config is None else config.get(config.get("subcommand", ""))
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Return a parser whose help ends with how to see what only a model's or data's own help lists."""
+        return super().init_parser(**{"epilog": _MORE_HELP, **kwargs})
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what must agree."""
