@@ -22,8 +22,9 @@ from lit_aux.callbacks._masks import Mask
 from lit_aux.callbacks._never_fatal import never_fatal, told
 from lit_aux.callbacks._options import check_choice, check_least, check_source
 from lit_aux.callbacks._positions import Spatial
+from lit_aux.callbacks._untrained import starts_untrained
 from lit_aux.callbacks._weights import snapshot, swapped
-from lit_aux.callbacks.layer_dimensionality import LayerDimensionality
+from lit_aux.callbacks.layer_dimensionality import UNTRAINED, LayerDimensionality
 from lit_aux.callbacks.picture import plot
 from lit_aux.callbacks.probe import collect_probe
 from lit_aux.errors import ConfigurationError
@@ -42,8 +43,9 @@ class RepresentationDimensionality(BringsBack):
     the signature of nested feature selection (Lippl & Lindsey). See
     :func:`~lit_aux.callbacks.layer_dimensionality.verdict` for the verdicts.
 
-    A module that knows that its fit starts from random weights says so by a true attribute
-    ``starts_untrained``: rows then have no verdict.
+    Where a fit starts from random weights there were no features to be reused, and rows have no verdict. A
+    module that knows says so by an attribute ``starts_untrained``; else it shows in the weights (gains and
+    biases that are all the same, no batch counted, the bounds of torch's draws).
 
     Logged per layer: ``{layer}/pr_before``, ``/pr_after``, ``/ensd``, ``/pr_ratio`` and ``/ensd_ratio``,
     after the module's ``log_prefix`` if it has one. The copy is part of checkpoints, so that a resumed run
@@ -148,22 +150,30 @@ class RepresentationDimensionality(BringsBack):
         self._pieces: list[Inputs] = []
         self._looks: dict[str, Look] = {}
         self._weights = ""
+        self._untrained = False
         self._unmasked: set[str] = set()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the results so far and the weights at the start of this fit."""
-        return {"results": [asdict(r) for r in self.results], "before": self._before, "epochs": self._epochs}
+        return {
+            "results": [asdict(row) for row in self.results],
+            "before": self._before,
+            "epochs": self._epochs,
+            "untrained": self._untrained,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
         self.results = [LayerDimensionality(**row) for row in state_dict["results"]]
         self._before, self._epochs = state_dict["before"], state_dict["epochs"]
+        self._untrained = state_dict.get("untrained", self._untrained)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Say so if the run that is resumed did not keep its first weights."""
         if self.state_key not in checkpoint.get("callbacks", {}):
+            self._untrained = False  # what it will begin with is in the checkpoint
             rank_zero_warn(
                 "The checkpoint lacks the weights before training: dimensionality is compared with its own."
             )
@@ -172,6 +182,7 @@ class RepresentationDimensionality(BringsBack):
         """Start afresh in every fit; a resume restores the state after this."""
         if stage == "fit":
             self._forget()
+            self._untrained = starts_untrained(pl_module)  # now, before anything is rescaled
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse unknown layers before anything is loaded."""
@@ -232,8 +243,9 @@ class RepresentationDimensionality(BringsBack):
                 "there; give mask= for it, or choose another layer"
             )
         for row in rows:
-            if row.note not in ("", self._weights):
-                rank_zero_warn(f"{name}: {row.layer}: {row.note}")
+            note = row.note.removesuffix(UNTRAINED).removesuffix("; ")
+            if note not in ("", self._weights):
+                rank_zero_warn(f"{name}: {row.layer}: {note}")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so if nothing was measured, and free the memory."""
@@ -271,7 +283,7 @@ class RepresentationDimensionality(BringsBack):
             self.unbiased,
             self.nested_below,
             self.replaced_below,
-            untrained=bool(getattr(module, "starts_untrained", False)),
+            untrained=self._untrained,
         )
         for layer in layers:
             if layer in changed:
