@@ -280,7 +280,7 @@ class OneLogit(Stranger):
         (
             Stranger,
             lambda: GradientCoherence(data=data()),
-            "GradientCoherence: batch_size: 2 batches of 32 need 64 examples; task 'a' has 40 (num_",
+            "batch_size: 2 batches of 32 need 64 examples; task 'a' has 40 (num_",
         ),
         (
             OneLogit,

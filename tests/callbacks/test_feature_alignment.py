@@ -102,7 +102,7 @@ def test_a_replica_that_diverged_is_nan(tmp_path: Any) -> None:
         (draw(3, 4), {}, r"teacher: directions of shape \(3, 4\) for 2 replicas with 5 inputs"),
         (draw(5), {}, r"teacher: directions of shape \(5,\)"),
         (draw(3, 3, 5), {}, r"teacher: directions of shape \(3, 3, 5\) for 2 replicas"),
-        ("a teacher", {}, "teacher: str is no tensor and has no directions"),
+        ("a teacher", {}, "teacher: 'a teacher' is no tensor and has no directions"),
     ],
 )
 def test_unfit_teachers_are_refused_before_training(

@@ -366,15 +366,15 @@ class Untrained(Foreign):
         ),
         (
             lambda: RepresentationDimensionality(probe=torch.zeros(1, 1, 4, 4)),
-            "probe: the probe has 1 inputs",
+            "probe: it has 1 inputs",
         ),
         (
             lambda: RepresentationDimensionality(probe=torch.zeros(3, 1, 4, 4), unbiased=True),
-            "probe: the probe has 3 inputs; unbiased=True needs at least 4",
+            "probe: it has 3 inputs; unbiased=True needs at least 4",
         ),
         (
             lambda: RepresentationDimensionality(to_input=lambda b: b[0][:0]),
-            "num_samples: the probe has 0 inputs",
+            "to_input: .* returns no tensor",
         ),
     ],
 )

@@ -286,7 +286,7 @@ def test_factors_for_another_number_of_replicas_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("factors", "message"), [([], r"factor: \[\] is no factor"), ([0.5, -1.0], "factor: -1.0 cannot")]
+    ("factors", "message"), [([], r"factor: \[\] is no factor"), ([0.5, -1.0], "factor: -1.0 ")]
 )
 def test_bad_lists_of_factors_are_refused(factors: list[float], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
