@@ -11,6 +11,7 @@ PROBES = ("STL (LP)", "PT+FT (LP)")
 KERNELS = ("STL (NTK)", "PT+FT (NTK)")
 SEEDS = (0, 1, 2, 3, 4, 5)
 SIXTEEN_TO_512 = (16, 32, 64, 128, 256, 512)
+_LONG = 10  # minutes: of what takes longer it is said before it begins
 ALL = "all"  # of overlap: every entry of the main teacher is an auxiliary one
 
 
@@ -30,6 +31,8 @@ class Experiment:
         in_features: Input dimension of the teachers.
         k_aux: Non-zero entries, or units, of the auxiliary teacher.
         seeds: Seeds.
+        seconds: What a run took on two cores, on average over its grid; None where no grid was timed.
+        short: Options of a part that takes minutes.
     """
 
     name: str
@@ -43,11 +46,27 @@ class Experiment:
     in_features: int = 0
     k_aux: int = 0
     seeds: tuple[int, ...] = SEEDS
+    seconds: float | None = None
+    short: str = ""
 
     @property
     def default(self) -> tuple[str, ...]:
         """The setups that run unless others are asked for."""
         return self.setups if self.default_setups is None else self.default_setups
+
+    def takes(self, runs: int) -> str:
+        """Say how long so many runs take, and which part of the grid is short.
+
+        Returns:
+            Nothing where they take less than ten minutes on two cores.
+        """
+        if self.seconds is None:
+            how_long = "which nobody has timed"
+        elif (minutes := runs * self.seconds / 60) > _LONG:
+            how_long = f"about {minutes:.0f} minutes on two CPU cores"
+        else:
+            return ""
+        return f"{self.name}: {runs:,} runs, {how_long}; a short part: {self.short}"
 
 
 def _diagonal(name: str, about: str, **given: Any) -> Experiment:
@@ -57,12 +76,13 @@ def _diagonal(name: str, about: str, **given: Any) -> Experiment:
         network="diagonal",
         in_features=1000,
         k_aux=40,
-        **{"setups": (*TRAINED, *PROBES), **given},
+        **{"setups": (*TRAINED, *PROBES), "short": "--seeds 0 --n-main 64", **given},
     )
 
 
 def _relu(name: str, about: str, **given: Any) -> Experiment:
     options = {"setups": (*TRAINED, *PROBES, *KERNELS), "in_features": 15, "k_aux": 6, **given}
+    options.setdefault("short", "--seeds 0 --n-main 64")
     return Experiment(name=f"relu-{name}", about=about, network="relu", **options)
 
 
@@ -92,12 +112,14 @@ CIFAR = {
     "n_main": (10, 20, 50, 100, 200, 500, 1000),
     "axes": {"rescale": (1.0, 0.125, 0.25, 0.5, 2.0)},
     "rescale_setups": ("PT+FT",),
+    "short": "--setups STL --seeds 0 --n-main 100",
 }
 FASHION = {
     "setups": TRAINED,
     "n_main": (20, 200),
     "axes": {"rescale": (1.0, 0.5, 0.25, 0.125)},
     "rescale_setups": ("PT+FT",),
+    "short": "--setups STL --seeds 0 --n-main 20",
 }
 KS = (5, 10, 20, 30, 40)
 UNITS = (1, 2, 3, 4, 5, 6)
@@ -109,16 +131,19 @@ EXPERIMENTS: dict[str, Experiment] = {
         _diagonal(
             "overlap",
             "main and auxiliary teacher share 0 to all of 40 entries",
+            seconds=0.24,
             axes={"k_main": (40,), "overlap": (0, 20, 30, 40), "rescale": (1.0,)},
         ),
         _diagonal(
             "sparsity",
             "5 to 40 main entries, all shared or none",
+            seconds=0.24,
             axes={"k_main": KS, "overlap": (ALL, 0), "rescale": (1.0,)},
         ),
         _diagonal(
             "rescaling",
             "as sparsity, weights rescaled after pretraining",
+            seconds=0.16,
             setups=("STL", "PT+FT"),
             rescale_setups=("STL", "PT+FT"),
             axes={"k_main": KS, "overlap": (ALL, 0), "rescale": SCALES},
@@ -126,17 +151,20 @@ EXPERIMENTS: dict[str, Experiment] = {
         _relu(
             "overlap",
             "main units equal, correlated with or orthogonal to six auxiliary ones",
+            seconds=1.4,
             axes={"k_main": (6,), "correlation": OVERLAPS, "magnitude": (1.0,), "rescale": (1.0,)},
         ),
         _relu(
             "sparsity",
             "1 to 6 main units, all shared or none",
+            seconds=5.6,
             default_setups=TRAINED,
             axes={"k_main": UNITS, "correlation": (1.0, 0.0), "magnitude": (1.0,), "rescale": (1.0,)},
         ),
         _relu(
             "rescaling",
             "as sparsity, first layer rescaled after pretraining",
+            seconds=5.0,
             default_setups=("STL", "PT+FT"),
             axes={
                 "k_main": UNITS,
@@ -148,6 +176,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         _relu(
             "correlation",
             "six correlated units against the size of the main teacher's outputs",
+            seconds=3.3,
             default_setups=TRAINED,
             n_main=(32, 64, 128, 256, 512, 1024),
             axes={

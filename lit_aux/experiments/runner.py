@@ -90,7 +90,7 @@ def reproduce(
     options = replace(options, store=options.store or path.parent / "phases")
     with ResultsTable(path) as table:
         once(table.rows(), path, "--out")  # what cannot be averaged is said before it is trained
-        complete, failures = _run(runs, table, options, fit)
+        complete, failures = _run(found, runs, table, options, fit)
         wanted = {run.run_hash for run in runs}
         rows = [row for row in once(table.rows(), path, "--out") if row["run"] in wanted]
     print_summary(rows, "accuracy" if found.network == "image" else "loss_best")
@@ -108,17 +108,19 @@ def reproduce(
 
 
 def _run(
-    runs: Sequence[Run], table: ResultsTable, options: Options, fit: Fit | None
+    found: Experiment, runs: Sequence[Run], table: ResultsTable, options: Options, fit: Fit | None
 ) -> tuple[bool, list[str]]:
     """Carry out the runs that the table lacks; return False after Ctrl-C, and what failed."""
     done = table.done()
     left = [run for run in runs if run.run_hash not in done]
     held = {run.run_hash for run in runs} & done
     converged = sum(row["converged"] == "true" for row in table.rows() if row["run"] in held)
-    gpu, jobs = False, 1
+    gpu, jobs = bool(left) and _on_gpu(options.device), 1
     if left and left[0].protocol is not None:
-        gpu = _on_gpu(options.device)
         jobs = options.jobs or (1 if gpu or len(left) < _FEW else min(2, cores()))
+    timed = options.integrator == Options().integrator and not gpu
+    if timed and left and (takes := found.takes(len(left))):
+        print(takes, flush=True)
     groups = slices(left, options.replicas_per_slice, jobs, gpu, solved=options.integrator == "exact")
     with GridProgress(len(runs), len(held), converged) as progress:
 

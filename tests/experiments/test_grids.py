@@ -1,6 +1,8 @@
 """The grids are the paper's, and what cannot be is said in one line."""
 
 import csv
+import re
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import EXPERIMENTS, Options, cells
+from lit_aux.experiments.command import _parse
 from lit_aux.experiments.slices import slices
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
@@ -35,6 +38,28 @@ def test_size_of_every_grid(name: str) -> None:
     assert len(runs) == COUNTS[name]
     assert len({run.run_hash for run in runs}) == len(runs)
     assert set(COUNTS) == set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_long_grid_says_so_and_names_a_part_that_is_short(name: str) -> None:
+    found, runs = EXPERIMENTS[name], COUNTS[name]
+    said = found.takes(runs)
+    assert bool(said) == (found.seconds is None or runs * found.seconds > 600)
+    if said:
+        words = shlex.split(said.partition("a short part: ")[2])
+        given = _parse([name, *words]).as_dict()
+        part = cells(name, given["setups"], given["seeds"], given["n_main"])
+        assert 0 < len(part) <= runs / 10
+        assert found.seconds is None or len(part) * found.seconds < 600
+
+
+def test_the_whole_of_relu_overlap_takes_what_the_page_says() -> None:
+    page = (Path(__file__).parents[2] / "docs/reproduction.md").read_text()
+    minutes = re.search(r"`lit-aux reproduce relu-overlap` \| 2,016 \| (\d+) min", page)
+    assert minutes is not None
+    said = re.search(r"about (\d+) minutes", EXPERIMENTS["relu-overlap"].takes(2016))
+    assert said is not None
+    assert abs(int(said[1]) - int(minutes[1])) <= 5
 
 
 def test_relu_overlap_trains_864_runs() -> None:
