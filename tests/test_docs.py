@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from lit_aux.cli import main
+from lit_aux.experiments import EXPERIMENTS, cells
+from lit_aux.experiments.command import _parse as parse_reproduce
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -50,14 +52,50 @@ def python_of(page: Path) -> str:
 
 def commands_of(page: Path) -> list[list[str]]:
     """Return the words behind ``lit-aux`` of every command on a page."""
-    found = []
-    for language, block in code_blocks(page):
-        if language == "bash":
-            for line in re.sub(r"\\\n\s*", " ", block).splitlines():
-                words = shlex.split(line, comments=True)
-                if "lit-aux" in words:
-                    found.append(words[words.index("lit-aux") + 1 :])
-    return found
+    blocks = (block for language, block in code_blocks(page) if language == "bash")
+    return [words for block in blocks for words in commands_in(block)]
+
+
+def commands_in(block: str) -> list[list[str]]:
+    """Return the words behind ``lit-aux`` of every command of a block."""
+    lines = re.sub(r"\\\n\s*", " ", block).splitlines()
+    split = [shlex.split(line, comments=True) for line in lines]
+    return [words[words.index("lit-aux") + 1 :] for words in split if "lit-aux" in words]
+
+
+def runs_of(words: list[str]) -> int:
+    """Return how many runs of a grid a documented ``reproduce`` would carry out."""
+    given = parse_reproduce(words[: words.index("--")] if "--" in words else words).as_dict()
+    axes = {name: given[name] for name in ("overlap", "k_main", "correlation", "magnitude", "rescale")}
+    chosen = {name: value for name, value in axes.items() if value is not None}
+    return len(cells(given["experiment"], given["setups"], given["seeds"], given["n_main"], **chosen))
+
+
+def is_long(words: list[str]) -> bool:
+    """Whether a documented command takes more than ten minutes on two cores, or was never timed."""
+    if words[0] == "reproduce":
+        found = EXPERIMENTS[words[1]]
+        trained = "--integrator" not in words
+        return trained and (found.seconds is None or found.seconds * runs_of(words[1:]) > 600)
+    if words[0] not in ("sweep", "fit") or "--slurm" in words or "--collect" in words or "--count" in words:
+        return False
+    files = [Path(word) for word in words if word.startswith("configs/") and word.endswith(".yaml")]
+    return any("short: " in (ROOT / file).read_text().partition("\n")[0] for file in files)
+
+
+LONG = [
+    (page, block)
+    for page in [ROOT / "README.md", *PAGES]
+    for language, block in code_blocks(page)
+    if language == "bash" and any(map(is_long, commands_in(block)))
+]
+
+
+@pytest.mark.parametrize(
+    ("page", "block"), LONG, ids=[f"{page.stem}-{i}" for i, (page, _) in enumerate(LONG)]
+)
+def test_what_takes_long_says_so_first_and_names_a_short_variant(page: Path, block: str) -> None:
+    assert re.match(r"# .*(\d minutes|timed).*; short: --", block), f"{page.name}: {block.splitlines()[0]}"
 
 
 def run_as_a_reader(block: str, space: dict[str, object], page: str) -> None:

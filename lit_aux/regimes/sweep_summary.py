@@ -26,7 +26,8 @@ class FactorSummary:
         factor: The factor.
         fits: How many seeds it has.
         diverged: How many of them ended with an infinite loss; they count nowhere else.
-        layers: By name, means of the numbers, and the verdict that most seeds share.
+        layers: By name, means of the numbers, and the verdict that most seeds share; borderline where it is
+            for half of these.
         agreement: By layer, how many seeds share it.
         val_accuracy: Mean on validation data, None where there are none.
         val_loss: Likewise.
@@ -61,7 +62,9 @@ def _summary(factor: float, members: Sequence[FactorFit]) -> FactorSummary:
         name = rows[0].layer
         means: dict[str, float] = {key: fmean(getattr(row, key) for row in rows) for key in NUMBERS}
         verdict, agreement[name] = Counter(row.verdict for row in rows).most_common(1)[0]
-        layers[name] = LayerDimensionality(rows[0].phase, name, verdict=verdict, note="", **means)
+        near = [row.note for row in rows if row.verdict == verdict and row.borderline]
+        note = near[0] if 2 * len(near) >= agreement[name] and near else ""
+        layers[name] = LayerDimensionality(rows[0].phase, name, verdict=verdict, note=note, **means)
     accuracies = [one.val_accuracy for one in whole if one.val_accuracy is not None]
     losses = [one.val_loss for one in whole if one.val_loss is not None]
     return FactorSummary(
@@ -119,6 +122,7 @@ def conclusion(factors: Sequence[FactorSummary], layer: str | None) -> dict[str,
     return {
         "layer": layer,
         "nested": [one.factor for one in nested],
+        "borderline": [one.factor for one in nested if one.layers[str(layer)].borderline],
         "best": None if of_all is None else of_all.factor,
         "best_nested": None if of_nested is None else of_nested.factor,
     }
@@ -126,7 +130,8 @@ def conclusion(factors: Sequence[FactorSummary], layer: str | None) -> dict[str,
 
 def in_words(found: dict[str, Any]) -> list[str]:
     """Return a conclusion as lines to be read."""
-    nested = ", ".join(f"{factor:g}" for factor in found["nested"])
+    near = found["borderline"]
+    nested = ", ".join(f"{factor:g}{' (borderline)' * (factor in near)}" for factor in found["nested"])
     lines = [f"nested at {found['layer']}: " + (f"rescale {nested}" if nested else "no factor of these")]
     if found["best"] is None:
         lines.append("which of them is best: unknown without validation data (test data are not looked at)")
@@ -146,6 +151,8 @@ def sweep_table(factors: Sequence[FactorSummary], layer: str | None) -> "Table":
     seeds = max(one.fits for one in factors)
     over = f", means over {seeds} seeds" if seeds > 1 else ""
     table = Table(title=f"{layer} at each rescale factor{over}", title_justify="left", box=box.SIMPLE_HEAD)
+    if any(layer in one.layers and one.layers[layer].borderline for one in factors):
+        table.caption, table.caption_justify = "in brackets: borderline", "left"
     accuracy = any(one.val_accuracy is not None for one in factors)
     loss = not accuracy and any(one.val_loss is not None for one in factors)
     measured = ["val accuracy"] * accuracy + ["val loss"] * loss
@@ -167,7 +174,7 @@ def _verdict(one: FactorSummary, layer: str | None) -> str:
     if row is None:
         return "diverged"
     count = one.agreement[row.layer]
-    text = row.verdict if count == one.fits else f"{row.verdict} {count}/{one.fits}"
+    text = row.shown_verdict if count == one.fits else f"{row.shown_verdict} {count}/{one.fits}"
     return text + (f", {one.diverged} diverged" if one.diverged else "")
 
 

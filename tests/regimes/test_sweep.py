@@ -3,19 +3,22 @@
 import csv
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from regime_helpers import only_fit
+from rich.console import Console
 
 from lit_aux.cli import _run
 from lit_aux.errors import ConfigurationError, NonFiniteLossError
 from lit_aux.regimes.command import run
 from lit_aux.regimes.sweep import FactorFit
 from lit_aux.regimes.sweep_picture import _drawn
-from lit_aux.regimes.sweep_summary import best, by_factor, chosen_layer, conclusion, in_words
+from lit_aux.regimes.sweep_summary import best, by_factor, chosen_layer, conclusion, in_words, sweep_table
 
 MODULE = "lit_aux.modules.PretrainFinetuneModule"
 TIMM = {"class_path": "lit_aux.models.TimmBackbone", "init_args": {"name": "resnet18"}}
@@ -175,12 +178,27 @@ def test_most_seeds_decide() -> None:
     )
     assert chosen_layer(found) == "pool"
     said = conclusion(found, "pool")
-    assert said == {"layer": "pool", "nested": [0.5], "best": 0.5, "best_nested": 0.5}
+    assert said == {"layer": "pool", "nested": [0.5], "borderline": [], "best": 0.5, "best_nested": 0.5}
     assert found[1].val_accuracy == pytest.approx(0.7)
     assert in_words(said)[1] == "best on validation data: rescale 0.5"
     half = by_factor(fits((0.5, "nested", None), (0.5, "lazy", None)))
     assert conclusion(half, "pool")["nested"] == []
     assert best(half) is None
+
+
+@pytest.mark.parametrize(("near", "marked"), [(0, False), (1, True), (2, True)])
+def test_a_verdict_that_is_borderline_for_half_of_the_seeds_is_marked(near: int, marked: bool) -> None:
+    rows = [replace(one, factor=0.5) for one in fits((0.5, "nested", 0.6), (0.5, "nested", 0.8))]
+    for i in range(near):
+        note = "borderline: PR ratio 0.75 is near 0.8"
+        rows[i] = replace(rows[i], layers=(replace(rows[i].layers[0], note=note),))
+    (found,) = by_factor(rows)
+    assert found.layers["pool"].shown_verdict == ("(nested)" if marked else "nested")
+    said = in_words(conclusion([found], "pool"))[0]
+    assert said == f"nested at pool: rescale 0.5{' (borderline)' * marked}"
+    out = StringIO()
+    Console(file=out, width=200).print(sweep_table([found], "pool"))
+    assert ("in brackets: borderline" in out.getvalue()) == marked
 
 
 def test_of_many_layers_the_wanted_one_is_drawn() -> None:
