@@ -54,6 +54,29 @@ def check_output(
     return found
 
 
+def check_folder(option: str, path: PathLike) -> Path:
+    """Refuse a folder to write into that is, or lies in, a file.
+
+    Args:
+        option: The option that named the folder, for the error.
+        path: The folder; it need not be there yet.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigurationError: If there can be no such folder.
+    """
+    found = check_place(option, path)
+    nearest = found
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        where = "is a file" if nearest == found else f"lies in {nearest}, which is a file"
+        raise ConfigurationError(f"{option} {found}: {where}; name a folder")
+    return found
+
+
 def _same(one: Path, other: Path) -> bool:
     with suppress(OSError):
         if one.exists() and other.exists():
