@@ -110,7 +110,7 @@ def test_the_command_line_says_it_in_one_line(
     assert main([verb, *words]) == 2
     (line,) = (text for text in capsys.readouterr().err.splitlines() if "error" in text)
     assert "code.ckpt" in line
-    assert "would run code (it names" in line
+    assert "wants to run code" in line
     assert "mkdir" in line
     assert "weights_only" not in line
     assert not Path("it-ran").exists()
