@@ -4,8 +4,8 @@
         [--folder DIR] [--elsewhere DIR]
 
 N is a number of kills. DIR are folders on different file systems, by default one in ``$TMPDIR`` and one in
-``/dev/shm``: checkpoints lie on one and ``$TMPDIR`` on the other. Weights must be equal bit for bit; tables and
-summaries apart from times. Use it with ``OMP_NUM_THREADS=1``.
+``/dev/shm``: checkpoints lie on one and ``$TMPDIR`` on the other. Weights must be equal bit for bit; tables
+and summaries apart from times. Use it with ``OMP_NUM_THREADS=1``.
 """
 
 import argparse
@@ -19,8 +19,14 @@ from pathlib import Path
 
 import torch
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "tests"), str(Path(__file__).parents[1] / "tests" / "sweeps")]
-from killed_runs import REPRODUCE, kill_command, kill_fits, sweep_words  # type: ignore[import-not-found]
+TESTS = Path(__file__).parents[1] / "tests"
+sys.path[:0] = map(str, (TESTS, TESTS / "phases", TESTS / "sweeps"))
+from killed_runs import (  # type: ignore[import-not-found]  # noqa: E402
+    REPRODUCE,
+    kill_command,
+    kill_fits,
+    sweep_words,
+)
 
 
 def main() -> int:

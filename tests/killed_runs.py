@@ -26,7 +26,11 @@ PLACES = ("before the phases", "pretrain", "finetune", "after the phases")
 TIMES = ("seconds", "checkpoint")
 Kill = tuple[str, float]
 OPERATIONS = (
-    *(f"{when} os.{name}" for name in ("replace", "fsync", "unlink", "write", "rmdir") for when in ("before", "after")),
+    *(
+        f"{when} os.{name}"
+        for name in ("replace", "fsync", "unlink", "write", "rmdir")
+        for when in ("before", "after")
+    ),
     *("before torch.save", "amid torch.save", "after torch.save", "before opening", "before making"),
 )
 
@@ -50,8 +54,8 @@ class Tally:
     def __str__(self) -> str:
         places = ", ".join(f"{count} {place}" for place, count in sorted(self.killed.items()))
         return (
-            f"{self.killed.total()} kills ({places}), {self.ended} ended before; {self.resumed} resumed to the "
-            f"end, {len(self.bad)} of them lost, changed or left something"
+            f"{self.killed.total()} kills ({places}), {self.ended} ended before; {self.resumed} resumed to "
+            f"the end, {len(self.bad)} of them lost, changed or left something"
         )
 
 
@@ -172,7 +176,7 @@ def run_fit(root: Path, ckpt_path: str | None, store: bool, place: Any) -> dict[
     """Pretrain and finetune, and return all that is to be the same, kill or no kill."""
     import lit_aux.phases.trainer as of_trainer
     from lit_aux import report
-    from phases.resume_helpers import fit, outcome
+    from resume_helpers import fit, outcome
 
     real = of_trainer.PhaseTrainer._run_phase
 
@@ -190,28 +194,36 @@ def run_fit(root: Path, ckpt_path: str | None, store: bool, place: Any) -> dict[
             phase.pop(name)
     summary.pop("continued")
     results, measures, stopped = outcome(trainer)
+    rows = rows_of(folder / "measures.csv")
+    if store:  # layers of a phase that is taken from the store are not measured
+        summary["layers"] = [layer for layer in summary["layers"] if layer["phase"] == "finetune"]
+        measures = [[row for row in one if row.phase == "finetune"] for one in measures]
+        rows = [row for row in rows or [] if row["phase"] == "finetune" or not row["layer"]]
     found = [{k: v for k, v in result.items() if k != "reused"} for result in results]
-    best = {
-        path.name: torch.load(path, weights_only=True)["state_dict"]
-        for path in sorted((folder / "checkpoints").glob("*.ckpt"))
-        if path.name == "finetune.ckpt"
-    }
+    written = [
+        torch.load(str(phase.checkpoint), weights_only=True)["state_dict"]
+        for phase in trainer.phase_results
+        if phase.checkpoint is not None
+    ]
     return {
         "weights": module.state_dict(),
-        "written weights": best,
-        "outcome": repr((found, measures if not store else measures[-1:], stopped)),
+        "written weights": written[-1],
+        "outcome": repr((found, measures, stopped)),
         "summary": summary,
         "results.csv": rows_of(folder / "results.csv"),
-        "measures.csv": rows_of(folder / "measures.csv"),
+        "measures.csv": rows,
         "pictures": sorted(path.name for path in folder.glob("*.png")),
         "modules": sorted(sys.modules),
     }
 
 
+_PRELOADED = ("lit_aux", "resume_helpers", "toys", "matplotlib", "torchmetrics", "torch", "rich")
+
+
 def preload(names: Sequence[str]) -> None:
     """Import what children would import, so that those that are forked find it there."""
     for name in names:
-        if name.partition(".")[0] in ("lit_aux", "phases", "toys", "matplotlib", "torchmetrics", "torch", "rich"):
+        if name.partition(".")[0] in _PRELOADED:
             with suppress(Exception):
                 import_module(name)
 
@@ -253,7 +265,7 @@ def kill_fits(
     wanted: dict[bool, Any] = {}
     for store in (False, True):
         file = folders[0] / "whole.pt"
-        import phases.resume_helpers  # noqa: F401
+        preload(["resume_helpers"])
 
         began = time.monotonic()
         root = folders[0] / "whole"
@@ -391,7 +403,9 @@ def kill_command(
         amiss = [] if code == 0 else [f"code {code}: {(home / 'command.txt').read_text()[-300:]}"]
         amiss += differing(wanted, table(home)) + leftovers(home)
         now = _whole_rows(home / out)
-        amiss += [f"row {run} changed" for run, row in before.items() if now.get(run) != row and not row["error"]]
+        amiss += [
+            f"row {run} changed" for run, row in before.items() if now.get(run) != row and not row["error"]
+        ]
         if amiss:
             tally.bad.append(f"{trial} {whom} at {at:.2f}: {', '.join(amiss)}")
         shutil.rmtree(home)
@@ -437,7 +451,9 @@ def _command(
     hit = False
     if kill is not None and kill[0] != "by operation":
         end = time.monotonic() + kill[1]
-        while time.monotonic() < end and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        while (
+            time.monotonic() < end and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        ):
             time.sleep(0.005)
         hit = _kill(pid, kill[0], rnd or random.Random(0))
     _, status = os.waitpid(pid, 0)
