@@ -125,7 +125,8 @@ def _arm(kind: str, at: float) -> None:
         found = real(*args, **kwargs)
         if now:
             if when == "amid":  # half of it was written
-                os.truncate(args[1], os.path.getsize(args[1]) // 2)
+                args[1].flush()
+                os.truncate(args[1].name, os.path.getsize(args[1].name) // 2)
             die()
         return found
 
@@ -149,7 +150,7 @@ def die() -> None:
 def draw_kill(rnd: random.Random, seconds: float, most: int = 24) -> Kill:
     """Draw an instant of a run that takes so many seconds, or an operation."""
     if rnd.random() < 0.5:
-        return "time", rnd.uniform(0.02, 1.0) * seconds
+        return "time", rnd.uniform(0.1, 0.8) * seconds
     return rnd.choice(OPERATIONS), rnd.randint(1, most)
 
 
@@ -174,9 +175,10 @@ def rows_of(path: Path) -> list[dict[str, str]] | None:
 
 def run_fit(root: Path, ckpt_path: str | None, store: bool, place: Any) -> dict[str, Any]:
     """Pretrain and finetune, and return all that is to be the same, kill or no kill."""
+    from resume_helpers import fit, outcome
+
     import lit_aux.phases.trainer as of_trainer
     from lit_aux import report
-    from resume_helpers import fit, outcome
 
     real = of_trainer.PhaseTrainer._run_phase
 
@@ -200,14 +202,10 @@ def run_fit(root: Path, ckpt_path: str | None, store: bool, place: Any) -> dict[
         measures = [[row for row in one if row.phase == "finetune"] for one in measures]
         rows = [row for row in rows or [] if row["phase"] == "finetune" or not row["layer"]]
     found = [{k: v for k, v in result.items() if k != "reused"} for result in results]
-    written = [
-        torch.load(str(phase.checkpoint), weights_only=True)["state_dict"]
-        for phase in trainer.phase_results
-        if phase.checkpoint is not None
-    ]
+    written = torch.load(str(trainer.phase_results[-1].checkpoint), weights_only=True)["state_dict"]
     return {
         "weights": module.state_dict(),
-        "written weights": written[-1],
+        "written weights": written,
         "outcome": repr((found, measures, stopped)),
         "summary": summary,
         "results.csv": rows_of(folder / "results.csv"),

@@ -154,6 +154,8 @@ class PhaseTrainer(Trainer):
         root = str(self.default_root_dir)
         if self.is_global_zero:
             remove_leftovers(root)
+            if self._reuse is not None:
+                self._reuse.store.tidy()
         resume = self._find_resume_point(model, ckpt_path, root)
         self.phase_results = list(resume.results)
         self._logged_steps = resume.logged_steps
@@ -323,7 +325,9 @@ class PhaseTrainer(Trainer):
         self._logged_steps = self.fit_loop.epoch_loop._batches_that_stepped
         if result.reused:
             self._save_reused(model)
-        result.checkpoint = self.newest_checkpoint() or result.checkpoint
+        # a resume of a phase that had ended writes none: the one that it came from is the phase's
+        ended = self._resume.path if self._resume.current is not None else None
+        result.checkpoint = self.newest_checkpoint() or result.checkpoint or ended
 
     def _save_reused(self, model: LightningModule) -> None:
         """Write the checkpoint of a phase that was taken from the store, as if it had been trained here."""
