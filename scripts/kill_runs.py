@@ -1,7 +1,7 @@
 """Kill fits, sweeps and ``reproduce`` again and again, let them go on, and print what was lost or changed.
 
-    python scripts/kill_runs.py [--fits N] [--sweeps N] [--reproduce N] [--seed S] [--seconds LIMIT]
-        [--folder DIR] [--elsewhere DIR]
+    python scripts/kill_runs.py [--fits N] [--sweeps N] [--reproduce N [--jobs J]] [--seed S]
+        [--seconds LIMIT] [--folder DIR] [--elsewhere DIR]
 
 N is a number of kills. DIR are folders on different file systems, by default one in ``$TMPDIR`` and one in
 ``/dev/shm``: checkpoints lie on one and ``$TMPDIR`` on the other. Weights must be equal bit for bit; tables
@@ -34,6 +34,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("fits", "sweeps", "reproduce"):
         parser.add_argument(f"--{name}", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2, help="of reproduce")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="when to stop all the same")
     parser.add_argument("--folder", default=None)
@@ -53,7 +54,7 @@ def main() -> int:
             bad += len(tally.bad)
         commands = {
             "sweeps": (sweep_words(here / "sweep.yaml"), "out/results.csv"),
-            "reproduce": (REPRODUCE, "out/results.csv"),
+            "reproduce": ([*REPRODUCE, f"--jobs={given.jobs}"], "out/results.csv"),
         }
         for name, (words, out) in commands.items():
             if count := getattr(given, name):

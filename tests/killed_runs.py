@@ -150,7 +150,7 @@ def die() -> None:
 def draw_kill(rnd: random.Random, seconds: float, most: int = 24) -> Kill:
     """Draw an instant of a run that takes so many seconds, or an operation."""
     if rnd.random() < 0.5:
-        return "time", rnd.uniform(0.1, 0.8) * seconds
+        return "time", rnd.uniform(0.1, 1.0) * seconds
     return rnd.choice(OPERATIONS), rnd.randint(1, most)
 
 
@@ -337,7 +337,7 @@ def _kill_fit(
 
 REPRODUCE = [
     *("reproduce", "diagonal-overlap", "--setups=[STL, MTL, PT+FT]", "--seeds=[0, 1]", "--n-main=[8, 16]"),
-    *("--overlap=[0, 4]", "--max-evaluations=300", "--replicas-per-slice=2", "--jobs=2"),
+    *("--overlap=[0, 4]", "--max-evaluations=300", "--replicas-per-slice=2"),
     *("--out=out/results.csv", "--device=cpu"),
 ]
 
