@@ -12,7 +12,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -215,13 +215,13 @@ def run_fit(root: Path, ckpt_path: str | None, store: bool, place: Any) -> dict[
     }
 
 
-_PRELOADED = ("lit_aux", "resume_helpers", "toys", "matplotlib", "torchmetrics", "torch", "rich")
+_NOT_PRELOADED = ("__main__", "__mp_main__", "multiprocessing", "lightning_fabric", "wandb")
 
 
-def preload(names: Sequence[str]) -> None:
+def preload(names: Iterable[str]) -> None:
     """Import what children would import, so that those that are forked find it there."""
     for name in names:
-        if name.partition(".")[0] in _PRELOADED:
+        if name not in sys.modules and name.partition(".")[0] not in _NOT_PRELOADED:
             with suppress(Exception):
                 import_module(name)
 
@@ -336,8 +336,8 @@ def _kill_fit(
 # Commands
 
 REPRODUCE = [
-    *("reproduce", "diagonal-overlap", "--setups=[STL, MTL, PT+FT]", "--seeds=[0, 1]", "--n-main=[8, 16]"),
-    *("--overlap=[0, 4]", "--max-evaluations=300", "--replicas-per-slice=2"),
+    *("reproduce", "diagonal-overlap", "--setups=[STL, PT+FT]", "--seeds=[0, 1]", "--n-main=[8, 16]"),
+    *("--overlap=[4]", "--max-evaluations=20", "--stride=10", "--replicas-per-slice=1"),
     *("--out=out/results.csv", "--device=cpu"),
 ]
 
@@ -369,12 +369,15 @@ def kill_command(
         path = home / out
         return {name: rows_of(path.with_name(name)) for name in ("results.csv", "measures.csv")}
 
-    began = time.monotonic()
     whole = folder / "whole"
     code = _command(words, whole, None)
     if code:
         raise RuntimeError((whole / "command.txt").read_text()[-2000:])
-    duration, wanted = time.monotonic() - began, table(whole)
+    preload((whole / "modules.txt").read_text().split())
+    wanted = table(whole)
+    began = time.monotonic()
+    _command(words, folder / "again", None)
+    duration = time.monotonic() - began
     trial = 0
     while tally.killed.total() < count and time.monotonic() < end:
         trial += 1
@@ -441,6 +444,8 @@ def _command(
                 _arm(*operation)
             code = main(words)
             sys.stdout.flush()
+            if kill is None:
+                Path("modules.txt").write_text("\n".join(sorted(sys.modules)))
         except BaseException:
             traceback.print_exc()
             sys.stderr.flush()
