@@ -3,7 +3,7 @@
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -132,6 +132,8 @@ KINDS: dict[str, Callable[[Path, bytes], bool]] = {
     "file of exported weights": _is_weights,
     "checkpoint": _begins(b"PK\x03\x04"),  # a damaged one too: it is replaced when a run goes on
     "summary of a run": _begins(b'{\n  "phases":'),
+    "table of results": _begins(b"run,experiment,setup,seed,"),
+    "table of measures": _begins(b"run,phase,step,layer,measure,"),
     "table of a trajectory": _begins(b"method,seed,trained,"),
     "table of mixtures": _begins(b"phase,mixing,task,"),
     "table of regimes": _begins(b"factor,seed,layer,"),
@@ -140,14 +142,13 @@ KINDS: dict[str, Callable[[Path, bytes], bool]] = {
 """How to tell what commands write, from the file and how it begins."""
 
 
-def check_csv(option: str, path: PathLike, columns: Sequence[str], added: int = 0) -> Path:
+def check_csv(option: str, path: PathLike, columns: Iterable[str]) -> Path:
     """Refuse to write a CSV file over one that has other columns, or over another kind of file.
 
     Args:
         option: The option that named the output, for the error.
         path: The output.
         columns: What it will begin with.
-        added: How many of the last columns a file that was written before may lack.
 
     Raises:
         ConfigurationError: If there is such a file.
@@ -155,8 +156,7 @@ def check_csv(option: str, path: PathLike, columns: Sequence[str], added: int = 
     found = check_output(option, path)
     if found.exists():
         first = found.read_bytes()[:_LOOKED_AT].partition(b"\n")[0].rstrip(b"\r").decode(errors="replace")
-        known = [",".join(columns[: len(columns) - fewer]) for fewer in range(added + 1)]
-        if first and first not in known:
+        if first and first != ",".join(columns):
             raise ConfigurationError(
                 f"{option} {found}: is there already and begins with {first[:40]!r}; name another "
                 "folder, this file "

@@ -6,10 +6,16 @@ from typing import Any
 
 from lightning.pytorch import Callback
 
-from lit_aux.outputs import check_csv, check_output
+from lit_aux.outputs import check_output
 from lit_aux.phases.checkpoint import PhaseCheckpoint
 from lit_aux.phases.phase import Phase
 
+_REPORTED = (
+    ("summary.json", "summary of a run"),
+    ("summary.png", "picture"),
+    ("results.csv", "table of results"),
+    ("measures.csv", "table of measures"),
+)
 _WRITTEN = {
     "TrajectoryLog": ("trajectory.csv", "table of a trajectory"),
     "WiSEFT": ("wise_ft.csv", "table of mixtures"),
@@ -34,8 +40,6 @@ def check_places(
     Raises:
         ConfigurationError: If there is such a file; the message names it.
     """
-    from lit_aux.experiments.results import ADDED, COLUMNS, MEASURE_COLUMNS
-
     root, callbacks = Path(root), list(callbacks)
     file = getattr(model, "pretrained", None)
     read = [file] if isinstance(file, str | Path) else []
@@ -47,10 +51,6 @@ def check_places(
                 check_output(option, folder / f"{phase.name}.ckpt", inputs=read, kind="checkpoint")
     if logger:
         return
-    check_output("default_root_dir", root / "summary.json", kind="summary of a run")
-    check_output("default_root_dir", root / "summary.png", kind="picture")
-    check_csv("default_root_dir", root / "results.csv", COLUMNS, ADDED)
-    check_csv("default_root_dir", root / "measures.csv", MEASURE_COLUMNS)
-    for callback in callbacks:
-        if found := _WRITTEN.get(type(callback).__name__):
-            check_output("default_root_dir", root / found[0], kind=found[1])
+    written = [*_REPORTED, *(_WRITTEN[name] for c in callbacks if (name := type(c).__name__) in _WRITTEN)]
+    for name, kind in written:
+        check_output("default_root_dir", root / name, kind=kind)
