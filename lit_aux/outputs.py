@@ -54,6 +54,29 @@ def check_output(
     return found
 
 
+def check_folder(option: str, path: PathLike) -> Path:
+    """Refuse a folder to write into that is, or lies in, a file.
+
+    Args:
+        option: The option that named the folder, for the error.
+        path: The folder; it need not be there yet.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigurationError: If there can be no such folder.
+    """
+    found = check_place(option, path)
+    nearest = found
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        where = "is a file" if nearest == found else f"lies in {nearest}, which is a file"
+        raise ConfigurationError(f"{option} {found}: {where}; name a folder")
+    return found
+
+
 def _same(one: Path, other: Path) -> bool:
     with suppress(OSError):
         if one.exists() and other.exists():
@@ -107,6 +130,12 @@ KINDS: dict[str, Callable[[Path, bytes], bool]] = {
     "batch script of a sweep": _is_script,
     "picture": _is_picture,
     "file of exported weights": _is_weights,
+    "checkpoint": _begins(b"PK\x03\x04"),  # a damaged one too: it is replaced when a run goes on
+    "summary of a run": _begins(b'{\n  "phases":'),
+    "table of results": _begins(b"run,experiment,setup,seed,"),
+    "table of measures": _begins(b"run,phase,step,layer,measure,"),
+    "table of a trajectory": _begins(b"method,seed,trained,"),
+    "table of mixtures": _begins(b"phase,mixing,task,"),
     "table of regimes": _begins(b"factor,seed,layer,"),
     "file of regimes": _begins(b'{\n  "penalty":', b'{\n  "options":'),
 }

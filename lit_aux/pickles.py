@@ -21,6 +21,10 @@ _CALLS = ("REDUCE", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD", "STOP")
 _MOST = 1 << 28  # bytes of a file, or of an entry in an archive, that are looked through
 
 
+_OLD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""How files of ``torch.save`` begin that was older than 1.6: a number, pickled."""
+
+
 def read_weights(path: str | Path, *, mmap: bool = False) -> Any:
     """Load a file of ``torch.save`` on the CPU; nothing that it holds is run.
 
@@ -50,10 +54,28 @@ def unreadable(path: str | Path, error: Exception) -> str:
     called = code_in(path)
     if called is not None:
         return f"cannot be read: it wants to run code ({called}) when it is loaded"
+    if is_old(path):
+        return (
+            "is in the format of torch before 1.6, which has no checksums; load it with torch and save it "
+            "again"
+        )
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if "weights_only" in line or "mmap" in line:
+    if any(word in line for word in ("weights_only", "mmap", "enforce fail", "PytorchStreamReader")):
         line = "it is damaged, or torch.save has not written it"
     return f"is not a readable checkpoint ({line})"
+
+
+def is_old(path: str | Path) -> bool:
+    """Return whether a file is in the format of ``torch.save`` before 1.6.
+
+    Args:
+        path: The file.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(_OLD)) == _OLD
+    except OSError:
+        return False
 
 
 def code_in(path: str | Path) -> str | None:

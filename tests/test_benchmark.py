@@ -35,6 +35,14 @@ def test_the_students_are_benchmarked(
     assert not any(" nan" in line or " inf" in line for line in lines)
 
 
+def test_checkpoints_are_benchmarked() -> None:
+    from benchmarks.checkpoints import benchmark_checkpoints
+
+    rows = {what: value for what, value, _ in benchmark_checkpoints(1, quick=True)}
+    assert all(0 < value < 60 for value in rows.values())
+    assert any("times Lightning's" in what for what in rows)
+
+
 @pytest.mark.slow
 def test_the_sweep_is_benchmarked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -53,5 +53,5 @@ def read(path: Path) -> Tensor:
 def write(path: Path, weights: Tensor) -> None:
     """Write weights whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path, sync=True) as part:
-        torch.save(weights, part)
+    with whole(path, sync=True) as part, part.open("wb") as file:
+        torch.save(weights, file)

@@ -63,6 +63,7 @@ def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:
 
                 save_file(dict(weights), part)
             else:
-                torch.save(dict(weights), part)
+                with part.open("wb") as file:
+                    torch.save(dict(weights), file)
     except OSError as error:
         raise ConfigurationError(f"output: {str(target)!r} cannot be written ({error.strerror})") from error

@@ -32,8 +32,9 @@ class WholeCheckpointIO(TorchCheckpointIO):
             return
         target = Path(str(path).removeprefix("file://"))
         target.parent.mkdir(parents=True, exist_ok=True)
-        with whole(target, sync=True) as part:
-            torch.save(checkpoint, part)
+        # not by its name, which the records in it would bear
+        with whole(target, sync=True) as part, part.open("wb") as file:
+            torch.save(checkpoint, file)
 
     def load_checkpoint(
         self, path: _PATH, map_location: Any = "cpu", weights_only: bool | None = None

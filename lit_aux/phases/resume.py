@@ -22,6 +22,7 @@ from lit_aux.phases.state import (
     check_content,
     check_finite,
     check_fit,
+    check_optimizers,
     first_line,
     not_finite,
     phase_of_checkpoint,
@@ -128,7 +129,10 @@ class PhaseCheckpointConnector(_CheckpointConnector):
             }
             for name, count in needed.items():
                 found = content.get(name)
-                if isinstance(found, list) and len(found) != count:
+                # of schedules there may be more: averaging of weights adds one when it begins
+                if isinstance(found, list) and (
+                    len(found) < count or (name == "optimizer_states" and len(found) > count)
+                ):
                     raise ConfigurationError(
                         f"ckpt_path: {str(self._ckpt_path)!r} has {len(found)} {name}, this run needs "
                         f"{count}; "
@@ -136,6 +140,8 @@ class PhaseCheckpointConnector(_CheckpointConnector):
                     )
         with self._one_line(self._ckpt_path):
             super().restore_training_state()
+        if content and self.trainer.state.fn == TrainerFn.FITTING and self.phased:
+            check_optimizers(self.trainer.optimizers, f"ckpt_path: {str(self._ckpt_path)!r}")
 
     @contextmanager
     def _one_line(self, path: Any) -> Iterator[None]:
@@ -175,11 +181,12 @@ def find_resume_point(ckpt_path: str | Path | None, names: list[str], root: str)
         info = phase_of_checkpoint(content, path, names)
     place = {"checkpoint": str(path), "phase": names[info["phase"]]}
     place |= {"epoch": content.get("epoch", 0), "step": content.get("global_step", 0)}
-    ended = info["current"] or {}
+    current = None if info["current"] is None else PhaseResult(**info["current"]).asdict()
+    ended = current or {}
     return ResumePoint(
         phase=info["phase"],
         path=str(path),
-        current=info["current"],
+        current=current,
         results=[PhaseResult(**result) for result in info["results"]],
         logged_steps=int(info["logged_steps"]),
         seconds=info["seconds"],

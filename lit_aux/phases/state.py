@@ -1,8 +1,9 @@
 """What a checkpoint says about the phase that wrote it, and the random state that training goes on from."""
 
+import errno
 import random
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.pickles import code_in, read_weights, unreadable
+from lit_aux.pickles import code_in, is_old, read_weights, unreadable
 
 CHECKPOINT_KEY = "lit_aux"
 
@@ -135,10 +137,10 @@ def check_archive(path: str | Path, option: str) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except OSError as error:
-        raise ConfigurationError(f"{place} cannot be read ({error.strerror})") from error
     except Exception as error:  # zipfile raises half a dozen kinds for what is no archive, or a torn one
-        if code_in(path) is not None:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # of a place before the beginning
+            raise ConfigurationError(f"{place} cannot be read ({error.strerror})") from error
+        if code_in(path) is not None or is_old(path):
             raise ConfigurationError(f"{place} {unreadable(path, error)}") from error
         what = "is empty" if Path(path).stat().st_size == 0 else "is torn, or another kind of file"
         raise ConfigurationError(f"{place} is not a readable checkpoint: it {what}") from error
@@ -181,8 +183,19 @@ _NEEDED: dict[str, Any] = {
 }
 """What a checkpoint says of its run, and of which kind; what came later may be missing."""
 _LATER: dict[str, Any] = {"metrics": dict, "continued": list, "depends": dict, "limits": dict, "files": dict}
+_LATER["schedules"] = dict | None
 _TRAINING: dict[str, Any] = {"optimizer_states": list, "lr_schedulers": list, "loops": dict}
 _COUNTS: dict[str, Any] = {"epoch": int, "global_step": int}
+_WITHIN: dict[str, Any] = {
+    "metrics": float | int,
+    "limits": str,
+    "files": str,
+    "schedules": str,
+    "depends": dict,
+    "continued": dict,
+    "phases": str,
+}
+"""What is in those of them that hold several."""
 
 
 def phase_of_checkpoint(content: dict[str, Any], path: str | Path, names: list[str]) -> dict[str, Any]:
@@ -207,6 +220,7 @@ def phase_of_checkpoint(content: dict[str, Any], path: str | Path, names: list[s
         f"{place}, of its run,",
         anew,
     )
+    _check_within(info, place, anew)
     _check_kinds(content, _TRAINING | {k: v for k, v in _COUNTS.items() if k in content}, place, anew)
     if info["phases"] != names:
         raise ConfigurationError(
@@ -219,8 +233,15 @@ def phase_of_checkpoint(content: dict[str, Any], path: str | Path, names: list[s
         raise ConfigurationError(
             f"{place} is of phase {info['phase']}, the run has 0 to {len(names) - 1}; {anew}"
         )
-    for result in (*info["results"], *([info["current"]] if info["current"] is not None else [])):
-        result_of(result, place)
+    results = [result_of(result, place).name for result in info["results"]]
+    if results != names[: info["phase"]][: len(results)]:
+        raise ConfigurationError(
+            f"{place} tells of phases {', '.join(results)} before {names[info['phase']]}; {anew}"
+        )
+    if info["current"] is not None and (ended := result_of(info["current"], place).name) != (
+        now := names[info["phase"]]
+    ):
+        raise ConfigurationError(f"{place} is of phase {now} and says that {ended} has ended; {anew}")
     if len(info["results"]) != info["phase"]:
         raise ConfigurationError(
             f"{place} is of phase {info['phase']} and knows how {len(info['results'])} phases ended; {anew}"
@@ -242,6 +263,33 @@ def _check_kinds(values: Mapping[str, Any], kinds: Mapping[str, Any], place: str
             )
 
 
+def _check_within(info: Mapping[str, Any], place: str, remedy: str) -> None:
+    """Refuse collections of something else, and counts and times that cannot be."""
+    for name, kind in _WITHIN.items():
+        held = info.get(name) or ()
+        values = [*held.values()] if isinstance(held, Mapping) else [*held]
+        if name == "depends":
+            values += [
+                part for tree in values if isinstance(tree, dict) for part in ([tree] if _text(tree) else [0])
+            ]
+        odd = [value for value in values if not isinstance(value, kind)]
+        if odd:
+            raise ConfigurationError(
+                f"{place}, of its run, has {str(odd[0])[:40]!r} in {name!r}, so training cannot resume from "
+                f"it; {remedy}"
+            )
+    for name in ("seconds", "logged_steps"):
+        if not 0 <= info[name] < float("inf"):
+            raise ConfigurationError(
+                f"{place}, of its run, has a {name!r} of {info[name]}, so training cannot resume from it; "
+                f"{remedy}"
+            )
+
+
+def _text(tree: Mapping[Any, Any]) -> bool:
+    return all(isinstance(part, str) for item in tree.items() for part in item)
+
+
 def result_of(told: Any, place: str) -> PhaseResult:
     """Return how a phase went, as a file tells it.
 
@@ -255,7 +303,12 @@ def result_of(told: Any, place: str) -> PhaseResult:
     kinds = {"name": str, "tasks": list, "reason": str, "epochs": int, "steps": int, "metrics": dict}
     known = {one.name for one in fields(PhaseResult)}
     named = isinstance(told, dict) and {"name", "tasks"} <= {*told} <= known
-    if named and all(isinstance(told[name], kind) for name, kind in kinds.items() if name in told):
+    if (
+        named
+        and all(isinstance(told[name], kind) for name, kind in kinds.items() if name in told)
+        and all(isinstance(value, float | int) for value in told.get("metrics", {}).values())
+        and all(told.get(name, 0) >= 0 for name in ("epochs", "steps"))
+    ):
         return PhaseResult(**told)
     raise ConfigurationError(f"{place} does not say how a phase went, but {str(told)[:80]!r}")
 
@@ -308,6 +361,45 @@ def not_finite(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     return [name for name in names if not bool(state[name].isfinite().all())]
 
 
+_LIKE_PARAMETERS = (
+    "exp_avg",
+    "exp_avg_sq",
+    "max_exp_avg_sq",
+    "momentum_buffer",
+    "square_avg",
+    "grad_avg",
+    "acc_delta",
+)
+
+
+def check_optimizers(optimizers: Iterable[Optimizer], place: str) -> None:
+    """Refuse what optimizers have been given that makes NaN of the weights, or does not fit them.
+
+    Args:
+        optimizers: With their states restored.
+        place: The option and the file, for the error.
+
+    Raises:
+        ConfigurationError: If something in a state is NaN, or an average has not the shape of its weights.
+    """
+    for optimizer in optimizers:
+        for parameter, state in optimizer.state.items():
+            for name, value in state.items() if isinstance(state, Mapping) else ():
+                if not isinstance(value, Tensor):
+                    continue
+                if value.is_floating_point() and not value.is_sparse and bool(value.isnan().any()):
+                    raise ConfigurationError(
+                        f"{place}: {name!r} of {type(optimizer).__name__} is NaN; name a checkpoint of an "
+                        "earlier epoch"
+                    )
+                whole = isinstance(parameter, Tensor) and name in _LIKE_PARAMETERS and value.dim() > 0
+                if whole and value.shape != parameter.shape:
+                    raise ConfigurationError(
+                        f"{place}: {name!r} of {type(optimizer).__name__} has shape {tuple(value.shape)}, "
+                        f"its weights have {tuple(parameter.shape)}; it is a checkpoint of another network"
+                    )
+
+
 def check_fit(
     own: Mapping[str, Tensor], state: Mapping[str, Tensor], option: str, path: str | Path | None
 ) -> None:
@@ -331,6 +423,28 @@ def check_fit(
             f"{option}: {str(path)!r} holds {name!r} of shape {tuple(state[name].shape)}, the network has "
             f"{tuple(own[name].shape)}; it is a checkpoint of another network"
         )
+    for name, value in state.items():
+        if name in own and not _alike(own[name], value):
+            raise ConfigurationError(
+                f"{option}: {str(path)!r} holds {name!r} as {_described(value)}, the network has "
+                f"{_described(own[name])}; it is a checkpoint of another network"
+            )
     if missing or surplus:
         what = f"lacks {missing[0]!r}" if missing else f"holds the unknown {surplus[0]!r}"
         raise ConfigurationError(f"{option}: {str(path)!r} {what}; it is a checkpoint of another network")
+
+
+def _alike(own: Tensor, other: Tensor) -> bool:
+    """Whether numbers of one kind can be copied into the other: another precision can."""
+    same = own.layout == other.layout and (own.is_meta or not other.is_meta)
+    real, complexes = own.is_floating_point(), own.is_complex()
+    return same and (
+        not (real or complexes) or (real, complexes) == (other.is_floating_point(), other.is_complex())
+    )
+
+
+def _described(value: Tensor) -> str:
+    kinds = [str(one).removeprefix("torch.") for one in (value.dtype, value.layout)]
+    return " ".join(
+        [*kinds[: 1 + (value.layout != torch.strided)], *(["without values"] if value.is_meta else [])]
+    )

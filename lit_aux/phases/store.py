@@ -55,8 +55,8 @@ class PhaseStore:
             return "found"
         lock = self._asked.setdefault(key, Lock(self.root / f"{key}.lock"))
         try:
+            self.tidy()
             self.root.mkdir(parents=True, exist_ok=True)
-            self._remove_leftovers()
             free = lock.acquire()
         except OSError as error:
             raise ConfigurationError(
@@ -79,16 +79,18 @@ class PhaseStore:
         except OSError:
             return 0
 
-    def tell(self, key: str, what: str, say: Say) -> None:
-        """Say now and then which process is at a phase."""
-        self._asked[key].tell(what, say)
-
-    def _remove_leftovers(self) -> None:
-        """Remove, once, what processes have left that were killed."""
+    def tidy(self) -> None:
+        """Remove, once, what processes have left that were killed; what others are at stays."""
         if not self._tidy:
             self._tidy = True
             remove_parts(self.root)
             remove_dead(self.root)
+            with suppress(OSError):  # there is none, or phases are stored
+                self.root.rmdir()
+
+    def tell(self, key: str, what: str, say: Say) -> None:
+        """Say now and then which process is at a phase."""
+        self._asked[key].tell(what, say)
 
     def release(self) -> None:
         """Let others train the phase that this process claimed, if it did not store it."""
@@ -100,8 +102,8 @@ class PhaseStore:
 
     def save(self, key: str, content: Mapping[str, Any]) -> None:
         """Store a finished phase, whole or not at all."""
-        with whole(self.path(key), sync=True) as part:
-            torch.save(dict(content), part)
+        with whole(self.path(key), sync=True) as part, part.open("wb") as file:
+            torch.save(dict(content), file)
 
     def load(self, key: str) -> dict[str, Any]:
         """Load a stored phase on the CPU.

@@ -36,6 +36,7 @@ from lit_aux.phases.limits import check_trainer
 from lit_aux.phases.loggers import LoggerName, build_logger, describe_runs, discard_runs
 from lit_aux.phases.loop import PhaseLoop
 from lit_aux.phases.phase import Phase
+from lit_aux.phases.places import check_places
 from lit_aux.phases.ranks import watched
 from lit_aux.phases.resume import (
     PhaseCheckpointConnector,
@@ -149,11 +150,14 @@ class PhaseTrainer(Trainer):
         self._hooks = hooks_of(model)
         getattr(model, "attach_data", lambda *_: None)(datamodule, self.num_devices * self.num_nodes)
         self._check_callbacks(model)
+        self._check_places(model)
         self._describe(model, datamodule)
         describe_runs(self.loggers, model, datamodule)
         root = str(self.default_root_dir)
         if self.is_global_zero:
             remove_leftovers(root)
+            if self._reuse is not None:
+                self._reuse.store.tidy()
         resume = self._find_resume_point(model, ckpt_path, root)
         self.phase_results = list(resume.results)
         self._logged_steps = resume.logged_steps
@@ -222,6 +226,13 @@ class PhaseTrainer(Trainer):
         for callback in (c for phase in self._phases for c in phase.callbacks):
             if isinstance(callback, WeightRescaling):
                 callback.check(self, model)
+
+    def _check_places(self, model: LightningModule) -> None:
+        """Refuse to write over what is not a fit's own."""
+        if not self.fast_dev_run:  # type: ignore[attr-defined]
+            own = [*self._callback_list.own, *(c for phase in self._phases for c in phase.callbacks)]
+            root = str(self.default_root_dir)
+            check_places(root, logger=bool(self.loggers), model=model, phases=self._phases, callbacks=own)
 
     def _run_phase(
         self,
@@ -323,7 +334,9 @@ class PhaseTrainer(Trainer):
         self._logged_steps = self.fit_loop.epoch_loop._batches_that_stepped
         if result.reused:
             self._save_reused(model)
-        result.checkpoint = self.newest_checkpoint() or result.checkpoint
+        # a resume of a phase that had ended writes none: the one that it came from is the phase's
+        ended = self._resume.path if self._resume.current is not None else None
+        result.checkpoint = self.newest_checkpoint() or result.checkpoint or ended
 
     def _save_reused(self, model: LightningModule) -> None:
         """Write the checkpoint of a phase that was taken from the store, as if it had been trained here."""

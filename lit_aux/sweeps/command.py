@@ -10,8 +10,7 @@ from jsonargparse import ArgumentParser
 
 from lit_aux.commands import command_parser, parse
 from lit_aux.errors import ConfigurationError
-from lit_aux.outputs import check_output
-from lit_aux.storage import check_place
+from lit_aux.outputs import check_folder, check_output
 from lit_aux.sweeps.child import LitAux
 from lit_aux.sweeps.file import SweepFile, read_sweep
 from lit_aux.sweeps.points import MOST_RUNS, points
@@ -93,7 +92,10 @@ def run(arguments: Sequence[str], lit_aux: LitAux, check: Check | None = None) -
     given = _parse(own)
     _check(given)
     sweep = read_sweep(given.file)
-    out = Path(f"runs/sweeps/{sweep.name}") if given.out is None else check_place("--out", given.out)
+    out = Path(f"runs/sweeps/{sweep.name}") if given.out is None else check_folder("--out", given.out)
+    script: Path | None = None
+    if given.slurm is not None:
+        script = check_output("--slurm", given.slurm, inputs=[given.file], kind="batch script of a sweep")
     found = points(sweep, given.method, given.count, given.seed)
     runs = sweep_runs(sweep, found, out, extra, given.logger)
     if check is not None and given.task is None and not given.collect and not (out / "results.csv").exists():
@@ -103,12 +105,11 @@ def run(arguments: Sequence[str], lit_aux: LitAux, check: Check | None = None) -
             print(f"note: {note}")
         if len(runs) < len(found):
             print(f"note: {len(found) - len(runs)} of {len(found)} points are the same as others: run once")
-    if given.slurm is not None:
+    if script is not None:
         from lit_aux.sweeps.slurm import write_script
 
         chosen = [f"--{n}={v}" for n in ("count", "seed", "method", "logger") if (v := given[n])]
         chosen += ["--retry"] if given.retry else []
-        script = check_output("--slurm", given.slurm, inputs=[given.file], kind="batch script of a sweep")
         write_script(script, Path(given.file), out, len(runs), chosen, extra, given.jobs, given.sbatch)
         return 0
     lit_aux = _importable(lit_aux)

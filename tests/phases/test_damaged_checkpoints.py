@@ -1,5 +1,6 @@
 """Checkpoints and stored phases that are damaged, of another kind, or say what cannot be."""
 
+import io
 import os
 import pickle
 import zipfile
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import seed_everything
@@ -110,7 +112,7 @@ def test_the_command_line_says_it_in_one_line(
     assert main([verb, *words]) == 2
     (line,) = (text for text in capsys.readouterr().err.splitlines() if "error" in text)
     assert "code.ckpt" in line
-    assert "would run code (it names" in line
+    assert "wants to run code" in line
     assert "mkdir" in line
     assert "weights_only" not in line
     assert not Path("it-ran").exists()
@@ -165,6 +167,44 @@ EDITS: dict[str, tuple[Callable[[Content], None], str]] = {
     "foreign weights": (lambda c: c.update(state_dict={"a": torch.ones(1)}), "another network"),
     "no weights at all": (without("state_dict"), "holds no 'state_dict'"),
     "callbacks of text": (lambda c: c.update(callbacks="none"), "cannot be restored here"),
+    "seconds that are none": (edited(seconds=float("nan")), "a 'seconds' of nan"),
+    "steps below none": (edited(logged_steps=-5), "a 'logged_steps' of -5"),
+    "options of numbers": (edited(depends={"options": 3}), "3.* in 'depends'"),
+    "options in lists": (edited(depends={"options": {"a": [1]}}), "in 'depends'"),
+    "data of numbers": (edited(files={"data of phase pretrain": 3}), "'3' in 'files'"),
+    "limits in lists": (edited(limits={"phase finetune.max_epochs": [3]}), r"'\[3\]' in 'limits'"),
+    "schedules of numbers": (edited(schedules=3), "a 'schedules' that is int"),
+    "metrics that are none": (edited(metrics={"a": "b"}), "'b' in 'metrics'"),
+    "continued nowhere": (edited(continued=["x"]), "'x' in 'continued'"),
+    "another phase has ended": (edited(current={"name": "a", "tasks": []}), "says that a has ended"),
+    "other phases before": (
+        edited(results=[{"name": "a", "tasks": []}]),
+        "tells of phases a before finetune",
+    ),
+    "steps of a phase below none": (
+        edited(current={"name": "finetune", "tasks": [], "steps": -1}),
+        "does not say how a phase went",
+    ),
+    "weights of whole numbers": (
+        lambda c: c["state_dict"].update({"net.backbone.0.bias": torch.ones(12, dtype=torch.int32)}),
+        "as int32, the network has float32",
+    ),
+    "sparse weights": (
+        lambda c: c["state_dict"].update({"net.backbone.0.weight": torch.ones(12, 6).to_sparse()}),
+        "as float32 sparse_coo, the network has float32",
+    ),
+    "weights without values": (
+        lambda c: c["state_dict"].update({"net.backbone.0.bias": torch.ones(12, device="meta")}),
+        "as float32 without values",
+    ),
+    "averages that are NaN": (
+        lambda c: next(iter(c["optimizer_states"][0]["state"].values()))["exp_avg"].fill_(torch.nan),
+        "'exp_avg' of Adam is NaN",
+    ),
+    "averages of another shape": (
+        lambda c: next(iter(c["optimizer_states"][0]["state"].values())).update(exp_avg=torch.ones(2)),
+        r"'exp_avg' of Adam has shape \(2,\)",
+    ),
     "NaN weights": (
         lambda c: c["state_dict"]["net.backbone.0.weight"].fill_(torch.nan),
         r"the weights 'net\.backbone\.0\.weight' in '.*' are NaN or infinite",
@@ -218,6 +258,37 @@ def test_buffers_may_be_infinite() -> None:
         check_finite(module, {**module.state_dict(), "bias": torch.tensor([torch.nan, 0])}, "ckpt_path", "a")
 
 
+def test_files_of_other_programs_are_named(written: bytes, tmp_path: Path) -> None:
+    """Another zip archive, numpy's, torch's format of before 1.6, and a record that was cut out."""
+    path = tmp_path / "theirs.ckpt"
+    content = torch.load(io.BytesIO(written), weights_only=True)
+    told = {}
+    for kind in ("zip", "npz", "old", "cut"):
+        if kind == "zip":
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr("a.txt", "mine")
+        elif kind == "npz":
+            with path.open("wb") as file:
+                np.savez(file, a=np.ones(2))
+        elif kind == "old":
+            torch.save(content, path, _use_new_zipfile_serialization=False)
+        else:
+            path.write_bytes(written[200:])
+        with pytest.raises(ConfigurationError, match=r"^ckpt_path: '.*theirs\.ckpt' is ") as error:
+            read_checkpoint(path)
+        told[kind] = str(error.value)
+        assert "\n" not in told[kind]
+        assert "enforce" not in told[kind]
+    assert "before 1.6" in told["old"]
+
+
+def test_the_records_of_a_file_do_not_bear_the_name_of_its_part(tmp_path: Path) -> None:
+    """So that the same state is the same bytes."""
+    for name in ("a.ckpt", "b.ckpt"):
+        WholeCheckpointIO().save_checkpoint({"state_dict": {"a": torch.ones(3)}}, tmp_path / name)
+    assert (tmp_path / "a.ckpt").read_bytes() == (tmp_path / "b.ckpt").read_bytes()
+
+
 # The newest that can be used
 
 
@@ -243,8 +314,9 @@ def test_last_is_the_newest_that_can_be_read(damage: str, tmp_path: Path) -> Non
 
 
 def test_last_without_one_that_can_be_read(tmp_path: Path) -> None:
-    for path in two(tmp_path):
+    for seconds, path in enumerate(two(tmp_path)):
         path.write_bytes(b"")
+        os.utime(path, (2e9 + seconds, 2e9 + seconds))  # a clock that ticks rarely gives both one time
     with pytest.raises(
         ConfigurationError, match=r"finetune\.ckpt' is not a readable checkpoint: it is empty"
     ):
@@ -274,9 +346,9 @@ def test_every_checkpoint_is_written_beside_the_one_that_it_replaces(
     seen: list[Path] = []
     save = torch.save
 
-    def watched(content: Any, path: Any, *args: Any, **kwargs: Any) -> None:
-        seen.append(Path(path))
-        save(content, path, *args, **kwargs)
+    def watched(content: Any, file: Any, *args: Any, **kwargs: Any) -> None:
+        seen.append(Path(file.name))
+        save(content, file, *args, **kwargs)
 
     monkeypatch.setattr(torch, "save", watched)
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
@@ -299,7 +371,8 @@ def test_a_file_is_as_before_until_the_new_one_is_whole(
     path.write_bytes(written)
 
     def torn(content: Any, part: Any) -> None:
-        Path(part).write_bytes(b"half")
+        part.write(b"half")
+        part.flush()
         assert path.read_bytes() == written
         raise KeyboardInterrupt
 

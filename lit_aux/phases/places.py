@@ -1,0 +1,56 @@
+"""Where a fit without a logger writes: into one folder, beside what is there already."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback
+
+from lit_aux.outputs import check_output
+from lit_aux.phases.checkpoint import PhaseCheckpoint
+from lit_aux.phases.phase import Phase
+
+_REPORTED = (
+    ("summary.json", "summary of a run"),
+    ("summary.png", "picture"),
+    ("results.csv", "table of results"),
+    ("measures.csv", "table of measures"),
+)
+_WRITTEN = {
+    "TrajectoryLog": ("trajectory.csv", "table of a trajectory"),
+    "WiSEFT": ("wise_ft.csv", "table of mixtures"),
+}
+"""By the name of a callback's class, the file that it writes, and what it is."""
+
+
+def check_places(
+    root: str | Path, *, logger: bool, model: Any, phases: Iterable[Phase], callbacks: Iterable[Callback]
+) -> None:
+    """Refuse, before anything trains, to write over what is not a fit's own, or what this one reads.
+
+    A fit with a logger has a new folder; only checkpoints may go elsewhere.
+
+    Args:
+        root: The Trainer's ``default_root_dir``.
+        logger: Whether there is one.
+        model: The module, whose ``pretrained`` names a file that is read.
+        phases: Its phases.
+        callbacks: Those of the Trainer and of the phases.
+
+    Raises:
+        ConfigurationError: If there is such a file; the message names it.
+    """
+    root, callbacks = Path(root), list(callbacks)
+    file = getattr(model, "pretrained", None)
+    read = [file] if isinstance(file, str | Path) else []
+    for callback in callbacks:
+        if isinstance(callback, PhaseCheckpoint) and (callback.dirpath is not None or not logger):
+            folder = root / "checkpoints" if callback.dirpath is None else Path(callback.dirpath)
+            option = "default_root_dir" if callback.dirpath is None else "dirpath"
+            for phase in phases:
+                check_output(option, folder / f"{phase.name}.ckpt", inputs=read, kind="checkpoint")
+    if logger:
+        return
+    written = [*_REPORTED, *(_WRITTEN[name] for c in callbacks if (name := type(c).__name__) in _WRITTEN)]
+    for name, kind in written:
+        check_output("default_root_dir", root / name, kind=kind)
