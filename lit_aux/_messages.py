@@ -1,5 +1,6 @@
 """What the command line says about a wrong option: one line, with the option as the user wrote it."""
 
+import ast
 import inspect
 import re
 from collections.abc import Iterable
@@ -61,7 +62,8 @@ def _nested(error: str) -> str | None:
     stack: list[tuple[int, str]] = []
     owner: str | None = None
     expected: list[str] = []
-    for line in error.splitlines():
+    lines = error.splitlines()
+    for number, line in enumerate(lines):
         text = line.strip().removeprefix("- ")
         if not text:
             continue
@@ -79,7 +81,8 @@ def _nested(error: str) -> str | None:
         elif _NO_CLASS.search(text):
             if callable_class := _CALLABLE.search(text):
                 owner = callable_class[1]
-            return _no_class(path, owner or "", text)
+            given = next((m[1] for one in lines[number:] if (m := _GIVEN.match(one.strip()))), "")
+            return _no_class(path, owner or given, text)
         elif match := _REQUIRED.search(text):
             return f"{option_of([*path, match[1]])}: {_last(owner)} needs it, and nothing is given"
         if match := _KEY.search(text):
@@ -120,19 +123,25 @@ def _no_class(path: list[str], class_path: str, text: str) -> str:
     module, _, name = class_path.rpartition(".")
     try:
         known = [n for n, value in vars(import_module(module)).items() if isinstance(value, type)]
-    except ImportError:
+    except (ImportError, ValueError):
         known = []
+    if said := _of_class_entry(path, class_path):
+        return said
     return f"{option_of(path)}: no class {class_path!r}{_hint(name, known)}"
 
 
 def _wrong_type(path: list[str], expected: list[str], given: str) -> str:
     """Say what a value should have been."""
     given = given.removesuffix(".").partition(". Got value: Namespace")[0]
+    if said := _of_class_entry(path, given):
+        return said
     choices: list[str] = []
     kinds: list[str] = []
     for kind in expected:
         if kind.startswith("typing.Literal["):
             choices += [c.strip().strip("'\"") for c in kind[len("typing.Literal[") : -1].split(",")]
+        elif "import path or a subclass spec" in kind:
+            kinds.append("a function or class, named with its module")
         elif not any(word in kind for word in _NOTHING):
             plain = re.sub(r"<class '(?:.*\.)?([^'.]+)'>", r"\1", kind)
             kinds.append(_TYPES.get(plain, f"a {plain}".lower()))
@@ -142,6 +151,31 @@ def _wrong_type(path: list[str], expected: list[str], given: str) -> str:
         return f"{option_of(path)}: {given!r} is not {' or '.join(dict.fromkeys(kinds))}"
     example = next((_EXAMPLES[key] for key in reversed(path) if key in _EXAMPLES), "torch.nn.Linear")
     return f"{option_of(path)}: no class {given!r}; name one with its module, as in {example}"
+
+
+def _of_class_entry(path: list[str], given: str) -> str | None:
+    """Say what is wrong with an entry that should choose a class, by its keys; None for anything else."""
+    try:
+        entry = ast.literal_eval(given)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    if not isinstance(entry, dict) or "class_path" not in entry:
+        return None
+    option, name = option_of(path), entry["class_path"]
+    for key in entry:
+        if key not in ("class_path", "init_args", "dict_kwargs"):
+            return f"{option}: {key!r} stands beside class_path; it belongs beneath init_args"
+    inner = entry.get("init_args", {})
+    if not isinstance(inner, dict):
+        return f"{option}: init_args: {inner!r} is no mapping of options and their values"
+    if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+        return f"{option}: class_path: {name!r} names no class"
+    module, _, last = name.rpartition(".")
+    try:
+        found = getattr(import_module(module), last, None) if module else None
+    except Exception:  # whatever its import raises
+        found = None
+    return f"{option}: no class {name!r}" if not isinstance(found, type) else None
 
 
 def options_of(class_path: str | None) -> list[str]:

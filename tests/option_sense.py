@@ -3,7 +3,7 @@
 import re
 
 _HUGE = "9{20}"
-_ANY = "abc|0|-1|nan|inf|" + _HUGE
+_ANY = r"abc|\[1, 2\]|0|-1|\.nan|\.inf|" + _HUGE
 SENSE: list[tuple[str, str, str]] = [
     (r"(max|min)_(epochs|steps|evaluations|backoffs|flow_time)", _HUGE, "a limit that is never reached"),
     (r"max[-_](steps|evaluations)|stride|replicas-per-slice", _HUGE, "a limit that is never reached"),
@@ -16,7 +16,10 @@ SENSE: list[tuple[str, str, str]] = [
     (r"test_thinning", _HUGE, "one look"),
     (r"nested_below|replaced_below|divergence|gradient_clip_val|min_norm|rho", _HUGE, "beyond all values"),
     (r"stop_at_training_loss|threshold", _HUGE, "the first epoch ends the phase"),
-    (r"divergence", "inf", "nothing counts as divergence"),
+    (r"(.*[.])?(seeds?|n[-_]main|overlap|k[-_]main|rescale|factors|magnitude|top_k|k)", r"\[1, 2\]", "several"),
+    (r"\w+\.print_config", "", "as without a value: everything"),
+    (r"print_config", "", "as without a value: everything"),
+    (r"divergence", r"\.inf", "nothing counts as divergence"),
     (r"max_(epochs|steps)", "-1", "no limit"),
     (r"num_sanity_val_steps", "-1|0", "all batches, or none"),
     (r"last_epoch", "-1", "torch's word for the beginning"),

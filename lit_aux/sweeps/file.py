@@ -1,5 +1,6 @@
 """A sweep file as ``wandb sweep`` takes it."""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,8 @@ def read_sweep(path: str | Path) -> SweepFile:
     Raises:
         ConfigurationError: If it is none, or what it says is wrong; the message names file and key.
     """
+    if not os.fspath(path).strip():
+        raise ConfigurationError(f"FILE {os.fspath(path)!r}: names no file")
     path = Path(path)
     content = _content(path)
     method = content.get("method")

@@ -80,6 +80,9 @@ def tables_of(paths: PathLike | Iterable[PathLike]) -> list[Path]:
         ConfigurationError: If there is no such file, or no table in a folder.
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    for path in given:
+        if not os.fspath(path).strip():
+            raise ConfigurationError(f"FILE {os.fspath(path)!r}: names no file")
     found: dict[Path, None] = {}
     for path in map(Path, given):
         if path.is_dir():
