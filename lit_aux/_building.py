@@ -125,6 +125,7 @@ def _owned(error: BuildError, message: str, config: Any) -> str | None:
     found = [(p, node) for p, node in _nodes(config) if _is(node, error.kind, error.arguments)]
     if not found:
         return None
+    found.sort(key=lambda one: -len(_options(one[1])))  # what has fewer options may be another of its kind
     keys = subject[1].split(".") if subject else []
     known = bool(keys) and keys[0] in error.arguments
     # several may be alike but for what is built within them
@@ -132,8 +133,9 @@ def _owned(error: BuildError, message: str, config: Any) -> str | None:
     place = (quoting or [path for path, _ in found])[0]
     if subject and known:
         return f"{option_of((*place, *keys))}{message[subject.end() :]}"
-    quoted = [n for n, v in error.arguments.items() if _quotes(message, v)]
-    named = [n for n in error.arguments if re.search(rf"(?<![\w.]){n}(?!\w)", message.partition("; given")[0])]
+    said = message.partition("; given")[0]  # behind it stands every option
+    quoted = [n for n, v in error.arguments.items() if _quotes(said, v)]
+    named = [n for n in error.arguments if re.search(rf"(?<![\w.]){n.removesuffix('s')}s?(?!\w)", said)]
     quoted.sort(key=lambda name: _place(error.arguments[name], message))
     if len(named) == 1:  # other numbers in what is said may be of anything
         quoted = named
@@ -240,7 +242,9 @@ def _function_name(value: Any) -> str:
 
 
 def _place(value: Any, message: str) -> int:
-    """Return where a message quotes a value, its length if it does not."""
+    """Return where a message quotes a value, or the first of several, its length if it does not."""
+    if isinstance(value, list):
+        return min((_place(one, message) for one in value), default=len(message))
     text = "''" if value == "" else _function_name(value) if callable(value) else str(value)
     quoted = re.search(rf"(?<![\w.]){re.escape(text)}(?![\w])", message)
     return len(message) if value is None or quoted is None else quoted.start()

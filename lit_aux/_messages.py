@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
@@ -75,6 +76,9 @@ def _nested(error: str) -> str | None:
             owner = match[1]
         elif match := _UNKNOWN.search(text):
             name = (match[1] or match[2]).partition("=")[0]
+            given = next((m[1] for one in lines[number:] if (m := _GIVEN.match(one.strip()))), "")
+            if name == "class_path" and (said := _of_class_entry(path, given)):
+                return said
             if callable_class := _CALLABLE.search(text):
                 owner = callable_class[1]
             return _unknown_option(path, name, owner)
@@ -123,7 +127,9 @@ def _no_class(path: list[str], class_path: str, text: str) -> str:
     module, _, name = class_path.rpartition(".")
     try:
         known = [n for n, value in vars(import_module(module)).items() if isinstance(value, type)]
-    except (ImportError, ValueError):
+    except Exception as error:
+        if said := _of_import(module, error):
+            return f"{option_of(path)}: {class_path}: {said}"
         known = []
     if said := _of_class_entry(path, class_path):
         return said
@@ -149,8 +155,11 @@ def _wrong_type(path: list[str], expected: list[str], given: str) -> str:
         return f"{option_of(path)}: {given!r} is not one of {', '.join(choices)}"
     if kinds:
         return f"{option_of(path)}: {given!r} is not {' or '.join(dict.fromkeys(kinds))}"
-    example = next((_EXAMPLES[key] for key in reversed(path) if key in _EXAMPLES), "torch.nn.Linear")
-    return f"{option_of(path)}: no class {given!r}; name one with its module, as in {example}"
+    return f"{option_of(path)}: no class {given!r}; name one with its module, as in {_example(path)}"
+
+
+def _example(path: list[str]) -> str:
+    return next((_EXAMPLES[key] for key in reversed(path) if key in _EXAMPLES), "torch.nn.Linear")
 
 
 def _of_class_entry(path: list[str], given: str) -> str | None:
@@ -173,9 +182,31 @@ def _of_class_entry(path: list[str], given: str) -> str | None:
     module, _, last = name.rpartition(".")
     try:
         found = getattr(import_module(module), last, None) if module else None
-    except Exception:  # whatever its import raises
+    except Exception as error:
+        if said := _of_import(module, error):
+            return f"{option}: {name}: {said}"
         found = None
-    return f"{option}: no class {name!r}" if not isinstance(found, type) else None
+    if not isinstance(found, type):
+        return f"{option}: no class {name!r}"
+    example = _example(path)
+    return f"{option}: {name} is none that is asked for here; name one as {example}" if path else None
+
+
+def _of_import(module: str, error: Exception) -> str | None:
+    """Say in which line of which file a module of the user's fails; None where there is no such module."""
+    if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+        return None
+    if isinstance(error, ValueError) and not module.strip("."):
+        return None
+    if isinstance(error, SyntaxError):
+        place = f"{error.filename}, line {error.lineno}"
+    else:
+        own = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
+        if len(own) < 2:  # this file's own line is the first
+            return None
+        place = f"{own[-1].filename}, line {own[-1].lineno}"
+    text = " ".join(str(getattr(error, "msg", None) or error).split())
+    return f"its module cannot be imported ({place}: {type(error).__name__}: {text})"
 
 
 def options_of(class_path: str | None) -> list[str]:

@@ -103,8 +103,15 @@ class AuxiliaryCLI(LightningCLI):
             return super().parse_arguments(parser, args)
         words = with_class_paths(self._words)
         check_configurations(words)
-        with told_of_references(words):
-            self.config = parser.parse_args(words)
+        try:
+            with told_of_references(words):
+                self.config = parser.parse_args(words)
+        except SystemExit as end:  # not of the parser, which raises what is wrong
+            if end.code:
+                raise ConfigurationError(
+                    f"a module that the options name ends Python (code {end.code})"
+                ) from end
+            raise
 
     def _add_instantiators(self) -> None:
         """Say how classes are built: as Lightning has it, any other plainly."""

@@ -269,7 +269,12 @@ def _names(scene: str, kind: str) -> list[str]:
     names = options_of(kind)
     if scene in ("mtl", "stl"):  # what all modules have is tried in another scene
         names = [n for n in names if n not in options_of("lit_aux.modules.PretrainFinetuneModule")]
-    if kind.startswith("lit_aux.data.") and kind.endswith("Module") and "Teacher" not in kind and scene != "ptft":
+    if (
+        kind.startswith("lit_aux.data.")
+        and kind.endswith("Module")
+        and "Teacher" not in kind
+        and scene != "ptft"
+    ):
         names = [n for n in names if n not in options_of("lit_aux.data.DigitsDataModule")]
     if kind.endswith("PhaseSettings"):
         names = [n for n in names if (n in STUDENTS) == (scene == "diagonal")]
@@ -331,7 +336,9 @@ def _experiments() -> dict[str, list[str]]:
     for one in EXPERIMENTS.values():
         if one.network != "image" and one.name != "diagonal-overlap":
             first = {axis: values[0] for axis, values in one.axes.items()}
-            texts = {a: "|".join(f"{w:g}" for w in v) if isinstance(v, tuple) else v for a, v in first.items()}
+            texts = {
+                a: "|".join(f"{w:g}" for w in v) if isinstance(v, tuple) else v for a, v in first.items()
+            }
             axes = [f"--{axis.replace('_', '-')}={text}" for axis, text in texts.items()]
             found[f"reproduce {one.name}"] = [one.name, *small, *axes]
     return found

@@ -218,7 +218,7 @@ def senseless(case: Case, folder: Path) -> list[str]:
         value = folder / case.value
         if case.value and not value.exists() and not value.with_suffix(".pth").exists():
             found.append("no output")
-    if case.scene not in SCENES or dotted(case.option) == "trainer.fast_dev_run":
+    if case.scene not in SCENES or option in ("fast_dev_run", "print_config"):
         return found
     files = [file for file in folder.rglob("*.ckpt") if file.is_file()]
     steps = []

@@ -134,7 +134,7 @@ def _correlation(value: float | tuple[float, ...], k_main: int) -> tuple[float, 
     if len(value) != k_main:
         text = "|".join(str(part) for part in value)
         raise ConfigurationError(
-            f"--correlation {text}: has {len(value)} entries; give one number, or one for each of {k_main} "
-            "main units"
+            f"--correlation {text}: has {len(value)} entries; give one number, or one for each main unit "
+            f"(--k-main {k_main})"
         )
     return value

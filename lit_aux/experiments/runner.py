@@ -195,7 +195,9 @@ def _check_device(device: str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigurationError(f"--device {device or repr(device)}: cannot be used here ({reason})") from None
+        raise ConfigurationError(
+            f"--device {device or repr(device)}: cannot be used here ({reason})"
+        ) from None
 
 
 def _on_gpu(device: str) -> bool:

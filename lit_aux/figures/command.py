@@ -143,7 +143,9 @@ def _refuse_options_of_results(given: Any) -> None:
         value = getattr(given, option.removeprefix("--"))
         if value:
             text = " ".join(map(str, value)) if isinstance(value, list) else value
-            raise ConfigurationError(f"{option} {text or repr(text)}: {given.name} is a picture of the theory, drawn from no rows")
+            raise ConfigurationError(
+                f"{option} {text or repr(text)}: {given.name} is a picture of the theory, drawn from no rows"
+            )
 
 
 def _parse(arguments: Sequence[str]) -> Any:

@@ -1,6 +1,5 @@
 """A sweep file as ``wandb sweep`` takes it."""
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from lit_aux import _yaml
 from lit_aux.errors import ConfigurationError
+from lit_aux.storage import check_given
 from lit_aux.sweeps.distributions import Spec, check
 
 EXAMPLE = '["${env}", lit-aux, fit, --config, FILE, "${args}"]'
@@ -51,8 +51,7 @@ def read_sweep(path: str | Path) -> SweepFile:
     Raises:
         ConfigurationError: If it is none, or what it says is wrong; the message names file and key.
     """
-    if not os.fspath(path).strip():
-        raise ConfigurationError(f"FILE {os.fspath(path)!r}: names no file")
+    check_given("FILE", path)
     path = Path(path)
     content = _content(path)
     method = content.get("method")

@@ -8,6 +8,7 @@ from typing import TypeAlias
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.duplicates import settled
 from lit_aux.experiments.results import COLUMNS
+from lit_aux.storage import check_given
 from lit_aux.tables.row_tasks import name_tasks
 from lit_aux.tables.several import measures_of
 from lit_aux.tables.typed import Row, TableRow, typed
@@ -81,8 +82,7 @@ def tables_of(paths: PathLike | Iterable[PathLike]) -> list[Path]:
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     for path in given:
-        if not os.fspath(path).strip():
-            raise ConfigurationError(f"FILE {os.fspath(path)!r}: names no file")
+        check_given("FILE", path)
     found: dict[Path, None] = {}
     for path in map(Path, given):
         if path.is_dir():
