@@ -244,7 +244,12 @@ def _function_name(value: Any) -> str:
 def _place(value: Any, message: str) -> int:
     """Return where a message quotes a value, or the first of several, its length if it does not."""
     if isinstance(value, list):
-        return min((_place(one, message) for one in value), default=len(message))
+        whole = message.find(str(value))
+        return (
+            whole
+            if value and whole >= 0
+            else min((_place(one, message) for one in value), default=len(message))
+        )
     text = "''" if value == "" else _function_name(value) if callable(value) else str(value)
     quoted = re.search(rf"(?<![\w.]){re.escape(text)}(?![\w])", message)
     return len(message) if value is None or quoted is None else quoted.start()

@@ -141,6 +141,8 @@ def _wrong_type(path: list[str], expected: list[str], given: str) -> str:
     given = given.removesuffix(".").partition(". Got value: Namespace")[0]
     if said := _of_class_entry(path, given):
         return said
+    if said := _of_list_entry(path, given):
+        return said
     choices: list[str] = []
     kinds: list[str] = []
     for kind in expected:
@@ -190,6 +192,21 @@ def _of_class_entry(path: list[str], given: str) -> str | None:
         return f"{option}: no class {name!r}"
     example = _example(path)
     return f"{option}: {name} is none that is asked for here; name one as {example}" if path else None
+
+
+def _of_list_entry(path: list[str], given: str) -> str | None:
+    """Say which entry of a list of callbacks within a list (of phases) chooses no class."""
+    try:
+        entries = ast.literal_eval(given)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    for entry in entries if isinstance(entries, list) else ():
+        inner = entry.get("callbacks") if isinstance(entry, dict) else None
+        for one in inner if isinstance(inner, list) else ():
+            if not isinstance(one, dict | str):
+                option = option_of([*path, "callbacks"])
+                return f"{option}: {one!r} names no class; name one as {_example([*path, 'callbacks'])}"
+    return None
 
 
 def _of_import(module: str, error: Exception) -> str | None:

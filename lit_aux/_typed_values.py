@@ -25,7 +25,7 @@ def as_typed(message: str, words: Any) -> str:
         if value not in message and name in message:
             message = _with_typed(message, len(option[0]) if option else 0, value) or message
     typed = option and _value_of(option[0].rstrip(":"), words)
-    if not option or not typed or typed in message or len(typed) > 200:
+    if not option or not typed or typed in message[option.end() :] or len(typed) > 200:
         return message
     module, _, name = typed.rpartition(".")
     if module and name.isidentifier() and name in message:  # a class, whose module need not be told

@@ -206,6 +206,15 @@ def _scenes() -> dict[str, tuple[Config, list[tuple[str, str]]]]:
             [(f"{settings}/integrator/init_args", "lit_aux.integrators.GradientDescent")],
         ),
     }
+    scenes["exact"] = (
+        _student("diagonal", "Exact"),
+        [(f"{settings}/integrator/init_args", "lit_aux.integrators.Exact")],
+    )
+    torch_sgd = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}
+    scenes["torch-optimizer"] = (
+        _student("diagonal", "TorchOptimizer", optimizer=torch_sgd),
+        [(f"{settings}/integrator/init_args", "lit_aux.integrators.TorchOptimizer")],
+    )
     for name in _WEIGHTINGS:
         made = _module("MultiTaskModule")
         _class(made, f"{model}/weighting", f"lit_aux.modules.{name}")
@@ -265,7 +274,8 @@ _NOT_OPTIONS = {"kwargs", "args", "params", "optimizer_", "self", "tasks_"}
 
 def _names(scene: str, kind: str) -> list[str]:
     if kind == "command":
-        return [*_COMMON, "trainer.logger.help"]
+        kinds = ("accelerator", "callbacks", "logger", "plugins", "profiler", "strategy")
+        return [*_COMMON, *(f"trainer.{kind}.help" for kind in kinds)]
     names = options_of(kind)
     if scene in ("mtl", "stl"):  # what all modules have is tried in another scene
         names = [n for n in names if n not in options_of("lit_aux.modules.PretrainFinetuneModule")]
