@@ -31,7 +31,10 @@ def check_source(option: str, value: Any, what: str) -> None:
     """
     if value is None or callable(value):
         return
-    if isinstance(value, str | bytes | type) or not isinstance(value, Iterable):
+    plain = isinstance(value, list | tuple) and all(
+        isinstance(one, int | float | str | None) for one in value
+    )
+    if plain or isinstance(value, str | bytes | type) or not isinstance(value, Iterable):
         raise ConfigurationError(f"{option}: {value!r} is no {what}")
 
 

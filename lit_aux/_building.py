@@ -99,6 +99,17 @@ def of_trainer(error: BaseException, options: Mapping[str, Any]) -> str | None:
     return None if chosen is None else f"--trainer.{chosen}: {options[chosen]!r}: {text}"
 
 
+def of_callback(error: BaseException) -> Any:
+    """Return the callback of Lightning's in whose own lines an error arose; None where it was elsewhere."""
+    place, found = error.__traceback__, None
+    while place is not None:
+        owner = place.tb_frame.f_locals.get("self")
+        if type(owner).__module__.startswith("lightning.pytorch.callbacks."):
+            found = owner
+        place = place.tb_next
+    return found
+
+
 def raised_by_lightning(error: BaseException) -> bool:
     """Say whether the line that raised an error is one of Lightning's."""
     place = error.__traceback__
@@ -114,6 +125,7 @@ def _owned(error: BuildError, message: str, config: Any) -> str | None:
     found = [(p, node) for p, node in _nodes(config) if _is(node, error.kind, error.arguments)]
     if not found:
         return None
+    found.sort(key=lambda one: -len(_options(one[1])))  # what has fewer options may be another of its kind
     keys = subject[1].split(".") if subject else []
     known = bool(keys) and keys[0] in error.arguments
     # several may be alike but for what is built within them
@@ -121,8 +133,12 @@ def _owned(error: BuildError, message: str, config: Any) -> str | None:
     place = (quoting or [path for path, _ in found])[0]
     if subject and known:
         return f"{option_of((*place, *keys))}{message[subject.end() :]}"
-    quoted = [n for n, v in error.arguments.items() if _quotes(message, v)]
+    said = message.partition("; given")[0]  # behind it stands every option
+    quoted = [n for n, v in error.arguments.items() if _quotes(said, v)]
+    named = [n for n in error.arguments if re.search(rf"(?<![\w.]){n.removesuffix('s')}s?(?!\w)", said)]
     quoted.sort(key=lambda name: _place(error.arguments[name], message))
+    if len(named) == 1:  # other numbers in what is said may be of anything
+        quoted = named
     path = (*place, quoted[0]) if quoted else place
     if not error.arguments:
         return f"{option_of(path)}: {message}"
@@ -218,8 +234,22 @@ def _quotes(message: str, value: Any) -> bool:
     )
 
 
+def _function_name(value: Any) -> str:
+    """Return a function as messages name it."""
+    module = str(getattr(value, "__module__", ""))
+    name = str(getattr(value, "__qualname__", type(value).__name__))
+    return f"{'os' if module in ('posix', 'nt') else module}.{name}"
+
+
 def _place(value: Any, message: str) -> int:
-    """Return where a message quotes a value, its length if it does not."""
-    text = "''" if value == "" else str(value)
+    """Return where a message quotes a value, or the first of several, its length if it does not."""
+    if isinstance(value, list):
+        whole = message.find(str(value))
+        return (
+            whole
+            if value and whole >= 0
+            else min((_place(one, message) for one in value), default=len(message))
+        )
+    text = "''" if value == "" else _function_name(value) if callable(value) else str(value)
     quoted = re.search(rf"(?<![\w.]){re.escape(text)}(?![\w])", message)
     return len(message) if value is None or quoted is None else quoted.start()

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from lit_aux import _yaml
+from lit_aux._options import option_of
 from lit_aux.errors import ConfigurationError
 
 _CONFIG = ("--config", "-c")
@@ -54,11 +55,31 @@ def check_configurations(words: Sequence[str]) -> None:
             raise ConfigurationError(
                 f"{option} {file}: holds {_short(content)}, no options; it must hold model, data and trainer"
             )
+        for key, given in content.items() if option in _CONFIG and isinstance(content, dict) else ():
+            _check_part(f"{option} {file}", key, given)
         for key, inner in content.items() if isinstance(content, dict) else ():
             beside = Path(file).parent / inner if isinstance(inner, str) else None
             if beside is not None and beside.suffix in (".yaml", ".yml") and _is_file(str(beside)):
                 _yaml.read(beside, f"{option} {file}: {key}:")
     _check_values(words)
+
+
+def _check_part(place: str, key: Any, given: Any) -> None:
+    """Raise for a key that is no text, and for options of the Trainer that are none."""
+    inner = given.get("init_args") if isinstance(given, dict) else None
+    for one in [
+        key,
+        *(given if isinstance(given, dict) else ()),
+        *(inner if isinstance(inner, dict) else ()),
+    ]:
+        if not isinstance(one, str):
+            raise ConfigurationError(f"{place}: the key {one!r} is no name of an option")
+    if key == "trainer" and not isinstance(given, dict):
+        is_file = isinstance(given, str) and _is_file(given)
+        if not is_file:
+            raise ConfigurationError(
+                f"{place}: --trainer: {given!r} is no mapping of options and their values"
+            )
 
 
 def given_values(words: Sequence[str], option: str) -> Iterator[tuple[str, Any]]:
@@ -90,6 +111,12 @@ def _check_values(words: Sequence[str]) -> None:
     for word, following in pairwise([*words, ""]):
         option, sign, value = word.partition("=")
         value = value if sign else following
+        if option == "--trainer" and not value.lstrip().startswith("{") and not _is_file(value):
+            raise ConfigurationError(
+                f"{option}: {value!r} is no file of options, nor a mapping such as {{max_epochs: 3}}"
+            )
+        if option.startswith("--") and option.endswith(".help") and sign and not value:
+            raise ConfigurationError(f"{option}: '' names no class; write {option} CLASS")
         if not option.startswith("--") or value[:1] not in ("{", "["):
             continue
         try:
@@ -119,10 +146,22 @@ def told_of_references(words: Sequence[str]) -> Iterator[None]:
             reason = "references ${...} lead in a circle"
         else:
             reason = " ".join(str(found).split()) or type(found).__name__
+            reason, _, key = reason.partition(" full_key: ")
+            named = option_of(key.partition(" ")[0].split(".")[1:]) if key else ""
+            typed = [value for name, value in _typed(words) if name == named and "${" in value]
+            place = f"{named}: {typed[-1]!r}" if typed else f"{place}: {named}" if named else place
         raise ConfigurationError(
             f"{place}: {reason}; in ${{...}} stands the dotted name of an option that has a value, or "
             "${oc.env:NAME}"
         ) from error
+
+
+def _typed(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield options of the command line without ``init_args``, and their values."""
+    for word, following in pairwise([*words, ""]):
+        option, sign, value = word.partition("=")
+        if option.startswith("--"):
+            yield option.replace(".init_args", ""), value if sign else following
 
 
 def _of_omegaconf(error: BaseException | None) -> BaseException | None:

@@ -1,7 +1,9 @@
 """What the command line says about a wrong option: one line, with the option as the user wrote it."""
 
+import ast
 import inspect
 import re
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
@@ -61,7 +63,8 @@ def _nested(error: str) -> str | None:
     stack: list[tuple[int, str]] = []
     owner: str | None = None
     expected: list[str] = []
-    for line in error.splitlines():
+    lines = error.splitlines()
+    for number, line in enumerate(lines):
         text = line.strip().removeprefix("- ")
         if not text:
             continue
@@ -73,13 +76,17 @@ def _nested(error: str) -> str | None:
             owner = match[1]
         elif match := _UNKNOWN.search(text):
             name = (match[1] or match[2]).partition("=")[0]
+            given = next((m[1] for one in lines[number:] if (m := _GIVEN.match(one.strip()))), "")
+            if name == "class_path" and (said := _of_class_entry(path, given)):
+                return said
             if callable_class := _CALLABLE.search(text):
                 owner = callable_class[1]
             return _unknown_option(path, name, owner)
         elif _NO_CLASS.search(text):
             if callable_class := _CALLABLE.search(text):
                 owner = callable_class[1]
-            return _no_class(path, owner or "", text)
+            given = next((m[1] for one in lines[number:] if (m := _GIVEN.match(one.strip()))), "")
+            return _no_class(path, owner or given, text)
         elif match := _REQUIRED.search(text):
             return f"{option_of([*path, match[1]])}: {_last(owner)} needs it, and nothing is given"
         if match := _KEY.search(text):
@@ -120,19 +127,29 @@ def _no_class(path: list[str], class_path: str, text: str) -> str:
     module, _, name = class_path.rpartition(".")
     try:
         known = [n for n, value in vars(import_module(module)).items() if isinstance(value, type)]
-    except ImportError:
+    except Exception as error:
+        if said := _of_import(module, error):
+            return f"{option_of(path)}: {class_path}: {said}"
         known = []
+    if said := _of_class_entry(path, class_path):
+        return said
     return f"{option_of(path)}: no class {class_path!r}{_hint(name, known)}"
 
 
 def _wrong_type(path: list[str], expected: list[str], given: str) -> str:
     """Say what a value should have been."""
     given = given.removesuffix(".").partition(". Got value: Namespace")[0]
+    if said := _of_class_entry(path, given):
+        return said
+    if said := _of_list_entry(path, given):
+        return said
     choices: list[str] = []
     kinds: list[str] = []
     for kind in expected:
         if kind.startswith("typing.Literal["):
             choices += [c.strip().strip("'\"") for c in kind[len("typing.Literal[") : -1].split(",")]
+        elif "import path or a subclass spec" in kind:
+            kinds.append("a function or class, named with its module")
         elif not any(word in kind for word in _NOTHING):
             plain = re.sub(r"<class '(?:.*\.)?([^'.]+)'>", r"\1", kind)
             kinds.append(_TYPES.get(plain, f"a {plain}".lower()))
@@ -140,8 +157,73 @@ def _wrong_type(path: list[str], expected: list[str], given: str) -> str:
         return f"{option_of(path)}: {given!r} is not one of {', '.join(choices)}"
     if kinds:
         return f"{option_of(path)}: {given!r} is not {' or '.join(dict.fromkeys(kinds))}"
-    example = next((_EXAMPLES[key] for key in reversed(path) if key in _EXAMPLES), "torch.nn.Linear")
-    return f"{option_of(path)}: no class {given!r}; name one with its module, as in {example}"
+    return f"{option_of(path)}: no class {given!r}; name one with its module, as in {_example(path)}"
+
+
+def _example(path: list[str]) -> str:
+    return next((_EXAMPLES[key] for key in reversed(path) if key in _EXAMPLES), "torch.nn.Linear")
+
+
+def _of_class_entry(path: list[str], given: str) -> str | None:
+    """Say what is wrong with an entry that should choose a class, by its keys; None for anything else."""
+    try:
+        entry = ast.literal_eval(given)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    if not isinstance(entry, dict) or "class_path" not in entry:
+        return None
+    option, name = option_of(path), entry["class_path"]
+    for key in entry:
+        if key not in ("class_path", "init_args", "dict_kwargs"):
+            return f"{option}: {key!r} stands beside class_path; it belongs beneath init_args"
+    inner = entry.get("init_args", {})
+    if not isinstance(inner, dict):
+        return f"{option}: init_args: {inner!r} is no mapping of options and their values"
+    if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+        return f"{option}: class_path: {name!r} names no class"
+    module, _, last = name.rpartition(".")
+    try:
+        found = getattr(import_module(module), last, None) if module else None
+    except Exception as error:
+        if said := _of_import(module, error):
+            return f"{option}: {name}: {said}"
+        found = None
+    if not isinstance(found, type):
+        return f"{option}: no class {name!r}"
+    example = _example(path)
+    return f"{option}: {name} is none that is asked for here; name one as {example}" if path else None
+
+
+def _of_list_entry(path: list[str], given: str) -> str | None:
+    """Say which entry of a list of callbacks within a list (of phases) chooses no class."""
+    try:
+        entries = ast.literal_eval(given)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    for entry in entries if isinstance(entries, list) else ():
+        inner = entry.get("callbacks") if isinstance(entry, dict) else None
+        for one in inner if isinstance(inner, list) else ():
+            if not isinstance(one, dict | str):
+                option = option_of([*path, "callbacks"])
+                return f"{option}: {one!r} names no class; name one as {_example([*path, 'callbacks'])}"
+    return None
+
+
+def _of_import(module: str, error: Exception) -> str | None:
+    """Say in which line of which file a module of the user's fails; None where there is no such module."""
+    if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+        return None
+    if isinstance(error, ValueError) and not module.strip("."):
+        return None
+    if isinstance(error, SyntaxError):
+        place = f"{error.filename}, line {error.lineno}"
+    else:
+        own = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
+        if len(own) < 2:  # this file's own line is the first
+            return None
+        place = f"{own[-1].filename}, line {own[-1].lineno}"
+    text = " ".join(str(getattr(error, "msg", None) or error).split())
+    return f"its module cannot be imported ({place}: {type(error).__name__}: {text})"
 
 
 def options_of(class_path: str | None) -> list[str]:

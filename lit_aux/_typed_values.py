@@ -18,11 +18,14 @@ def as_typed(message: str, words: Any) -> str:
     if not isinstance(words, list | tuple):
         return message
     option = re.match(r"--[\w.+-]+", message)
+    if option and (name := _spelled(option[0], words)):
+        message = name + message[option.end() :]
+        option = re.match(r"--[\w.+-]+", message)
     for name, value in _within(option[0], words) if option else ():  # of the class that is told of
         if value not in message and name in message:
             message = _with_typed(message, len(option[0]) if option else 0, value) or message
     typed = option and _value_of(option[0].rstrip(":"), words)
-    if not option or not typed or typed in message or len(typed) > 200:
+    if not option or not typed or typed in message[option.end() :] or len(typed) > 200:
         return message
     module, _, name = typed.rpartition(".")
     if module and name.isidentifier() and name in message:  # a class, whose module need not be told
@@ -52,6 +55,12 @@ def _within(option: str, words: Sequence[str]) -> Iterator[tuple[str, str]]:
         name, sign, value = word.partition("=")
         if name.replace(".init_args", "").startswith(f"{option}."):
             yield name.rpartition(".")[2], value if sign else following
+
+
+def _spelled(option: str, words: Sequence[str]) -> str | None:
+    """Return an option as it was typed, where only hyphens and underscores differ."""
+    typed = [word.partition("=")[0] for word in words]
+    return next((name for name in typed if name.replace("_", "-") == option.replace("_", "-")), None)
 
 
 def _value_of(option: str, words: Sequence[str]) -> str | None:

@@ -8,6 +8,10 @@ import yaml
 
 from lit_aux.errors import ConfigurationError
 
+_WIDE = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
+"""What files in UTF-32 begin with; of the first kind, the beginning is that of UTF-16 as well."""
+_MOST = 1_000_000
+"""Most values of a file, those counted again that anchors repeat: a few lines of them can make billions."""
 _MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 """What files in other encodings begin with."""
 
@@ -81,14 +85,29 @@ def read(path: str | Path, option: str) -> Any:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        kind = _MARKS.get(content[:2], "Latin-1, maybe")
+        kind = "UTF-32" if content[:4] in _WIDE else _MARKS.get(content[:2], "Latin-1, maybe")
         raise ConfigurationError(
             f"{option} {path}: is not UTF-8 (byte {error.start} is none; it is {kind}); save it as UTF-8"
         ) from None
     try:
-        return load(text)
+        loaded = load(text)
+        _count(loaded, (), [0])
+        return loaded
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that does not exist, deep nesting
         raise ConfigurationError(f"{option} {path}: is not valid YAML ({_reason(error)})") from None
+
+
+def _count(content: Any, within: tuple[int, ...], seen: list[int]) -> None:
+    """Count values; raise for a mapping or list that holds itself, and for more than a file can mean."""
+    seen[0] += 1
+    if seen[0] > _MOST:
+        raise ValueError(f"its anchors make more than {_MOST} values")
+    if not isinstance(content, dict | list):
+        return
+    if id(content) in within:
+        raise ValueError("an anchor holds itself")
+    for inner in content.values() if isinstance(content, dict) else content:
+        _count(inner, (*within, id(content)), seen)
 
 
 def _reason(error: Exception) -> str:

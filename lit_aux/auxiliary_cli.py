@@ -15,12 +15,13 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 import lit_aux.data
 import lit_aux.modules  # noqa: F401 - so that their classes can be named without a path
-from lit_aux._building import build_plainly, located, noting, of_trainer, raised_by_lightning
+from lit_aux._building import build_plainly, located, noting, of_callback, of_trainer, raised_by_lightning
 from lit_aux._configurations import check_configurations, given_values, told_of_references
 from lit_aux._options import with_class_paths, with_nulls
 from lit_aux.commands import know_working_folder
 from lit_aux.errors import ConfigurationError
 from lit_aux.phases import PhaseTrainer
+from lit_aux.phases.state import check_archive
 from lit_aux.ranges import SEED
 from lit_aux.storage import storage_trouble
 
@@ -97,6 +98,10 @@ class AuxiliaryCLI(LightningCLI):
         options = self._options()
         if options is None or not raised_by_lightning(error):
             return None
+        callback = of_callback(error)
+        if callback is not None:
+            text = " ".join(str(error).split())
+            return ConfigurationError(f"--trainer.callbacks: {type(callback).__name__}: {text}")
         text = of_trainer(error, vars(options["trainer"]))
         return None if text is None else ConfigurationError(text)
 
@@ -129,8 +134,15 @@ class AuxiliaryCLI(LightningCLI):
             return super().parse_arguments(parser, args)
         words = with_class_paths(self._words)
         check_configurations(words)
-        with told_of_references(words):
-            self.config = parser.parse_args(words)
+        try:
+            with told_of_references(words):
+                self.config = parser.parse_args(words)
+        except SystemExit as end:  # not of the parser, which raises what is wrong
+            if end.code:
+                raise ConfigurationError(
+                    f"a module that the options name ends Python (code {end.code})"
+                ) from end
+            raise
 
     def _add_instantiators(self) -> None:
         """Say how classes are built: as Lightning has it, any other plainly."""
@@ -182,6 +194,23 @@ class AuxiliaryCLI(LightningCLI):
         if isinstance(self.trainer, PhaseTrainer):
             text = self._parser("fit").dump(self.config["fit"], skip_none=False)
             self.trainer.configuration = yaml.safe_load(text)
+
+    def before_validate(self) -> None:
+        """Refuse a checkpoint that is none, before anything is written."""
+        self._check_checkpoint("validate")
+
+    def before_test(self) -> None:
+        """Refuse a checkpoint that is none, before anything is written."""
+        self._check_checkpoint("test")
+
+    def before_predict(self) -> None:
+        """Refuse a checkpoint that is none, before anything is written."""
+        self._check_checkpoint("predict")
+
+    def _check_checkpoint(self, command: str) -> None:
+        path = self.config[command].get("ckpt_path")
+        if path is not None and path not in ("best", "last", "hpc") and "registry" not in str(path):
+            check_archive(path, "--ckpt_path")
 
     def after_fit(self) -> None:
         """Print and draw what came out."""

@@ -82,6 +82,20 @@ def _line(place: str | Path, what: str) -> str:
     return f"{place}: {what}"
 
 
+def check_given(option: str, given: str | os.PathLike[str]) -> None:
+    """Refuse a name of a file or folder to read that is empty: the working folder would be read.
+
+    Args:
+        option: Its name.
+        given: As it was typed.
+
+    Raises:
+        ConfigurationError: If it is.
+    """
+    if not os.fspath(given).strip():
+        raise ConfigurationError(f"{option} {os.fspath(given)!r}: names no file or folder")
+
+
 def check_place(option: str, given: str | os.PathLike[str]) -> Path:
     """Return where an option wants to have something written, refusing what can be no such place.
 

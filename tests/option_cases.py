@@ -8,11 +8,13 @@ from typing import Any
 from test_bad_input import base, students
 
 from lit_aux._messages import options_of
+from lit_aux.experiments.grids import EXPERIMENTS
 
 Config = dict[str, Any]
-VALUES = ("abc", "", "-1", "0", "nan", "inf", "99999999999999999999")
-"""Of the wrong type or unknown, empty, negative, zero, not a number, infinite, huge."""
-SECONDS = 60
+VALUES = ("abc", "[1, 2]", "", "-1", "0", ".nan", ".inf", "99999999999999999999")
+"""Unknown, of the wrong type, empty, negative, zero, not a number and infinite as YAML writes them, huge."""
+INPUTS = ("results.csv", "sweep.yaml", "config.yaml", "a.ckpt")
+"""What an option that names an output must not take: files that commands read."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,16 @@ def _module(name: str, **options: Any) -> Config:
         "class_path": f"lit_aux.modules.{name}",
         "init_args": {"backbone": backbone, "settings": settings, **options},
     }
+    return config
+
+
+def _data(name: str, **options: Any) -> Config:
+    """Return a run of a single task, or of several for data that have no single one."""
+    several = name in ("CIFAR100DataModule", "FashionMNISTDataModule")
+    config = _module("MultiTaskModule" if several or "MTL" in name else "SingleTaskModule")
+    classes = {"classes": {"main": 2, "aux": 8}} if several else {}
+    options = {"n_val": 2, "batch_size": 4, **classes, **options}
+    config["data"] = {"class_path": f"lit_aux.data.{name}", "init_args": options}
     return config
 
 
@@ -152,6 +164,22 @@ def _scenes() -> dict[str, tuple[Config, list[tuple[str, str]]]]:
             _class(short_run(), f"{model}/backbone", "lit_aux.models.LeNet"),
             [(f"{model}/backbone/init_args", "lit_aux.models.LeNet")],
         ),
+        "cifar100": (
+            _data("CIFAR100DataModule", root="INPUT/cifar/data", n_main=4, n_aux=100),
+            [("data/init_args", "lit_aux.data.CIFAR100DataModule")],
+        ),
+        "fashion": (
+            _data("FashionMNISTDataModule", root="INPUT/fashion/data", n_main=4, n_aux=16),
+            [("data/init_args", "lit_aux.data.FashionMNISTDataModule")],
+        ),
+        "fashion-mtl": (
+            _data("FashionMTLDataModule", root="INPUT/fashion/data"),
+            [("data/init_args", "lit_aux.data.FashionMTLDataModule")],
+        ),
+        "folder": (
+            _data("ImageFolderDataModule", root="INPUT/images/data", size=32),
+            [("data/init_args", "lit_aux.data.ImageFolderDataModule")],
+        ),
         "augment": (
             _class(short_run(), "data/init_args/augment", "lit_aux.data.RandomCropFlip"),
             [("data/init_args/augment/init_args", "lit_aux.data.RandomCropFlip")],
@@ -178,6 +206,15 @@ def _scenes() -> dict[str, tuple[Config, list[tuple[str, str]]]]:
             [(f"{settings}/integrator/init_args", "lit_aux.integrators.GradientDescent")],
         ),
     }
+    scenes["exact"] = (
+        _student("diagonal", "Exact"),
+        [(f"{settings}/integrator/init_args", "lit_aux.integrators.Exact")],
+    )
+    torch_sgd = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}
+    scenes["torch-optimizer"] = (
+        _student("diagonal", "TorchOptimizer", optimizer=torch_sgd),
+        [(f"{settings}/integrator/init_args", "lit_aux.integrators.TorchOptimizer")],
+    )
     for name in _WEIGHTINGS:
         made = _module("MultiTaskModule")
         _class(made, f"{model}/weighting", f"lit_aux.modules.{name}")
@@ -227,15 +264,28 @@ ONLY = {
     "regime config": ["factors", "seeds", "layer", "out"],
 }
 """Of scenes that are a second look at a command: the options that matter there."""
+_COMMON = (
+    *("config", "seed_everything", "ckpt_path", "weights_only", "model", "data", "trainer", "print_config"),
+    *("model.help", "data.help"),
+)
+"""Of all commands of Lightning's."""
 _NOT_OPTIONS = {"kwargs", "args", "params", "optimizer_", "self", "tasks_"}
 
 
 def _names(scene: str, kind: str) -> list[str]:
     if kind == "command":
-        return ["seed_everything", "ckpt_path", "config"]
+        kinds = ("accelerator", "callbacks", "logger", "plugins", "profiler", "strategy")
+        return [*_COMMON, *(f"trainer.{kind}.help" for kind in kinds)]
     names = options_of(kind)
     if scene in ("mtl", "stl"):  # what all modules have is tried in another scene
         names = [n for n in names if n not in options_of("lit_aux.modules.PretrainFinetuneModule")]
+    if (
+        kind.startswith("lit_aux.data.")
+        and kind.endswith("Module")
+        and "Teacher" not in kind
+        and scene != "ptft"
+    ):
+        names = [n for n in names if n not in options_of("lit_aux.data.DigitsDataModule")]
     if kind.endswith("PhaseSettings"):
         names = [n for n in names if (n in STUDENTS) == (scene == "diagonal")]
     if kind.endswith(".Phase"):
@@ -260,7 +310,7 @@ def lit_trainer() -> Any:
 
 COMMANDS: dict[str, list[str]] = {
     "reproduce": [
-        *("diagonal-overlap", "--setups=[STL]", "--seeds=0", "--n-main=4", "--overlap=1", "--max-steps=4"),
+        *("diagonal-overlap", "--setups=[PT+FT]", "--seeds=0", "--n-main=4", "--overlap=1", "--max-steps=4"),
         "--jobs=1",
     ],
     "reproduce images": ["cifar100-resnet18", "--setups=[STL]", "--seeds=0", "--n-main=4", "--jobs=1"],
@@ -273,10 +323,41 @@ COMMANDS: dict[str, list[str]] = {
     "figures theory": ["penalties", "--out=x.png"],
     "regime": ["--results=INPUT/solved.csv"],
     "regime run": ["INPUT/run", "--out=o"],
-    "regime config": ["--config", "INPUT/config.yaml", "--factors=[1]"],
+    "regime config": ["--config=INPUT/config.yaml", "--factors=[1]"],
     "trajectories": ["INPUT/study"],
-    "export": ["--config", "INPUT/config.yaml", "--ckpt_path=INPUT/a.ckpt", "--output=x.pth"],
+    "export": ["--config=INPUT/config.yaml", "--ckpt_path=INPUT/a.ckpt", "--output=x.pth"],
+    "validate": ["--config=INPUT/config.yaml", "--ckpt_path=INPUT/a.ckpt"],
+    "test": ["--config=INPUT/config.yaml", "--ckpt_path=INPUT/a.ckpt"],
+    "predict": ["--config=INPUT/config.yaml", "--ckpt_path=INPUT/a.ckpt"],
 }
+_OF_LIGHTNING = {
+    "validate": (*_COMMON, "verbose", "trainer.limit_val_batches", "model.rescale"),
+    "test": (*_COMMON, "verbose", "trainer.limit_test_batches", "model.rescale"),
+    "predict": (*_COMMON, "return_predictions", "trainer.limit_predict_batches", "model.rescale"),
+    "export": (*_COMMON, "output", "task"),
+}
+"""Options of Lightning's other commands; those of models, data and trainers are as in ``fit``."""
+
+
+def _experiments() -> dict[str, list[str]]:
+    """Return a scene for every other experiment with students: the grid's first point."""
+    small = ["--setups=[PT+FT]", "--seeds=0", "--n-main=4", "--max-steps=4", "--jobs=1"]
+    found = {}
+    for one in EXPERIMENTS.values():
+        if one.network != "image" and one.name != "diagonal-overlap":
+            first = {axis: values[0] for axis, values in one.axes.items()}
+            texts = {
+                a: "|".join(f"{w:g}" for w in v) if isinstance(v, tuple) else v for a, v in first.items()
+            }
+            axes = [f"--{axis.replace('_', '-')}={text}" for axis, text in texts.items()]
+            found[f"reproduce {one.name}"] = [one.name, *small, *axes]
+    return found
+
+
+COMMANDS |= _experiments()
+
+
+_OUTPUTS = ("out", "output", "slurm", "store")
 
 
 def _own_options(command: str) -> list[str]:
@@ -289,8 +370,8 @@ def _own_options(command: str) -> list[str]:
 
     if command == "regime":
         return [name.lstrip("-") for name in regime._OWN]
-    if command == "export":
-        return ["ckpt_path", "output", "task"]
+    if command in _OF_LIGHTNING:
+        return list(_OF_LIGHTNING[command])
     rooms = {
         "reproduce": reproduce,
         "figures": figures,
@@ -320,5 +401,11 @@ def _fit_cases() -> Iterator[Case]:
 
 def _command_cases() -> Iterator[Case]:
     for words in COMMANDS:
-        for name in ONLY.get(words, _own_options(words.split()[0])):
+        command, _, experiment = words.partition(" ")
+        axes = EXPERIMENTS[experiment].axes if experiment in EXPERIMENTS else ()
+        names = ONLY.get(words) or [a.replace("_", "-") for a in axes] or _own_options(command)
+        for name in names:
             yield from (Case(words, name, value) for value in VALUES)
+            own = "results.csv" if command == "reproduce" else ""  # to which it adds rows
+            if name in _OUTPUTS:
+                yield from (Case(words, name, f"INPUT/{file}") for file in INPUTS if file != own)

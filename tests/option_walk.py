@@ -11,10 +11,11 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass, field
+from hashlib import sha256
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -65,36 +66,49 @@ class Walk:
 
     Args:
         home: Where inputs are made and working folders stand.
+        patch: Sets an attribute: data modules are told of the small files that they read here.
     """
 
-    def __init__(self, home: Path) -> None:
-        self.home, self.inputs, self.count = home, home / "inputs", 0
-        self._made = False
+    def __init__(self, home: Path, patch: Callable[..., None] = setattr) -> None:
+        self.home, self.inputs, self.count, self._patch = home, home / "inputs", 0, patch
+        self._made: dict[str, str] = {}
         self._subcommands = AuxiliaryCLI.subcommands()
 
     def try_case(self, case: Case) -> Outcome:
         """Return what became of a case."""
         self.count += 1
-        folder = self.home / f"work{self.count}"
+        folder, temporary = self.home / f"work{self.count}", self.home / f"temporary{self.count}"
         folder.mkdir()
+        temporary.mkdir()
         words = self._words(case)
-        before = _listing(self.inputs)
+        if not self._made:
+            self._make()
         where, argv = Path.cwd(), sys.argv
         os.chdir(folder)
         try:
             sys.argv = ["lit-aux", *words]
-            code, text = self._run(words)
+            with temporary_files(temporary):
+                code, text = self._run(words)
         finally:
             os.chdir(where)
             sys.argv = argv
             _put_back()
-        outcome = judge(case, code, text, [str(p.relative_to(folder)) for p in folder.rglob("*")])
-        if _listing(self.inputs) != before:
+        left = [str(p.relative_to(f)) for f in (folder, temporary) for p in f.rglob("*")]
+        outcome = judge(case, code, text.replace(str(self.inputs), "INPUT"), left)
+        if outcome.kind == "accepted" and code == 0:
+            outcome.amiss += senseless(case, folder)
+        if _listing(self.inputs) != self._made:
             outcome.amiss.append("an input was changed")
             shutil.rmtree(self.inputs)
-            self._made = False
+            self._made = {}
         shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         return outcome
+
+    def _make(self) -> None:
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            make_inputs(self.inputs, self.home / "fits", short_run(), self._patch)
+        self._made = _listing(self.inputs)
 
     def _run(self, words: list[str]) -> tuple[Any, str]:
         only = {words[0]: self._subcommands.get(words[0], set())}
@@ -122,9 +136,8 @@ class Walk:
         in_list = re.search(r"/\d+/", case.option)
         if in_list or case.option.endswith("no_such_option"):
             config = put(deepcopy(config), case.option, _typed(case.value))
-        file = self.inputs / f"{case.scene}.yaml"
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(yaml.safe_dump(config))
+        file = self.home / f"{case.scene}.yaml"
+        file.write_text(yaml.safe_dump(config).replace("INPUT", str(self.inputs)))
         words = ["fit", "--config", str(file)]
         if not in_list and not case.option.endswith("no_such_option"):
             words.append(f"--{dotted(case.option)}={case.value}")
@@ -132,10 +145,6 @@ class Walk:
 
     def _command(self, case: Case) -> list[str]:
         command = case.scene.split()[0]
-        if not self._made:
-            self._made = True
-            with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-                make_inputs(self.inputs, self.home / "fits", short_run())
         words = [word.replace("INPUT", str(self.inputs)) for word in COMMANDS[case.scene]]
         if not case.option:
             return [command, case.value, *[w for w in words if w.startswith("-")]]
@@ -144,7 +153,7 @@ class Walk:
             words = [w for w in words if w.startswith("-")]
         if command in ("sweep",) and case.option in ("task", "collect"):
             words = [w for w in words if not w.startswith("--slurm")]
-        return [command, *words, f"--{case.option}={case.value}"]
+        return [command, *words, f"--{case.option}={case.value.replace('INPUT', str(self.inputs))}"]
 
 
 def dotted(option: str) -> str:
@@ -159,7 +168,17 @@ def _full(case: Case) -> str:
 
 
 def _typed(value: str) -> Any:
-    return {"nan": float("nan"), "inf": float("inf"), "": ""}.get(value, yaml.safe_load(value or "''"))
+    return "" if value == "" else yaml.safe_load(value)
+
+
+@contextmanager
+def temporary_files(folder: Path) -> Iterator[None]:
+    """Have temporary files made in a folder."""
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def _put_back() -> None:
@@ -182,12 +201,36 @@ def _put_back() -> None:
         torch.distributed.destroy_process_group()
 
 
-def _listing(folder: Path) -> dict[str, tuple[int, int]]:
+def _listing(folder: Path) -> dict[str, str]:
+    """Return a digest of every file in a folder; of links, where they lead."""
     return {
-        str(p): (p.stat().st_size, p.stat().st_mtime_ns)
-        for p in folder.rglob("*")
-        if p.is_file() and p.suffix not in (".yaml",) and not p.name.startswith(".")
+        str(p): sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and not p.name.endswith(".lock")  # which stay where two runs may share a table
     }
+
+
+def senseless(case: Case, folder: Path) -> list[str]:
+    """Say what shows that an accepted run was none: no step, weights that are no numbers, no output."""
+    option = dotted(case.option).rpartition(".")[2]
+    found = []
+    if option in ("out", "output", "slurm", "default_root_dir", "phase_store", "store"):
+        value = folder / case.value
+        if case.value and not value.exists() and not value.with_suffix(".pth").exists():
+            found.append("no output")
+    if case.scene not in SCENES or option in ("fast_dev_run", "print_config"):
+        return found
+    files = [file for file in folder.rglob("*.ckpt") if file.is_file()]
+    steps = []
+    for file in files:
+        content = torch.load(file, weights_only=False)
+        steps.append(content.get("global_step", 0))  # those of a store have none
+        numbers = [p for p in content["state_dict"].values() if p.is_floating_point()]
+        if not all(bool(p.isfinite().all()) for p in numbers):
+            found.append("weights that are no numbers")
+    if max(steps, default=0) < 1:
+        found.append("nothing was trained")
+    return found
 
 
 def judge(case: Case, code: Any, text: str, left: list[str]) -> Outcome:
@@ -211,13 +254,9 @@ def judge(case: Case, code: Any, text: str, left: list[str]) -> Outcome:
     if len(told) != 1:
         outcome.amiss.append(f"{len(told)} lines")
         outcome.line = line or f"exit code {code}: {' '.join(text[-200:].split())}"
-    name = re.sub(r"\W+", ".", dotted(case.option)).rpartition(".")[2].replace("-", "[-_]")
-    if case.option and not re.search(rf"(?<![A-Za-z]){name}(?![A-Za-z])", line.replace("-", "_") + line):
+    if not _names(case, line):
         outcome.amiss.append("option not named")
-    echoes = {case.value, *([repr(_typed(case.value))] if re.search(r"/\d+/", case.option) else [])}
-    with suppress(ValueError):  # of a file, YAML has read the value before
-        echoes |= {str(float(case.value))} if re.search(r"/\d+/", case.option) else set()
-    if not any(echo in line for echo in echoes) and not case.option.endswith("no_such_option"):
+    if not case.option.endswith("no_such_option") and not _echoes(case, line):
         outcome.amiss.append("value not echoed")
     late = (
         case.scene == "StopAtTrainingLoss" and "monitor" in case.option
@@ -225,6 +264,31 @@ def judge(case: Case, code: Any, text: str, left: list[str]) -> Outcome:
     if left and not late:
         outcome.amiss.append(f"left behind: {left[:3]}")
     return outcome
+
+
+def _names(case: Case, line: str) -> bool:
+    """Say whether a line names the option in full, as it is typed; an argument has no name."""
+    if not case.option:
+        return True
+    option = dotted(case.option)
+    owner, _, name = option.rpartition(".")
+    if owner.endswith("lr_scheduler") and line.startswith(f"--{owner}: ") and f"{name} {case.value}" in line:
+        return True  # of schedules, what is wrong is what options make of each other
+    return re.search(rf"--{re.escape(option)}(?![\w-])", line) is not None
+
+
+def _echoes(case: Case, line: str) -> bool:
+    """Say whether a line has the value as it is typed; one of a file as Python or as YAML writes it.
+
+    Of a list the number that is wrong is enough.
+    """
+    forms = {case.value or "''"}
+    if case.value == "[1, 2]":
+        forms |= {"1", "2", "1.0", "2.0"}
+    if re.search(r"/\d+/", case.option):
+        value = _typed(case.value)
+        forms |= {repr(value), str(float(value))} if isinstance(value, int | float) else {repr(value)}
+    return any(re.search(rf"(?<![\w.-]){re.escape(form)}(?!\w)", line) for form in forms)
 
 
 def limit_memory(gigabytes: int = 10) -> None:

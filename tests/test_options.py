@@ -3,12 +3,14 @@
 import os
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from option_cases import put
 from test_bad_input import Config, base, configured, refused, with_callback, with_keys, with_phases
 
 from lit_aux.cli import main
@@ -71,7 +73,7 @@ MEANINGLESS = [
     ("--model.tasks={main: 5, aux: 8}", "{main: 5, aux: 8}"),
     ("--trainer.profiler=abc", "abc"),
     ("--data.classes={main: 2, main: 3}", "{main: 2, main: 3}"),
-    ("--trainer.max_epochs=${nope}", "nope"),
+    ("--trainer.max_epochs=${nope}", "${nope}"),
 ]
 
 
@@ -79,8 +81,7 @@ MEANINGLESS = [
 def test_an_option_is_refused_by_its_name_with_its_value(word: str, echoed: str, refused: Any) -> None:
     message = refused(word)
     option = word.partition("=")[0]
-    wanted = "--config" if "${" in word else option
-    assert message.startswith(f"lit-aux: error: {wanted}"), message
+    assert message.startswith(f"lit-aux: error: {option}"), message
     assert option.rpartition(".")[2] in message
     assert echoed in message, message
 
@@ -186,6 +187,20 @@ def test_too_few_images_for_a_probe_are_no_fault_of_the_callbacks(refused: Any) 
         (yaml.safe_dump(base()).encode() + b"trainer: {max_epochs: 3}\n", "'trainer'"),
         (b"trainer: {max_epochs: 1, max_steps: 2, max_epochs: 3}\n", "'max_epochs'"),
         (b"a: [1,\n", "YAML"),
+        (yaml.safe_dump(base()).encode("utf-32"), "UTF-32"),
+        (b"trainer:\n\tmax_epochs: 1\n", "line 2"),
+        (b"trainer: *nope\n", "'nope'"),
+        (b"trainer: {<<: 3}\n", "merging"),
+        (b"1: 2\n", "key 1"),
+        (b"trainer: &a {b: *a}\n", "anchor"),
+        (b"trainer: [&a {x: 1}, {k: 1, k: 2}]\n", "'k'"),
+        (
+            b"a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+            + b"".join(
+                b"%c: &%c [%s]\n" % (n + 1, n + 1, b", ".join([b"*%c" % n] * 10)) for n in b"abcdefgh"
+            ),
+            "anchors",
+        ),
     ],
 )
 def test_a_configuration_that_is_none(content: bytes, told: str, refused: Any, tmp_path_factory: Any) -> None:
@@ -194,6 +209,109 @@ def test_a_configuration_that_is_none(content: bytes, told: str, refused: Any, t
     message = refused.words(["fit", "--config", str(file)])
     assert message.startswith(f"lit-aux: error: --config {file}"), message
     assert told in message
+
+
+def changed(path: str, value: Any) -> Config:
+    return put(deepcopy(base()), path, value)
+
+
+OPTIMIZER = "model/init_args/finetune_settings/optimizer"
+ENTRIES = {
+    "a class path that is no text": (changed("model/class_path", 7), "--model:", "7"),
+    "a class path that is no name": (changed("model/class_path", "a..b"), "--model:", "'a..b'"),
+    "arguments in a list": (changed("model/init_args", [1]), "--model: init_args", "[1]"),
+    "a key of another level": (changed("model/rescale", 0.5), "--model: 'rescale'", "init_args"),
+    "of an optimizer": (
+        changed(OPTIMIZER, {"class_path": "torch.optim.SGD", "lr": 0.1}),
+        f"{FINETUNE}.optimizer: 'lr'",
+        "init_args",
+    ),
+    "no such optimizer": (
+        changed(OPTIMIZER, {"class_path": "torch.optim.SDG", "init_args": {"lr": 0.1}}),
+        f"{FINETUNE}.optimizer:",
+        "no class 'torch.optim.SDG'",
+    ),
+    "another class": (
+        changed(OPTIMIZER, {"class_path": "torch.nn.Linear", "init_args": {}}),
+        f"{FINETUNE}.optimizer: torch.nn.Linear",
+        "torch.optim.SGD",
+    ),
+    "a function that is not there": (
+        with_callback(DIMENSIONALITY, to_input="nope.nope"),
+        "--trainer.callbacks.to_input:",
+        "'nope.nope'",
+    ),
+    "numbers for a probe": (
+        with_callback(DIMENSIONALITY, probe=[1, 2]),
+        "--trainer.callbacks.probe: [1, 2]",
+        "loader",
+    ),
+    "a command for data": (
+        with_callback("lit_aux.callbacks.FisherTrace", data="os.system"),
+        "--trainer.callbacks.data: os.system",
+        "PhaseTrainer",
+    ),
+    "a task to stop on": (
+        changed("model/init_args/finetune_settings/stop_on", ["nope"]),
+        f"{FINETUNE}.stop_on",
+        "'nope'",
+    ),
+    "factors for one readout": (
+        changed("model/init_args/readout_scale", [1.0, 2.0]),
+        "--model.readout_scale",
+        "[1.0, 2.0]",
+    ),
+    "a phase without a name": (with_phases({**PHASE, "name": ""}), "--model.phases.name", "''"),
+    "options of the Trainer in a list": (changed("trainer", [1]), "--config", "[1]"),
+    "no options of the Trainer": (changed("trainer", None), "--config", "--trainer: None"),
+    "a key that is a number": (changed("trainer/1", 2), "--", "1"),
+    "references in a circle of three": (
+        put(
+            changed("trainer/max_epochs", "${fit.trainer.min_epochs}")
+            | {"seed_everything": "${fit.trainer.max_epochs}"},
+            "trainer/min_epochs",
+            "${fit.seed_everything}",
+        ),
+        "--config",
+        "Recursive",
+    ),
+    "a reference of an older kind": (changed("trainer/max_epochs", "${env:HOME}"), "--config", "max_epochs"),
+}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_entries_of_another_kind(name: str, refused: Any) -> None:
+    config, option, value = ENTRIES[name]
+    message = refused(config=config)
+    assert message.startswith(f"lit-aux: error: {option}"), message
+    assert value in message, message
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "kind"),
+    [
+        ("def f(:\n    pass\n", 1, "SyntaxError"),
+        ("import no_such_module_anywhere\n", 1, "ModuleNotFoundError"),
+        ("x = 1\ny = undefined_name\n", 2, "NameError"),
+        ("def f():\n    return {}['a']\n\n\nf()\n", 2, "KeyError"),
+    ],
+)
+def test_a_module_that_cannot_be_imported(
+    content: str, line: int, kind: str, refused: Any, tmp_path_factory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path_factory.mktemp("own")
+    (folder / f"broken_{kind}.py").write_text(content)
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    message = refused(config=changed("model/init_args/backbone", {"class_path": f"broken_{kind}.Mine"}))
+    assert message.startswith("lit-aux: error: --model.backbone: "), message
+    assert f"broken_{kind}.py, line {line}: {kind}" in message
+
+
+@pytest.mark.parametrize("word", ["--trainer=abc", "--trainer=", "--trainer=[1]", "--trainer=3"])
+def test_a_trainer_is_a_mapping_of_options(word: str, refused: Any) -> None:
+    message = refused(word)
+    assert message.startswith("lit-aux: error: --trainer: "), message
+    assert repr(word.partition("=")[2]) in message
 
 
 def test_keys_of_a_merge_may_be_overridden(configured: Callable[[Config], str]) -> None:
@@ -210,6 +328,22 @@ def test_keys_of_a_merge_may_be_overridden(configured: Callable[[Config], str]) 
 def test_a_place_to_write_to_that_is_none(given: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^--out"):
         check_place("--out", given)
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["table", ""], "FILE ''"),
+        (["table", "t.csv", "--reference="], "--reference ''"),
+        (["figures", "overlap", "--results="], "--results ''"),
+        (["trajectories", " "], "RUN ' '"),
+        (["sweep", ""], "FILE ''"),
+        (["reproduce", "diagonal-overlap", "--device="], "--device ''"),
+    ],
+    ids=lambda value: str(value),
+)
+def test_what_is_read_has_a_name(words: list[str], option: str, refused: Any) -> None:
+    assert refused.words(words).startswith(f"lit-aux: error: {option}")
 
 
 def test_a_link_to_such_a_place_is_followed(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,30 @@ from lit_aux.cli import main
 sys.path += [str(Path(__file__).parent / room) for room in ("regimes", "tables", "trajectories")]
 from regime_helpers import fit_run
 from table_helpers import row, table
+from test_configs import make_cifar, make_fashion, make_folder
 from trajectory_helpers import small_study
 
 
-def make_inputs(folder: Path, fits: Path, config: dict[str, Any]) -> None:
+def make_images(folder: Path, patch: Callable[..., None]) -> None:
+    """Make small image files of every kind that data modules read."""
+    for make in (make_cifar, make_fashion):
+        name = make.__name__.removeprefix("make_")
+        (folder / name).mkdir()
+        make(folder / name / "data", patch)
+    make_folder(folder / "images" / "data")
+
+
+def make_inputs(folder: Path, fits: Path, config: dict[str, Any], patch: Callable[..., None]) -> None:
     """Make every input.
 
     Args:
         folder: Where they stand in the end.
         fits: A folder for the runs that some of them come from.
         config: Of a short run.
+        patch: Sets an attribute: data modules are told of files that are smaller than theirs.
     """
     folder.mkdir(exist_ok=True)
+    make_images(folder, patch)
     rows = [
         row(setup, seed, n, 0.1 * (seed + 1) / n, experiment="diagonal-overlap", overlap=overlap)
         for setup in ("STL", "PT+FT", "MTL")

@@ -12,6 +12,7 @@ from lit_aux.data.base import TaskDataModule
 from lit_aux.data.fetch import fetch
 from lit_aux.data.superclasses import SUPERCLASSES
 from lit_aux.errors import ConfigurationError
+from lit_aux.storage import check_given
 
 _NAMES = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
@@ -49,6 +50,7 @@ class CIFAR100DataModule(TaskDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(classes=SUPERCLASSES if classes == "superclasses" else classes, **kwargs)
+        check_given("--data.root", root)
         self.root, self.download = root, download
 
     @property

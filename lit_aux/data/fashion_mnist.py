@@ -9,6 +9,7 @@ from lit_aux.data.base import TaskDataModule
 from lit_aux.data.fetch import fetch
 from lit_aux.data.idx import read_idx
 from lit_aux.errors import ConfigurationError
+from lit_aux.storage import check_given
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
@@ -34,6 +35,7 @@ class FashionMNISTDataModule(TaskDataModule):
 
     def __init__(self, root: str = "data", download: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        check_given("--data.root", root)
         self.root, self.download = root, download
 
     @property

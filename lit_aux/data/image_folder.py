@@ -18,6 +18,7 @@ from lit_aux.data.order import generator_for
 from lit_aux.data.samples import Images
 from lit_aux.data.tasks import Classes
 from lit_aux.errors import ConfigurationError
+from lit_aux.storage import check_given
 
 _TRIED = 64  # images that are read before training where not all of them are
 
@@ -67,6 +68,7 @@ class ImageFolderDataModule(TaskDataModule):
         at_least("--data.num_workers", num_workers, 0)
         if not 0 < test_fraction < 1:
             raise ConfigurationError(f"--data.test_fraction {test_fraction}: must lie between 0 and 1")
+        check_given("--data.root", root)
         self.root, self.in_memory, self.num_workers = root, in_memory, num_workers
         self.test_fraction = test_fraction
         folder = Path(root).expanduser()

@@ -11,6 +11,7 @@ from lit_aux.experiments.grids import Experiment, experiment
 from lit_aux.experiments.options import Options
 from lit_aux.experiments.protocol import published
 from lit_aux.experiments.run import Run
+from lit_aux.ranges import MOST
 
 
 def cells(
@@ -46,7 +47,7 @@ def cells(
     if options.integrator == "exact":
         wanted = _solvable(found, wanted, given=setups is not None)
     chosen_seeds = _values.whole("--seeds", seeds, found.seeds, 0, 2**32 - 1)
-    sizes = sorted(_values.whole("--n-main", n_main, found.n_main, 1))
+    sizes = sorted(_values.whole("--n-main", n_main, found.n_main, 1, MOST))
     grid = list(_grid(found, _values.axes(axes, found), options))
     runs: dict[str, Run] = {}
     for setup, n, place, seed in product(wanted, sizes, grid, chosen_seeds):
@@ -133,7 +134,7 @@ def _correlation(value: float | tuple[float, ...], k_main: int) -> tuple[float, 
     if len(value) != k_main:
         text = "|".join(str(part) for part in value)
         raise ConfigurationError(
-            f"--correlation {text}: has {len(value)} entries; give one number, or one for each of {k_main} "
-            "main units"
+            f"--correlation {text}: has {len(value)} entries; give one number, or one for each main unit "
+            f"(--k-main {k_main})"
         )
     return value

@@ -63,7 +63,9 @@ def reproduce(
     found = experiment(name)
     path = Path("runs") / name / "results.csv" if out is None else check_place("--out", out)
     if options.store is not None:
-        check_place("--store", options.store)
+        store = check_place("--store", options.store)
+        if store.exists() and not store.is_dir():
+            raise ConfigurationError(f"--store {store}: is a file; name a folder")
     if configs is not None and found.network != "image":
         raise ConfigurationError(f"--configs {configs}: {name} has no configurations; it is not of images")
     if found.network == "image":
@@ -195,7 +197,9 @@ def _check_device(device: str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigurationError(f"--device {device}: cannot be used here ({reason})") from None
+        raise ConfigurationError(
+            f"--device {device or repr(device)}: cannot be used here ({reason})"
+        ) from None
 
 
 def _on_gpu(device: str) -> bool:

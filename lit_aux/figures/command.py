@@ -140,8 +140,12 @@ def run(arguments: Sequence[str]) -> int:
 
 def _refuse_options_of_results(given: Any) -> None:
     for option in _OPTIONS[:6]:
-        if getattr(given, option.removeprefix("--")):
-            raise ConfigurationError(f"{option}: {given.name} is a picture of the theory, drawn from no rows")
+        value = getattr(given, option.removeprefix("--"))
+        if value:
+            text = " ".join(map(str, value)) if isinstance(value, list) else value
+            raise ConfigurationError(
+                f"{option} {text or repr(text)}: {given.name} is a picture of the theory, drawn from no rows"
+            )
 
 
 def _parse(arguments: Sequence[str]) -> Any:

@@ -10,6 +10,7 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.grids import EXPERIMENTS
 from lit_aux.figures.curves import Row
 from lit_aux.figures.tasks import network_of
+from lit_aux.storage import check_given
 from lit_aux.tables import selection
 from lit_aux.tables.reading import read_measures, read_rows
 
@@ -72,6 +73,9 @@ def load(paths: Sequence[str | Path], option: str = "--results", duplicates: str
     """
     rows: list[dict[str, Any]] = []
     measures: list[Row] = []
+    paths = list(paths)
+    for path in paths:
+        check_given(option, path)
     try:
         files = [file for path in paths for file in _files(Path(path))]
         for named in _by_name(files):

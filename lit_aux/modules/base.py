@@ -118,6 +118,12 @@ class AuxiliaryModule(EvaluationSteps, ABC):
         if self._phases is None:
             phases = self.default_phases() if self._given_phases is None else self._given_phases
             check_phases(phases, self.tasks)
+            for phase in phases if self.students is None else ():
+                if isinstance(phase.readout_scale, list):
+                    raise ConfigurationError(
+                        f"readout_scale: {phase.readout_scale} must be one number; students alone take one "
+                        "for each replica"
+                    )
             check_layer_decay(phases, self.net)
             self._phases = list(phases)
         return self._phases

@@ -115,7 +115,10 @@ def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
             continue
         if name == "--trust":
             if sign:
-                raise ConfigurationError(f"{word}: takes no value; write --trust alone, or leave it out")
+                raise ConfigurationError(
+                    f"--trust: {value!r} is given, and it takes no value; write --trust alone, or leave it "
+                    "out"
+                )
             own[name] = ""
             continue
         if not sign:

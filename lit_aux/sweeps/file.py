@@ -7,6 +7,7 @@ from typing import Any
 
 from lit_aux import _yaml
 from lit_aux.errors import ConfigurationError
+from lit_aux.storage import check_given
 from lit_aux.sweeps.distributions import Spec, check
 
 EXAMPLE = '["${env}", lit-aux, fit, --config, FILE, "${args}"]'
@@ -50,6 +51,7 @@ def read_sweep(path: str | Path) -> SweepFile:
     Raises:
         ConfigurationError: If it is none, or what it says is wrong; the message names file and key.
     """
+    check_given("FILE", path)
     path = Path(path)
     content = _content(path)
     method = content.get("method")

@@ -86,8 +86,10 @@ def write_script(
         write_whole(script, text)
         script.chmod(0o755)
     except OSError as error:
-        place = error.filename or script
-        raise ConfigurationError(f"--slurm {script}: {place} cannot be written ({error.strerror})") from None
+        place = Path(error.filename or script)
+        inside = place.is_relative_to(out) or out.is_relative_to(place)
+        option = f"--out {out}" if inside else f"--slurm {script}"
+        raise ConfigurationError(f"{option}: {place} cannot be written ({error.strerror})") from None
     print(f"{count} runs: {script}\nsubmit it:  sbatch {shlex.quote(str(script))}")
     print(f"in the end: {command} --collect{behind}")
 

@@ -16,7 +16,7 @@ from lit_aux.experiments.means import is_log
 from lit_aux.experiments.results import measures_path
 from lit_aux.files import write_whole
 from lit_aux.outputs import check_output
-from lit_aux.storage import check_place
+from lit_aux.storage import check_given, check_place
 from lit_aux.tables import selection, sheets
 from lit_aux.tables.reading import Row, read_measures, read_rows, tables_of
 from lit_aux.tables.reference import compare
@@ -100,6 +100,8 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     if not given.files:
         raise ConfigurationError("FILE: nothing is given; name a results.csv or a folder that has one")
+    if given.reference is not None:
+        check_given("--reference", given.reference)
     kind = _format(given.format, given.out)
     if given.out is not None:
         check_output("--out", given.out, inputs=_inputs(given), kind="printed table")

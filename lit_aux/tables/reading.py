@@ -8,6 +8,7 @@ from typing import TypeAlias
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.duplicates import settled
 from lit_aux.experiments.results import COLUMNS
+from lit_aux.storage import check_given
 from lit_aux.tables.row_tasks import name_tasks
 from lit_aux.tables.several import measures_of
 from lit_aux.tables.typed import Row, TableRow, typed
@@ -80,6 +81,8 @@ def tables_of(paths: PathLike | Iterable[PathLike]) -> list[Path]:
         ConfigurationError: If there is no such file, or no table in a folder.
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    for path in given:
+        check_given("FILE", path)
     found: dict[Path, None] = {}
     for path in map(Path, given):
         if path.is_dir():

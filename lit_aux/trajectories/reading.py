@@ -11,6 +11,7 @@ import numpy as np
 
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.spreadsheets import meant
+from lit_aux.storage import check_given
 from lit_aux.trajectories.series import Series
 from lit_aux.trajectories.trajectory import Trajectory
 
@@ -28,7 +29,9 @@ def trajectory_files(paths: Iterable[PathLike]) -> list[Path]:
         ConfigurationError: If there is no such file, or none in a folder.
     """
     found: dict[Path, Path] = {}
-    for path in map(Path, paths):
+    for given in paths:
+        check_given("RUN", given)
+        path = Path(given)
         if path.is_dir():
             inside = sorted(
                 file

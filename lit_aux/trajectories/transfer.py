@@ -66,8 +66,8 @@ def selection(study: Study, metric: str, select: str | None) -> str:
         return LAST
     if select is not None and not select.startswith("val_"):
         raise ConfigurationError(
-            f"--select {select}: checkpoints are chosen on validation examples; give val_{metric}, another "
-            f"val_ measure, or {LAST}"
+            f"--select {select or repr(select)}: checkpoints are chosen on validation examples; give "
+            f"val_{metric}, another val_ measure, or {LAST}"
         )
     wanted = select or f"val_{metric}"
     lacking = [run for run in study.runs for task in _own(study, run) if (task, wanted) not in run.series]
