@@ -33,7 +33,11 @@ def magnitude(name: str, values: Tensor, what: str) -> Tensor:
     """
     if not values.numel():
         return torch.zeros((), dtype=torch.float64, device=values.device)
-    low, high = (end.to(torch.float64) for end in torch.aminmax(values))
+    try:
+        ends = torch.aminmax(values)
+    except NotImplementedError:  # torch orders neither float8 nor large unsigned integers
+        ends = torch.aminmax(values.to(torch.float64))
+    low, high = (end.to(torch.float64) for end in ends)
     largest = torch.maximum(high, -low)
     if not bool(largest.isfinite()):
         raise ConfigurationError(f"{name}: has NaN or infinite values; give finite {what}")
