@@ -63,7 +63,10 @@ def _register() -> None:
         def is_built(self) -> bool:
             return True
 
-    setup(NAME, _Backend(), Hook())
+    try:
+        setup(NAME, _Backend(), Hook())
+    except TypeError:
+        pytest.skip("this version of torch registers backends of Python in another way")
 
 
 class _Backend:
