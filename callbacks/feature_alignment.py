@@ -13,7 +13,6 @@ from lit_aux.callbacks._weight_measures import Measures, WeightMeasures, counts
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional._kmeans import check_seed
 from lit_aux.functional.alignment import Similarity, check_similarity, feature_alignment
-from lit_aux.ranges import SEED, check
 
 
 class FeatureAlignment(WeightMeasures):
@@ -65,7 +64,6 @@ class FeatureAlignment(WeightMeasures):
         seed: int = 0,
     ) -> None:
         super().__init__(every_n_epochs=every_n_epochs, at_start=at_start)
-        check("seed", seed, SEED)
         check_similarity(similarity)
         check_seed(seed)
         if tasks is not None and (teacher is not None or not tasks):

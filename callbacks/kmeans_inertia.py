@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
@@ -12,8 +11,8 @@ from lit_aux.callbacks._units import check_counts, find_one, find_weights, stack
 from lit_aux.callbacks._weight_measures import Measures, WeightMeasures, counts
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional._kmeans import check_seed
+from lit_aux.functional._scale import scaled_norm
 from lit_aux.functional.clustering import Reference, check_min_norm, check_reference, kmeans_inertia
-from lit_aux.ranges import SEED, check
 
 
 class KMeansInertia(WeightMeasures):
@@ -66,7 +65,6 @@ class KMeansInertia(WeightMeasures):
         seed: int = 0,
     ) -> None:
         super().__init__(every_n_epochs=every_n_epochs, at_start=at_start)
-        check("seed", seed, SEED)
         if unit_weights not in (None, "contribution"):
             raise ConfigurationError(f"unit_weights: {unit_weights!r} is unknown; use 'contribution' or null")
         if (unit_weights is None) != (readout is None):
@@ -130,6 +128,4 @@ class KMeansInertia(WeightMeasures):
                 f"readout: {self.readout!r} of shape {tuple(readout.shape)} does not read the units of "
                 f"{name!r}, {tuple(first.shape)}; name one of shape (replicas, outputs, units)"
             )
-        sizes: Tensor = torch.linalg.vector_norm(first.double(), dim=-1)
-        outputs: Tensor = torch.linalg.vector_norm(readout.double(), dim=-2)
-        return outputs * sizes
+        return scaled_norm(readout.double(), -2) * scaled_norm(first.double(), -1)

@@ -194,11 +194,17 @@ def _from_loaders(
 
 
 def _whole_set(loader: Any, n: int, shuffle: bool) -> Iterable[Any] | None:
-    """Build a loader of ``n`` items in an order that no process, shuffle or resume changes.
+    """Build a loader of ``n`` items or more in an order that no process, shuffle or resume changes.
 
     That needs to know what the loader would serve: a plain loader over an indexable data set, sampled in
-    order, at random, or in shares by a distributed sampler. ``None`` for any other.
+    order, at random, or in shares by a distributed sampler; or one that can tell, as those of data modules
+    here, whose batches of several tasks cannot be put together again from processes' shares. ``None`` for any
+    other.
     """
+    undivided = getattr(loader, "undivided", None)
+    if callable(undivided):
+        whole: Iterable[Any] = undivided()
+        return whole
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None
     sampler, plain = loader.sampler, (SequentialSampler, RandomSampler, DistributedSampler)

@@ -11,6 +11,7 @@ from lit_aux.callbacks._logging import prefix_of
 from lit_aux.callbacks._units import find_one, phase_tasks, rows_of, stacked
 from lit_aux.callbacks._weight_measures import Measures, WeightMeasures, counts
 from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.functional._scale import scaled_norm
 from lit_aux.functional.norms import (
     entry_share,
     f1_norm,
@@ -118,7 +119,7 @@ class StudentNorms(WeightMeasures):
                     found[layer, name] = norm(torch.cat(list(parts.values()), 1)).tolist()
             for task, beta in parts.items():
                 end = f"_{task}" if len(parts) > 1 else ""
-                sizes = beta.norm(dim=1)  # one entry an input, over the task's outputs
+                sizes = scaled_norm(beta, 1)  # one entry an input, over the task's outputs
                 for k in self.top_k or []:
                     found[layer, f"top{k}_share{end}"] = top_share(sizes, k).tolist()
                 if self.top_k is None and all(isinstance(t, Tensor) for t in truths[task]):

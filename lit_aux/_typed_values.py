@@ -22,10 +22,12 @@ def as_typed(message: str, words: Any) -> str:
         message = name + message[option.end() :]
         option = re.match(r"--[\w.+-]+", message)
     for name, value in _within(option[0], words) if option else ():  # of the class that is told of
-        if value not in message and name in message:
+        if value.isprintable() and value not in message and name in message:
             message = _with_typed(message, len(option[0]) if option else 0, value) or message
     typed = option and _value_of(option[0].rstrip(":"), words)
     if not option or not typed or typed in message[option.end() :] or len(typed) > 200:
+        return message
+    if not typed.isprintable():  # as Python writes it one sees what is odd
         return message
     module, _, name = typed.rpartition(".")
     if module and name.isidentifier() and name in message:  # a class, whose module need not be told

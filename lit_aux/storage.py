@@ -6,6 +6,7 @@ import re
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from unicodedata import category
 
 from lit_aux.errors import ConfigurationError
 
@@ -96,6 +97,21 @@ def check_given(option: str, given: str | os.PathLike[str]) -> None:
         raise ConfigurationError(f"{option} {os.fspath(given)!r}: names no file or folder")
 
 
+def check_printable(option: str, value: str) -> None:
+    """Refuse text that would end a line, or does not show what it is.
+
+    Args:
+        option: Its name.
+        value: As it was typed.
+
+    Raises:
+        ConfigurationError: If a character is a control character, or ends lines or paragraphs.
+    """
+    odd = next((sign for sign in value if category(sign) in ("Cc", "Cs", "Zl", "Zp")), None)
+    if odd is not None:
+        raise ConfigurationError(f"{option} {value!r}: holds the control character {odd!r}; leave it out")
+
+
 def check_place(option: str, given: str | os.PathLike[str]) -> Path:
     """Return where an option wants to have something written, refusing what can be no such place.
 
@@ -110,8 +126,7 @@ def check_place(option: str, given: str | os.PathLike[str]) -> Path:
     text = os.fspath(given)
     if not text.strip():
         raise ConfigurationError(f"{option}: {text!r} names nothing; name a file or folder to write to")
-    if any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
-        raise ConfigurationError(f"{option}: {text!r} has a character that is none of a name")
+    check_printable(option, text)
     path = Path(text)
     if any(len(os.fsencode(part)) > _LONGEST for part in path.parts):
         raise ConfigurationError(f"{option}: {text[:40]!r}... is longer than the name of a file may be")

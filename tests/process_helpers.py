@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 
-def launch(script: Path, folder: Path) -> None:
-    """Run a script in a folder, which is also its argument; fail with what it says if it fails."""
+def launch(script: Path, folder: Path, *arguments: str) -> None:
+    """Run a script in a folder, which is also its first argument; fail with what it says if it fails."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PL_")}
     with subprocess.Popen(
-        [sys.executable, "-W", "ignore", str(script), str(folder)],
+        [sys.executable, "-W", "ignore", str(script), str(folder), *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,6 +1,7 @@
 """One loader over several tasks."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -103,6 +104,15 @@ class MultiTaskLoader(ResumableLoader[TaskBatch]):
         """Return a loader over the same data, at the same place, whose passes leave this one's alone."""
         clone = type(self).__new__(type(self))
         vars(clone).update(vars(self))
+        clone._start_workers()
+        return clone
+
+    def undivided(self) -> Self:
+        """Return a loader of what all processes have together, in the order in which one would serve it."""
+        clone = copy(self)
+        clone.tasks = {name: copy(task) for name, task in self.tasks.items()}
+        for task in clone.tasks.values():
+            task.order = task.order.undivided()
         clone._start_workers()
         return clone
 

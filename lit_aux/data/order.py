@@ -53,7 +53,8 @@ class BatchOrder:
         world_size: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.size, self.training, self.shuffle, self.seed = size, training, shuffle, seed
+        self.size, self.batch_size = size, batch_size
+        self.training, self.shuffle, self.seed = training, shuffle, seed
         self.rank, self.world_size, self.device = rank, world_size, torch.device(device)
         count = -(-size // world_size) if training else len(range(rank, size, world_size))
         stops = [*range(batch_size, count, batch_size), count] if count else []
@@ -65,6 +66,17 @@ class BatchOrder:
     def __len__(self) -> int:
         """Return the number of batches of one pass over this process's share."""
         return len(self.bounds)
+
+    def undivided(self) -> "BatchOrder":
+        """Return the batches that one process would have in place of all."""
+        return BatchOrder(
+            self.size,
+            self.batch_size * (self.world_size if self.training else 1),  # a step is of the joint batch
+            training=self.training,
+            shuffle=self.shuffle,
+            seed=self.seed,
+            device=self.device,
+        )
 
     def share(self, epoch: int, cycle: int = 0) -> Tensor:
         """Return this process's sample indices (int64) in the order of ``epoch`` and ``cycle``."""

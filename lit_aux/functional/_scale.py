@@ -20,6 +20,20 @@ def safe_scale(largest: Tensor) -> Tensor:
     return torch.where(odd, largest, torch.ones_like(largest))
 
 
+def ordinary(squares: Tensor) -> bool:
+    """Return whether no sum of squares is near an end of its dtype, nor 0, which small ones may have become.
+
+    False too where values cannot be read: in ``torch.vmap`` and compiled code.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    kind = torch.finfo(squares.dtype)
+    try:
+        return bool(((squares > kind.tiny**0.5) & (squares < kind.max**0.5)).all())
+    except RuntimeError:
+        return False
+
+
 def magnitude(name: str, values: Tensor, what: str) -> Tensor:
     """Return the largest magnitude in a tensor, 0-dim float64, without a copy of it; 0 for an empty one.
 
@@ -33,7 +47,11 @@ def magnitude(name: str, values: Tensor, what: str) -> Tensor:
     """
     if not values.numel():
         return torch.zeros((), dtype=torch.float64, device=values.device)
-    low, high = (end.to(torch.float64) for end in torch.aminmax(values))
+    try:
+        ends = torch.aminmax(values)
+    except NotImplementedError:  # torch orders neither float8 nor large unsigned integers
+        ends = torch.aminmax(values.to(torch.float64))
+    low, high = (end.to(torch.float64) for end in ends)
     largest = torch.maximum(high, -low)
     if not bool(largest.isfinite()):
         raise ConfigurationError(f"{name}: has NaN or infinite values; give finite {what}")
@@ -49,6 +67,9 @@ def scaled_norm(values: Tensor, dim: int | tuple[int, ...]) -> Tensor:
     dims = (dim,) if isinstance(dim, int) else dim
     if any(values.shape[d] == 0 for d in dims):
         return wide.sum(dims).to(values.dtype)
+    plain: Tensor = torch.linalg.vector_norm(wide, dim=dims)
+    if ordinary(plain.detach().square()):
+        return plain.to(values.dtype)
     scale = safe_scale(wide.detach().abs().amax(dims, keepdim=True))
     norm: Tensor = torch.linalg.vector_norm(wide / scale, dim=dims) * scale.squeeze(dims)
     return norm.to(values.dtype)

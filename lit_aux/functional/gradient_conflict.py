@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.functional._scale import safe_scale
+from lit_aux.functional._scale import ordinary, safe_scale
 
 Gradient = Tensor | Sequence[Tensor]
 """A gradient: one tensor, or one for each parameter."""
@@ -48,7 +48,7 @@ class _Products:
     """The inner products <a, b>, <a, a> and <b, b>, tensor by tensor, over the scales of a and b.
 
     A scale is 1 unless all numbers of float64 so far are so small, or one so large, that squares would be
-    lost; 0 as long as all were 0.
+    lost, which their sums tell; 0 as long as all were 0.
     """
 
     def __init__(self, place: torch.device) -> None:
@@ -61,21 +61,26 @@ class _Products:
         one, other = (real_parts(tensor).flatten().to(_place(x), torch.float64) for tensor in (x, y))
         if not one.numel():
             return
-        scales = torch.ones_like(self.scales)
-        if exact:
+        terms, scales = _dots(one, other), torch.ones_like(self.scales)
+        odd = exact and not ordinary(terms[1:])
+        if odd:
             largest = torch.stack([torch.maximum(v.max(), -v.min()) for v in (one, other)])
             scales = torch.where(largest == 0, 0.0, safe_scale(largest)).to(self.scales.device)
         scales = torch.maximum(self.scales, scales)
         used = torch.where(scales > 0, scales, 1.0)
         ratios = self.scales / used
-        if exact:
-            one, other = (v / scale for v, scale in zip((one, other), used.to(one.device), strict=True))
-        terms = torch.stack((one @ other, one @ one, other @ other)).to(self.values.device)
-        if not exact:
+        if odd:
+            terms = _dots(*(v / scale for v, scale in zip((one, other), used.to(one.device), strict=True)))
+        terms = terms.to(self.values.device)
+        if not odd:
             terms = terms / torch.stack((used[0] * used[1], used[0].square(), used[1].square()))
         kept = torch.stack((ratios[0] * ratios[1], ratios[0].square(), ratios[1].square()))
         self.values = self.values * kept + terms
         self.scales = scales
+
+
+def _dots(one: Tensor, other: Tensor) -> Tensor:
+    return torch.stack((one @ other, one @ one, other @ other))
 
 
 def _place(tensor: Tensor) -> torch.device:

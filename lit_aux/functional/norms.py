@@ -104,7 +104,7 @@ def top_share(beta: Tensor, k: int) -> Tensor:
     squares = _scaled_squares(beta)
     if not 1 <= k <= squares.shape[-1]:
         raise ConfigurationError(f"k: {k} of {squares.shape[-1]} entries; give 1 to {squares.shape[-1]}")
-    return squares.topk(k, dim=-1).values.sum(-1) / squares.sum(-1)
+    return (squares.topk(k, dim=-1).values.sum(-1) / squares.sum(-1)).to(beta.dtype)
 
 
 def entry_share(beta: Tensor, entries: Tensor | Sequence[int]) -> Tensor:
@@ -127,11 +127,11 @@ def entry_share(beta: Tensor, entries: Tensor | Sequence[int]) -> Tensor:
     if chosen.dtype == torch.bool:
         if chosen.ndim == 0 or chosen.shape[-1] != size or chosen.ndim > squares.ndim:
             raise ConfigurationError(f"entries: a mask of shape {tuple(chosen.shape)}; give one of {size}")
-        return (squares * chosen).sum(-1) / squares.sum(-1)
+        return ((squares * chosen).sum(-1) / squares.sum(-1)).to(beta.dtype)
     found = chosen.flatten().tolist()
     if any(not (0 <= i < size and float(i).is_integer()) for i in found) or len(set(found)) < len(found):
         raise ConfigurationError(f"entries: {found[:5]} ...; give different indices from 0 to {size - 1}")
-    return squares[..., chosen.flatten().long()].sum(-1) / squares.sum(-1)
+    return (squares[..., chosen.flatten().long()].sum(-1) / squares.sum(-1)).to(beta.dtype)
 
 
 def _outputs(option: str, tensor: Tensor) -> Tensor:
@@ -153,11 +153,12 @@ def _sum(values: Tensor, dim: int | tuple[int, ...]) -> Tensor:
 def _scaled_squares(beta: Tensor) -> Tensor:
     """Return squares of (..., D) over the largest one of each vector, so that none of a small vector is lost.
 
-    A vector of zeros stays one, and every share of it is 0 / 0.
+    A vector of zeros stays one, and every share of it is 0 / 0. Half precision becomes float32.
     """
     if not beta.is_floating_point() or beta.ndim == 0 or beta.shape[-1] == 0:
         raise ConfigurationError(
             f"beta: {beta.dtype} of shape {tuple(beta.shape)}; give floating-point coefficients (..., D)"
         )
+    beta = beta.float() if beta.dtype.itemsize < 4 else beta
     largest = beta.abs().amax(-1, keepdim=True)
     return (beta / torch.where(largest > 0, largest, torch.ones_like(largest))).square()

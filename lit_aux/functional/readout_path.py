@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional._flow_checks import checked_problem, common_shape
+from lit_aux.functional._scale import safe_scale
 
 _RANK = 1e-13
 """Eigenvalues below this share of the largest are rounding; they matter at infinite times alone."""
@@ -58,16 +59,19 @@ class ReadoutPath:
         """Largest curvature of the training loss; descent needs a learning rate below 2 / curvature."""
         return float(self._values[-1])
 
-    def check_rate(self, lr: float | None) -> None:
+    def check_rate(self, lr: float | None, unit: float = 1.0) -> None:
         """Refuse a learning rate at which descent diverges.
+
+        Args:
+            lr: As the user gave it.
+            unit: What the features were divided by.
 
         Raises:
             ConfigurationError: Naming the largest one.
         """
-        if lr is not None and lr * self.curvature >= 2:
-            raise ConfigurationError(
-                f"lr: descent diverges at {lr:g}; it must be below {2 / self.curvature:.3g}"
-            )
+        if lr is not None and lr * unit * unit * self.curvature >= 2:
+            most = 2 / self.curvature / unit / unit
+            raise ConfigurationError(f"lr: descent diverges at {lr:g}; it must be below {most:.3g}")
 
     def moved(self, error: Tensor, time: Tensor, lr: float | None = None) -> Tensor:
         """Return (k, D) by how much the readouts have changed: v+ by w+ times it, v- by -w- times it.
@@ -154,22 +158,41 @@ def _probe(
                 f"weights: the shape of {name} is {tuple(start[name].shape)}; probes of a call share it, (D,)"
             )
     n, d = x.shape
-    w_plus, w_minus = start["w_plus"], start["w_minus"]
+    # In units in which squares neither vanish nor overflow; the same beta, after another time.
+    unit, length = _units(x, start)
+    x, y = x / unit, y / unit
+    w_plus, w_minus = start["w_plus"] / length, start["w_minus"] / length
     tall = n > d
     path = ReadoutPath(x.T @ x if tall else x, w_plus, w_minus, n if tall else None)
-    path.check_rate(lr)
+    if lr is not None:
+        path.check_rate(lr, unit * length)
+        lr = _in_units(lr, unit * length) or None  # steps that small are flow
+    time = _in_units(time, unit * length)
     shape = common_shape(y, start["v_plus"], start["v_minus"])
-    v_plus, v_minus = (start[name].expand(*shape, d).reshape(-1, d) for name in ("v_plus", "v_minus"))
+    v_plus, v_minus = (
+        length * start[name].expand(*shape, d).reshape(-1, d) for name in ("v_plus", "v_minus")
+    )
     targets = y.expand(*shape, n).reshape(-1, n)
     beta = w_plus * v_plus - w_minus * v_minus
     residual = beta @ x.T - targets
     moved = path.moved(residual @ x if tall else residual, x.new_full((len(targets),), time), lr)
     final = beta + (w_plus.square() + w_minus.square()) * moved
     end = {
-        "w_plus": w_plus.expand(*shape, d),
-        "v_plus": (v_plus + w_plus * moved).reshape(*shape, d),
-        "w_minus": w_minus.expand(*shape, d),
-        "v_minus": (v_minus - w_minus * moved).reshape(*shape, d),
+        "w_plus": start["w_plus"].expand(*shape, d),
+        "v_plus": ((v_plus + w_plus * moved) / length).reshape(*shape, d),
+        "w_minus": start["w_minus"].expand(*shape, d),
+        "v_minus": ((v_minus - w_minus * moved) / length).reshape(*shape, d),
     }
-    loss = (final @ x.T - targets).square().mean(1)
+    loss = (final @ x.T - targets).square().mean(1) * unit * unit
     return ProbeSolution(final.reshape(*shape, d), end, loss.reshape(shape))
+
+
+def _units(x: Tensor, start: Mapping[str, Tensor]) -> tuple[float, float]:
+    """Return what inputs and the first layer are divided by, 1 for all of ordinary size."""
+    first = torch.maximum(start["w_plus"].abs().max(), start["w_minus"].abs().max())
+    return float(safe_scale(x.abs().max())), float(safe_scale(first))
+
+
+def _in_units(time: float, unit: float) -> float:
+    """Return a time, or a learning rate, for features that were divided by ``unit``."""
+    return time if time in (0, inf) else time * unit * unit

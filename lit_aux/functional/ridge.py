@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.functional._scale import safe_scale
+from lit_aux.functional._scale import magnitude, safe_scale
 
 BLOCK_ELEMENTS = 2**20
 """Predictions and inputs that are held at a time while losses are summed: 8 MiB each in float64."""
@@ -94,10 +94,13 @@ def best_ridge(
         raise ConfigurationError(
             f"y_test: shape {tuple(y_test.shape)}; give targets ({len(test)}, {y.shape[1]}), a row a test row"
         )
+    if not y.shape[1]:
+        raise ConfigurationError(f"y: shape {tuple(y.shape)}; give targets ({len(train)}, T), T > 0")
     _check_values("y_test", y_test)
     train, test, scaled = _scaled(train, test, alphas, kernel)
-    unit = safe_scale(torch.stack([targets.to(torch.float64).abs().max() for targets in (y, y_test)]).max())
-    y, y_test = y.to(torch.float64) / unit, y_test.to(torch.float64) / unit
+    y, y_test = y.to(torch.float64), y_test.to(torch.float64)
+    unit = safe_scale(torch.maximum(y.abs().amax(0), y_test.abs().amax(0)))  # of each target by itself
+    y, y_test = y / unit, y_test / unit
     fit = _solve(train, y, scaled, kernel)
     losses = _mean_squares(test, y_test, *fit)
     place = losses.argmin(0)
@@ -134,7 +137,7 @@ def _check_values(name: str, values: Tensor) -> None:
 
 def _scaled(train: Tensor, test: Tensor, alphas: Tensor, kernel: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return inputs and penalties of the same predictions whose squares neither overflow nor vanish."""
-    unit = safe_scale(train.to(torch.float64).abs().max()) if train.numel() else alphas.new_ones(())
+    unit = safe_scale(magnitude("train", train, "numbers"))
     if float(unit) == 1:
         return train, test, alphas
     scaled = alphas / unit if kernel else alphas / unit / unit

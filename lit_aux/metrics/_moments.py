@@ -47,7 +47,8 @@ class Moments:
         if n == 0:
             return
         scales = self._rescale(torch.where(largest > 0, safe_scale(largest), 0.0))
-        batch = [x / scale for x, scale in zip(batch, scales, strict=True)]
+        if bool((scales != 1).any()):
+            batch = [x / scale for x, scale in zip(batch, scales, strict=True)]
         means = [x.mean(0) for x in batch]
         centred = [x - mean for x, mean in zip(batch, means, strict=True)]
         for (i, j), second in self.seconds.items():
@@ -64,6 +65,8 @@ class Moments:
 
     def _rescale(self, scales: Tensor) -> Tensor:
         """Go over to the larger of two scales of each set; return them, 1 for sets without any."""
+        if torch.equal(self.scales, scales) and bool((scales > 0).all()):
+            return scales
         largest = torch.maximum(self.scales, scales)
         used = torch.where(largest > 0, largest, 1.0)
         ratios = self.scales / used

@@ -5,12 +5,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from unicodedata import category
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.display import GridProgress
 from lit_aux.experiments.results import ResultsTable
 from lit_aux.files import write_whole
+from lit_aux.storage import check_printable
 from lit_aux.sweeps.child import LitAux
 from lit_aux.sweeps.local import rows_by_run, summarise
 from lit_aux.sweeps.outcome import OUTPUT, forget, read_outcome
@@ -62,7 +62,7 @@ def write_script(
     texts |= {"--slurm": [str(script)], "working folder": [str(Path.cwd())], "Python": [sys.executable]}
     for option, values in texts.items():
         for value in values:
-            _check_printable(option, value)
+            check_printable(option, value)
     behind = f" -- {shlex.join(extra)}" if extra else ""
     arguments = shlex.join(["sweep", str(file), "--out", str(out), *words])
     command = f"lit-aux {arguments}"
@@ -184,16 +184,6 @@ def _lines(options: str) -> list[str]:
         else:
             raise ConfigurationError(f"--sbatch {options}: {word!r} is no option; they begin with a hyphen")
     return lines
-
-
-def _check_printable(option: str, value: str) -> None:
-    """Refuse what would end a line of the script, or does not show what it is."""
-    odd = next((sign for sign in value if category(sign) in ("Cc", "Cs", "Zl", "Zp")), None)
-    if odd is not None:
-        raise ConfigurationError(
-            f"{option} {value!r}: holds the control character {odd!r}, which cannot be written into a batch "
-            "script; leave it out"
-        )
 
 
 def _for_sbatch(word: str) -> str:

@@ -125,3 +125,32 @@ def test_wrong_order_and_no_tasks():
         MultiTaskLoader({"main": task(20)}, "interleave")
     with pytest.raises(ConfigurationError, match="at least one task"):
         MultiTaskLoader({})
+
+
+@pytest.mark.parametrize(("training", "num_workers"), [(True, 0), (False, 0), (False, 1)])
+def test_undivided_is_what_one_process_serves(training, num_workers):
+    """Shares of processes with parts of a training batch, or whole batches of evaluation, each."""
+    one, third = (
+        MultiTaskLoader(
+            {
+                "main": task(
+                    7, 6 // world if training else 3, training=training, world_size=world, rank=rank
+                ),
+                "aux": task(
+                    22,
+                    6 // world if training else 3,
+                    training=training,
+                    first=100,
+                    world_size=world,
+                    rank=rank,
+                ),
+            },
+            num_workers=num_workers,
+        )
+        for world, rank in ((1, 0), (3, 2))
+    )
+    before = third.state_dict()
+    whole = third.undivided()
+    assert read(whole) == read(one)
+    assert third.state_dict() == before
+    assert len(third) < len(one) or training

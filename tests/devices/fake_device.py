@@ -63,7 +63,10 @@ def _register() -> None:
         def is_built(self) -> bool:
             return True
 
-    setup(NAME, _Backend(), Hook())
+    try:
+        setup(NAME, _Backend(), Hook())
+    except TypeError:
+        pytest.skip("this version of torch registers backends of Python in another way")
 
 
 class _Backend:
@@ -288,13 +291,16 @@ def back(value: Any) -> Any:
     return tree_map(lambda x: x.detach().cpu() if isinstance(x, Tensor) else x, value)
 
 
-def same_on_both(compute: Callable[..., Any], *inputs: Any, stays: bool = True, **options: Any) -> Any:
+def same_on_both(
+    compute: Callable[..., Any], *inputs: Any, stays: bool = True, tolerance: float = 0.0, **options: Any
+) -> Any:
     """Compute something on the CPU and on the device; return the CPU's, which the device's has to equal.
 
     Args:
         compute: Takes ``inputs``, structures of tensors, and ``options``, which stay on the CPU.
         inputs: What is moved.
         stays: Whether every tensor of the answer has to be on the device.
+        tolerance: Of what torch computes otherwise for devices (fused attention), relative and absolute.
         options: Other arguments.
     """
     expected = compute(*inputs, **options)
@@ -305,5 +311,5 @@ def same_on_both(compute: Callable[..., Any], *inputs: Any, stays: bool = True, 
         assert noted.operations
     if stays:
         assert places <= {NAME}, places
-    torch.testing.assert_close(found, back(expected), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(found, back(expected), rtol=tolerance, atol=tolerance, equal_nan=True)
     return expected

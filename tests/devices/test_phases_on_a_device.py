@@ -7,7 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from device_runs import TASKS, Backbone, Outcome, assert_equal, both, digits, fit, pretrain_finetune, settings
+from device_runs import TASKS, Backbone, assert_equal, both, digits, fit, pretrain_finetune, settings
 from fake_device import MixedDevicesError
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -49,47 +49,25 @@ def test_every_callback_is_here() -> None:
     assert {*lit_aux.callbacks.__all__} == {*CALLBACKS} | IN_PHASES | OF_STUDENTS | BASES
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Outcome]:
-    """One run with every callback, which stops its last phases early and keeps its first one in the store."""
+def test_pretraining_and_finetuning(tmp_path: Path) -> None:
+    """One run with every callback, and a second one that finds its first phase in the CPU's store."""
 
     def callbacks() -> list[Any]:
         return [build() for build in CALLBACKS.values()]
 
-    root = tmp_path_factory.mktemp("runs")
-    expected = fit(root / "cpu", False, pretrain_finetune, digits, callbacks, phase_store=str(root / "a"))
-    found = fit(root / "device", True, pretrain_finetune, digits, callbacks, phase_store=str(root / "b"))
-    return expected, found
-
-
-def test_pretraining_and_finetuning(runs: tuple[Outcome, Outcome]) -> None:
-    expected, found = runs
+    store = {"phase_store": str(tmp_path / "store")}
+    expected = fit(tmp_path / "cpu", False, pretrain_finetune, digits, callbacks, **store)
+    found = fit(tmp_path / "device", True, pretrain_finetune, digits, callbacks)
     assert_equal(found, expected)
     assert [phase["name"] for phase in found.phases] == ["pretrain", "probe", "finetune"]
-
-
-@pytest.mark.parametrize("name", CALLBACKS)
-def test_callbacks_measure_on_the_device(runs: tuple[Outcome, Outcome], name: str) -> None:
-    place = list(CALLBACKS).index(name)
-    expected, found = (run.results[place] for run in runs)
-    assert repr(found) == repr(expected)
-    assert found[0] or found[1].get("stop_reason")
-
-
-@pytest.mark.parametrize("name", ["L2SP", "WiSEFT"])
-def test_callbacks_of_a_phase_act_on_the_device(runs: tuple[Outcome, Outcome], name: str) -> None:
-    rows = runs[1].results[len(CALLBACKS) + ("L2SP", "WiSEFT").index(name)]
-    assert name == "L2SP" or {row[1] for row in rows[0]} == {0.0, 0.5, 1.0}
-
-
-def test_a_first_phase_is_found_again_on_another_device(
-    runs: tuple[Outcome, Outcome], tmp_path: Path
-) -> None:
-    """The store's key does not depend on where the run was trained."""
-    first = fit(tmp_path / "x", False, pretrain_finetune, digits, phase_store=str(tmp_path / "store"))
-    again = fit(tmp_path / "y", True, pretrain_finetune, digits, phase_store=str(tmp_path / "store"))
+    for (rows, known), name in zip(found.results, [*CALLBACKS, "L2SP", "WiSEFT"], strict=True):
+        assert rows or known.get("stop_reason") or name == "L2SP", name
+    assert {row[1] for row in found.results[-1][0]} == {0.0, 0.5, 1.0}
+    # the store's key does not depend on where the run was trained
+    plain = fit(tmp_path / "x", False, pretrain_finetune, digits, **store)
+    again = fit(tmp_path / "y", True, pretrain_finetune, digits, **store)
     assert [phase["reused"] for phase in again.phases] == [True, False, False]
-    torch.testing.assert_close(again.weights, first.weights, rtol=0, atol=0)
+    torch.testing.assert_close(again.weights, plain.weights, rtol=0, atol=0)
 
 
 class Stops(pl.Callback):

@@ -61,7 +61,7 @@ def test_pretraining_and_finetuning_of_students(
 ) -> None:
     def build() -> PretrainFinetuneModule:
         chosen = PhaseSettings(
-            integrator=INTEGRATORS[integrator](), block=20, chunk=1, test_every=10, max_evaluations=60
+            integrator=INTEGRATORS[integrator](), block=20, chunk=1, test_every=10, max_evaluations=30
         )
         return PretrainFinetuneModule(
             student(kind),
@@ -112,7 +112,7 @@ def test_integrators_of_any_loss(name: str) -> None:
             outputs = torch.einsum("rh,rnh->rn", p["b"], torch.einsum("nd,rhd->rnh", x, p["a"]).relu())
             return (outputs - y).square().mean(1)
 
-        found = INTEGRATORS[name]().run(loss, start, threshold=1e-3, max_evaluations=300)
+        found = INTEGRATORS[name]().run(loss, start, threshold=1e-3, max_evaluations=60)
         return found.parameters, found.loss, found.evaluations, found.converged
 
     same_on_both(

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ from lit_aux.functional import (
     feature_alignment,
     feature_dependence,
     gradient_cosine,
+    gradient_descent_probe,
+    gradient_flow_probe,
     group_penalty,
     kmeans_inertia,
     l1_norm,
@@ -63,9 +66,13 @@ def test_dimensionality_does_not_depend_on_the_scale(size: float, unbiased: bool
     close(participation_ratio(X * size, center=False), participation_ratio(X, center=False), rtol)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64])
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8]
+DTYPES += [torch.uint16, torch.uint64, torch.float8_e4m3fn]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_dimensionality_of_other_dtypes_is_that_in_float64(dtype: torch.dtype) -> None:
-    data = (3 * X).to(dtype)
+    data = (3 * (X if torch.is_signed(torch.empty(0, dtype=dtype)) else X.abs())).to(dtype)
     close(participation_ratio(data), participation_ratio(data.to(torch.float64)))
     if dtype in (torch.float32, torch.bfloat16):
         tiny = (X * 1e-38).to(dtype)  # below the smallest normal number
@@ -186,7 +193,17 @@ def test_norms_grow_with_the_scale(size: float) -> None:
     close(torch.autograd.grad(l2_norm(leaf), leaf)[0], X / X.norm())
 
 
+def test_norms_inside_of_vmap() -> None:
+    """Where no value can be read, and so none tells whether scales are needed."""
+    sizes = torch.tensor([1e-200, 1.0, 1e200], dtype=torch.float64)
+    stacked = X * sizes[:, None, None]
+    for norm in (l2_norm, l12_norm):
+        close(torch.vmap(norm)(stacked), norm(X) * sizes)
+    close(torch.vmap(lambda x: gradient_cosine(x, Y))(stacked), gradient_cosine(X, Y).expand(3))
+
+
 def test_norms_in_small_dtypes() -> None:
+    assert float(top_share(torch.ones(70_000, dtype=torch.float16), 7_000)) == pytest.approx(0.1, rel=1e-3)
     values = torch.full((2000,), 30.0, dtype=torch.float16)  # their squares add up to more than 65504
     assert float(l2_norm(values)) == pytest.approx(30 * 2000**0.5, rel=1e-3)
     assert float(l1_norm(values)) == 60_000
@@ -358,6 +375,41 @@ def test_a_kernel_of_whole_numbers() -> None:
         ridge_path(x @ x.T, x, x @ x.T, kernel=True),
         ridge_path((x @ x.T).double(), x.double(), (x @ x.T).double(), kernel=True),
     )
+
+
+def test_each_target_of_ridge_has_its_own_scale() -> None:
+    """Losses of a tiny target are 0 in float64; which penalty is best is known all the same."""
+    y, y_test = Y[:, :2], X[:, :2]
+    tiny = torch.tensor([1.0, 1e-200], dtype=torch.float64)
+    expected = best_ridge(X, y, Y, y_test)
+    found = best_ridge(X, y * tiny, Y, y_test * tiny)
+    assert torch.equal(found.alpha, expected.alpha)
+    with pytest.raises(ConfigurationError, match=r"y: shape \(9, 0\); give targets \(9, T\), T > 0"):
+        best_ridge(X, Y[:, :0], X, Y[:, :0])
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e-100, 1e100, 1e200])
+@pytest.mark.parametrize("rows", [3, 9])
+def test_probes_do_not_depend_on_the_scale(size: float, rows: int) -> None:
+    """Inputs and targets, or the first layer against the readout, in other units: the same coefficients."""
+    x, y = X[:rows], X[:rows] @ Y[0] + 0.1
+    weights = {"w_plus": Y[1], "v_plus": Y[2], "w_minus": Y[3], "v_minus": Y[4]}
+    units = {n: v * size if n[0] == "w" else v / size for n, v in weights.items()}
+    expected = gradient_flow_probe(x, y, weights, math.inf)
+    for found in (
+        gradient_flow_probe(x * size, y * size, weights, math.inf),
+        gradient_flow_probe(x, y, units, math.inf),
+    ):
+        close(found.beta, expected.beta, 1e-9)
+    if 1e-150 < size < 1e150:  # else the time that it takes is beyond float64
+        expected = gradient_flow_probe(x, y, weights, 0.3)
+        close(gradient_flow_probe(x * size, y * size, weights, 0.3 / size / size).beta, expected.beta, 1e-9)
+        expected = gradient_descent_probe(x, y, weights, 0.01, 7)
+        found = gradient_descent_probe(x * size, y * size, weights, 0.01 / size / size, 7)
+        close(found.beta, expected.beta, 1e-9)
+        rate = 1e3 / size / size
+        with pytest.raises(ConfigurationError, match=re.escape(f"lr: descent diverges at {rate:g}; it")):
+            gradient_descent_probe(x * size, y * size, weights, rate, 7)
 
 
 @pytest.mark.parametrize("size", [1e-200, 1e200])

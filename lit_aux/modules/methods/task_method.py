@@ -67,6 +67,10 @@ class TaskMethod(nn.Module):
         """Start a fit, or go on with one; parameters are on their device and restored."""
         self._seed = int(trainer.strategy.broadcast(torch.initial_seed()))
         self._sums, self._noted = None, 0
+        for part in [*self.modules()][1:]:  # what others keep as plain tensors moves with no module
+            for name, value in vars(part).items():
+                if isinstance(value, Tensor):
+                    setattr(part, name, value.to(trainer.strategy.root_device))
         if trainer.global_step == 0:
             self.reset()
 
