@@ -10,6 +10,7 @@ from typing import Any
 from lit_aux.errors import ConfigurationError
 from lit_aux.files import write_whole
 from lit_aux.spreadsheets import as_csv, meant
+from lit_aux.storage import StorageError, storage_trouble
 
 csv.field_size_limit(1 << 26)  # characters; the reason why a run failed can be long
 
@@ -155,8 +156,9 @@ class CsvLines:
             os.ftruncate(self._file, before)
             raise self._failure("written", error) from None
 
-    def _failure(self, verb: str, error: OSError) -> ConfigurationError:
-        return ConfigurationError(f"--out {self.path}: cannot be {verb} ({error.strerror})")
+    def _failure(self, verb: str, error: OSError) -> ConfigurationError | StorageError:
+        full = storage_trouble(error.strerror, self.path)
+        return full or ConfigurationError(f"--out {self.path}: cannot be {verb} ({error.strerror})")
 
 
 def _spelled(value: Any) -> str:

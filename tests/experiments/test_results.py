@@ -15,6 +15,7 @@ import pytest
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import ResultsTable
 from lit_aux.experiments.results import COLUMNS, MEASURE_COLUMNS, measures_path, run_hash
+from lit_aux.storage import StorageError
 from lit_aux.tables.reading import read_rows
 
 DESIGN = """experiment, setup, seed, n_main, overlap, k_main, correlation, magnitude, rescale, solver,
@@ -167,7 +168,7 @@ def test_an_upgrade_that_finds_no_room_leaves_the_table(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(ConfigurationError, match="No space left"):
+        with pytest.raises(StorageError, match="no space is left"):
             ResultsTable(path)
     assert path.read_text() == before
     assert not list(tmp_path.glob(".*.part"))
@@ -258,7 +259,7 @@ def test_a_full_disk_adds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with ResultsTable(tmp_path / "results.csv") as table:
         table.append([{"run": "a"}])
         monkeypatch.setattr(os, "write", half)
-        with pytest.raises(ConfigurationError, match="No space left"):
+        with pytest.raises(StorageError, match="no space is left"):
             table.append([{"run": "b"}])
         assert table.done() == {"a"}
         assert [row["run"] for row in table.rows()] == ["a"]

@@ -112,7 +112,7 @@ def test_on_the_command_line(table: Table, capsys: pytest.CaptureFixture[str]) -
         (["--results", "other.csv"], "no results table of lit-aux reproduce"),
         (["--results", "binary.csv"], "no results table of lit-aux reproduce"),
         (["--results", "results.csv", "--run", "zz"], "no run of results.csv begins with it"),
-        (["--results", "results.csv", "--run", ""], "8 runs begin with it"),
+        (["--results", "results.csv", "--run", ""], "--run: "),
         (["--results", "results.csv", "runs"], "'runs': has no meaning with --results"),
         (["--results", "results.csv", "--factors", "[1]"], "--factors .*no meaning with --results"),
         (["--results", "results.csv", "--sampling", "publisht"], "did you mean 'published'"),
