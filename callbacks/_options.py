@@ -1,13 +1,16 @@
 """Checks of options."""
 
 from collections.abc import Callable, Iterable
+from numbers import Integral
 from typing import Any
 
 from lit_aux.errors import ConfigurationError
 
 
 def check_least(option: str, number: int, bound: int) -> None:
-    """Raise for a count below its bound."""
+    """Raise for a count below its bound, and for what is no count."""
+    if not isinstance(number, Integral):
+        raise ConfigurationError(f"{option}: {number!r} is not a whole number")
     if number < bound:
         raise ConfigurationError(f"{option}: {number} is too few; use at least {bound}")
 

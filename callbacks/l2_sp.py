@@ -20,7 +20,7 @@ from lit_aux.callbacks._parameters import (
 )
 from lit_aux.callbacks.task_model import shared_parameters
 from lit_aux.errors import ConfigurationError
-from lit_aux.ranges import RATE, Range, check
+from lit_aux.ranges import NOT_NEGATIVE, RATE, Range, check
 
 
 class L2SP(FromStart):
@@ -58,7 +58,7 @@ class L2SP(FromStart):
     ) -> None:
         super().__init__()
         for option, value in (("alpha", alpha), ("beta", beta)):
-            if not (math.isfinite(value) and value >= 0):
+            if value not in NOT_NEGATIVE:
                 raise ConfigurationError(f"{option}: {value} must be a finite number, 0 or more")
             check(option, value, Range(least=0, most=RATE.most))
         self.alpha, self.beta = alpha, beta

@@ -1,6 +1,5 @@
 """Stop a fit once the training loss is small enough."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from lit_aux.callbacks._brought_back import BringsBack, Brought
 from lit_aux.callbacks._labels import labels_in
 from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.ranges import POSITIVE
 
 _TARGETS = ("labels", "label", "targets", "target", "y")
 
@@ -46,7 +46,7 @@ class StopAtTrainingLoss(BringsBack):
 
     def __init__(self, threshold: float, *, monitor: str | list[str] | None = None) -> None:
         super().__init__()
-        if not (math.isfinite(threshold) and threshold > 0):
+        if threshold not in POSITIVE:
             raise ConfigurationError(
                 f"threshold: {threshold} is never reached; it must be finite and above 0"
             )

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, fields
+from numbers import Integral
 from typing import Any, TypeVar, cast
 
 import torch
@@ -23,6 +24,7 @@ from lit_aux.callbacks.task_measurement import FailedMeasurement, TaskMeasuremen
 from lit_aux.callbacks.task_model import TaskModel, shared_parameters, task_model
 from lit_aux.callbacks.undisturbed import undisturbed
 from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.ranges import LIMIT, check
 
 Item = TypeVar("Item")
 
@@ -86,8 +88,9 @@ class TaskDiagnostic(BringsBack, ABC):
             "num_samples": num_samples,
             "batch_size": batch_size,
         }.items():
-            if number is not None and number < 1:
-                raise ConfigurationError(f"{option}: {number} must be at least 1")
+            check(option, number, LIMIT)
+            if number is not None and not isinstance(number, Integral):
+                raise ConfigurationError(f"{option}: {number} is not a whole number")
         if tasks is not None and not tasks:
             raise ConfigurationError("tasks: [] names no task; leave it out for all that train")
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps

@@ -106,9 +106,10 @@ class WeightRescaling(BringsBack):
         to_input: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__()
-        factors = [float(one) for one in (factor if isinstance(factor, Sequence) else [factor])]
+        given = factor if isinstance(factor, Sequence) and not isinstance(factor, str) else [factor]
+        check("factor", list(given), POSITIVE)
+        factors = [float(one) for one in given]
         for one in factors:
-            check("factor", one, POSITIVE)
             check("factor", one, SCALE)
         if not factors:
             raise ConfigurationError("factor: [] is no factor; give a number, or one a replica")

@@ -1,7 +1,7 @@
 """Weights between those before and after finetuning."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from statistics import fmean
@@ -25,6 +25,7 @@ from lit_aux.callbacks.trajectory_log import TrajectoryLog
 from lit_aux.callbacks.undisturbed import undisturbed
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.files import write_whole
+from lit_aux.ranges import Range, check
 from lit_aux.spreadsheets import as_csv
 
 COLUMNS = ("phase", "mixing", "task", "measure", "value")
@@ -77,6 +78,9 @@ class WiSEFT(FromStart):
     ) -> None:
         super().__init__()
         check_source("data", data, WHAT)
+        if isinstance(mixing, str) or not isinstance(mixing, Iterable | None):
+            raise ConfigurationError(f"mixing: {mixing!r} is no list of mixing weights, such as [0, 0.5, 1]")
+        check("mixing", None if mixing is None else list(mixing), Range())
         chosen = [number / 10 for number in range(11)] if mixing is None else [float(m) for m in mixing]
         for value in chosen:
             if not 0 <= value <= 1:

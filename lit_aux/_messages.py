@@ -75,12 +75,14 @@ def _nested(error: str) -> str | None:
         if match := _CLASS.search(text):
             owner = match[1]
         elif match := _UNKNOWN.search(text):
-            name = (match[1] or match[2]).partition("=")[0]
+            name, sign, value = (match[1] or match[2]).partition("=")
             given = next((m[1] for one in lines[number:] if (m := _GIVEN.match(one.strip()))), "")
             if name == "class_path" and (said := _of_class_entry(path, given)):
                 return said
             if callable_class := _CALLABLE.search(text):
                 owner = callable_class[1]
+            if sign and name in options_of(owner):
+                return f"{option_of([*path, name])}: {value!r} is nothing that {_last(owner)} takes there"
             return _unknown_option(path, name, owner)
         elif _NO_CLASS.search(text):
             if callable_class := _CALLABLE.search(text):
@@ -139,6 +141,8 @@ def _no_class(path: list[str], class_path: str, text: str) -> str:
 def _wrong_type(path: list[str], expected: list[str], given: str) -> str:
     """Say what a value should have been."""
     given = given.removesuffix(".").partition(". Got value: Namespace")[0]
+    if nested := re.fullmatch(r"NestedArg\(key='(\w+)', val=(['\"])(.*)\2\)", given):
+        return f"{option_of([*path, nested[1]])}: {nested[3]!r} is nothing that it takes"
     if said := _of_class_entry(path, given):
         return said
     if said := _of_list_entry(path, given):

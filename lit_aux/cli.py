@@ -1,5 +1,6 @@
 """The command line: ``lit-aux fit | validate | test | predict | export`` and the project's own commands."""
 
+import errno
 import os
 import sys
 from argparse import ArgumentError
@@ -44,7 +45,8 @@ def main(args: "ArgsType" = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]
         return 141
     except Exception as error:
-        known = _known_cause(error) or storage_trouble(error, os.curdir)
+        words = sys.argv[1:] if args is None else args
+        known = _known_cause(error) or storage_trouble(error, os.curdir) or _of_name(error, words)
         if known is None:
             raise
         message = str(known)
@@ -55,7 +57,7 @@ def main(args: "ArgsType" = None) -> int:
         if isinstance(known, ArgumentError | ConfigurationError):
             from lit_aux._typed_values import as_typed
 
-            message = as_typed(message, sys.argv[1:] if args is None else args)
+            message = as_typed(message, words)
         print(f"lit-aux: error: {printable(' '.join(message.split()))}", file=sys.stderr)
         return 1 if isinstance(known, NonFiniteLossError | StorageError | RankError) else 2
 
@@ -70,6 +72,27 @@ def _known_cause(error: BaseException | None) -> BaseException | None:
         chain.append(error)
         error = error.__cause__ or error.__context__
     return next((e for kind in known for e in chain if isinstance(e, kind)), None)
+
+
+def _of_name(error: BaseException, words: Any) -> ConfigurationError | None:
+    """Return the error for a name that no file can have, under the option that gave it; None for others."""
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        what = "is longer than the name of a file may be"
+    elif isinstance(error, ValueError) and "null byte" in str(error):
+        what = "has a null character, as no name of a file has"
+    else:
+        return None
+    option = ""
+    for word in words if isinstance(words, list) else ():
+        name, sign, value = word.partition("=") if word.startswith("-") else ("", "", word)
+        option = name or option
+        if "\0" in value or any(len(os.fsencode(part)) > _LONGEST for part in value.split(os.sep)):
+            return ConfigurationError(f"{option or 'the argument'}: {value[:40]!r}... {what}")
+        option = "" if sign or not name else option
+    return None
+
+
+_LONGEST = 255  # bytes of the name of a file
 
 
 def _dispatch(args: "ArgsType") -> int:

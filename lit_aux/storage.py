@@ -123,6 +123,8 @@ def check_place(option: str, given: str | os.PathLike[str]) -> Path:
         ConfigurationError: For nothing at all, the root folder, a name that no file can have, and what is in
             a file system of the kernel's (``/proc``, ``/sys``, ``/dev``).
     """
+    if not isinstance(given, str | os.PathLike):
+        raise ConfigurationError(f"{option}: {given!r} is no name of a file or folder")
     text = os.fspath(given)
     if not text.strip():
         raise ConfigurationError(f"{option}: {text!r} names nothing; name a file or folder to write to")

@@ -1,11 +1,12 @@
 """Options that mean nothing, files that are none: told in one line that names the right option."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,9 +14,20 @@ import yaml
 from option_cases import put
 from test_bad_input import Config, base, configured, refused, with_callback, with_keys, with_phases
 
-from lit_aux.cli import main
+from lit_aux.callbacks import (
+    L2SP,
+    FisherTrace,
+    RepresentationDimensionality,
+    StopAtTrainingLoss,
+    WeightRescaling,
+    WiSEFT,
+)
+from lit_aux.cli import AuxiliaryCLI, main
+from lit_aux.data import DigitsDataModule
 from lit_aux.errors import ConfigurationError
-from lit_aux.phases import PhaseSettings, PhaseTrainer
+from lit_aux.integrators import GradientFlow
+from lit_aux.models import TimmBackbone
+from lit_aux.phases import Phase, PhaseSettings, PhaseTrainer
 from lit_aux.storage import check_place
 
 __all__ = ["configured", "refused"]  # fixtures
@@ -411,3 +423,117 @@ def test_a_bug_is_not_taken_for_a_wrong_option(monkeypatch: pytest.MonkeyPatch, 
 def test_sweep_needs_processes_in_groups(monkeypatch: pytest.MonkeyPatch, refused: Any) -> None:
     monkeypatch.delattr(os, "setsid")
     assert "Linux or macOS" in refused.words(["sweep", "s.yaml"])
+
+
+def no_optimizer(parameters: Any) -> Any:
+    return None
+
+
+IN_PYTHON: list[tuple[str, Callable[[], Any]]] = [
+    ("stop_on: 'main'", lambda: PhaseSettings(stop_on=cast(Any, "main"))),
+    ("lr_interval: 'hour'", lambda: PhaseSettings(lr_interval=cast(Any, "hour"))),
+    ("integrator: 7", lambda: PhaseSettings(integrator=cast(Any, 7))),
+    ("max_epochs: 3", lambda: PhaseSettings(max_epochs=cast(Any, "3"))),
+    ("optimizer: ", lambda: PhaseSettings(optimizer=no_optimizer)),
+    ("tasks: 'main'", lambda: Phase(name="a", tasks=cast(Any, "main"))),
+    ("name: 3", lambda: Phase(name=cast(Any, 3), tasks=["main"])),
+    ("order: 'x'", lambda: Phase(name="a", tasks=["main"], order=cast(Any, "x"))),
+    ("task_weights: [1]", lambda: Phase(name="a", tasks=["main"], task_weights=cast(Any, [1]))),
+    ("callbacks: [3]", lambda: Phase(name="a", tasks=["main"], callbacks=cast(Any, [3]))),
+    ("trainable: 'x'", lambda: Phase(name="a", tasks=["main"], trainable=cast(Any, "x"))),
+    ("--data.n_main 'x'", lambda: DigitsDataModule(n_main=cast(Any, "x"))),
+    ("--data.n_main 2.5", lambda: DigitsDataModule(n_main=cast(Any, 2.5))),
+    ("--data.batch_size 'x'", lambda: DigitsDataModule(batch_size=cast(Any, "x"))),
+    ("--data.seed 'x'", lambda: DigitsDataModule(seed=cast(Any, "x"))),
+    ("--data.n [1]", lambda: DigitsDataModule(n=cast(Any, [1]))),
+    ("--data.mean x", lambda: DigitsDataModule(mean=cast(Any, "x"))),
+    ("--data.classes [1]", lambda: DigitsDataModule(classes=cast(Any, [1]))),
+    ("--data.label_noise 'x'", lambda: DigitsDataModule(label_noise=cast(Any, "x"))),
+    ("default_root_dir: 3", lambda: PhaseTrainer(default_root_dir=cast(Any, 3))),
+    ("alpha: x", lambda: L2SP(alpha=cast(Any, "x"))),
+    ("mixing: 'x'", lambda: WiSEFT(mixing=cast(Any, "x"))),
+    ("mixing: 3", lambda: WiSEFT(mixing=cast(Any, 3))),
+    ("factor: x", lambda: WeightRescaling(factor=cast(Any, "x"))),
+    ("threshold: x", lambda: StopAtTrainingLoss(cast(Any, "x"))),
+    ("num_samples: 'x'", lambda: RepresentationDimensionality(num_samples=cast(Any, "x"))),
+    ("num_samples: 2.5", lambda: FisherTrace(num_samples=cast(Any, 2.5))),
+    ("tolerance: x", lambda: GradientFlow(tolerance=cast(Any, "x"))),
+    ("name: 3", lambda: TimmBackbone(cast(Any, 3))),
+]
+
+
+@pytest.mark.parametrize(("told", "build"), IN_PYTHON, ids=[told for told, _ in IN_PYTHON])
+def test_values_of_another_kind_in_python(told: str, build: Callable[[], Any]) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        build()
+    assert str(error.value).startswith(told)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["table", "n" * 300],
+        ["trajectories", "n" * 300],
+        ["figures", "overlap", "--results", "n" * 300],
+        ["fit", "--config", "n" * 300],
+        ["regime", "--results=" + "n" * 300],
+        ["figures", "overlap", "--results", "a\0b"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_names_that_no_file_can_have(words: list[str], refused: Any) -> None:
+    message = refused.words(words)
+    option = next((w.partition("=")[0] for w in words if w.startswith("--")), "the argument")
+    assert message.startswith(f"lit-aux: error: {option}: "), message
+    assert len(message) < 200
+
+
+def test_a_file_is_no_folder_of_runs(refused: Any, tmp_path_factory: Any) -> None:
+    file = tmp_path_factory.mktemp("a") / "file"
+    file.touch()
+    message = refused(f"--trainer.default_root_dir={file}")
+    assert message.startswith(f"lit-aux: error: --trainer.default_root_dir: '{file}'")
+
+
+@pytest.mark.parametrize("command", ["test", "validate", "predict"])
+@pytest.mark.parametrize("given", ["", "none.ckpt"])
+def test_no_checkpoint_leaves_nothing(
+    command: str, given: str, refused: Any, configured: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only = {command: AuxiliaryCLI.subcommands()[command]}
+    monkeypatch.setattr(AuxiliaryCLI, "subcommands", staticmethod(lambda: only))
+    message = refused.words([command, "--config", configured(base()), f"--ckpt_path={given}"])
+    assert message.startswith("lit-aux: error: --ckpt_path: ")
+    assert repr(given) in message
+
+
+def test_early_stopping_on_what_is_not_there(
+    configured: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["lit-aux"])
+    only = {"fit": AuxiliaryCLI.subcommands()["fit"]}
+    monkeypatch.setattr(AuxiliaryCLI, "subcommands", staticmethod(lambda: only))
+    config = with_callback("lightning.pytorch.callbacks.EarlyStopping", monitor="nope")
+    assert main(["fit", "--config", configured(config)]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("lit-aux: error: --trainer.callbacks: EarlyStopping: ")
+    assert "nope" in message
+
+
+def test_fit_without_calls_of_posix(configured: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows: no fork, no groups of processes, no fcntl, no SIGKILL."""
+    from lightning.pytorch.trainer.connectors import signal_connector
+
+    monkeypatch.setattr(signal_connector, "_IS_WINDOWS", True)
+    for room, names in ((os, ("fork", "killpg", "setsid", "getpgid")), (signal, ("SIGKILL", "SIGUSR1"))):
+        for name in names:
+            monkeypatch.delattr(room, name, raising=False)
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "resource", None)
+    monkeypatch.setattr("sys.argv", ["lit-aux"])
+    only = {"fit": AuxiliaryCLI.subcommands()["fit"]}
+    monkeypatch.setattr(AuxiliaryCLI, "subcommands", staticmethod(lambda: only))
+    config = base()
+    config["data"]["init_args"]["n_test"] = 20
+    assert main(["fit", "--config", configured(config)]) == 0
+    assert list(Path("runs").rglob("finetune.ckpt"))

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.ranges import MOST
@@ -13,6 +14,8 @@ def at_least(option: str, value: int | None, least: int) -> None:
     Raises:
         ConfigurationError: Naming the option and the value.
     """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
+        raise ConfigurationError(f"{option} {value!r}: is not a whole number")
     if value is not None and value < least:
         raise ConfigurationError(f"{option} {value}: must be at least {least}")
     if value is not None and value > MOST:
@@ -25,6 +28,8 @@ def resolve_seed(seed: int | None) -> int:
     Raises:
         ConfigurationError: If it is negative.
     """
+    if seed is not None and not isinstance(seed, Integral):
+        raise ConfigurationError(f"--data.seed {seed!r}: is not a whole number")
     if seed is not None and not 0 <= seed < 2**63:  # what torch's generators take
         raise ConfigurationError(f"--data.seed {seed}: must be at least 0 and at most {2**63 - 1}")
     return int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
@@ -44,6 +49,8 @@ def resolve_counts(
         ConfigurationError: For an unknown task, a number below 1 or two different numbers for one task.
     """
     counts: dict[str, int | None] = dict.fromkeys(tasks)
+    if n is not None and not isinstance(n, Mapping):
+        raise ConfigurationError(f"--data.n {n!r}: is no mapping of tasks to numbers, as {{main: 20}}")
     for task, value in (n or {}).items():
         if task not in counts:
             raise unknown_name("--data.n", task, tasks)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lit_aux.data.order import generator_for
 from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.ranges import Range
 
 _OPTION = "--data.label_noise"
 
@@ -17,10 +18,12 @@ def check_noise(noise: Mapping[str, float] | None, tasks: Collection[str]) -> di
     Raises:
         ConfigurationError: For an unknown task, or a share that is not between 0 and 1.
     """
+    if noise is not None and not isinstance(noise, Mapping):
+        raise ConfigurationError(f"{_OPTION} {noise!r}: is no mapping of tasks to shares, as {{main: 0.1}}")
     for task, share in (noise or {}).items():
         if task not in tasks:
             raise unknown_name(_OPTION, task, tasks)
-        if not 0 <= share <= 1:
+        if share not in Range(least=0, most=1):
             raise ConfigurationError(f"{_OPTION}.{task} {share}: must be between 0 and 1")
     return dict(noise or {})
 

@@ -36,6 +36,10 @@ def assign_classes(
     """
     if not classes:
         raise ConfigurationError(f"{_OPTION} {{}}: name at least one task, as in {{main: 2, aux: 8}}")
+    if not isinstance(classes, Mapping):
+        raise ConfigurationError(
+            f"{_OPTION} {classes!r}: is no mapping of tasks to classes, as {{main: 2, aux: 8}}"
+        )
     listed: dict[str, list[int]] = {}
     owner: dict[int, str] = {}
     for task, wanted in classes.items():

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lit_aux.data.transforms import BatchTransform, per_channel
 from lit_aux.errors import ConfigurationError
+from lit_aux.ranges import Range
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,8 @@ def check_normalization(option: str, value: float | Sequence[float] | None, leas
     """
     if value is None:
         return
-    values = [value] if isinstance(value, int | float) else list(value)
-    if not values or not all(math.isfinite(v) and v > least for v in values):
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    if not values or not all(v in Range() and v > least for v in values):
         bound = "finite" if least == -math.inf else f"finite and above {least:g}"
         raise ConfigurationError(f"{option} {value}: must be {bound}")
     low = -_MOST if least == -math.inf else 1 / _MOST

@@ -11,6 +11,7 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.integrators.base import Integrator
 from lit_aux.integrators.objective import Objective
 from lit_aux.integrators.state import Floats, IntegratorState, Stretch
+from lit_aux.ranges import RATE, check
 
 _ROUNDING = 1e-12
 """Share of the largest parameter by which a path without an end may still be away from its limit."""
@@ -60,8 +61,7 @@ class Exact(Integrator):
     name = "exact"
 
     def __init__(self, lr: float | None = None) -> None:
-        if lr is not None and not 0 < lr < np.inf:
-            raise ConfigurationError(f"lr: {lr} must be a finite number above 0")
+        check("lr", lr, RATE)
         self.lr = lr
 
     def _begin(self, state: IntegratorState) -> None:

@@ -52,7 +52,7 @@ class GradientFlow(Integrator):
         power_iterations: int = 8,
         landing: float = 0.95,
     ) -> None:
-        if not 0 < tolerance < 1:
+        if tolerance not in Range(above=0, below=1):
             raise ConfigurationError(f"tolerance: {tolerance} must be between 0 and 1, such as 1e-2")
         check("max_stages", max_stages, Range(least=2, most=1_000_000))
         check("power_iterations", power_iterations, Range(least=2, most=1_000_000))

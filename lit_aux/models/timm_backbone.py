@@ -123,6 +123,8 @@ def _check_name(name: str) -> None:
     """Refuse a network or a tag that timm does not know."""
     import timm
 
+    if not isinstance(name, str):
+        raise ConfigurationError(f"name: {name!r} is no name of a network of timm's")
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         raise unknown_name("name", name, timm.list_models())

@@ -35,6 +35,37 @@ RANGES: dict[str, Range] = {
 """Numbers that options of a phase may have."""
 
 
+_TEXTS: dict[str, tuple[str, ...]] = {
+    "lr_interval": ("epoch", "step"),
+    "readout": ("keep", "reset"),
+    "order": ("interleaved", "sequential"),
+}
+_LISTS = {"stop_on": str, "tasks": str, "callbacks": Callback}
+
+
+def check_kinds(settings: Any) -> None:
+    """Raise for options that are of another kind than they say: the command line has seen to it, Python not.
+
+    Raises:
+        ConfigurationError: Naming option and value.
+    """
+    for option, value in vars(settings).items():
+        kind = _LISTS.get(option)
+        if option in _TEXTS and value not in _TEXTS[option]:
+            raise unknown_name(option, value, _TEXTS[option])
+        if kind is not None and value is not None:
+            known = isinstance(value, list | tuple) and all(isinstance(one, kind) for one in value)
+            if not known:
+                what = "names" if kind is str else "callbacks"
+                raise ConfigurationError(f"{option}: {value!r} is no list of {what}")
+        if option == "trainable" and isinstance(value, str) and value not in ("all", "readout"):
+            raise ConfigurationError(f"trainable: {value!r} must be all, readout or a list of patterns")
+        if option == "task_weights" and not isinstance(value, dict | None):
+            raise ConfigurationError(f"task_weights: {value!r} is no mapping of tasks to weights")
+        if option == "name" and not isinstance(value, str):
+            raise ConfigurationError(f"name: {value!r} is no text")
+
+
 @dataclass(kw_only=True)
 class PhaseSettings:
     """How a phase is optimized and when it ends.
@@ -85,6 +116,7 @@ class PhaseSettings:
     test_thinning: float = 1.1
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         check_all(RANGES, vars(self))
         check_time("max_time", self.max_time)
         if self.stop_on is not None and not self.stop_on:
@@ -93,6 +125,8 @@ class PhaseSettings:
             if self.integrator not in INTEGRATORS:
                 raise unknown_name("integrator", self.integrator, INTEGRATORS)
             self.integrator = INTEGRATORS[self.integrator]()
+        elif self.integrator is not None and not isinstance(self.integrator, Integrator):
+            raise ConfigurationError(f"integrator: {self.integrator!r} is no Integrator, nor the name of one")
         self._try_optimizer()
 
     def _try_optimizer(self) -> None:
@@ -113,7 +147,7 @@ class PhaseSettings:
                 check_schedule(scheduler_of(self, optimizer), optimizer, self.lr_scheduler)
         except ConfigurationError:
             raise
-        except (ValueError, TypeError, ArithmeticError) as error:
+        except (ValueError, TypeError, ArithmeticError, AttributeError) as error:
             raise ConfigurationError(f"{option}: {spelled(getattr(self, option))}: {error}") from error
 
 
@@ -173,6 +207,9 @@ def check_phases(phases: Sequence[Any], tasks: Iterable[str]) -> None:
     Raises:
         ConfigurationError: If there is no phase, two share a name, or one names an unknown task.
     """
+    for phase in phases:
+        if not isinstance(phase, PhaseSettings):
+            raise ConfigurationError(f"phases: {phase!r} is no Phase")
     if not phases:
         raise ConfigurationError("phases: the list is empty; give at least one phase")
     names = [phase.name for phase in phases]

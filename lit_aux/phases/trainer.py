@@ -86,6 +86,8 @@ class PhaseTrainer(Trainer):
         check_trainer(kwargs)
         given = kwargs.setdefault("default_root_dir", None)
         root = os.path.expanduser("runs" if given is None else check_place("default_root_dir", given))
+        if os.path.isfile(root):
+            raise ConfigurationError(f"default_root_dir: {root!r} is a file; name a folder")
         kwargs["default_root_dir"] = root
         kwargs["callbacks"] = with_checkpoint(kwargs)
         if isinstance(logger, str):

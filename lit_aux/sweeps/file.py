@@ -83,6 +83,8 @@ def _flat(path: str, parameters: Mapping[str, Any], prefix: str) -> Iterator[tup
     for key, spec in parameters.items():
         name = f"{prefix}{key}"
         place = f"{path}: parameters.{name}"
+        if not name.isprintable() or not name.strip():
+            raise ConfigurationError(f"{path}: parameters: {name!r} is no name of an option")
         if not isinstance(spec, Mapping):
             raise ConfigurationError(f"{place}: {spec!r} must be written as {{value: {spec}}}")
         if "parameters" in spec:
