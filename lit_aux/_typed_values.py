@@ -27,6 +27,8 @@ def as_typed(message: str, words: Any) -> str:
     typed = option and _value_of(option[0].rstrip(":"), words)
     if not option or not typed or typed in message[option.end() :] or len(typed) > 200:
         return message
+    if not typed.isprintable():  # which a message writes as Python does
+        return message
     module, _, name = typed.rpartition(".")
     if module and name.isidentifier() and name in message:  # a class, whose module need not be told
         return message

@@ -73,8 +73,8 @@ class AuxiliaryCLI(LightningCLI):
             return None
         callback = of_callback(error)
         if callback is not None:
-            text = " ".join(str(error).split())
-            return ConfigurationError(f"--trainer.callbacks: {type(callback).__name__}: {text}")
+            said = " ".join(str(error).split())
+            return ConfigurationError(f"--trainer.callbacks: {type(callback).__name__}: {said}")
         text = of_trainer(error, vars(options["trainer"]))
         return None if text is None else ConfigurationError(text)
 
