@@ -7,7 +7,7 @@ from typing import Any
 from lit_aux.errors import ConfigurationError
 
 
-def check_least(option: str, number: int, bound: int) -> None:
+def check_least(option: str, number: Any, bound: int) -> None:
     """Raise for a count below its bound, and for what is no count."""
     if not isinstance(number, Integral):
         raise ConfigurationError(f"{option}: {number!r} is not a whole number")

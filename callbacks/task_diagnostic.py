@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, fields
-from numbers import Integral
 from typing import Any, TypeVar, cast
 
 import torch
@@ -17,7 +16,7 @@ from lit_aux.callbacks._averages import Ran, which_weights
 from lit_aux.callbacks._brought_back import BringsBack, Brought
 from lit_aux.callbacks._logging import log_scalars, prefix_of
 from lit_aux.callbacks._never_fatal import told
-from lit_aux.callbacks._options import check_source
+from lit_aux.callbacks._options import check_least, check_source
 from lit_aux.callbacks._parameters import refuse_sparse, refuse_sparse_layers
 from lit_aux.callbacks.task_data import WHAT, TaskData, phase_tasks, task_probe
 from lit_aux.callbacks.task_measurement import FailedMeasurement, TaskMeasurement
@@ -89,8 +88,8 @@ class TaskDiagnostic(BringsBack, ABC):
             "batch_size": batch_size,
         }.items():
             check(option, number, LIMIT)
-            if number is not None and not isinstance(number, Integral):
-                raise ConfigurationError(f"{option}: {number} is not a whole number")
+            if number is not None:
+                check_least(option, number, 1)
         if tasks is not None and not tasks:
             raise ConfigurationError("tasks: [] names no task; leave it out for all that train")
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps

@@ -106,8 +106,9 @@ class WeightRescaling(BringsBack):
         to_input: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__()
-        given = factor if isinstance(factor, Sequence) and not isinstance(factor, str) else [factor]
-        check("factor", list(given), POSITIVE)
+        given: Any = factor
+        given = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+        check("factor", given, POSITIVE)
         factors = [float(one) for one in given]
         for one in factors:
             check("factor", one, SCALE)

@@ -3,18 +3,23 @@
 import os
 from collections.abc import Mapping, Sequence
 from numbers import Integral
+from typing import Any
 
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.ranges import MOST
 
 
-def at_least(option: str, value: int | None, least: int) -> None:
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def at_least(option: str, value: Any, least: int) -> None:
     """Refuse a number below ``least``, and one above all that is counted here.
 
     Raises:
         ConfigurationError: Naming the option and the value.
     """
-    if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
+    if value is not None and not _is_whole(value):
         raise ConfigurationError(f"{option} {value!r}: is not a whole number")
     if value is not None and value < least:
         raise ConfigurationError(f"{option} {value}: must be at least {least}")
@@ -22,13 +27,13 @@ def at_least(option: str, value: int | None, least: int) -> None:
         raise ConfigurationError(f"{option} {value}: must be at most {MOST}")
 
 
-def resolve_seed(seed: int | None) -> int:
+def resolve_seed(seed: Any) -> int:
     """Return the seed given, else that of ``seed_everything``, else 0.
 
     Raises:
         ConfigurationError: If it is negative.
     """
-    if seed is not None and not isinstance(seed, Integral):
+    if seed is not None and not _is_whole(seed):
         raise ConfigurationError(f"--data.seed {seed!r}: is not a whole number")
     if seed is not None and not 0 <= seed < 2**63:  # what torch's generators take
         raise ConfigurationError(f"--data.seed {seed}: must be at least 0 and at most {2**63 - 1}")

@@ -114,7 +114,7 @@ def check_normalization(option: str, value: float | Sequence[float] | None, leas
     """
     if value is None:
         return
-    values = list(value) if isinstance(value, list | tuple) else [value]
+    values: list[Any] = list(value) if isinstance(value, list | tuple) else [value]
     if not values or not all(v in Range() and v > least for v in values):
         bound = "finite" if least == -math.inf else f"finite and above {least:g}"
         raise ConfigurationError(f"{option} {value}: must be {bound}")

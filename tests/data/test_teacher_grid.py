@@ -242,10 +242,14 @@ def test_loaders_and_phases():
 
 
 BAD = [
-    (diagonal, {"overlap": 9}, "--data.overlap 9: must be at most k_main, which is 8"),
-    (diagonal, {"overlap": 9, "k_main": 10}, "--data.overlap 9: must be at most k_aux, which is 8"),
+    (diagonal, {"overlap": 9}, "--data.overlap 9: must be at most --data.k_main, which is 8"),
+    (diagonal, {"overlap": 9, "k_main": 10}, "--data.overlap 9: must be at most --data.k_aux, which is 8"),
     (diagonal, {"overlap": -1}, "--data.overlap -1: must be at least 0"),
-    (diagonal, {"overlap": [0, 4], "k_main": [2, 8]}, "--data.overlap 4: must be at most k_main, which is 2"),
+    (
+        diagonal,
+        {"overlap": [0, 4], "k_main": [2, 8]},
+        "--data.overlap 4: must be at most --data.k_main, which is 2",
+    ),
     (diagonal, {"k_main": 0}, "--data.k_main 0: must be at least 1"),
     (diagonal, {"k_main": 9}, "--data.k_main 9: the published sampling"),
     (diagonal, {"in_features": 11}, "--data.in_features 11: .* need at least 12"),
