@@ -15,12 +15,13 @@ from lit_aux.models import TimmBackbone
 from lit_aux.modules import SingleTaskModule
 from lit_aux.outputs import KINDS, check_output
 
-SWEEP = """\
+CONFIG = Path(__file__).parents[1] / "configs" / "diagonal" / "ptft.yaml"
+SWEEP = f"""\
 program: lit-aux
 method: grid
-command: ["${env}", "lit-aux", "fit", "${args}"]
+command: ["${{env}}", "lit-aux", "fit", "--config", "{CONFIG}", "${{args}}"]
 parameters:
-  data.seed: {values: [0, 1]}
+  data.seed: {{values: [0, 1]}}
 """
 TRAJECTORY = "method,seed,trained,phase,epoch,step,task,measure,value\n"
 
@@ -172,7 +173,7 @@ def test_empty_files_may_be_replaced_and_devices_not(tmp_path: Path) -> None:
         assert check_output("--out", tmp_path / "empty", kind=kind) == tmp_path / "empty"
         with pytest.raises(ConfigurationError, match="device or pipe"):
             check_output("--out", tmp_path / "pipe", kind=kind)
-    with pytest.raises(ConfigurationError, match="nothing is given"):
+    with pytest.raises(ConfigurationError, match="names nothing"):
         check_output("--out", "")
 
 

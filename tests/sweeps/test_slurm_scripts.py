@@ -96,7 +96,7 @@ def test_control_characters_are_refused(option: str, sign: str, capsys: pytest.C
     words = ["sweep", name, "--slurm", bad if option == "--slurm" else "job.sh"]
     words += [f"--out={bad if option == '--out' else 'out'}"]
     words += [f"--sbatch=--comment='{bad}'"] if option == "--sbatch" else []
-    words += ["--", f"--data.root={bad}"] if option == "--" else []
+    words += ["--", f"--trainer.default_root_dir={bad}"] if option == "--" else []
     assert main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith((f"lit-aux: error: {option} ", f"lit-aux: error: {option}: "))
