@@ -75,13 +75,13 @@ def _nested(error: str) -> str | None:
         if match := _CLASS.search(text):
             owner = match[1]
         elif match := _UNKNOWN.search(text):
-            name, sign, value = (match[1] or match[2]).partition("=")
+            name, _, value = (match[1] or match[2]).partition("=")
             given = next((m[1] for one in lines[number:] if (m := _GIVEN.match(one.strip()))), "")
             if name == "class_path" and (said := _of_class_entry(path, given)):
                 return said
             if callable_class := _CALLABLE.search(text):
                 owner = callable_class[1]
-            if sign and name in options_of(owner):
+            if name in options_of(owner):  # as it is for one that is given as nothing
                 return f"{option_of([*path, name])}: {value!r} is nothing that {_last(owner)} takes there"
             return _unknown_option(path, name, owner)
         elif _NO_CLASS.search(text):

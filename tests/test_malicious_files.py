@@ -175,7 +175,7 @@ def test_tags_of_yaml(
     words = {
         "regime": (["regime", "received"], "RUN received"),
         "sweep": (["sweep", str(file)], f"FILE {file}"),
-        "fit": (["fit", "--config", str(file)], f"--config: '{file}'"),
+        "fit": (["fit", "--config", str(file)], f"--config {file}: "),
     }[command]
     if command == "fit":
         found = {"fit": AuxiliaryCLI.subcommands()["fit"]}

@@ -61,7 +61,7 @@ class Experiment:
             Nothing where they take less than ten minutes on two cores.
         """
         if self.seconds is None:
-            how_long = "which nobody has timed"
+            how_long = "not timed yet"
         elif (minutes := runs * self.seconds / 60) > _LONG:
             how_long = f"about {minutes:.0f} minutes on two CPU cores"
         else:

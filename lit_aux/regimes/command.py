@@ -116,8 +116,7 @@ def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         if name == "--trust":
             if sign:
                 raise ConfigurationError(
-                    f"--trust: {value!r} is given, and it takes no value; write --trust alone, or leave it "
-                    "out"
+                    f"{word}: {value!r} is given, and --trust takes no value; write it alone, or leave it out"
                 )
             own[name] = ""
             continue

@@ -34,7 +34,7 @@ def test_out_names_file_and_format(tmp_path, capsys):
         (["penalties", "--output", "a.png"], "figures: '--output' is unknown; did you mean '--out'"),
         (["penalties", "regimes"], "'regimes' belongs to no option"),
         (["penalties", "--out", "folder.png"], "--out: 'folder.png' is a folder"),
-        (["penalties", "--results", "a.csv"], "--results: penalties is a picture of the theory"),
+        (["penalties", "--results", "a.csv"], "--results a.csv: penalties is a picture of the theory"),
         (["norm", "--results", "a.csv"], "NAME: 'norm' is unknown; did you mean 'norms'"),
         (["norms"], "--results: nothing is given; norms is drawn from a table, as of lit-aux reproduce"),
         (["norms", "--results"], "--results: nothing is given; name one"),

@@ -205,7 +205,7 @@ def test_a_sweep_on_a_full_disk(small_disk: Path, capsys: pytest.CaptureFixture[
     assert main(words) == 1
     out = capsys.readouterr().out
     assert "lit-aux: error: " in out
-    assert "no space is left on the disk" in out
+    assert "no space" in out.lower()
     table = small_disk / "out" / "results.csv"
     filling.unlink()
     before = rows_of(table)
