@@ -525,6 +525,8 @@ def test_fit_without_calls_of_posix(configured: Any, monkeypatch: pytest.MonkeyP
     from lightning.pytorch.trainer.connectors import signal_connector
 
     monkeypatch.setattr(signal_connector, "_IS_WINDOWS", True)
+    there = {signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGINT, signal.SIGSEGV, signal.SIGTERM}
+    monkeypatch.setattr(signal_connector._SignalConnector, "_valid_signals", staticmethod(lambda: there))
     for room, names in ((os, ("fork", "killpg", "setsid", "getpgid")), (signal, ("SIGKILL", "SIGUSR1"))):
         for name in names:
             monkeypatch.delattr(room, name, raising=False)
