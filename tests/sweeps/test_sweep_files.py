@@ -1,5 +1,6 @@
 """Every sweep file: W&B's own agent expands it, and what it expands to runs and logs the file's metric."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from sweep_helpers import ROOT, agent_words
 from test_configs import SMALL_TEACHERS, data_options, few_probes, short
 
 from lit_aux.cli import AuxiliaryCLI, main
+from lit_aux.sweeps.command import parser
 from lit_aux.sweeps.command_line import expand, fit_words
 from lit_aux.sweeps.file import read_sweep
 from lit_aux.sweeps.points import points
@@ -130,6 +132,20 @@ def test_each_file_says_what_it_is_and_chooses_by_validation(file: Path) -> None
     metric = yaml.safe_load(text)["metric"]["name"]
     assert ("/val_" in metric) == (sweep.method != "grid")
     assert "${args}" in sweep.command
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_what_takes_long_says_so_first_and_names_a_short_variant(file: Path) -> None:
+    first = file.read_text().partition("\n")[0]
+    if "CIFAR-100" in file.read_text():
+        pytest.skip("the published settings, made for GPUs")
+    found = re.match(r"# (?:about )?\d+ minutes on two cores; short: (--count \d+)( -- .*)?$", first)
+    count = len(points(read_sweep(file), "random" if read_sweep(file).method == "bayes" else None))
+    if found is None:
+        assert count <= 18, "many runs take long"
+    else:
+        given = parser().parse_args([str(file), *found[1].split()])
+        assert 0 < given.count < count
 
 
 def test_there_is_a_file_for_each_network() -> None:
