@@ -9,7 +9,6 @@ from jsonargparse import ArgumentParser
 
 from lit_aux.commands import command_parser, parse, spellings
 from lit_aux.errors import ConfigurationError
-from lit_aux.experiments.expand import cells
 from lit_aux.experiments.grids import ALL, EXPERIMENTS, KERNELS, PROBES, TRAINED, Experiment
 from lit_aux.experiments.options import DType, Options, Sampling
 from lit_aux.experiments.pool import SliceError
@@ -48,9 +47,8 @@ _EPILOGUE = "For images, options after '--' go to lit-aux fit: -- --data.root DI
 
 
 def _line(found: Experiment) -> str:
-    takes = found.takes(len(cells(found.name)))
-    more = f"; {takes.partition(': ')[2]}" if takes else ""
-    return f"  {found.name:18} {found.about} ({', '.join(found.axes)}){more}"
+    takes = found.takes(found.size)
+    return f"  {found.name:18} {found.about} ({', '.join(found.axes)}){takes and f'; {takes}'}"
 
 
 def parser() -> ArgumentParser:

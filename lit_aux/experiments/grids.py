@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal
 
 from lit_aux.errors import unknown_name
@@ -54,6 +55,14 @@ class Experiment:
         """The setups that run unless others are asked for."""
         return self.setups if self.default_setups is None else self.default_setups
 
+    @property
+    def size(self) -> int:
+        """How many runs its default grid has, without making them."""
+        places = prod(len(values) for axis, values in self.axes.items() if axis != "rescale")
+        factors = len(self.axes.get("rescale", (1.0,)))
+        cells = sum(factors if setup in self.rescale_setups else 1 for setup in self.default)
+        return cells * places * len(self.n_main) * len(self.seeds)
+
     def takes(self, runs: int) -> str:
         """Say how long so many runs take, and which part of the grid is short.
 
@@ -66,7 +75,7 @@ class Experiment:
             how_long = f"about {minutes:.0f} minutes on two CPU cores"
         else:
             return ""
-        return f"{self.name}: {runs:,} runs, {how_long}; a short part: {self.short}"
+        return f"{runs:,} runs, {how_long}; a short part: {self.short}"
 
 
 def _diagonal(name: str, about: str, **given: Any) -> Experiment:

@@ -122,7 +122,7 @@ def _run(
         jobs = options.jobs or (1 if gpu or len(left) < _FEW else min(2, cores()))
     timed = options.integrator == Options().integrator and not gpu
     if timed and left and (takes := found.takes(len(left))):
-        print(takes, flush=True)
+        print(f"{found.name}: {takes}", flush=True)
     groups = slices(left, options.replicas_per_slice, jobs, gpu, solved=options.integrator == "exact")
     with GridProgress(len(runs), len(held), converged) as progress:
 
