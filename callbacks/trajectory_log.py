@@ -52,6 +52,7 @@ class TrajectoryLog(TaskDiagnostic):
     """
 
     needs_shared = False
+    output_files = ((FILE, "table of a trajectory"),)
 
     def __init__(
         self,

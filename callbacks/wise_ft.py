@@ -29,6 +29,7 @@ from lit_aux.ranges import Range, check
 from lit_aux.spreadsheets import as_csv
 
 COLUMNS = ("phase", "mixing", "task", "measure", "value")
+FILE = "wise_ft.csv"
 
 
 class WiSEFT(FromStart):
@@ -64,6 +65,7 @@ class WiSEFT(FromStart):
             lacks, in every phase of several, or on resuming a run that was started without.
     """
 
+    output_files = ((FILE, "table of mixtures"),)
     results: Brought[list[MixingMeasurement]] = Brought()
     best: Brought[float | None] = Brought()
 
@@ -206,5 +208,5 @@ class WiSEFT(FromStart):
 
         text = as_csv([COLUMNS, *map(astuple, self.results)])
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "wise_ft.csv", text)
+        write_whole(folder / FILE, text)
         plot(self.results, self.best, folder / "wise_ft.png")

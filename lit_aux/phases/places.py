@@ -16,11 +16,6 @@ _REPORTED = (
     ("results.csv", "table of results"),
     ("measures.csv", "table of measures"),
 )
-_WRITTEN = {
-    "TrajectoryLog": ("trajectory.csv", "table of a trajectory"),
-    "WiSEFT": ("wise_ft.csv", "table of mixtures"),
-}
-"""By the name of a callback's class, the file that it writes, and what it is."""
 
 
 def check_places(
@@ -35,7 +30,8 @@ def check_places(
         logger: Whether there is one.
         model: The module, whose ``pretrained`` names a file that is read.
         phases: Its phases.
-        callbacks: Those of the Trainer and of the phases.
+        callbacks: Those of the Trainer and of the phases; ``output_files`` of one are those that it writes,
+            and their kinds.
 
     Raises:
         ConfigurationError: If there is such a file; the message names it.
@@ -51,6 +47,6 @@ def check_places(
                 check_output(option, folder / f"{phase.name}.ckpt", inputs=read, kind="checkpoint")
     if logger:
         return
-    written = [*_REPORTED, *(_WRITTEN[name] for c in callbacks if (name := type(c).__name__) in _WRITTEN)]
-    for name, kind in written:
+    own = (written for callback in callbacks for written in getattr(callback, "output_files", ()))
+    for name, kind in (*_REPORTED, *own):
         check_output("default_root_dir", root / name, kind=kind)
