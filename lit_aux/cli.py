@@ -7,7 +7,7 @@ from argparse import ArgumentError
 from typing import TYPE_CHECKING, Any
 
 from lit_aux.errors import ConfigurationError, NonFiniteLossError, RankError, printable
-from lit_aux.storage import StorageError, storage_trouble
+from lit_aux.storage import TOO_LONG, StorageError, is_too_long, storage_trouble
 
 if TYPE_CHECKING:
     from lightning.pytorch.cli import ArgsType
@@ -77,7 +77,7 @@ def _known_cause(error: BaseException | None) -> BaseException | None:
 def _of_name(error: BaseException, words: Any) -> ConfigurationError | None:
     """Return the error for a name that no file can have, under the option that gave it; None for others."""
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        what = "is longer than the name of a file may be"
+        what = TOO_LONG
     elif isinstance(error, ValueError) and "null byte" in str(error):
         what = "has a null character, as no name of a file has"
     else:
@@ -86,13 +86,10 @@ def _of_name(error: BaseException, words: Any) -> ConfigurationError | None:
     for word in words if isinstance(words, list) else ():
         name, sign, value = word.partition("=") if word.startswith("-") else ("", "", word)
         option = name or option
-        if "\0" in value or any(len(os.fsencode(part)) > _LONGEST for part in value.split(os.sep)):
+        if "\0" in value or is_too_long(value):
             return ConfigurationError(f"{option or 'the argument'}: {value[:40]!r}... {what}")
         option = "" if sign or not name else option
     return None
-
-
-_LONGEST = 255  # bytes of the name of a file
 
 
 def _dispatch(args: "ArgsType") -> int:

@@ -22,6 +22,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _TORCH = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+ vs \d+|basic_ios::clear: iostream error")
 _PROBE = 1 << 16  # bytes
 _LONGEST = 255  # bytes of the name of a file
+TOO_LONG = "is longer than the name of a file may be"
 
 
 _PSEUDO = ("/proc", "/sys", "/dev")
@@ -112,6 +113,11 @@ def check_printable(option: str, value: str) -> None:
         raise ConfigurationError(f"{option} {value!r}: holds the control character {odd!r}; leave it out")
 
 
+def is_too_long(text: str) -> bool:
+    """Return whether a part of a path is longer than the name of a file may be."""
+    return any(len(os.fsencode(part)) > _LONGEST for part in text.split(os.sep))
+
+
 def check_place(option: str, given: str | os.PathLike[str]) -> Path:
     """Return where an option wants to have something written, refusing what can be no such place.
 
@@ -130,8 +136,8 @@ def check_place(option: str, given: str | os.PathLike[str]) -> Path:
         raise ConfigurationError(f"{option}: {text!r} names nothing; name a file or folder to write to")
     check_printable(option, text)
     path = Path(text)
-    if any(len(os.fsencode(part)) > _LONGEST for part in path.parts):
-        raise ConfigurationError(f"{option}: {text[:40]!r}... is longer than the name of a file may be")
+    if is_too_long(text):
+        raise ConfigurationError(f"{option}: {text[:40]!r}... {TOO_LONG}")
     found = Path(os.path.realpath(path))
     if found == found.parent:
         raise ConfigurationError(f"{option} {text}: is the root folder; name a file or folder in your own")
