@@ -158,8 +158,7 @@ def check_csv(option: str, path: PathLike, columns: Iterable[str]) -> Path:
         first = found.read_bytes()[:_LOOKED_AT].partition(b"\n")[0].rstrip(b"\r").decode(errors="replace")
         if first and first != ",".join(columns):
             raise ConfigurationError(
-                f"{option} {found}: is there already and begins with {first[:40]!r}; name another "
-                "folder, this file "
-                "is left as it is"
+                f"{option} {found}: is there already and begins with {first[:40]!r}; name another folder, "
+                "this file is left as it is"
             )
     return found

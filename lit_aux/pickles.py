@@ -1,4 +1,4 @@
-"""Files of pickles from others: what loading one would run, told without loading it."""
+"""Files of ``torch.save``: written whole, and read so that nothing that they hold is run."""
 
 import pickletools
 import re
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+
+from lit_aux.files import whole
 
 _PLAIN = re.compile(
     r"(collections\.(OrderedDict|Counter|defaultdict)|_codecs\.encode|torch\.(\w*Storage|Size|device|dtype"
@@ -23,6 +25,18 @@ _MOST = 1 << 28  # bytes of a file, or of an entry in an archive, that are looke
 
 _OLD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How files of ``torch.save`` begin that was older than 1.6: a number, pickled."""
+
+
+def write_weights(path: Path, content: Any) -> None:
+    """Write a file of ``torch.save`` whole or not at all.
+
+    Args:
+        path: The file, in a folder that is there.
+        content: What it shall hold.
+    """
+    # not by the name of the part, which the records in the file would bear
+    with whole(path, sync=True) as part, part.open("wb") as file:
+        torch.save(content, file)
 
 
 def read_weights(path: str | Path, *, mmap: bool = False) -> Any:

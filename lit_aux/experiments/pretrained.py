@@ -4,13 +4,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.files import whole
 from lit_aux.locks import Lock
-from lit_aux.pickles import read_weights, unreadable
+from lit_aux.pickles import read_weights, unreadable, write_weights
 
 
 @contextmanager
@@ -53,5 +51,4 @@ def read(path: Path) -> Tensor:
 def write(path: Path, weights: Tensor) -> None:
     """Write weights whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path, sync=True) as part, part.open("wb") as file:
-        torch.save(weights, file)
+    write_weights(path, weights)

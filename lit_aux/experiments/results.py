@@ -100,8 +100,7 @@ class ResultsTable:
         if not free:
             raise ConfigurationError(
                 f"--out {self.path}: {lock.holder()} is writing it; wait for its end, end it, or name "
-                "another "
-                f"file (where no such process is left, remove {lock.path}*)"
+                f"another file (where no such process is left, remove {lock.path}*)"
             )
         for path in (self.path, self.measures_path):  # what a writer left that was killed
             remove_parts(path.parent, path.name)

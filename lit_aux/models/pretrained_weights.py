@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.pickles import code_in, read_weights
+from lit_aux.pickles import code_in, read_weights, unreadable
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 
@@ -28,12 +28,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     try:
         raw = _read(path)
     except Exception as error:
-        called = None if path.suffix == ".safetensors" else code_in(path)
         reason = (
             f"cannot be read as weights ({type(error).__name__}); it is damaged, or not a plain state dict"
-            if called is None
-            else f"cannot be read: it wants to run code ({called}) when it is loaded"
         )
+        if path.suffix != ".safetensors" and code_in(path) is not None:
+            reason = unreadable(path, error)
         raise ConfigurationError(f"pretrained: '{path}' {reason}") from error
     if isinstance(raw, dict) and "pytorch-lightning_version" in raw:
         raise ConfigurationError(

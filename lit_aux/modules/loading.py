@@ -11,6 +11,7 @@ from torch import Tensor
 from lit_aux.errors import ConfigurationError
 from lit_aux.files import whole
 from lit_aux.phases.state import check_finite, check_fit, read_checkpoint
+from lit_aux.pickles import write_weights
 from lit_aux.storage import check_place
 
 
@@ -57,13 +58,12 @@ def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:
     target = check_place("--output", path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with whole(target, sync=True) as part:
-            if target.suffix == ".safetensors":
-                from safetensors.torch import save_file
+        if target.suffix == ".safetensors":
+            from safetensors.torch import save_file
 
+            with whole(target, sync=True) as part:
                 save_file(dict(weights), part)
-            else:
-                with part.open("wb") as file:
-                    torch.save(dict(weights), file)
+        else:
+            write_weights(target, dict(weights))
     except OSError as error:
         raise ConfigurationError(f"output: {str(target)!r} cannot be written ({error.strerror})") from error

@@ -4,13 +4,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.fabric.utilities.cloud_io import _is_local_file_protocol
 from lightning.fabric.utilities.types import _PATH
 
-from lit_aux.files import whole
 from lit_aux.phases.state import check_archive, load_plainly
+from lit_aux.pickles import write_weights
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -32,9 +31,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
             return
         target = Path(str(path).removeprefix("file://"))
         target.parent.mkdir(parents=True, exist_ok=True)
-        # not by its name, which the records in it would bear
-        with whole(target, sync=True) as part, part.open("wb") as file:
-            torch.save(checkpoint, file)
+        write_weights(target, checkpoint)
 
     def load_checkpoint(
         self, path: _PATH, map_location: Any = "cpu", weights_only: bool | None = None

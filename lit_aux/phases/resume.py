@@ -100,12 +100,8 @@ class PhaseCheckpointConnector(_CheckpointConnector):
             check_fit(module.state_dict(), state, "ckpt_path", self._ckpt_path)
             if fitting:
                 check_finite(module, state, "ckpt_path", self._ckpt_path)
-            elif names := not_finite(module, state):
-                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-                rank_zero_warn(
-                    f"ckpt_path: the weights {names[0]!r}{more} in {str(self._ckpt_path)!r} are NaN or "
-                    "infinite"
-                )
+            elif told := not_finite(module, state, "ckpt_path", self._ckpt_path):
+                rank_zero_warn(told)
         with self._one_line(self._ckpt_path):
             super().restore_model()
 
@@ -135,8 +131,7 @@ class PhaseCheckpointConnector(_CheckpointConnector):
                 ):
                     raise ConfigurationError(
                         f"ckpt_path: {str(self._ckpt_path)!r} has {len(found)} {name}, this run needs "
-                        f"{count}; "
-                        "resume with the configuration that wrote it"
+                        f"{count}; resume with the configuration that wrote it"
                     )
         with self._one_line(self._ckpt_path):
             super().restore_training_state()

@@ -257,9 +257,8 @@ def _check_kinds(values: Mapping[str, Any], kinds: Mapping[str, Any], place: str
             raise ConfigurationError(f"{place} lacks {name!r}, so training cannot resume from it; {remedy}")
         if not isinstance(values[name], kind) or (kind is int and values[name] is True):
             raise ConfigurationError(
-                f"{place} has a {name!r} that is {type(values[name]).__name__}, so training cannot "
-                "resume from "
-                f"it; {remedy}"
+                f"{place} has a {name!r} that is {type(values[name]).__name__}, so training cannot resume "
+                f"from it; {remedy}"
             )
 
 
@@ -341,24 +340,30 @@ def check_finite(
     Raises:
         ConfigurationError: If a parameter is not finite; the message names it.
     """
-    if names := not_finite(module, state):
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        raise ConfigurationError(
-            f"{option}: the weights {names[0]!r}{more} in {str(path)!r} are NaN or infinite; name a "
-            "checkpoint of "
-            "an earlier epoch"
-        )
+    if told := not_finite(module, state, option, path):
+        raise ConfigurationError(f"{told}; name a checkpoint of an earlier epoch")
 
 
-def not_finite(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """Return the parameters of a module that are NaN or infinite in a checkpoint.
+def not_finite(
+    module: nn.Module, state: Mapping[str, Tensor], option: str, path: str | Path | None
+) -> str | None:
+    """Say which parameters of a module are NaN or infinite in a checkpoint.
 
     Args:
         module: The network.
         state: Its tensors by name.
+        option: The option that named the file.
+        path: The file.
+
+    Returns:
+        A sentence without its end; None where all are finite.
     """
-    names = (name for name, _ in module.named_parameters() if name in state)
-    return [name for name in names if not bool(state[name].isfinite().all())]
+    own = (name for name, _ in module.named_parameters() if name in state)
+    names = [name for name in own if not bool(state[name].isfinite().all())]
+    if not names:
+        return None
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{option}: the weights {names[0]!r}{more} in {str(path)!r} are NaN or infinite"
 
 
 _LIKE_PARAMETERS = (

@@ -5,12 +5,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lit_aux.errors import ConfigurationError
-from lit_aux.files import remove_parts, whole
+from lit_aux.files import remove_parts
 from lit_aux.locks import Lock, Say, remove_dead
 from lit_aux.phases.state import read_checkpoint
+from lit_aux.pickles import write_weights
 
 _COMPARED = 50
 """How many stored phases, the newest, are looked at to say what differs."""
@@ -60,9 +59,8 @@ class PhaseStore:
             free = lock.acquire()
         except OSError as error:
             raise ConfigurationError(
-                f"trainer.phase_store: {str(self.root)!r} cannot be used ({error.strerror}); name a "
-                "folder, or "
-                "false for none"
+                f"trainer.phase_store: {str(self.root)!r} cannot be used ({error.strerror}); name a folder, "
+                "or false for none"
             ) from error
         if not free:
             return "busy"
@@ -102,8 +100,7 @@ class PhaseStore:
 
     def save(self, key: str, content: Mapping[str, Any]) -> None:
         """Store a finished phase, whole or not at all."""
-        with whole(self.path(key), sync=True) as part, part.open("wb") as file:
-            torch.save(dict(content), file)
+        write_weights(self.path(key), dict(content))
 
     def load(self, key: str) -> dict[str, Any]:
         """Load a stored phase on the CPU.
