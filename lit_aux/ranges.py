@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, isfinite
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeGuard
 
 from lit_aux.errors import ConfigurationError
 
@@ -61,6 +61,8 @@ COUNT = Range(least=1, most=MOST)
 """Of what must be there."""
 INDEX = Range(least=0, most=MOST)
 """Of what may be none."""
+MOST_JOBS = 10_000
+"""Processes at a time, of a sweep or a grid."""
 SEED = Range(least=0, most=2**32 - 1)
 """NumPy takes no larger ones."""
 POSITIVE = Range(above=0)
@@ -73,6 +75,11 @@ FACTOR = Range(least=0, most=1e12)
 """The same where 0, a readout that starts at nothing, makes sense."""
 LIMIT = Range(least=1)
 """Of what ends something: however large, it is a limit."""
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Return whether a value is a whole number, NumPy's among them, and no truth value."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def check(option: str, value: Any, allowed: Range) -> None:

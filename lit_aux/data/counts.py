@@ -2,15 +2,10 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.ranges import MOST
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
+from lit_aux.ranges import MOST, is_whole
 
 
 def at_least(option: str, value: Any, least: int) -> None:
@@ -19,7 +14,7 @@ def at_least(option: str, value: Any, least: int) -> None:
     Raises:
         ConfigurationError: Naming the option and the value.
     """
-    if value is not None and not _is_whole(value):
+    if value is not None and not is_whole(value):
         raise ConfigurationError(f"{option} {value!r}: is not a whole number")
     if value is not None and value < least:
         raise ConfigurationError(f"{option} {value}: must be at least {least}")
@@ -33,7 +28,7 @@ def resolve_seed(seed: Any) -> int:
     Raises:
         ConfigurationError: If it is negative.
     """
-    if seed is not None and not _is_whole(seed):
+    if seed is not None and not is_whole(seed):
         raise ConfigurationError(f"--data.seed {seed!r}: is not a whole number")
     if seed is not None and not 0 <= seed < 2**63:  # what torch's generators take
         raise ConfigurationError(f"--data.seed {seed}: must be at least 0 and at most {2**63 - 1}")

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from math import isfinite
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 from lit_aux.data.counts import resolve_seed
 from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.ranges import MOST, SCALE
+from lit_aux.ranges import MOST, SCALE, is_whole
 
 Cell = dict[str, Any]
 Parser = Callable[[object], Any]
@@ -18,7 +18,7 @@ def whole_number(option: str, least: int, most: float = MOST) -> Parser:
     """Return a function that takes a whole number from ``least`` to ``most`` and refuses anything else."""
 
     def parse(value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, Integral):
+        if not is_whole(value):
             raise ConfigurationError(f"--data.{option} {value}: must be a whole number")
         number = int(value)
         if not least <= number <= most:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.ranges import MOST_JOBS
 
 Sampling = Literal["published", "independent"]
 DType = Literal["float32", "float64"]
-MOST_JOBS = 10_000
 INTEGRATORS = ("gradient_flow", "gradient_descent", "exact")
 
 

@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 from lit_aux.commands import command_parser, parse
 from lit_aux.errors import ConfigurationError
 from lit_aux.outputs import check_folder, check_output
+from lit_aux.ranges import MOST_JOBS
 from lit_aux.sweeps.child import LitAux
 from lit_aux.sweeps.file import SweepFile, read_sweep
 from lit_aux.sweeps.points import MOST_RUNS, points
@@ -158,7 +159,7 @@ def _check(given: Any) -> None:
         raise ConfigurationError(f"{asked[0]}: does not go with {asked[1]}; they are steps of one sweep")
     if given.sbatch and given.slurm is None:
         raise ConfigurationError(f"--sbatch {given.sbatch}: goes with --slurm SCRIPT, which is not given")
-    for name, most in (("jobs", 10_000), ("count", MOST_RUNS)):
+    for name, most in (("jobs", MOST_JOBS), ("count", MOST_RUNS)):
         if given[name] is not None and not 1 <= given[name] <= most:
             raise ConfigurationError(f"--{name} {given[name]}: must be at least 1 and at most {most}")
     if given.seed < 0:
