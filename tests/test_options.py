@@ -6,28 +6,16 @@ import sys
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
-import torch
 import yaml
 from option_cases import put
 from test_bad_input import Config, base, configured, refused, with_callback, with_keys, with_phases
 
-from lit_aux.callbacks import (
-    L2SP,
-    FisherTrace,
-    RepresentationDimensionality,
-    StopAtTrainingLoss,
-    WeightRescaling,
-    WiSEFT,
-)
 from lit_aux.cli import AuxiliaryCLI, main
-from lit_aux.data import DigitsDataModule
 from lit_aux.errors import ConfigurationError
-from lit_aux.integrators import GradientFlow
-from lit_aux.models import TimmBackbone
-from lit_aux.phases import Phase, PhaseSettings, PhaseTrainer
+from lit_aux.phases import PhaseTrainer
 from lit_aux.storage import check_place
 
 __all__ = ["configured", "refused"]  # fixtures
@@ -163,14 +151,6 @@ CONFIGURED = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGURED)
-def test_a_configuration_is_refused_by_the_option(name: str, refused: Any) -> None:
-    config, option, value = CONFIGURED[name]
-    message = refused(config=config)
-    assert message.startswith(f"lit-aux: error: {option}"), message
-    assert value in message, message
-
-
 @pytest.mark.parametrize("given", ["os.system", "builtins.len", "builtins.id"])
 def test_a_function_of_the_users_that_is_of_another_kind(given: str, refused: Any) -> None:
     message = refused(config=with_callback(DIMENSIONALITY, to_input=given, num_samples=4))
@@ -291,9 +271,9 @@ ENTRIES = {
 }
 
 
-@pytest.mark.parametrize("name", ENTRIES)
-def test_entries_of_another_kind(name: str, refused: Any) -> None:
-    config, option, value = ENTRIES[name]
+@pytest.mark.parametrize("name", [*CONFIGURED, *ENTRIES])
+def test_a_configuration_is_refused_by_the_option(name: str, refused: Any) -> None:
+    config, option, value = {**CONFIGURED, **ENTRIES}[name]
     message = refused(config=config)
     assert message.startswith(f"lit-aux: error: {option}"), message
     assert value in message, message
@@ -398,16 +378,6 @@ def test_the_home_folder_is_one_for_every_file_of_a_run(
     assert not Path("~").exists()
 
 
-def test_the_same_in_python() -> None:
-    with pytest.raises(ConfigurationError, match=r"^limit_train_batches: 0 "):
-        PhaseTrainer(limit_train_batches=0)
-    with pytest.raises(ConfigurationError, match=r"^max_time: '-1' "):
-        PhaseSettings(max_time="-1")
-    with pytest.raises(ConfigurationError, match=r"^optimizer.lr: inf "):
-        PhaseSettings(optimizer=lambda p: torch.optim.SGD(p, lr=float("inf")))
-    PhaseSettings(optimizer=torch.optim.LBFGS, lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau)
-
-
 def test_a_bug_is_not_taken_for_a_wrong_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "my_own.py").write_text(
         "from torch import nn\nclass Mine(nn.Module):\n    def __init__(self, width: int = 3):\n"
@@ -423,50 +393,6 @@ def test_a_bug_is_not_taken_for_a_wrong_option(monkeypatch: pytest.MonkeyPatch, 
 def test_sweep_needs_processes_in_groups(monkeypatch: pytest.MonkeyPatch, refused: Any) -> None:
     monkeypatch.delattr(os, "setsid")
     assert "Linux or macOS" in refused.words(["sweep", "s.yaml"])
-
-
-def no_optimizer(parameters: Any) -> Any:
-    return None
-
-
-IN_PYTHON: list[tuple[str, Callable[[], Any]]] = [
-    ("stop_on: 'main'", lambda: PhaseSettings(stop_on=cast(Any, "main"))),
-    ("lr_interval: 'hour'", lambda: PhaseSettings(lr_interval=cast(Any, "hour"))),
-    ("integrator: 7", lambda: PhaseSettings(integrator=cast(Any, 7))),
-    ("max_epochs: 3", lambda: PhaseSettings(max_epochs=cast(Any, "3"))),
-    ("optimizer: ", lambda: PhaseSettings(optimizer=no_optimizer)),
-    ("tasks: 'main'", lambda: Phase(name="a", tasks=cast(Any, "main"))),
-    ("name: 3", lambda: Phase(name=cast(Any, 3), tasks=["main"])),
-    ("order: 'x'", lambda: Phase(name="a", tasks=["main"], order=cast(Any, "x"))),
-    ("task_weights: [1]", lambda: Phase(name="a", tasks=["main"], task_weights=cast(Any, [1]))),
-    ("callbacks: [3]", lambda: Phase(name="a", tasks=["main"], callbacks=cast(Any, [3]))),
-    ("trainable: 'x'", lambda: Phase(name="a", tasks=["main"], trainable=cast(Any, "x"))),
-    ("--data.n_main 'x'", lambda: DigitsDataModule(n_main=cast(Any, "x"))),
-    ("--data.n_main 2.5", lambda: DigitsDataModule(n_main=cast(Any, 2.5))),
-    ("--data.batch_size 'x'", lambda: DigitsDataModule(batch_size=cast(Any, "x"))),
-    ("--data.seed 'x'", lambda: DigitsDataModule(seed=cast(Any, "x"))),
-    ("--data.n [1]", lambda: DigitsDataModule(n=cast(Any, [1]))),
-    ("--data.mean x", lambda: DigitsDataModule(mean=cast(Any, "x"))),
-    ("--data.classes [1]", lambda: DigitsDataModule(classes=cast(Any, [1]))),
-    ("--data.label_noise 'x'", lambda: DigitsDataModule(label_noise=cast(Any, "x"))),
-    ("default_root_dir: 3", lambda: PhaseTrainer(default_root_dir=cast(Any, 3))),
-    ("alpha: x", lambda: L2SP(alpha=cast(Any, "x"))),
-    ("mixing: 'x'", lambda: WiSEFT(mixing=cast(Any, "x"))),
-    ("mixing: 3", lambda: WiSEFT(mixing=cast(Any, 3))),
-    ("factor: x", lambda: WeightRescaling(factor=cast(Any, "x"))),
-    ("threshold: x", lambda: StopAtTrainingLoss(cast(Any, "x"))),
-    ("num_samples: 'x'", lambda: RepresentationDimensionality(num_samples=cast(Any, "x"))),
-    ("num_samples: 2.5", lambda: FisherTrace(num_samples=cast(Any, 2.5))),
-    ("tolerance: x", lambda: GradientFlow(tolerance=cast(Any, "x"))),
-    ("name: 3", lambda: TimmBackbone(cast(Any, 3))),
-]
-
-
-@pytest.mark.parametrize(("told", "build"), IN_PYTHON, ids=[told for told, _ in IN_PYTHON])
-def test_values_of_another_kind_in_python(told: str, build: Callable[[], Any]) -> None:
-    with pytest.raises(ConfigurationError) as error:
-        build()
-    assert str(error.value).startswith(told)
 
 
 @pytest.mark.parametrize(
