@@ -1,7 +1,7 @@
 """What came out of a run: a table, a picture and a file."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from math import isfinite
 from pathlib import Path
@@ -139,6 +139,12 @@ def phase_table(phases: Sequence["PhaseResult"]) -> "Table":
     return table
 
 
+def borderline_caption(layers: Iterable["LayerDimensionality"]) -> dict[str, Any]:
+    """Return the options of a table that say what brackets around verdicts mean, if there are some."""
+    near = any(row.borderline for row in layers)
+    return {"caption": "in brackets: borderline", "caption_justify": "left"} if near else {}
+
+
 def layer_table(layers: Sequence["LayerDimensionality"]) -> "Table":
     """Return a table with a row for each layer that was measured in one phase."""
     from rich import box
@@ -147,10 +153,7 @@ def layer_table(layers: Sequence["LayerDimensionality"]) -> "Table":
     judged = any(row.shown_verdict for row in layers)
     what = "Which features {} reused" if judged else "Dimensions before and after {}"
     title = what.format(layers[0].phase) if layers[0].phase else "Which features were reused"
-    caption = "in brackets: borderline" if any(row.borderline for row in layers) else None
-    table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, caption=caption, caption_justify="left"
-    )
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, **borderline_caption(layers))
     table.add_column("layer", no_wrap=True)
     for name in ("PR before", "PR after", "ENSD", "PR ratio", "ENSD/PR"):
         table.add_column(name, justify="right")

@@ -11,7 +11,7 @@ from lit_aux.callbacks._names import is_readout
 from lit_aux.callbacks.layer_dimensionality import LayerDimensionality
 from lit_aux.errors import unknown_name
 from lit_aux.regimes.sweep import NUMBERS, FactorFit
-from lit_aux.reporting import short_layer
+from lit_aux.reporting import borderline_caption, short_layer
 from lit_aux.spreadsheets import as_csv as csv_of
 
 if TYPE_CHECKING:
@@ -150,9 +150,12 @@ def sweep_table(factors: Sequence[FactorSummary], layer: str | None) -> "Table":
 
     seeds = max(one.fits for one in factors)
     over = f", means over {seeds} seeds" if seeds > 1 else ""
-    table = Table(title=f"{layer} at each rescale factor{over}", title_justify="left", box=box.SIMPLE_HEAD)
-    if any(layer in one.layers and one.layers[layer].borderline for one in factors):
-        table.caption, table.caption_justify = "in brackets: borderline", "left"
+    table = Table(
+        title=f"{layer} at each rescale factor{over}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        **borderline_caption(one.layers[layer] for one in factors if layer in one.layers),
+    )
     accuracy = any(one.val_accuracy is not None for one in factors)
     loss = not accuracy and any(one.val_loss is not None for one in factors)
     measured = ["val accuracy"] * accuracy + ["val loss"] * loss
