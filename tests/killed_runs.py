@@ -13,9 +13,11 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,15 @@ class Tally:
             f"{self.killed.total()} kills ({places}), {self.ended} ended before; {self.resumed} resumed to "
             f"the end, {len(self.bad)} of them lost, changed or left something"
         )
+
+
+def afresh(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Call a function in a new process, and return what it returns.
+
+    Where anything has run backward on another device, children that are forked cannot train any more.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments, **options).result()
 
 
 def in_child(work: Callable[[], Any], kill: Kill | None = None, *, out: Path | None = None) -> int:

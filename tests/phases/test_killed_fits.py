@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from killed_runs import kill_fits
+from killed_runs import afresh, kill_fits
 
 SHARED = Path("/dev/shm")
 
@@ -24,7 +24,7 @@ def folders(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
 
 @pytest.mark.parametrize("count", [4, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_fit_that_is_killed_goes_on_as_if_nothing_had_been(count: int, folders: tuple[Path, Path]) -> None:
-    tally, _ = kill_fits(folders, count, seed=4)
+    tally, _ = afresh(kill_fits, folders, count, seed=4)
     assert tally.killed.total() >= count
     assert tally.resumed > count / 3
     assert not tally.bad, "\n".join(tally.bad)

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
-from killed_runs import REPRODUCE, kill_command, sweep_words
+from killed_runs import REPRODUCE, afresh, kill_command, sweep_words
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_reproduce_goes_on(count: int, tmp_path: Path) -> None:
     jobs = 1 if count < 20 else 2  # whose processes take a while to start
-    tally = kill_command([*REPRODUCE, f"--jobs={jobs}"], "out/results.csv", tmp_path, count, seed=2)
+    words = [*REPRODUCE, f"--jobs={jobs}"]
+    tally = afresh(kill_command, words, "out/results.csv", tmp_path, count, seed=2)
     assert tally.killed.total() >= count
     assert not tally.bad, "\n".join(tally.bad)
 
@@ -18,6 +19,6 @@ def test_reproduce_goes_on(count: int, tmp_path: Path) -> None:
 def test_a_sweep_goes_on(tmp_path: Path) -> None:
     words = sweep_words(tmp_path / "sweep.yaml")
     (tmp_path / "runs").mkdir()
-    tally = kill_command(words, "out/results.csv", tmp_path / "runs", 20, seed=2)
+    tally = afresh(kill_command, words, "out/results.csv", tmp_path / "runs", 20, seed=2)
     assert tally.killed.total() >= 20
     assert not tally.bad, "\n".join(tally.bad)
