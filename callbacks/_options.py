@@ -1,18 +1,38 @@
 """Checks of options."""
 
 from collections.abc import Callable, Iterable
-from numbers import Integral
 from typing import Any
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.ranges import is_whole
 
 
 def check_least(option: str, number: Any, bound: int) -> None:
     """Raise for a count below its bound, and for what is no count."""
-    if not isinstance(number, Integral):
+    if not is_whole(number):
         raise ConfigurationError(f"{option}: {number!r} is not a whole number")
     if number < bound:
         raise ConfigurationError(f"{option}: {number} is too few; use at least {bound}")
+
+
+def names_of(option: str, value: Iterable[str] | None) -> list[str] | None:
+    """Return names or patterns as a list; None, which leaves the choice to the callback, as it is.
+
+    Raises:
+        ConfigurationError: For what is no list of texts, as one text is none; it names option and value.
+    """
+    if value is None:
+        return None
+    names = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [None]
+    if not all(isinstance(name, str) for name in names):
+        raise ConfigurationError(f"{option}: {value!r} is no list of names")
+    return names
+
+
+def check_text(option: str, value: object) -> None:
+    """Raise for a name that is no text."""
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{option}: {value!r} is no text")
 
 
 def check_choice(option: str, value: str, *choices: str) -> None:

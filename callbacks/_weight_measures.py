@@ -16,6 +16,7 @@ from lit_aux.callbacks._logging import log_scalars, prefix_of
 from lit_aux.callbacks._never_fatal import told
 from lit_aux.callbacks.weight_measurement import WeightMeasurement
 from lit_aux.errors import ConfigurationError
+from lit_aux.ranges import LIMIT, check
 
 NAN = float("nan")
 Measures = dict[tuple[str, str], Sequence[float]]
@@ -42,8 +43,7 @@ class WeightMeasures(BringsBack):
 
     def __init__(self, *, every_n_epochs: int | None, at_start: bool) -> None:
         super().__init__()
-        if every_n_epochs is not None and every_n_epochs < 1:
-            raise ConfigurationError(f"every_n_epochs: {every_n_epochs} is too few; use at least 1")
+        check("every_n_epochs", every_n_epochs, LIMIT)
         self.every_n_epochs = every_n_epochs
         self.at_start = at_start
         self.results = []

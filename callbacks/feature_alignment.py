@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from lit_aux.callbacks._options import check_text
 from lit_aux.callbacks._units import check_counts, find_weights, phase_tasks, stacked
 from lit_aux.callbacks._weight_measures import Measures, WeightMeasures, counts
 from lit_aux.errors import ConfigurationError
@@ -70,6 +71,7 @@ class FeatureAlignment(WeightMeasures):
             raise ConfigurationError(
                 f"tasks: {tasks} with teacher {type(teacher).__name__}; give names of tasks, or a teacher"
             )
+        check_text("layer", layer)
         self.layer = layer
         self.teacher = teacher
         self.k: Sequence[int] = counts("k", k)

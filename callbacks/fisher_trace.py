@@ -16,6 +16,7 @@ from lit_aux.callbacks.task_model import TaskModel
 from lit_aux.callbacks.undisturbed import on_device, undisturbed
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.fisher_trace import check_logits, fisher_trace
+from lit_aux.ranges import LIMIT, check
 
 
 class FisherTrace(TaskDiagnostic):
@@ -66,8 +67,7 @@ class FisherTrace(TaskDiagnostic):
             batch_size=batch_size,
             data=data,
         )
-        if chunk is not None and chunk < 1:
-            raise ConfigurationError(f"chunk: {chunk} must be at least 1")
+        check("chunk", chunk, LIMIT)
         self.chunk = chunk
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -12,6 +12,7 @@ from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
 from lit_aux.callbacks.undisturbed import on_device
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.gradient_coherence import gradient_coherence
+from lit_aux.ranges import Range, check
 
 
 class GradientCoherence(TaskDiagnostic):
@@ -62,8 +63,7 @@ class GradientCoherence(TaskDiagnostic):
             batch_size=batch_size,
             data=data,
         )
-        if num_batches is not None and num_batches < 2:
-            raise ConfigurationError(f"num_batches: {num_batches} is too few; use at least 2")
+        check("num_batches", num_batches, Range(least=2))
         self.num_batches = num_batches
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -15,6 +15,7 @@ from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
 from lit_aux.callbacks.undisturbed import on_device
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.gradient_conflict import gradient_cosine
+from lit_aux.ranges import Range, check
 
 
 class GradientConflict(TaskDiagnostic):
@@ -68,8 +69,7 @@ class GradientConflict(TaskDiagnostic):
             batch_size=128 if batch_size is None else batch_size,
             data=data,
         )
-        if pairwise_every < 0:
-            raise ConfigurationError(f"pairwise_every: {pairwise_every} must be at least 1, or 0 for never")
+        check("pairwise_every", pairwise_every, Range(least=1, also={0: "never"}))
         self.pairwise_every = pairwise_every
         self._given_size = batch_size
 

@@ -7,6 +7,7 @@ from typing import Literal
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from lit_aux.callbacks._options import check_text
 from lit_aux.callbacks._units import check_counts, find_one, find_weights, stacked
 from lit_aux.callbacks._weight_measures import Measures, WeightMeasures, counts
 from lit_aux.errors import ConfigurationError
@@ -75,6 +76,7 @@ class KMeansInertia(WeightMeasures):
         check_reference(reference)
         check_min_norm(min_norm)
         check_seed(seed)
+        check_text("layer", layer)
         self.layer = layer
         self.k: Sequence[int] = counts("k", k)
         self.unit_weights = unit_weights

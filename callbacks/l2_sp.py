@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from lit_aux.callbacks._from_start import FromStart
 from lit_aux.callbacks._logging import log_scalars
+from lit_aux.callbacks._options import names_of
 from lit_aux.callbacks._parameters import (
     by_first_name,
     refuse_sparse,
@@ -62,7 +63,7 @@ class L2SP(FromStart):
                 raise ConfigurationError(f"{option}: {value} must be a finite number, 0 or more")
             check(option, value, Range(least=0, most=RATE.most))
         self.alpha, self.beta = alpha, beta
-        self.shared = None if shared is None else list(shared)
+        self.shared = names_of("shared", shared)
         self._readout: set[str] = set()
         self._held: bool | None = None
 

@@ -1,6 +1,5 @@
 """Compare the dimensionality of layers before and after a fit."""
 
-import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from lit_aux.callbacks._layers import refuse_lazy, resolve_layers
 from lit_aux.callbacks._logging import log_scalars, prefix_of
 from lit_aux.callbacks._masks import Mask
 from lit_aux.callbacks._never_fatal import never_fatal, told
-from lit_aux.callbacks._options import check_choice, check_least, check_source
+from lit_aux.callbacks._options import check_choice, check_least, check_source, names_of
 from lit_aux.callbacks._positions import Spatial
 from lit_aux.callbacks._untrained import starts_untrained
 from lit_aux.callbacks._weights import snapshot, swapped
@@ -28,6 +27,7 @@ from lit_aux.callbacks.layer_dimensionality import UNTRAINED, LayerDimensionalit
 from lit_aux.callbacks.picture import plot
 from lit_aux.callbacks.probe import collect_probe
 from lit_aux.errors import ConfigurationError
+from lit_aux.ranges import POSITIVE, check
 
 GROUP_BYTES = 3 << 29
 """Activations (before and after) held at a time; more layers than fit take further passes of the probe."""
@@ -117,15 +117,14 @@ class RepresentationDimensionality(BringsBack):
         check_least("batch_size", batch_size, 2)
         check_least("every_n_epochs", 1 if every_n_epochs is None else every_n_epochs, 1)
         for option, threshold in {"nested_below": nested_below, "replaced_below": replaced_below}.items():
-            if not (math.isfinite(threshold) and threshold > 0):
-                raise ConfigurationError(f"{option}: {threshold} must be finite and above 0")
+            check(option, threshold, POSITIVE)
         check_source("probe", probe, "loader, function of the Trainer, tensor or other inputs")
         check_choice("spatial", spatial, "flatten", "mean")
         check_choice("pairing", pairing, "feature", "sample")
         check_choice("batchnorm", batchnorm, "eval", "train")
         if layers is not None and not layers:
             raise ConfigurationError("layers: [] names no layer; leave it out for the default")
-        self.layers = layers
+        self.layers = names_of("layers", layers)
         self.num_samples = num_samples
         self.probe = probe
         self.to_input = to_input

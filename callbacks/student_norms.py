@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from lit_aux.callbacks._logging import prefix_of
+from lit_aux.callbacks._options import check_text, names_of
 from lit_aux.callbacks._units import find_one, phase_tasks, rows_of, stacked
 from lit_aux.callbacks._weight_measures import Measures, WeightMeasures, counts
 from lit_aux.errors import ConfigurationError, unknown_name
@@ -75,7 +76,9 @@ class StudentNorms(WeightMeasures):
         super().__init__(every_n_epochs=every_n_epochs, at_start=at_start)
         if tasks is not None and not tasks:
             raise ConfigurationError("tasks: [] names no task; leave it out for those that train")
-        self.tasks = tasks
+        for option, name in {"aux": aux, "first": first, "readout": readout}.items():
+            check_text(option, name)
+        self.tasks = names_of("tasks", tasks)
         self.aux = aux
         self.top_k = None if top_k is None else counts("top_k", top_k)
         self.first = first

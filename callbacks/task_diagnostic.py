@@ -16,14 +16,14 @@ from lit_aux.callbacks._averages import Ran, which_weights
 from lit_aux.callbacks._brought_back import BringsBack, Brought
 from lit_aux.callbacks._logging import log_scalars, prefix_of
 from lit_aux.callbacks._never_fatal import told
-from lit_aux.callbacks._options import check_least, check_source
+from lit_aux.callbacks._options import check_source, names_of
 from lit_aux.callbacks._parameters import refuse_sparse, refuse_sparse_layers
 from lit_aux.callbacks.task_data import WHAT, TaskData, phase_tasks, task_probe
 from lit_aux.callbacks.task_measurement import FailedMeasurement, TaskMeasurement
 from lit_aux.callbacks.task_model import TaskModel, shared_parameters, task_model
 from lit_aux.callbacks.undisturbed import undisturbed
 from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.ranges import LIMIT, check
+from lit_aux.ranges import LIMIT, check, is_whole
 
 Item = TypeVar("Item")
 
@@ -88,13 +88,13 @@ class TaskDiagnostic(BringsBack, ABC):
             "batch_size": batch_size,
         }.items():
             check(option, number, LIMIT)
-            if number is not None:
-                check_least(option, number, 1)
+            if not (number is None or is_whole(number)):
+                raise ConfigurationError(f"{option}: {number!r} is not a whole number")
         if tasks is not None and not tasks:
             raise ConfigurationError("tasks: [] names no task; leave it out for all that train")
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
-        self.tasks = None if tasks is None else list(tasks)
-        self.shared = None if shared is None else list(shared)
+        self.tasks = names_of("tasks", tasks)
+        self.shared = names_of("shared", shared)
         self.num_samples, self.batch_size, self.data = num_samples, batch_size, data
         self.results = []
         self._forget()

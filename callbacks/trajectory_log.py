@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lit_aux.callbacks._labels import labelled_rows, labels_in
 from lit_aux.callbacks._never_fatal import never_fatal
+from lit_aux.callbacks._options import names_of
 from lit_aux.callbacks.task_data import TaskData, phase_tasks, task_batches
 from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
 from lit_aux.callbacks.task_measurement import TaskMeasurement
@@ -70,10 +71,10 @@ class TrajectoryLog(TaskDiagnostic):
             num_samples=1000,
             data=data,
         )
-        unknown = [split for split in splits if split not in SPLITS]
-        if unknown or not splits:
-            raise ConfigurationError(f"splits: {list(splits)} must be some of {', '.join(SPLITS)}")
-        self.splits = tuple(splits)
+        chosen = names_of("splits", splits) or []
+        if not chosen or not {*chosen} <= {*SPLITS}:
+            raise ConfigurationError(f"splits: {chosen} must be some of {', '.join(SPLITS)}")
+        self.splits = tuple(chosen)
         self._next_write = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -19,6 +19,7 @@ from lit_aux.callbacks._inputs import Inputs
 from lit_aux.callbacks._logging import log_scalars
 from lit_aux.callbacks._names import READOUTS, match
 from lit_aux.callbacks._network import Reader, call, read_ahead
+from lit_aux.callbacks._options import names_of
 from lit_aux.callbacks._parameters import (
     by_any_name,
     by_first_name,
@@ -119,8 +120,8 @@ class WeightRescaling(BringsBack):
         check("batchnorm_samples", batchnorm_samples, LIMIT)
         self.factor: float | list[float] = factors if isinstance(factor, Sequence) else factors[0]
         self.preset = preset
-        self.include = include
-        self.exclude = exclude
+        self.include = names_of("include", include)
+        self.exclude = names_of("exclude", exclude)
         self.reestimate_batchnorm = reestimate_batchnorm
         self.batchnorm_samples = batchnorm_samples
         self.to_input = to_input

@@ -15,7 +15,7 @@ from lit_aux.callbacks._brought_back import Brought
 from lit_aux.callbacks._from_start import FromStart
 from lit_aux.callbacks._logging import log_scalars, prefix_of
 from lit_aux.callbacks._never_fatal import never_fatal
-from lit_aux.callbacks._options import check_source
+from lit_aux.callbacks._options import check_source, names_of
 from lit_aux.callbacks._parameters import by_first_name, is_continuous, without_integers
 from lit_aux.callbacks._weights import live_tensors, restore
 from lit_aux.callbacks.mixing_measurement import MixingMeasurement
@@ -89,10 +89,9 @@ class WiSEFT(FromStart):
                 raise ConfigurationError(f"mixing: {value} must be from 0 to 1")
         if not chosen:
             raise ConfigurationError("mixing: [] names no mixing weight")
-        if num_samples < 2:
-            raise ConfigurationError(f"num_samples: {num_samples} must be at least 2")
+        check("num_samples", num_samples, Range(least=2))
         self.mixing, self.keep_best = sorted({*chosen}), keep_best
-        self.tasks = None if tasks is None else list(tasks)
+        self.tasks = names_of("tasks", tasks)
         self.num_samples, self.data = num_samples, data
         self.results = []
         self.best = None

@@ -251,5 +251,6 @@ def _place(value: Any, message: str) -> int:
             else min((_place(one, message) for one in value), default=len(message))
         )
     text = "''" if value == "" else _function_name(value) if callable(value) else str(value)
-    quoted = re.search(rf"(?<![\w.]){re.escape(text)}(?![\w])", message)
+    beginning = f"{text[:40]}'..." if len(text) > 40 else text  # as a name that is too long is quoted
+    quoted = re.search(rf"(?<![\w.])(?:{re.escape(text)}|{re.escape(beginning)})(?![\w])", message)
     return len(message) if value is None or quoted is None else quoted.start()

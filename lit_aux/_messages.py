@@ -64,6 +64,7 @@ def _nested(error: str) -> str | None:
     owner: str | None = None
     expected: list[str] = []
     lines = error.splitlines()
+    implied: tuple[int, str] | None = None
     for number, line in enumerate(lines):
         text = line.strip().removeprefix("- ")
         if not text:
@@ -72,8 +73,13 @@ def _nested(error: str) -> str | None:
         while stack and stack[-1][0] >= depth and not line.lstrip().startswith("- Does not validate"):
             stack.pop()
         path = [key for _, key in stack]
+        if implied and depth > implied[0]:
+            continue
+        implied = None
         if match := _CLASS.search(text):
             owner = match[1]
+            if _is_implied(owner, depth, lines[number:]):
+                implied = (depth, owner)
         elif match := _UNKNOWN.search(text):
             name, _, value = (match[1] or match[2]).partition("=")
             given = next((m[1] for one in lines[number:] if (m := _GIVEN.match(one.strip()))), "")
@@ -102,6 +108,24 @@ def _nested(error: str) -> str | None:
         elif (match := _GIVEN.match(text)) and expected:
             return _wrong_type(path, expected, match[1])
     return None
+
+
+def _is_implied(class_path: str, depth: int, lines: list[str]) -> bool:
+    """Return whether nobody has named a class: it is tried for a mapping, beside others that were named.
+
+    Args:
+        class_path: The class.
+        depth: How far its line is indented.
+        lines: What is said from its line on.
+    """
+    beside = False
+    for line in lines[1:]:
+        indent = len(line) - len(line.lstrip())
+        if indent == depth and _CLASS.search(line):
+            beside = True
+        if indent < depth and (match := _GIVEN.match(line.strip())):
+            return beside and class_path not in match[1]
+    return False
 
 
 def _last(class_path: str | None) -> str:

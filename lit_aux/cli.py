@@ -37,6 +37,10 @@ def main(args: "ArgsType" = None) -> int:
         full, 2 for a wrong option, 130 when Ctrl-C ended ``reproduce``, ``sweep`` or ``regime``, 141 when
         nobody read the output.
     """
+    if args is None:  # also for further processes of a run, which Lightning starts with the same words
+        sys.argv[1:] = _with_home(sys.argv[1:])
+    elif isinstance(args, list):
+        args = _with_home(args)
     if os.environ.get("LIT_AUX_DEBUG"):
         return _dispatch(args)
     try:
@@ -60,6 +64,15 @@ def main(args: "ArgsType" = None) -> int:
             message = as_typed(message, words)
         print(f"lit-aux: error: {printable(' '.join(message.split()))}", file=sys.stderr)
         return 1 if isinstance(known, NonFiniteLossError | StorageError | RankError) else 2
+
+
+def _with_home(words: list[str]) -> list[str]:
+    """Write ``~/`` at the beginning of a value as the home folder, as a shell does where it stands alone."""
+    written = []
+    for word in words:
+        option, sign, value = word.partition("=") if word.startswith("-") else ("", "", word)
+        written.append(option + sign + os.path.expanduser(value) if value.startswith("~/") else word)
+    return written
 
 
 def _known_cause(error: BaseException | None) -> BaseException | None:

@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint
 from malicious_helpers import KINDS, Marks, is_armed, poison
 
 from lit_aux.cli import AuxiliaryCLI, main
+from lit_aux.data import DigitsDataModule
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.pretrained import read
 from lit_aux.models import TimmBackbone
+from lit_aux.modules import SingleTaskModule
+from lit_aux.phases import PhaseTrainer
 from lit_aux.phases.store import PhaseStore
 from lit_aux.regimes import read_run
 
@@ -89,8 +93,6 @@ def test_checkpoints(
 
 def test_a_checkpoint_at_an_address_is_not_unpickled(mark: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lightning loads those without weights_only unless it is told."""
-    from lit_aux.phases import PhaseTrainer
-
     poison(Path(FILE), "zip", mark)
     trainer = PhaseTrainer(accelerator="cpu", logger=False)
 
@@ -100,6 +102,32 @@ def test_a_checkpoint_at_an_address_is_not_unpickled(mark: Path, monkeypatch: py
     monkeypatch.setattr(trainer.strategy, "load_checkpoint", fetched)
     with pytest.raises(ConfigurationError, match=r"^ckpt_path: 'http://x/m\.ckpt' "):
         trainer._checkpoint_connector.resume_start("http://x/m.ckpt")
+
+
+@pytest.mark.parametrize("key", ["kth_best_model_path", "last_model_path", "best_k_models"])
+def test_a_checkpoint_removes_no_files_of_others(key: str) -> None:
+    """Lightning removes what the state of its ModelCheckpoint calls earlier files when it writes newer."""
+    precious = Path("precious.txt")
+    precious.write_text("mine")
+
+    def fit(epochs: int, resumed: str | None) -> None:
+        keeper = ModelCheckpoint(dirpath="kept", save_last=True)
+        trainer = PhaseTrainer(
+            max_epochs=epochs, accelerator="cpu", logger=False, callbacks=keeper, enable_progress_bar=False
+        )
+        module = SingleTaskModule(TimmBackbone("test_resnet"), {"main": 2})
+        trainer.fit(module, datamodule=DigitsDataModule(n_test=40, n_main=40), ckpt_path=resumed)
+
+    fit(1, None)
+    (path,) = Path("runs/checkpoints").glob("*.ckpt")
+    content = torch.load(path, weights_only=True)
+    (state,) = (state for name, state in content["callbacks"].items() if name.startswith("ModelCheckpoint"))
+    file = f"{state['dirpath']}/../precious.txt"
+    state[key] = {file: torch.tensor(1e9)} if key == "best_k_models" else file
+    torch.save(content, path)
+    with pytest.raises(ConfigurationError, match=r"precious.txt' removed"):
+        fit(2, str(path))
+    assert precious.exists()
 
 
 # A run's folder

@@ -253,6 +253,21 @@ ENTRIES = {
         "--model.readout_scale",
         "[1.0, 2.0]",
     ),
+    "no such loss": (
+        changed("model/init_args/losses", {"main": {"class_path": "some.Nope"}}),
+        "--model.losses",
+        "some.Nope",
+    ),
+    "no such option of a loss": (
+        changed("model/init_args/losses/main", {"class_path": "torch.nn.MSELoss", "init_args": {"nope": 1}}),
+        "--model.losses",
+        "MSELoss",
+    ),
+    "weights of a name that no file has": (
+        changed("model/init_args/pretrained", "x" * 300),
+        "--model.pretrained: 'xxx",
+        "longer",
+    ),
     "a phase without a name": (with_phases({**PHASE, "name": ""}), "--model.phases.name", "''"),
     "options of the Trainer in a list": (changed("trainer", [1]), "--config", "[1]"),
     "no options of the Trainer": (changed("trainer", None), "--config", "--trainer: None"),
@@ -331,6 +346,7 @@ def test_a_place_to_write_to_that_is_none(given: str) -> None:
         (["trajectories", " "], "RUN ' '"),
         (["sweep", ""], "FILE ''"),
         (["reproduce", "diagonal-overlap", "--device="], "--device ''"),
+        (["sweep", "s.yaml", "--slurm", "s.sh", "--sbatch= "], "--sbatch ' '"),
     ],
     ids=lambda value: str(value),
 )
@@ -376,6 +392,17 @@ def test_the_home_folder_is_one_for_every_file_of_a_run(
     assert trainer._reuse is not None
     assert Path(trainer._reuse.store.root) == home / "store"
     assert not Path("~").exists()
+
+
+def test_the_home_folder_behind_an_equals_sign(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: Any, refused: Any
+) -> None:
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    (home / "odd.yaml").write_text("- 1\n")
+    assert f"--config {home}/odd.yaml" in refused.words(["fit", "--config=~/odd.yaml"])
+    assert f"{home}/t.csv" in refused.words(["table", "~/t.csv"])
+    assert f"{home}/t.csv" in refused.words(["regime", "--results=~/t.csv"])
 
 
 def test_a_bug_is_not_taken_for_a_wrong_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,12 +5,19 @@ from typing import Any, cast
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 
 from lit_aux.callbacks import (
     L2SP,
     FisherTrace,
+    GradientCoherence,
+    GradientConflict,
+    KMeansInertia,
     RepresentationDimensionality,
+    Sharpness,
     StopAtTrainingLoss,
+    StudentNorms,
+    TrajectoryLog,
     WeightRescaling,
     WiSEFT,
 )
@@ -63,6 +70,30 @@ IN_PYTHON: list[tuple[str, Callable[[], Any]]] = [
     ("threshold: x", lambda: StopAtTrainingLoss(cast(Any, "x"))),
     ("num_samples: 'x'", lambda: RepresentationDimensionality(num_samples=cast(Any, "x"))),
     ("num_samples: 2.5", lambda: FisherTrace(num_samples=cast(Any, 2.5))),
+    ("num_samples: x", lambda: WiSEFT(num_samples=cast(Any, "x"))),
+    ("num_samples: True", lambda: FisherTrace(num_samples=True)),
+    ("chunk: x", lambda: FisherTrace(chunk=cast(Any, "x"))),
+    ("rho: x", lambda: Sharpness(rho=cast(Any, "x"))),
+    ("layer: 3", lambda: KMeansInertia(cast(Any, 3), k=2)),
+    ("min_norm: x", lambda: KMeansInertia("a", k=2, min_norm=cast(Any, "x"))),
+    ("every_n_epochs: x", lambda: KMeansInertia("a", k=2, every_n_epochs=cast(Any, "x"))),
+    ("aux: 3", lambda: StudentNorms(aux=cast(Any, 3))),
+    ("tasks: 'main'", lambda: Sharpness(tasks="main")),
+    ("shared: 3", lambda: L2SP(shared=cast(Any, 3))),
+    ("splits: 3", lambda: TrajectoryLog(splits=cast(Any, 3))),
+    ("include: 'layer1'", lambda: WeightRescaling(0.5, include=cast(Any, "layer1"))),
+    ("layers: 3", lambda: RepresentationDimensionality(cast(Any, 3))),
+    ("nested_below: x", lambda: RepresentationDimensionality(nested_below=cast(Any, "x"))),
+    ("pairwise_every: x", lambda: GradientConflict(pairwise_every=cast(Any, "x"))),
+    ("num_batches: x", lambda: GradientCoherence(num_batches=cast(Any, "x"))),
+    ("callbacks: [3]", lambda: PhaseTrainer(callbacks=[cast(Any, 3)])),
+    ("callbacks.patience: -1", lambda: PhaseTrainer(callbacks=EarlyStopping("a", patience=-1))),
+    (
+        "callbacks.patience: -1",
+        lambda: Phase(name="a", tasks=["main"], callbacks=[EarlyStopping("a", patience=-1)]),
+    ),
+    ("min_epochs: 5", lambda: PhaseTrainer(min_epochs=5, max_epochs=3)),
+    ("min_steps: 5", lambda: PhaseTrainer(min_steps=5, max_steps=3)),
     ("tolerance: x", lambda: GradientFlow(tolerance=cast(Any, "x"))),
     ("name: 3", lambda: TimmBackbone(cast(Any, 3))),
 ]

@@ -20,6 +20,7 @@ from lit_aux.functional._kmeans import (
     living_units,
     replicas_of,
 )
+from lit_aux.ranges import NOT_NEGATIVE, check
 
 Reference = Literal["mean", "origin"]
 """What the scatter around cluster centres is compared with: that around the mean, or around the origin."""
@@ -91,8 +92,7 @@ def check_reference(reference: str) -> None:
 
 def check_min_norm(min_norm: float) -> None:
     """Raise `ConfigurationError` for a norm that is negative or not finite."""
-    if not (math.isfinite(min_norm) and min_norm >= 0):
-        raise ConfigurationError(f"min_norm: {min_norm} is no length; it must be finite and at least 0")
+    check("min_norm", min_norm, NOT_NEGATIVE)
 
 
 def _unit_weights(unit_weights: Tensor | None, networks: Tensor) -> Tensor | None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.ranges import Range, check
+from lit_aux.ranges import POSITIVE, Range, check
 
 Start = Literal["zero", "random"]
 """Where the search starts: at the weights themselves, or at a random point of the box."""
@@ -157,8 +157,7 @@ def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
 
 def check_sharpness(rho: float, iterations: int, start: str) -> None:
     """Raise `ConfigurationError` for options of :func:`adaptive_sharpness` that are out of range."""
-    if not (math.isfinite(rho) and rho > 0):
-        raise ConfigurationError(f"rho: {rho} must be finite and above 0")
+    check("rho", rho, POSITIVE)
     check("iterations", iterations, Range(least=1, most=100_000))
     if start not in get_args(Start):
         raise unknown_name("start", start, get_args(Start))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import Callback, EarlyStopping, Timer
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.ranges import COUNT, INDEX, LIMIT, MOST, NOT_NEGATIVE, Range, check, check_all
@@ -45,6 +45,12 @@ def check_trainer(options: Mapping[str, Any]) -> None:
     """
     check_all(TRAINER, options)
     check_time("max_time", options.get("max_time"))
+    for unit in ("epochs", "steps"):
+        least, most = options.get(f"min_{unit}"), options.get(f"max_{unit}")
+        if least is not None and most not in (None, -1) and least > most:
+            raise ConfigurationError(f"min_{unit}: {least} must be at most max_{unit}, which is {most}")
+    given = options.get("callbacks") or []
+    check_callbacks(given if isinstance(given, list | tuple) else [given])
     fast = options.get("fast_dev_run")
     if not isinstance(fast, bool):
         check("fast_dev_run", fast, INDEX)
@@ -52,6 +58,24 @@ def check_trainer(options: Mapping[str, Any]) -> None:
     if isinstance(interval, int | float):
         check("val_check_interval", interval, _SHARE_OR_COUNT)
     _check_devices(options.get("devices"))
+
+
+def check_callbacks(callbacks: Any) -> None:
+    """Raise for a list of callbacks that is none, and for one of Lightning's that would end training at once.
+
+    Raises:
+        ConfigurationError: Naming what is amiss.
+    """
+    if not is_list_of(callbacks, Callback):
+        raise ConfigurationError(f"callbacks: {callbacks!r} is no list of callbacks")
+    for callback in callbacks:
+        if isinstance(callback, EarlyStopping):
+            check("callbacks.patience", callback.patience, INDEX)
+
+
+def is_list_of(value: Any, kind: type) -> bool:
+    """Return whether a value is a list of things of a kind."""
+    return isinstance(value, list | tuple) and all(isinstance(one, kind) for one in value)
 
 
 def _check_devices(devices: Any) -> None:

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.integrators import INTEGRATORS, Integrator
-from lit_aux.phases.limits import check_time
+from lit_aux.phases.limits import check_callbacks, check_time, is_list_of
 from lit_aux.phases.optimizer import check_optimizer, check_schedule, optimizer_of, scheduler_of, spelled
 from lit_aux.ranges import COUNT, FACTOR, INDEX, LIMIT, NOT_NEGATIVE, POSITIVE, RATE, Range, check, check_all
 
@@ -40,7 +40,7 @@ _TEXTS: dict[str, tuple[str, ...]] = {
     "readout": ("keep", "reset"),
     "order": ("interleaved", "sequential"),
 }
-_LISTS = {"stop_on": str, "tasks": str, "callbacks": Callback}
+_LISTS = ("stop_on", "tasks")
 
 
 def check_kinds(settings: Any) -> None:
@@ -50,14 +50,12 @@ def check_kinds(settings: Any) -> None:
         ConfigurationError: Naming option and value.
     """
     for option, value in vars(settings).items():
-        kind = _LISTS.get(option)
         if option in _TEXTS and value not in _TEXTS[option]:
             raise unknown_name(option, value, _TEXTS[option])
-        if kind is not None and value is not None:
-            known = isinstance(value, list | tuple) and all(isinstance(one, kind) for one in value)
-            if not known:
-                what = "names" if kind is str else "callbacks"
-                raise ConfigurationError(f"{option}: {value!r} is no list of {what}")
+        if option in _LISTS and not (value is None or is_list_of(value, str)):
+            raise ConfigurationError(f"{option}: {value!r} is no list of names")
+        if option == "callbacks" and value is not None:
+            check_callbacks(value)
         if option == "trainable" and isinstance(value, str) and value not in ("all", "readout"):
             raise ConfigurationError(f"trainable: {value!r} must be all, readout or a list of patterns")
         if option == "task_weights" and not isinstance(value, dict | None):

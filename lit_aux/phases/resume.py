@@ -1,5 +1,6 @@
 """Where a run goes on: which phase, from which checkpoint, and whether it is the same run."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -112,8 +113,21 @@ class PhaseCheckpointConnector(_CheckpointConnector):
 
     def restore_callbacks(self) -> None:
         """Give the callbacks their states."""
+        for state in ((self._loaded_checkpoint or {}).get("callbacks") or {}).values():
+            if isinstance(state, dict) and "best_k_models" in state:
+                self._refuse_paths_outside(state)
         with self._one_line(self._ckpt_path):
             super().restore_callbacks()
+
+    def _refuse_paths_outside(self, state: Mapping[str, Any]) -> None:
+        """Refuse files of a ``ModelCheckpoint``, which it would remove in time, outside of its own folder."""
+        folder = os.path.normpath(str(state.get("dirpath")))
+        for path in (*state["best_k_models"], state.get("kth_best_model_path"), state.get("last_model_path")):
+            if path and not os.path.normpath(str(path)).startswith(folder + os.sep):
+                raise ConfigurationError(
+                    f"ckpt_path: {str(self._ckpt_path)!r} would have {str(path)!r} removed, which is not in "
+                    f"the folder of its run ({folder}); whoever made it may have meant that: do not use it"
+                )
 
     def restore_training_state(self) -> None:
         """Give loops, optimizers and schedules their states; each must find one."""

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.pickles import code_in, is_old, read_weights, unreadable
+from lit_aux.storage import TOO_LONG, is_too_long
 
 CHECKPOINT_KEY = "lit_aux"
 
@@ -130,6 +131,8 @@ def check_archive(path: str | Path, option: str) -> None:
         ConfigurationError: If it is another kind of file, or damaged.
     """
     place = f"{option}: {str(path)!r}"
+    if is_too_long(str(path)):
+        raise ConfigurationError(f"{option}: {str(path)[:40]!r}... {TOO_LONG}")
     if not Path(path).is_file():
         if Path(path).exists():
             raise ConfigurationError(f"{place} is a folder, or no file of data; name a checkpoint")

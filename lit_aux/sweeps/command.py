@@ -157,6 +157,8 @@ def _check(given: Any) -> None:
     asked = [f"--{name}" for name, value in given_ways.items() if value is not None and value is not False]
     if len(asked) > 1:
         raise ConfigurationError(f"{asked[0]}: does not go with {asked[1]}; they are steps of one sweep")
+    if given.sbatch and not given.sbatch.strip():
+        raise ConfigurationError(f"--sbatch {given.sbatch!r}: is blank; leave it out")
     if given.sbatch and given.slurm is None:
         raise ConfigurationError(f"--sbatch {given.sbatch}: goes with --slurm SCRIPT, which is not given")
     for name, most in (("jobs", MOST_JOBS), ("count", MOST_RUNS)):

@@ -146,8 +146,8 @@ def test_bad_weights_and_k_are_refused(arguments, message):
     ("options", "message"),
     [
         ({"reference": "median"}, "reference: 'median' is unknown"),
-        ({"min_norm": -1.0}, "min_norm: -1.0 is no length"),
-        ({"min_norm": float("nan")}, "min_norm: nan is no length"),
+        ({"min_norm": -1.0}, "min_norm: -1.0 must be"),
+        ({"min_norm": float("nan")}, "min_norm: nan must be"),
         ({"unit_weights": torch.ones(3)}, r"unit_weights: shape \(1, 3\)"),
         ({"unit_weights": torch.ones(2, 4)}, r"unit_weights: shape \(2, 4\)"),
         ({"unit_weights": -torch.ones(4)}, "unit_weights: -1 is negative"),

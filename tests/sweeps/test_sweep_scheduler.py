@@ -70,8 +70,8 @@ def gone(pid: int) -> bool:
 def check_all(count: int, torn: int = 0) -> None:
     """Every run has its row once, was ended once, and never trained in two processes at once.
 
-    Up to ``torn`` runs may have been killed between their last line in the log and the mark of their end: they
-    are done again.
+    Up to ``torn`` runs may have been killed between their last line in the log and the mark of their end:
+    they are done again.
     """
     rows = rows_of(TABLE)
     assert Counter(row["run"] for row in rows) == Counter(names())
