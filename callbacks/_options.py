@@ -23,7 +23,7 @@ def names_of(option: str, value: Iterable[str] | None) -> list[str] | None:
     """
     if value is None:
         return None
-    names = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [None]
+    names: list[Any] = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [None]
     if not all(isinstance(name, str) for name in names):
         raise ConfigurationError(f"{option}: {value!r} is no list of names")
     return names
