@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lit_aux.callbacks.mixing_measurement import MixingMeasurement
-from lit_aux.files import whole
+from lit_aux.files import atomic_path
 
 _COLORS = ("#1f4e79", "#f0a030", "#3a7d44", "#8c3b5a", "#6b7280")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -53,7 +53,7 @@ def plot(results: Sequence[MixingMeasurement], best: float | None, path: Path) -
         axis.spines[side].set_visible(False)
     if tasks:
         axis.legend(frameon=False, fontsize=9, loc="best" if len(tasks) < 5 else "outside right upper")
-    with whole(path) as part:
+    with atomic_path(path) as part:
         figure.savefig(part, dpi=160, format="png", facecolor="white")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_aux.callbacks.layer_dimensionality import LayerDimensionality
-from lit_aux.files import whole
+from lit_aux.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ def plot(results: Sequence[LayerDimensionality], path: str | os.PathLike[str]) -
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=10)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as part:
+    with atomic_path(path) as part:
         figure.savefig(part, dpi=160, format="png", facecolor="white", bbox_inches="tight", pad_inches=0.15)
     return path
 

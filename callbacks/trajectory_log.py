@@ -19,7 +19,7 @@ from lit_aux.callbacks.task_measurement import TaskMeasurement
 from lit_aux.callbacks.task_model import TaskModel
 from lit_aux.callbacks.undisturbed import on_device
 from lit_aux.errors import ConfigurationError
-from lit_aux.files import write_whole
+from lit_aux.files import atomic_write
 from lit_aux.spreadsheets import as_csv
 
 SPLITS = ("train", "val", "test")
@@ -154,7 +154,7 @@ class TrajectoryLog(TaskDiagnostic):
         head = (named, _seed(trainer), "|".join(trained))
         rows = [(*head, *row) for row in _rows(c.results for c in others)]
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / FILE, as_csv([COLUMNS, *rows]))
+        atomic_write(folder / FILE, as_csv([COLUMNS, *rows]))
 
 
 def _metrics(model: TaskModel, task: str, device: torch.device) -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ from lit_aux.callbacks.task_model import task_model
 from lit_aux.callbacks.trajectory_log import TrajectoryLog
 from lit_aux.callbacks.undisturbed import undisturbed
 from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.files import write_whole
+from lit_aux.files import atomic_write
 from lit_aux.ranges import Range, check
 from lit_aux.spreadsheets import as_csv
 
@@ -207,5 +207,5 @@ class WiSEFT(FromStart):
 
         text = as_csv([COLUMNS, *map(astuple, self.results)])
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / FILE, text)
+        atomic_write(folder / FILE, text)
         plot(self.results, self.best, folder / "wise_ft.png")

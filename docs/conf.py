@@ -49,7 +49,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(abc|collections|lightning|numpy|os|pathlib|torch|torchmetrics)\..*"),
     ("py:class", "Trainer|Tensor|Optimizer|LRScheduler"),
     # types of single parts that nobody needs to import
-    ("py:.*", r"(.*\.)?(ImageFiles|ResumableLoader|Samples|TaskLoader|View|FactorFit|Placement)"),
+    ("py:.*", r"(.*\.)?(ImageFiles|ResumableLoader|Samples|TaskLoader|InputFormat|FactorFit|Placement)"),
     ("py:.*", r"lit_aux\.figures\.(request\.Request|catalogue\.FIGURES)"),
     ("py:func", r"lit_aux\.regimes\.sweep_options\.resolved"),
     ("py:.*", r"lit_aux\.models\._\w+\.\w+Objective"),

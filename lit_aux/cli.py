@@ -106,7 +106,7 @@ def _of_name(error: BaseException, words: Any) -> ConfigurationError | None:
 
 
 def _dispatch(args: "ArgsType") -> int:
-    """Give commands that configure no model or data to their own rooms, the rest to Lightning."""
+    """Give commands that configure no model or data to their own packages, the rest to Lightning."""
     words = sys.argv[1:] if args is None else args
     own = words if isinstance(words, list) else []
     name = own[0] if own else ""

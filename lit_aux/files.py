@@ -21,7 +21,7 @@ _ABANDONED = 24 * 3600.0
 
 
 @contextmanager
-def whole(path: Path, *, sync: bool = False) -> Iterator[Path]:
+def atomic_path(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """Yield a path beside a file; what is written there takes the file's place when the block has ended well.
 
     Until then the file is as it was. Nothing else is left where the block raises; what a process leaves that
@@ -47,7 +47,7 @@ def whole(path: Path, *, sync: bool = False) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def atomic_write(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all; it is on the disk when this returns.
 
     Args:
@@ -57,7 +57,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     Raises:
         OSError: If it cannot be written; the file is as before then.
     """
-    with whole(path, sync=True) as part:
+    with atomic_path(path, sync=True) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 

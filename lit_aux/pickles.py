@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import torch
 
-from lit_aux.files import whole
+from lit_aux.files import atomic_path
 
 _PLAIN = re.compile(
     r"(collections\.(OrderedDict|Counter|defaultdict)|_codecs\.encode|torch\.(\w*Storage|Size|device|dtype"
@@ -35,7 +35,7 @@ def write_weights(path: Path, content: Any) -> None:
         content: What it shall hold.
     """
     # not by the name of the part, which the records in the file would bear
-    with whole(path, sync=True) as part, part.open("wb") as file:
+    with atomic_path(path, sync=True) as part, part.open("wb") as file:
         torch.save(content, file)
 
 

@@ -7,7 +7,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lit_aux.files import whole, write_whole
+from lit_aux.files import atomic_path, atomic_write
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -51,7 +51,7 @@ def report(trainer: "Trainer") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     content = {"phases": [p.asdict() for p in phases], "layers": [asdict(row) for row in layers]}
     content["continued"] = getattr(trainer, "continued", [])
-    write_whole(folder / "summary.json", json.dumps(finite(content), indent=2) + "\n")
+    atomic_write(folder / "summary.json", json.dumps(finite(content), indent=2) + "\n")
     shown = [_short_name(row) for row in layers if row.phase == layers[-1].phase]
     console = Console()
     console.print(phase_table(phases))
@@ -188,7 +188,7 @@ def draw(phases: Sequence["PhaseResult"], layers: Sequence["LayerDimensionality"
         axes[1].set_xlabel("dimensions")
         handles, labels = axes[1].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower right", ncols=3, frameon=False)
-    with whole(path) as part:
+    with atomic_path(path) as part:
         figure.savefig(part, format="png", dpi=150, facecolor="white", bbox_inches="tight", pad_inches=0.15)
     return path
 

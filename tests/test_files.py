@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from lit_aux.files import remove_parts, whole, write_whole
+from lit_aux.files import atomic_path, atomic_write, remove_parts
 
 
 @pytest.mark.parametrize("content", ["one\nµ\n", b"\x00\xff"])
 def test_a_file_is_replaced(content: str | bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("before")
-    write_whole(path, content)
+    atomic_write(path, content)
     assert path.read_bytes() == (content if isinstance(content, bytes) else content.encode())
     assert [found.name for found in tmp_path.iterdir()] == ["a.txt"]
 
@@ -25,7 +25,7 @@ def test_a_block_that_fails_leaves_the_file(tmp_path: Path) -> None:
     path.write_text("before")
 
     def fill() -> None:
-        with whole(path) as part:
+        with atomic_path(path) as part:
             part.write_text("half")
             assert path.read_text() == "before"
             raise KeyboardInterrupt
@@ -37,7 +37,7 @@ def test_a_block_that_fails_leaves_the_file(tmp_path: Path) -> None:
 
 def test_two_at_once_do_not_meet(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    with whole(path) as one, whole(path) as other:
+    with atomic_path(path) as one, atomic_path(path) as other:
         assert one != other
         one.write_text("one")
         other.write_text("other")
@@ -46,7 +46,7 @@ def test_two_at_once_do_not_meet(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
-        write_whole(tmp_path / "nowhere" / "a.txt", "")
+        atomic_write(tmp_path / "nowhere" / "a.txt", "")
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -55,12 +55,12 @@ def test_what_a_killed_writer_leaves_is_removed_by_the_next(count: int, tmp_path
     for _ in range(count):
         child = os.fork()
         if child == 0:
-            with whole(path) as part:
+            with atomic_path(path) as part:
                 part.write_text("half")
                 os.kill(os.getpid(), signal.SIGKILL)
         os.waitpid(child, 0)
         assert len(list(tmp_path.iterdir())) == 1
-    write_whole(path, "whole")
+    atomic_write(path, "whole")
     assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("a.txt", "whole")]
 
 
@@ -69,7 +69,7 @@ def test_what_is_being_written_and_what_is_others_stays(tmp_path: Path) -> None:
     for name in others:
         (tmp_path / name).write_text("mine")
     (tmp_path / f".b.txt.{'0' * 32}.part").write_text("left")
-    with whole(tmp_path / "a.txt") as part:
+    with atomic_path(tmp_path / "a.txt") as part:
         part.write_text("one")
         remove_parts(tmp_path)
         assert part.read_text() == "one"
@@ -86,5 +86,5 @@ def test_where_files_cannot_be_locked_age_decides(tmp_path: Path, monkeypatch: p
     for part in (old, young):
         part.write_text("half")
     os.utime(old, (0, 0))
-    write_whole(tmp_path / "a", "whole")
+    atomic_write(tmp_path / "a", "whole")
     assert sorted(tmp_path.iterdir()) == sorted([young, tmp_path / "a"])

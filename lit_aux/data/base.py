@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lit_aux.data.arrays import checked, tested_later
 from lit_aux.data.counts import at_least, check_classes_covered, resolve_counts, resolve_seed, split_sizes
+from lit_aux.data.input_format import InputFormat, check_normalization, resolve_input_format
 from lit_aux.data.label_noise import check_noise
 from lit_aux.data.loader import TaskLoader
 from lit_aux.data.multi_task_loader import MultiTaskLoader, Order, phase_tasks
@@ -19,7 +20,6 @@ from lit_aux.data.order import derive_seed
 from lit_aux.data.samples import Images, Samples
 from lit_aux.data.split import Split, split_apart, split_pool
 from lit_aux.data.tasks import assign_classes
-from lit_aux.data.view import View, check_normalization, resolve_view
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.identity.encoder import Encoder
 
@@ -113,7 +113,7 @@ class TaskDataModule(LightningDataModule, ABC):
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self._phase: tuple[list[str], Order, int] = (list(self.task_classes), "interleaved", 0)
         self._sets: dict[str, dict[str, Samples]] = {}
-        self._view: View | None = None
+        self._view: InputFormat | None = None
 
     # What subclasses say
 
@@ -156,7 +156,7 @@ class TaskDataModule(LightningDataModule, ABC):
         return list(self.task_classes)
 
     @property
-    def view(self) -> View:
+    def view(self) -> InputFormat:
         """Size, channels and normalization, after ``setup``."""
         if self._view is None:
             self._view = self._resolve_view()
@@ -268,9 +268,9 @@ class TaskDataModule(LightningDataModule, ABC):
     def _world(self) -> int:
         return self.trainer.world_size if self.trainer is not None else 1
 
-    def _resolve_view(self) -> View:
+    def _resolve_view(self) -> InputFormat:
         module = getattr(self.trainer, "lightning_module", None)
-        return resolve_view(
+        return resolve_input_format(
             getattr(module, "data_config", None),
             size=self.size,
             channels=self.channels,

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_aux.data.input_format import InputFormat
 from lit_aux.data.loader import TaskLoader, Transform
 from lit_aux.data.pixels import pixels_of
-from lit_aux.data.view import View
 from lit_aux.errors import ConfigurationError
 
 _BY_PROGRAMS = ("EPS", "WMF")
@@ -30,7 +30,7 @@ class ImageFiles:
     """
 
     paths: tuple[str, ...]
-    view: View
+    view: InputFormat
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -73,7 +73,7 @@ class ImageFiles:
         return hashed.hexdigest()
 
 
-def read_image(path: str, view: View) -> Tensor:
+def read_image(path: str, view: InputFormat) -> Tensor:
     """Read one image, upright and in 8 bits: shorter side to ``size / crop``, then the central ``size``.
 
     Returns:

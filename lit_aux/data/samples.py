@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from lit_aux.data.files import FileLoader, ImageFiles
+from lit_aux.data.input_format import InputFormat
 from lit_aux.data.label_noise import noisy_labels
 from lit_aux.data.loader import InMemoryLoader, TaskLoader
-from lit_aux.data.view import View
 
 Images = Tensor | ImageFiles
 
@@ -32,7 +32,7 @@ class Samples:
 
     @classmethod
     def pick(
-        cls, images: Images, labels: Tensor, indices: Tensor, classes: list[int], view: View
+        cls, images: Images, labels: Tensor, indices: Tensor, classes: list[int], view: InputFormat
     ) -> "Samples":
         """Take the samples ``indices`` and number their classes from 0."""
         local = torch.full((max(int(labels.max()), *classes) + 1,), -1, dtype=torch.int64)

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from lit_aux.data.counts import split_sizes
+from lit_aux.data.input_format import InputFormat
 from lit_aux.data.order import generator_for
 from lit_aux.data.samples import Images, Samples
 from lit_aux.data.tasks import draw_samples
-from lit_aux.data.view import View
 from lit_aux.errors import ConfigurationError
 
 Split = dict[str, Samples]
@@ -20,7 +20,7 @@ def split_pool(
     tasks: TaskClasses,
     n: Mapping[str, int | None],
     n_val: int | None,
-    view: View,
+    view: InputFormat,
     *,
     seed: int,
     balanced: bool,
@@ -46,7 +46,13 @@ def split_pool(
 
 
 def split_apart(
-    data: tuple[Images, Tensor], tasks: TaskClasses, n: int | None, view: View, *, seed: int, purpose: str
+    data: tuple[Images, Tensor],
+    tasks: TaskClasses,
+    n: int | None,
+    view: InputFormat,
+    *,
+    seed: int,
+    purpose: str,
 ) -> Split:
     """Draw at most ``n`` images of each task from a set with one purpose, ``val`` or ``test``."""
     images, labels = data
@@ -59,7 +65,7 @@ def split_apart(
     return result
 
 
-def _check_channels(images: Images, view: View) -> None:
+def _check_channels(images: Images, view: InputFormat) -> None:
     """Refuse colour images where the network takes gray ones."""
     if isinstance(images, Tensor) and images.shape[1] not in (1, view.channels):
         raise ConfigurationError(

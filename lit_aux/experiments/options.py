@@ -28,7 +28,7 @@ class Options:
         device: ``cpu``, ``cuda``, ``cuda:1``, ... or ``auto``.
         max_steps: Most steps of every phase, in place of the published limits. Gradient flow ends at the same
             time as that many published steps.
-        max_evaluations: Most gradients that flow may take for a replica: where units chatter at their kinks
+        max_evaluations: Most gradients that flow may take for a replica: where units oscillate at their kinks
             it can cost hundreds of thousands to the end of the clock, and nothing changes any more.
         stride: Steps from one look at the test loss to the next, on the published clock.
         replicas_per_slice: Most runs that train as one batch; by default 256 of diagonal networks, which

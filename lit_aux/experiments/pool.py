@@ -118,7 +118,7 @@ class _Pool:
         elif kind == "refused":
             raise ConfigurationError(content[0])
         elif worker.left:
-            worker.process.kill()  # who knows what state it is in
+            worker.process.kill()  # its state is unknown
             worker.cause_of_death()
             self._lose(worker, content[0])
         else:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.experiments._lines import CsvLines
+from lit_aux.experiments.csv_file import CsvFile
 from lit_aux.files import remove_parts
 from lit_aux.locks import Lock
 
@@ -70,8 +70,8 @@ class ResultsTable:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.measures_path = measures_path(self.path)
-        self._results = CsvLines(self.path, COLUMNS, ADDED)
-        self._measures = CsvLines(self.measures_path, MEASURE_COLUMNS)
+        self._results = CsvFile(self.path, COLUMNS, ADDED)
+        self._measures = CsvFile(self.measures_path, MEASURE_COLUMNS)
         self._results.check()  # before anything is made, so that a refusal leaves nothing behind
         self._measures.check()
         self._new = not self.path.exists()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lit_aux.experiments.means import is_log, kind_of_mean, mean_and_error, mean_of, scaled
 from lit_aux.experiments.student_rows import Row, student_rows
-from lit_aux.files import whole
+from lit_aux.files import atomic_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -105,7 +105,7 @@ def draw_students(rows: Sequence[Row], path: Path) -> Path:
     axes.spines[["top", "right"]].set_visible(False)
     if others:
         figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    with whole(path) as part:
+    with atomic_path(path) as part:
         figure.savefig(part, format="png", dpi=150, facecolor="white", bbox_inches="tight", pad_inches=0.15)
     return path
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.files import whole
+from lit_aux.files import atomic_path
 from lit_aux.outputs import check_output
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def save(figure: "Figure", path: Path, *, palette: bool = False) -> Path:
     check_output("--out", path, kind="picture")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as part:
+        with atomic_path(path) as part:
             figure.savefig(
                 part, format=kind, dpi=_DPI, facecolor="white", bbox_inches="tight", pad_inches=0.15
             )

@@ -6,7 +6,7 @@ from lit_aux.integrators.exact import Exact
 from lit_aux.integrators.gradient_descent import GradientDescent
 from lit_aux.integrators.gradient_flow import GradientFlow
 from lit_aux.integrators.objective import FunctionObjective, Objective
-from lit_aux.integrators.state import Counts, IntegratorState, Observer, Solution, Stretch
+from lit_aux.integrators.state import Counts, IntegratorState, Observer, Solution, Step
 from lit_aux.integrators.torch_optimizer import TorchOptimizer
 
 INTEGRATORS: dict[str, type[GradientFlow] | type[GradientDescent] | type[Exact]] = {
@@ -27,6 +27,6 @@ __all__ = [
     "Objective",
     "Observer",
     "Solution",
-    "Stretch",
+    "Step",
     "TorchOptimizer",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_aux.errors import ConfigurationError
 from lit_aux.integrators.base import Integrator, finite_start
 from lit_aux.integrators.objective import Objective
-from lit_aux.integrators.state import IntegratorState, Stretch
+from lit_aux.integrators.state import IntegratorState, Step
 from lit_aux.ranges import COUNT, INDEX, RATE, SEED, check
 
 
@@ -200,7 +200,7 @@ class Descent(Integrator):
             index = torch.from_numpy(np.flatnonzero(moving)).to(state.theta.device)
             y = state.work["y"]
             after = y if moving.all() else y.index_select(0, index)
-            state.observer.observe(Stretch(globally, start, counts.time[globally], after, after))
+            state.observer.observe(Step(globally, start, counts.time[globally], after, after))
 
     def _minibatch(self, state: IntegratorState) -> Objective:
         """Return the objective of the next rows; all replicas that started together see the same order."""

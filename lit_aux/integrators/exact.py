@@ -10,7 +10,7 @@ from torch import Tensor
 from lit_aux.errors import ConfigurationError
 from lit_aux.integrators.base import Integrator
 from lit_aux.integrators.objective import Objective
-from lit_aux.integrators.state import Floats, IntegratorState, Stretch
+from lit_aux.integrators.state import Floats, IntegratorState, Step
 from lit_aux.ranges import RATE, check
 
 _ROUNDING = 1e-12
@@ -149,5 +149,5 @@ class Exact(Integrator):
             theta = there[index]
             left = (there - limit).abs().amax(1) > _ROUNDING * limit.abs().amax(1)
             end = np.where(np.isinf(end) & ~left.cpu().numpy(), np.minimum(when, end), end)
-            observer.observe(Stretch(some[due], before[due], when[due], start[index], theta))
+            observer.observe(Step(some[due], before[due], when[due], start[index], theta))
             before[due] = when[due]

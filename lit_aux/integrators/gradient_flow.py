@@ -9,7 +9,7 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.integrators._chebyshev import coefficients, longest_step, stages_for
 from lit_aux.integrators._step_control import POWER, adapt, fresh, shorten
 from lit_aux.integrators.base import Integrator, finite_start
-from lit_aux.integrators.state import IntegratorState, Stretch
+from lit_aux.integrators.state import IntegratorState, Step
 from lit_aux.ranges import Range, check
 
 Mask = NDArray[np.bool_]
@@ -248,8 +248,8 @@ class GradientFlow(Integrator):
         counts.time[globally] = np.where(arrived >= latest * (1 - 1e-12), latest, arrived)
         if state.observer is not None:
             stages = control["stages"][rows]
-            stretch = Stretch(globally, start, counts.time[globally], y, end, slope, f, stages)
-            state.observer.observe(stretch)
+            step = Step(globally, start, counts.time[globally], y, end, slope, f, stages)
+            state.observer.observe(step)
         work["y"].index_copy_(0, index, end)
         work["slope"].index_copy_(0, index, f)
         counts.accepted[globally] += 1

@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass
-class Stretch:
+class Step:
     """One accepted step of some replicas, for those who watch.
 
     Attributes:
@@ -49,7 +49,7 @@ class Observer(Protocol):
     the steps of descent before that, which are the faster for it.
     """
 
-    def observe(self, stretch: Stretch) -> None:
+    def observe(self, step: Step) -> None:
         """Take notice of an accepted step."""
         ...
 

@@ -12,6 +12,7 @@ from torchmetrics import Metric
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.models import MultiHeadNet, StudentNet, TimmBackbone, export_state_dict
+from lit_aux.modules.batchnorm import moving_layers, reestimate, share
 from lit_aux.modules.evaluation import TaskEvaluation
 from lit_aux.modules.evaluation_steps import Batch, EvaluationSteps, check_phased_data, check_tasks, present
 from lit_aux.modules.joint_losses import JointLosses, warn_of_unlabelled
@@ -19,7 +20,6 @@ from lit_aux.modules.layer_decay import check_layer_decay
 from lit_aux.modules.loading import load_checkpoint, save_weights
 from lit_aux.modules.losses import BatchLoss
 from lit_aux.modules.optimization import build_optimizer, task_weights
-from lit_aux.modules.statistics import moving_layers, reestimate, share
 from lit_aux.modules.students import Students, attach
 from lit_aux.modules.trainable import trainable_names
 from lit_aux.outputs import check_output

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_aux.integrators import Stretch
+from lit_aux.integrators import Step
 
 Floats = NDArray[np.float64]
 
@@ -57,26 +57,26 @@ class BestTestLoss:
         self._number = np.zeros(replicas, dtype=np.int64)
         self._chosen: tuple[tuple[int, ...], Any] = ((), None)
 
-    def observe(self, stretch: Stretch) -> None:
+    def observe(self, step: Step) -> None:
         """Test at the instants within a step."""
-        end = stretch.end * (1 + 1e-12)
+        end = step.end * (1 + 1e-12)
         while True:
-            when = self.next_time(stretch.replicas)
+            when = self.next_time(step.replicas)
             due = np.flatnonzero(when <= end)
             if not len(due):
                 return
-            theta = _between(stretch, due, when[due])
-            self.test(stretch.replicas[due], theta)
+            theta = _between(step, due, when[due])
+            self.test(step.replicas[due], theta)
             for place in due:
-                self._advance(stretch, int(place))
+                self._advance(step, int(place))
 
-    def _advance(self, stretch: Stretch, place: int) -> None:
+    def _advance(self, step: Step, place: int) -> None:
         """Go to the next instant of a replica, or beyond the step if its end was tested."""
-        replica = int(stretch.replicas[place])
+        replica = int(step.replicas[place])
         number = int(self._number[replica])
         later = number + 1 if number < ALWAYS else max(number + 1, ceil(number * self.thinning))
-        if stretch.stages is not None and stretch.stages[place] > SMOOTH:
-            passed = (stretch.end[place] / self._first[replica] - 1) * self._first[replica]
+        if step.stages is not None and step.stages[place] > SMOOTH:
+            passed = (step.end[place] / self._first[replica] - 1) * self._first[replica]
             later = max(later, int(passed / self._interval[replica]) + 1)
         self._number[replica] = later
 
@@ -115,18 +115,18 @@ class BestTestLoss:
         self._first, self._interval = arrays["first"], arrays["interval"]
 
 
-def _between(stretch: Stretch, due: NDArray[np.int64], when: Floats) -> Tensor:
+def _between(step: Step, due: NDArray[np.int64], when: Floats) -> Tensor:
     """Return the parameters (k, P) at instants within a step."""
-    index = torch.from_numpy(due).to(stretch.after.device)
-    after = stretch.after.index_select(0, index)
-    if stretch.slope_before is None or stretch.slope_after is None or stretch.stages is None:
+    index = torch.from_numpy(due).to(step.after.device)
+    after = step.after.index_select(0, index)
+    if step.slope_before is None or step.slope_after is None or step.stages is None:
         return after
-    before = stretch.before.index_select(0, index)
-    h = stretch.end[due] - stretch.start[due]
-    s = np.clip((when - stretch.start[due]) / np.maximum(h, 1e-300), 0.0, 1.0)
-    s = np.where(stretch.stages[due] > SMOOTH, 1.0, s)
+    before = step.before.index_select(0, index)
+    h = step.end[due] - step.start[due]
+    s = np.clip((when - step.start[due]) / np.maximum(h, 1e-300), 0.0, 1.0)
+    s = np.where(step.stages[due] > SMOOTH, 1.0, s)
     r = 1 - s
     weights = np.stack([(1 + 2 * s) * r**2, h * s * r**2, s**2 * (3 - 2 * s), -h * s**2 * r])
     w = torch.from_numpy(weights).to(after)[:, :, None]
-    f0, f1 = (slope.index_select(0, index) for slope in (stretch.slope_before, stretch.slope_after))
+    f0, f1 = (slope.index_select(0, index) for slope in (step.slope_before, step.slope_after))
     return w[0] * before + w[1] * f0 + w[2] * after + w[3] * f1

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.files import whole
+from lit_aux.files import atomic_path
 from lit_aux.phases.state import check_finite, check_fit, read_checkpoint
 from lit_aux.pickles import write_weights
 from lit_aux.storage import check_place
@@ -46,7 +46,7 @@ def load_checkpoint(module: LightningModule, path: str | Path, option: str, *, s
 
 
 def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:
-    """Write tensors by name, whole or not at all.
+    """Write tensors by name, atomic_path or not at all.
 
     Args:
         weights: What to write.
@@ -61,7 +61,7 @@ def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:
         if target.suffix == ".safetensors":
             from safetensors.torch import save_file
 
-            with whole(target, sync=True) as part:
+            with atomic_path(target, sync=True) as part:
                 save_file(dict(weights), part)
         else:
             write_weights(target, dict(weights))

@@ -53,7 +53,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         return content
 
 
-def write_whole_checkpoints(trainer: "Trainer") -> None:
+def write_checkpoints_atomically(trainer: "Trainer") -> None:
     """Let a Trainer write its checkpoints so, unless it or its strategy has a way of its own."""
     strategy = trainer.strategy
     if strategy._checkpoint_io is None:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from lit_aux.phases.trainer import PhaseTrainer
 
 
-def why_it_ended(trainer: "PhaseTrainer") -> str:
+def stop_reason(trainer: "PhaseTrainer") -> str:
     """Say what ended the fit that has just run.
 
     Modules and callbacks that have a ``stop_reason`` speak for themselves; Lightning's own and the Trainer's

@@ -21,8 +21,8 @@ from lit_aux.identity.configuration import flat_options
 from lit_aux.phases.brought_back import check_processes, starts_processes, take_back
 from lit_aux.phases.callback_list import CallbackList, with_checkpoint
 from lit_aux.phases.checkpoint import PhaseCheckpoint
-from lit_aux.phases.checkpoint_io import write_whole_checkpoints
-from lit_aux.phases.ending import why_it_ended
+from lit_aux.phases.checkpoint_io import write_checkpoints_atomically
+from lit_aux.phases.ending import stop_reason
 from lit_aux.phases.identity import (
     as_built,
     describe_data,
@@ -95,7 +95,7 @@ class PhaseTrainer(Trainer):
             logger = False if plain else build_logger(logger, root)
         super().__init__(logger=logger, **kwargs)
         self._connector = self._checkpoint_connector = PhaseCheckpointConnector(self)
-        write_whole_checkpoints(self)
+        write_checkpoints_atomically(self)
         self.test_after_phase = test_after_phase
         self.phase_results: list[PhaseResult] = []
         self.phase_name = ""
@@ -319,7 +319,7 @@ class PhaseTrainer(Trainer):
         if self._settled:
             return
         result = self.phase_results[-1]
-        result.reason = why_it_ended(self)
+        result.reason = stop_reason(self)
         result.epochs, result.steps = self.current_epoch, self.global_step
         result.metrics.update(self._phase_metrics())
         self._settled = True

@@ -10,7 +10,7 @@ import yaml
 
 from lit_aux.commands import know_working_folder
 from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.files import write_whole
+from lit_aux.files import atomic_write
 from lit_aux.outputs import check_output
 from lit_aux.regimes.sweep import Sweep
 from lit_aux.regimes.sweep_options import check_layer, factors_of, resolved, seeds_of
@@ -248,7 +248,7 @@ def _report_students(students: Sequence[Any], note: str, out: Path) -> int:
     try:
         out.mkdir(parents=True, exist_ok=True)
         draw_students_map(members, groups, files["picture"])
-        write_whole(files["numbers"], json.dumps(finite(content), indent=2) + "\n")
+        atomic_write(files["numbers"], json.dumps(finite(content), indent=2) + "\n")
     except OSError as error:
         raise ConfigurationError(f"--out {out}: cannot be written ({error.strerror})") from None
     for what, path in files.items():

@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_aux.data import TeacherDataModule
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import EXPERIMENTS, Options, Run, cells
-from lit_aux.experiments._lines import CsvLines
+from lit_aux.experiments.csv_file import CsvFile
 from lit_aux.experiments.duplicates import once
 from lit_aux.experiments.options import INTEGRATORS
 from lit_aux.experiments.results import ADDED, COLUMNS
@@ -67,7 +67,7 @@ def read_results(
 def _rows(path: Path) -> list[Row]:
     if not path.is_file():
         raise ConfigurationError(f"--results {path}: there is no such file")
-    lines = CsvLines(path, COLUMNS, ADDED)
+    lines = CsvFile(path, COLUMNS, ADDED)
     try:
         lines.check()
         rows = list(lines.rows())

@@ -14,7 +14,7 @@ from lit_aux.callbacks.layer_dimensionality import LayerDimensionality
 from lit_aux.errors import NonFiniteLossError
 from lit_aux.experiments.one_fit import Fit, fit_config
 from lit_aux.experiments.results import run_hash
-from lit_aux.files import write_whole
+from lit_aux.files import atomic_write
 from lit_aux.identity.configuration import named_code
 from lit_aux.reporting import short_layer
 
@@ -157,4 +157,4 @@ def _write(path: Path, done: FactorFit) -> None:
     content = asdict(done)
     for layer in content["layers"]:
         layer |= {name: layer[name] if isfinite(layer[name]) else None for name in NUMBERS}
-    write_whole(path, json.dumps(content, indent=2) + "\n")
+    atomic_write(path, json.dumps(content, indent=2) + "\n")

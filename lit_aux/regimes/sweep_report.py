@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.files import write_whole
+from lit_aux.files import atomic_write
 from lit_aux.regimes.sweep import FactorFit
 from lit_aux.regimes.sweep_picture import draw_sweep
 from lit_aux.regimes.sweep_summary import as_csv, by_factor, chosen_layer, conclusion, in_words, sweep_table
@@ -62,8 +62,8 @@ def report_sweep(fits: Sequence[FactorFit], out: Path, layer: str | None, words:
         if judged is not None:
             files["picture"] = draw_sweep(factors, judged, out / "regime.png")
         files |= {"table": out / "regime.csv", "numbers": out / "regime.json"}
-        write_whole(files["table"], as_csv(fits))
-        write_whole(files["numbers"], json.dumps(finite(content), indent=2) + "\n")
+        atomic_write(files["table"], as_csv(fits))
+        atomic_write(files["numbers"], json.dumps(finite(content), indent=2) + "\n")
     except OSError as error:
         raise ConfigurationError(f"--out {out}: cannot be written ({error.strerror})") from None
     for what, path in files.items():

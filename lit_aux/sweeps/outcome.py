@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_aux.experiments.results import MEASURE_COLUMNS, OPTION_COLUMNS, measures_path
-from lit_aux.files import write_whole
+from lit_aux.files import atomic_write
 from lit_aux.spreadsheets import meant
 from lit_aux.sweeps.run import SweepRun
 
@@ -52,7 +52,7 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
         OSError: If the mark cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / _MARK, json.dumps(asdict(outcome)) + "\n")
+    atomic_write(folder / _MARK, json.dumps(asdict(outcome)) + "\n")
 
 
 def forget(folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.display import GridProgress
 from lit_aux.experiments.results import ResultsTable
-from lit_aux.files import write_whole
+from lit_aux.files import atomic_write
 from lit_aux.storage import check_printable
 from lit_aux.sweeps.child import LitAux
 from lit_aux.sweeps.local import rows_by_run, summarise
@@ -83,7 +83,7 @@ def write_script(
     try:
         script.parent.mkdir(parents=True, exist_ok=True)
         logs.mkdir(parents=True, exist_ok=True)  # sbatch makes no folder for what tasks print
-        write_whole(script, text)
+        atomic_write(script, text)
         script.chmod(0o755)
     except OSError as error:
         place = Path(error.filename or script)

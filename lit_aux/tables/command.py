@@ -14,16 +14,16 @@ from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.experiments.duplicates import check_duplicates
 from lit_aux.experiments.means import is_log
 from lit_aux.experiments.results import measures_path
-from lit_aux.files import write_whole
+from lit_aux.files import atomic_write
 from lit_aux.outputs import check_output
 from lit_aux.storage import check_given, check_place
 from lit_aux.tables import selection, sheets
 from lit_aux.tables.reading import Row, read_measures, read_rows, tables_of
 from lit_aux.tables.reference import compare
 from lit_aux.tables.reference_sheet import beside, in_full
+from lit_aux.tables.row_view import RowView
 from lit_aux.tables.sheet import FORMATS, Format, Sheet
 from lit_aux.tables.statistics import SETUPS
-from lit_aux.tables.view import View
 
 _DESCRIPTION = (
     "Print what a results table says: means with standard errors over seeds, differences between setups "
@@ -113,7 +113,7 @@ def run(arguments: Sequence[str]) -> int:
     path = Path(given.out)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text)
+        atomic_write(path, text)
     except OSError as error:
         raise ConfigurationError(f"--out {path}: cannot be written ({error.strerror})") from None
     print(f"table: {path}")
@@ -152,7 +152,7 @@ def _reference(path: str, duplicates: str | None) -> list[Row]:
         raise ConfigurationError(re.sub(r"^FILE\b", "--reference", str(error))) from None
 
 
-def _view(given: Any) -> View:
+def _view(given: Any) -> RowView:
     rows: Sequence[Row] = read_rows(given.files, given.duplicates)
     by = [name.strip() for name in (given.by or "").split(",") if name.strip()]
     value = given.value
@@ -175,7 +175,7 @@ def _view(given: Any) -> View:
         raise ConfigurationError(
             f"--mean geometric: some values of {value} are below 0; take the arithmetic mean"
         )
-    return View(rows, value, log, selection.is_higher_better(value), tuple(by))
+    return RowView(rows, value, log, selection.is_higher_better(value), tuple(by))
 
 
 def _present(rows: Sequence[Row]) -> str:

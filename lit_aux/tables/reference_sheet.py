@@ -3,10 +3,10 @@
 from typing import Any
 
 from lit_aux.tables.reference import Compared, Comparison
+from lit_aux.tables.row_view import size_column
 from lit_aux.tables.selection import spelled
 from lit_aux.tables.sheet import Sheet
 from lit_aux.tables.statistics import Key
-from lit_aux.tables.view import size_column
 
 
 def beside(comparison: Comparison) -> list[Sheet]:

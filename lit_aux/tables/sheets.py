@@ -6,15 +6,15 @@ from typing import Any
 
 from lit_aux.tables.pairs import Difference, Table, Winner, by_treatment, differences, winners
 from lit_aux.tables.reading import Row
+from lit_aux.tables.row_view import RowView, size_column
 from lit_aux.tables.selection import spelled
 from lit_aux.tables.sheet import Sheet
 from lit_aux.tables.statistics import Cell, Key, cells, order, repeated
-from lit_aux.tables.view import View, size_column
 
 _GROUP = ("setup", "rescale")
 
 
-def means(view: View) -> Sheet:
+def means(view: RowView) -> Sheet:
     """Return means by cell: a line for each setup and place in the grid, n_main across."""
     *places, _ = view.places
     names = [*places, "setup", *(["rescale"] if view.factors else []), "n_main"]
@@ -49,7 +49,7 @@ def means(view: View) -> Sheet:
     return sheet.without_empty("setup", "converged", "failed")
 
 
-def means_in_full(view: View) -> Sheet:
+def means_in_full(view: RowView) -> Sheet:
     """Return the same as numbers, a line for each cell."""
     names = [*view.places[:-1], "setup", "rescale", "n_main"]
     unit = "mean_log10" if view.log else "mean"
@@ -64,12 +64,12 @@ def means_in_full(view: View) -> Sheet:
     return sheet
 
 
-def table_of(view: View) -> Table:
+def table_of(view: RowView) -> Table:
     """Return the cells by place and treatment."""
     return by_treatment(cells(view.good, view.value, [*view.places, *_GROUP], view.log))
 
 
-def pairs(view: View, baseline: str) -> Sheet:
+def pairs(view: RowView, baseline: str) -> Sheet:
     """Return paired differences: a line for each pair of setups and place in the grid, n_main across."""
     places, sizes = view.places[:-1], view.sizes()
     unit = f"log10 {view.value}" if view.log else view.value
@@ -91,7 +91,7 @@ def pairs(view: View, baseline: str) -> Sheet:
     return sheet
 
 
-def pairs_in_full(view: View, baseline: str) -> Sheet:
+def pairs_in_full(view: RowView, baseline: str) -> Sheet:
     """Return the same as numbers, with 95 % intervals, a line for each pair of cells."""
     names = ["setup", "rescale", "against", "against_rescale", *view.places]
     numbers = ["difference_log10" if view.log else "difference", "se", "low_95", "high_95", "seeds", "lower"]
@@ -104,7 +104,7 @@ def pairs_in_full(view: View, baseline: str) -> Sheet:
     return sheet
 
 
-def who_wins(view: View) -> Sheet:
+def who_wins(view: RowView) -> Sheet:
     """Return the best setup of each cell: a line for each place in the grid, n_main across."""
     places, sizes = view.places[:-1], view.sizes()
     better = "highest" if view.higher else "lowest"
@@ -138,7 +138,7 @@ def failures(rows: Iterable[Row]) -> list[str]:
     return [f"{errors.total()} runs failed and are left out: {'; '.join(shown)}{more}"]
 
 
-def _notes(view: View, names: list[str]) -> list[str]:
+def _notes(view: RowView, names: list[str]) -> list[str]:
     notes = [f"all rows: {view.same}"] if view.same else []
     empty = sum(row.get(view.value) is None for row in view.good)
     if empty:
@@ -164,7 +164,7 @@ def _difference(found: Difference) -> str:
     return f"{stat.mean:+.3g} ± {stat.error:.2g}{count}{'*' if found.clear else ' '}"
 
 
-def _winner(view: View, found: Winner) -> str:
+def _winner(view: RowView, found: Winner) -> str:
     best, second = view.name(found.best), view.name(found.second)
     if found.decided:
         return best

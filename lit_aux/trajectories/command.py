@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 
 from lit_aux.commands import command_parser, parse, spellings
 from lit_aux.errors import ConfigurationError
-from lit_aux.files import write_whole
+from lit_aux.files import atomic_write
 from lit_aux.outputs import check_csv
 from lit_aux.storage import check_place
 from lit_aux.trajectories.analysis import Analysis, analyse
@@ -93,7 +93,7 @@ def _write(found: Analysis, out: Path, kind: str) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, sheet in made.items():
-            write_whole(out / name, sheet.render("csv"))
+            atomic_write(out / name, sheet.render("csv"))
     except OSError as error:
         raise ConfigurationError(f"--out {out}: cannot be written ({error.strerror})") from None
     print(f"tables: {', '.join(str(out / name) for name in made)}")

@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_aux.data.files import read_image
-from lit_aux.data.view import View
+from lit_aux.data.input_format import InputFormat
 from lit_aux.errors import ConfigurationError
 
 RAMP = np.arange(65536, dtype=np.uint16).reshape(256, 256)
 
 
 def read(path: Path, channels: int = 1, size: tuple[int, int] = (256, 256)) -> NDArray[np.uint8]:
-    view = View(size=size, channels=channels, mean=(0.0,), std=(1.0,), interpolation="nearest", crop=1.0)
+    view = InputFormat(
+        size=size, channels=channels, mean=(0.0,), std=(1.0,), interpolation="nearest", crop=1.0
+    )
     found: NDArray[np.uint8] = read_image(str(path), view).numpy()
     return found
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lit_aux.integrators import Objective, Stretch
+from lit_aux.integrators import Objective, Step
 from lit_aux.models._problems import Problems
 from lit_aux.models.diagonal_net import DiagonalNet
 from lit_aux.models.relu_net import ReLUNet
@@ -113,11 +113,11 @@ class Recorder:
     """An observer that keeps everything."""
 
     def __init__(self) -> None:
-        self.stretches: list[Stretch] = []
+        self.stretches: list[Step] = []
         self.restarted: list[int] = []
 
-    def observe(self, stretch: Stretch) -> None:
-        self.stretches.append(stretch)
+    def observe(self, step: Step) -> None:
+        self.stretches.append(step)
 
     def restart(self, replicas: NDArray[np.int64]) -> None:
         self.restarted += replicas.tolist()

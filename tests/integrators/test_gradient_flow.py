@@ -22,7 +22,7 @@ from numpy.polynomial import Chebyshev
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.integrators import FunctionObjective, GradientDescent, GradientFlow, Stretch
+from lit_aux.integrators import FunctionObjective, GradientDescent, GradientFlow, Step
 
 SPECTRUM = torch.tensor([0.3, 1.0, 4.0, 30.0, 200.0], dtype=torch.float64)
 
@@ -78,8 +78,8 @@ def test_a_loss_with_a_constant_slope_is_followed_exactly() -> None:
 
 def test_every_step_on_a_quadratic_is_the_stability_polynomial() -> None:
     class Stages(Recorder):
-        def observe(self, stretch: Stretch) -> None:
-            super().observe(stretch)
+        def observe(self, step: Step) -> None:
+            super().observe(step)
             totals.append(int(state.counts.stages[0]))
 
     totals: list[int] = []
@@ -88,15 +88,15 @@ def test_every_step_on_a_quadratic_is_the_stability_polynomial() -> None:
     finish(flow, state)
     totals.append(int(state.counts.stages[0]))
     assert len(watch.stretches) > 5
-    for stretch, stages in zip(watch.stretches, np.diff(totals), strict=True):
+    for step, stages in zip(watch.stretches, np.diff(totals), strict=True):
         t = Chebyshev.basis(int(stages))
         w0 = 1 + 2 / 13 / stages**2
         first, second = t.deriv()(w0), t.deriv(2)(w0)
         b = second / first**2
-        z = -(stretch.end - stretch.start) * SPECTRUM.numpy()
+        z = -(step.end - step.start) * SPECTRUM.numpy()
         factors = 1 - b * t(w0) + b * t(w0 + first / second * z)
-        right = factors * stretch.before[0].numpy()
-        np.testing.assert_allclose(stretch.after[0].numpy(), right, rtol=0, atol=1e-10)
+        right = factors * step.before[0].numpy()
+        np.testing.assert_allclose(step.after[0].numpy(), right, rtol=0, atol=1e-10)
 
 
 # What it takes and gives
@@ -214,11 +214,11 @@ def test_counts_agree_with_what_was_asked_and_seen() -> None:
     assert 2 * counts.accepted[0] <= counts.stages[0] < counts.evaluations[0]
     assert counts.finished.all()
     time, place = 0.0, packed(net)
-    for stretch in watch.stretches:
-        assert stretch.start[0] == time
-        assert stretch.end[0] > time
-        assert torch.equal(stretch.before, place)
-        time, place = stretch.end[0], stretch.after
+    for step in watch.stretches:
+        assert step.start[0] == time
+        assert step.end[0] > time
+        assert torch.equal(step.before, place)
+        time, place = step.end[0], step.after
     assert time == counts.time[0]
     assert torch.equal(place, state.theta)
     last = watch.stretches[-1]

@@ -9,7 +9,7 @@ from integrator_helpers import Floats, Recorder, finish
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_aux.integrators import GradientDescent, Stretch
+from lit_aux.integrators import GradientDescent, Step
 
 
 class EveryFifth(Recorder):
@@ -22,9 +22,9 @@ class EveryFifth(Recorder):
     def next_time(self, replicas: NDArray[np.int64]) -> Floats:
         return np.asarray(self.due[replicas] * self.lr, dtype=float)
 
-    def observe(self, stretch: Stretch) -> None:
-        super().observe(stretch)
-        for replica, end in zip(stretch.replicas, stretch.end, strict=True):
+    def observe(self, step: Step) -> None:
+        super().observe(step)
+        for replica, end in zip(step.replicas, step.end, strict=True):
             if end >= self.due[replica] * self.lr * (1 - 1e-12):
                 self.due[replica] += 5
 
@@ -32,10 +32,8 @@ class EveryFifth(Recorder):
 class Every(Recorder):
     """Keeps copies of what it sees: descent shows its buffer."""
 
-    def observe(self, stretch: Stretch) -> None:
-        self.stretches.append(
-            Stretch(stretch.replicas, stretch.start, stretch.end, stretch.before, stretch.after.clone())
-        )
+    def observe(self, step: Step) -> None:
+        self.stretches.append(Step(step.replicas, step.start, step.end, step.before, step.after.clone()))
 
 
 class EveryFifthKept(EveryFifth, Every):
@@ -76,15 +74,15 @@ def test_who_watches_at_some_times_sees_what_was_there_then(block: int) -> None:
     some = EveryFifthKept(lr, 3)
     run(lr, some, block)
     seen: dict[tuple[int, int], Tensor] = {}
-    for stretch in every.stretches:
-        for place, replica in enumerate(stretch.replicas):
-            seen[int(replica), round(stretch.end[place] / lr)] = stretch.after[place]
+    for step in every.stretches:
+        for place, replica in enumerate(step.replicas):
+            seen[int(replica), round(step.end[place] / lr)] = step.after[place]
     found = set()
-    for stretch in some.stretches:
-        np.testing.assert_allclose(stretch.end - stretch.start, lr, rtol=1e-9)
-        for place, replica in enumerate(stretch.replicas):
-            key = (int(replica), round(stretch.end[place] / lr))
-            assert torch.equal(stretch.after[place], seen[key])
+    for step in some.stretches:
+        np.testing.assert_allclose(step.end - step.start, lr, rtol=1e-9)
+        for place, replica in enumerate(step.replicas):
+            key = (int(replica), round(step.end[place] / lr))
+            assert torch.equal(step.after[place], seen[key])
             found.add(key)
     wanted = {key for key in seen if key[1] % 5 == 0}
     assert wanted <= found

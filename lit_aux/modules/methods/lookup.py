@@ -61,20 +61,20 @@ def _shown(given: nn.Module | str | None) -> str:
     return repr(given) if isinstance(given, str) else type(given).__name__
 
 
-def _is_kind(given: nn.Module, room: str) -> bool:
+def _is_kind(given: nn.Module, kind: str) -> bool:
     """Whether an object is one of TorchJD's; it can be so only where TorchJD is installed."""
-    name = _KINDS[room]
+    name = _KINDS[kind]
     return any(
         base.__name__ == name and base.__module__.startswith("torchjd") for base in type(given).__mro__
     )
 
 
-def _of_torchjd(option: str, name: str, room: str, words: list[str] | None = None) -> nn.Module:
+def _of_torchjd(option: str, name: str, kind: str, words: list[str] | None = None) -> nn.Module:
     """Build one of TorchJD's classes that needs no arguments."""
-    prefix = f"torchjd.{room}."
+    prefix = f"torchjd.{kind}."
     short = name.removeprefix(prefix)
     try:
-        module = import_module(f"torchjd.{room}")
+        module = import_module(f"torchjd.{kind}")
     except ImportError as error:
         if words is not None and not name.startswith("torchjd."):
             raise unknown_name(option, name, words) from error
@@ -82,11 +82,11 @@ def _of_torchjd(option: str, name: str, room: str, words: list[str] | None = Non
             f"{option}: {name!r} is of TorchJD, which is not installed; install the extra aggregators: "
             "pip install 'lit-aux[aggregators]'"
         ) from error
-    kind = getattr(module, _KINDS[room])
+    base = getattr(module, _KINDS[kind])
     found: dict[str, Any] = {
         n: c
         for n, c in vars(module).items()
-        if isclass(c) and issubclass(c, kind) and not isabstract(c) and not c.__module__.endswith("_bases")
+        if isclass(c) and issubclass(c, base) and not isabstract(c) and not c.__module__.endswith("_bases")
     }
     if short not in found:
         raise unknown_name(option, short, [*(words or []), *found])

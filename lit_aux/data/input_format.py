@@ -13,7 +13,7 @@ from lit_aux.ranges import Range
 
 
 @dataclass(frozen=True)
-class View:
+class InputFormat:
     """Size, channels and normalization of the images, with everything decided.
 
     Attributes:
@@ -53,7 +53,7 @@ class View:
         return result
 
 
-def resolve_view(
+def resolve_input_format(
     network: object | None,
     *,
     size: int | None,
@@ -61,7 +61,7 @@ def resolve_view(
     mean: float | Sequence[float] | None,
     std: float | Sequence[float] | None,
     default_size: int | None,
-) -> View:
+) -> InputFormat:
     """Settle the view: what the user gave, else what the network was pretrained with, else the defaults.
 
     Args:
@@ -87,7 +87,7 @@ def resolve_view(
     mean = mean if mean is not None else own_mean if own_mean is not None else 0.5
     std = std if std is not None else own_std if own_std is not None else 0.5
     interpolation = str(_entry(network, "interpolation") or "bilinear")
-    return View(
+    return InputFormat(
         size=pixels,
         channels=channels,
         mean=tuple(per_channel("--data.mean", mean, channels)),

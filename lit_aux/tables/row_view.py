@@ -9,11 +9,11 @@ from lit_aux.tables.reading import Row
 from lit_aux.tables.selection import spelled, varying
 from lit_aux.tables.statistics import PLACES, order
 
-__all__ = ["TIMES", "View", "size_column"]
+__all__ = ["TIMES", "RowView", "size_column"]
 
 
 @dataclass(frozen=True)
-class View:
+class RowView:
     """Rows and how they are looked at.
 
     Attributes:
@@ -63,7 +63,7 @@ class View:
         """Return every n_main, in order."""
         return sorted({row.get("n_main") for row in self.good}, key=lambda n: order("n_main", n))
 
-    def only(self, rows: Sequence[Row]) -> "View":
+    def only(self, rows: Sequence[Row]) -> "RowView":
         """Return the same look at other rows."""
         return replace(self, rows=rows)
 

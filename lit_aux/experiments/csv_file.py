@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.files import write_whole
+from lit_aux.files import atomic_write
 from lit_aux.spreadsheets import as_csv, meant
 from lit_aux.storage import StorageError, storage_trouble
 
 csv.field_size_limit(1 << 26)  # characters; the reason why a run failed can be long
 
 
-class CsvLines:
+class CsvFile:
     """A CSV file with fixed columns.
 
     Args:
@@ -119,7 +119,7 @@ class CsvLines:
 
     def _replace(self, rows: Iterable[Mapping[str, Any]]) -> None:
         try:
-            write_whole(self.path, self._header + self._text(rows))
+            atomic_write(self.path, self._header + self._text(rows))
         except OSError as error:
             raise self._failure("written", error) from None
         self.close()
