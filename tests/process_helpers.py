@@ -1,9 +1,10 @@
-"""Scripts that train with several processes, in a session of their own."""
+"""Processes that tests start, and which are left of them."""
 
 import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -25,3 +26,17 @@ def launch(script: Path, folder: Path, *arguments: str) -> None:
             os.killpg(process.pid, signal.SIGKILL)  # the other processes too
             raise
     assert process.returncode == 0, errors[-3000:]
+
+
+def processes_of_here() -> set[int]:
+    """Return the processes that this one has started, and those that are theirs."""
+    parents = {}
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            words = place.read_text().rpartition(")")[2].split()
+            if words[0] != "Z":
+                parents[int(place.parent.name)] = int(words[1])
+    found: set[int] = set()
+    while new := {pid for pid, parent in parents.items() if parent in found | {os.getpid()}} - found:
+        found |= new
+    return found

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from lit_aux import locks
-from lit_aux.experiments.results import ResultsTable
 from lit_aux.locks import Lock, remove_dead
 from lit_aux.phases.store import PhaseStore
+from lit_aux.runs.table import ResultsTable
 
 FORK = multiprocessing.get_context("fork")
 

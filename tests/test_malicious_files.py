@@ -277,7 +277,7 @@ def test_pickles_in_place_of_tables(
 ) -> None:
     poison(Path("received") / name, kind, mark)
     if name == "measures.csv":
-        from lit_aux.experiments.results import COLUMNS
+        from lit_aux.runs.table import COLUMNS
 
         Path("received/results.csv").write_text(
             ",".join(COLUMNS) + "\n" + "a,e" + "," * (len(COLUMNS) - 2) + "\n"
@@ -292,7 +292,7 @@ def test_pickles_in_place_of_tables(
 
 @pytest.mark.parametrize("name", ["summary.json", "ended.json"])
 def test_pickles_in_place_of_json(name: str, mark: Path) -> None:
-    from lit_aux.sweeps.outcome import read_outcome
+    from lit_aux.runs.folder import read_outcome
 
     poison(Path("received") / name, "raw", mark)
     assert read_outcome(Path("received")) is None
@@ -300,7 +300,7 @@ def test_pickles_in_place_of_json(name: str, mark: Path) -> None:
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"error": {}, "seconds": []}', '"x"', "[1]", "null"])
 def test_marks_of_an_end_that_say_nothing(text: str) -> None:
-    from lit_aux.sweeps.outcome import read_outcome
+    from lit_aux.runs.folder import read_outcome
 
     Path("ended.json").write_text(text)
     assert read_outcome(Path()) is None

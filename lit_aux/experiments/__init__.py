@@ -6,22 +6,21 @@ if TYPE_CHECKING:
     from lit_aux.experiments.expand import cells
     from lit_aux.experiments.grids import EXPERIMENTS, Experiment
     from lit_aux.experiments.options import Options
-    from lit_aux.experiments.pool import SliceError
     from lit_aux.experiments.protocol import Protocol
-    from lit_aux.experiments.results import ResultsTable
+    from lit_aux.experiments.reproduction import SliceError, reproduce
     from lit_aux.experiments.run import Run
-    from lit_aux.experiments.runner import reproduce
+    from lit_aux.runs.table import ResultsTable
 
 _HOMES = {
-    "EXPERIMENTS": "grids",
-    "Experiment": "grids",
-    "Options": "options",
-    "Protocol": "protocol",
-    "ResultsTable": "results",
-    "Run": "run",
-    "SliceError": "pool",
-    "cells": "expand",
-    "reproduce": "runner",
+    "EXPERIMENTS": "lit_aux.experiments.grids",
+    "Experiment": "lit_aux.experiments.grids",
+    "Options": "lit_aux.experiments.options",
+    "Protocol": "lit_aux.experiments.protocol",
+    "ResultsTable": "lit_aux.runs.table",
+    "Run": "lit_aux.experiments.run",
+    "SliceError": "lit_aux.experiments.reproduction",
+    "cells": "lit_aux.experiments.expand",
+    "reproduce": "lit_aux.experiments.reproduction",
 }
 __all__ = [
     "EXPERIMENTS",
@@ -42,4 +41,4 @@ def __getattr__(name: str) -> Any:
 
     if name not in _HOMES:
         raise AttributeError(f"module 'lit_aux.experiments' has no attribute {name!r}")
-    return getattr(import_module(f"lit_aux.experiments.{_HOMES[name]}"), name)
+    return getattr(import_module(_HOMES[name]), name)

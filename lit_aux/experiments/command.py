@@ -11,8 +11,7 @@ from lit_aux.commands import command_parser, parse, spellings
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.grids import ALL, EXPERIMENTS, KERNELS, PROBES, TRAINED, Experiment
 from lit_aux.experiments.options import DType, Options, Sampling
-from lit_aux.experiments.pool import SliceError
-from lit_aux.experiments.runner import reproduce
+from lit_aux.experiments.reproduction import SliceError, reproduce
 
 _LISTS = {
     "setups": f'which setups, as in "[STL, PT+FT]", of {", ".join((*TRAINED, *PROBES, *KERNELS))}',

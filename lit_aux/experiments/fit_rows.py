@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lit_aux.experiments.duplicates import settled
 from lit_aux.experiments.image_rows import image_measures, image_rows
-from lit_aux.experiments.results import ResultsTable
 from lit_aux.experiments.student_rows import Row, student_measures, student_rows
-from lit_aux.experiments.wandb_summary import log_rows
 from lit_aux.modules import AuxiliaryModule
+from lit_aux.runs.duplicates import settled
+from lit_aux.runs.table import ResultsTable
+from lit_aux.runs.wandb_summary import log_rows
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_aux.data import TeacherDataModule
-from lit_aux.experiments.run import Progress
+from lit_aux.experiments.run import OnStep
 from lit_aux.modules import AuxiliaryModule
 from lit_aux.phases import PhaseTrainer
 
@@ -18,7 +18,7 @@ def fit(
     module: AuxiliaryModule,
     data: TeacherDataModule,
     device: str,
-    progress: Progress,
+    progress: OnStep,
     ended: Ended | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> None:
@@ -56,7 +56,7 @@ def fit(
 class _Watch(Callback):
     """Tells how a slice gets on."""
 
-    def __init__(self, progress: Progress, ended: Ended | None) -> None:
+    def __init__(self, progress: OnStep, ended: Ended | None) -> None:
         self.progress, self.ended = progress, ended
         self._told = 0
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from lit_aux.callbacks import RepresentationDimensionality, TaskDiagnostic, TrajectoryLog, WeightRescaling
 from lit_aux.experiments._described import of_replica
-from lit_aux.experiments.results import run_hash
 from lit_aux.experiments.student_rows import Row
 from lit_aux.experiments.task_measures import task_measures
 from lit_aux.identity.configuration import run_identity
 from lit_aux.modules import AuxiliaryModule
 from lit_aux.phases.identity import describe_data
 from lit_aux.phases.setup import setup_of
+from lit_aux.runs.table import run_hash
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer

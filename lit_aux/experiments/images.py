@@ -11,9 +11,9 @@ from lit_aux.errors import ConfigurationError, NonFiniteLossError
 from lit_aux.experiments.grids import Experiment
 from lit_aux.experiments.one_fit import Fit, fit_config
 from lit_aux.experiments.options import Options
-from lit_aux.experiments.results import ResultsTable
 from lit_aux.experiments.run import Run
 from lit_aux.identity.configuration import named_code
+from lit_aux.runs.table import ResultsTable
 
 Config = dict[str, Any]
 _MEASURED = ("loss_final", "train_loss", "steps", "seconds", "accuracy")

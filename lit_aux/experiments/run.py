@@ -6,11 +6,11 @@ from functools import cached_property
 from typing import Any
 
 from lit_aux.experiments.protocol import Protocol
-from lit_aux.experiments.results import run_hash
+from lit_aux.runs.table import run_hash
 
 Emit = Callable[["Run", dict[str, Any], list[dict[str, Any]]], None]
 """Takes a run that has ended, its columns of the results table and its measures."""
-Progress = Callable[[int, int], None]
+OnStep = Callable[[int, int], None]
 """Takes how many runs of a slice are under way, and how many gradients they have cost."""
 
 

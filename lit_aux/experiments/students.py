@@ -17,14 +17,14 @@ from lit_aux.experiments.measures import measures_of
 from lit_aux.experiments.options import Options
 from lit_aux.experiments.pretrained import claimed, read, write
 from lit_aux.experiments.protocol import Protocol
-from lit_aux.experiments.run import Emit, Progress, Run
+from lit_aux.experiments.run import Emit, OnStep, Run
 from lit_aux.integrators import Exact, GradientDescent, GradientFlow, Integrator, TorchOptimizer
 from lit_aux.models import DiagonalNet, ReLUNet, StudentNet
 from lit_aux.modules import AuxiliaryModule, MultiTaskModule, PretrainFinetuneModule, SingleTaskModule
 from lit_aux.phases import PhaseSettings
 
 
-def train_slice(runs: Sequence[Run], options: Options, progress: Progress, emit: Emit) -> None:
+def train_slice(runs: Sequence[Run], options: Options, progress: OnStep, emit: Emit) -> None:
     """Carry out runs that differ in seed and teacher, as one batch of students.
 
     Args:
@@ -66,7 +66,7 @@ class _Slice:
         self,
         runs: Sequence[Run],
         options: Options,
-        progress: Progress,
+        progress: OnStep,
         emit: Emit,
         before: TeacherDataModule | None,
     ) -> None:

@@ -12,14 +12,14 @@ from torch import Tensor
 from lit_aux.data import TeacherDataModule
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import EXPERIMENTS, Options, Run, cells
-from lit_aux.experiments.csv_file import CsvFile
-from lit_aux.experiments.duplicates import once
 from lit_aux.experiments.options import INTEGRATORS
-from lit_aux.experiments.results import ADDED, COLUMNS
 from lit_aux.experiments.students import data_of
 from lit_aux.functional import gradient_flow_limit
 from lit_aux.regimes.student_features import StudentFeatures
 from lit_aux.regimes.trained_rows import train_rows
+from lit_aux.runs.csv_file import CsvFile
+from lit_aux.runs.duplicates import once
+from lit_aux.runs.table import ADDED, COLUMNS
 
 Row = dict[str, str]
 Weights = dict[str, Tensor]

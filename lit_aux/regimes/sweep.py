@@ -13,10 +13,10 @@ import lit_aux
 from lit_aux.callbacks.layer_dimensionality import LayerDimensionality
 from lit_aux.errors import NonFiniteLossError
 from lit_aux.experiments.one_fit import Fit, fit_config
-from lit_aux.experiments.results import run_hash
 from lit_aux.files import atomic_write
 from lit_aux.identity.configuration import named_code
 from lit_aux.reporting import short_layer
+from lit_aux.runs.table import run_hash
 
 Config = dict[str, Any]
 _WITHOUT_EFFECT = ("default_root_dir", "logger", "phase_store", "enable_progress_bar", "enable_model_summary")

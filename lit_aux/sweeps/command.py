@@ -12,8 +12,10 @@ from lit_aux.commands import command_parser, parse
 from lit_aux.errors import ConfigurationError
 from lit_aux.outputs import check_folder, check_output
 from lit_aux.ranges import MOST_JOBS
-from lit_aux.sweeps.child import LitAux
+from lit_aux.runs.batch import run_batch
+from lit_aux.runs.engines import Processes
 from lit_aux.sweeps.file import SweepFile, read_sweep
+from lit_aux.sweeps.jobs import LitAux, jobs_of
 from lit_aux.sweeps.points import MOST_RUNS, points
 from lit_aux.sweeps.run import SweepRun, sweep_runs
 
@@ -107,24 +109,22 @@ def run(arguments: Sequence[str], lit_aux: LitAux, check: Check | None = None) -
         if len(runs) < len(found):
             print(f"note: {len(found) - len(runs)} of {len(found)} points are the same as others: run once")
     if script is not None:
-        from lit_aux.sweeps.slurm import write_script
+        from lit_aux.runs.slurm import write_script
 
         chosen = [f"--{n}={v}" for n in ("count", "seed", "method", "logger") if (v := given[n])]
         chosen += ["--retry"] if given.retry else []
         write_script(script, Path(given.file), out, len(runs), chosen, extra, given.jobs, given.sbatch)
         return 0
-    lit_aux = _importable(lit_aux)
+    jobs = jobs_of(runs, _importable(lit_aux))
     if given.task is not None:
-        from lit_aux.sweeps.slurm import run_task
+        from lit_aux.runs.slurm import run_task
 
-        return run_task(runs, given.task, lit_aux, given.retry)
+        return run_task(jobs, given.task, given.retry)
     if given.collect:
-        from lit_aux.sweeps.slurm import collect
+        from lit_aux.runs.slurm import collect
 
-        return collect(runs, out, lit_aux)
-    from lit_aux.sweeps.local import run_here
-
-    return run_here(runs, out, lit_aux, given.jobs or 1, given.retry)
+        return collect(jobs, out / "results.csv")
+    return run_batch(jobs, out / "results.csv", Processes(given.jobs or 1), given.retry)
 
 
 def _check_options(sweep: SweepFile, first: SweepRun, check: Check) -> None:

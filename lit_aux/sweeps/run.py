@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.experiments.results import run_hash
 from lit_aux.identity.configuration import named_code
+from lit_aux.runs.table import run_hash
 from lit_aux.sweeps.command_line import config_files, configured, fit_words, pairs, read_config, without
 from lit_aux.sweeps.file import SweepFile
 from lit_aux.sweeps.points import Point
@@ -54,11 +54,6 @@ class SweepRun:
             for name, value in self.point.items()
             if name in self.varied or not self.varied
         )
-
-    @property
-    def lock(self) -> Path:
-        """The file that the process which trains the run locks; it is beside the folder."""
-        return self.folder.with_name(f".{self.name}.lock")
 
     def option(self, name: str) -> Any:
         """Return the run's value of an option of ``lit-aux fit``; None where nobody gives one."""

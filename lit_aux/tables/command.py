@@ -11,11 +11,11 @@ from jsonargparse import ArgumentParser
 
 from lit_aux.commands import command_parser, parse, spellings
 from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.experiments.duplicates import check_duplicates
 from lit_aux.experiments.means import is_log
-from lit_aux.experiments.results import measures_path
 from lit_aux.files import atomic_write
 from lit_aux.outputs import check_output
+from lit_aux.runs.duplicates import check_duplicates
+from lit_aux.runs.table import measures_path
 from lit_aux.storage import check_given, check_place
 from lit_aux.tables import selection, sheets
 from lit_aux.tables.reading import Row, read_measures, read_rows, tables_of

@@ -10,9 +10,9 @@ from types import MappingProxyType
 from typing import Any
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.experiments.duplicates import settled
-from lit_aux.experiments.results import OPTION_COLUMNS, ResultsTable
-from lit_aux.experiments.wandb_summary import rows_of
+from lit_aux.runs.duplicates import settled
+from lit_aux.runs.table import OPTION_COLUMNS, ResultsTable
+from lit_aux.runs.wandb_summary import rows_of
 from lit_aux.tables.reading import Row
 from lit_aux.tables.statistics import SETUPS
 

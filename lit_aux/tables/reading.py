@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.experiments.duplicates import settled
-from lit_aux.experiments.results import COLUMNS
+from lit_aux.runs.duplicates import settled
+from lit_aux.runs.table import COLUMNS
 from lit_aux.storage import check_given
 from lit_aux.tables.row_tasks import name_tasks
 from lit_aux.tables.several import measures_of

@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.experiments.duplicates import HINT, chosen, mean_value, same, shown
-from lit_aux.experiments.results import MEASURE_COLUMNS, measures_path
+from lit_aux.runs.duplicates import HINT, chosen, mean_value, same, shown
+from lit_aux.runs.table import MEASURE_COLUMNS, measures_path
 from lit_aux.tables.typed import Row, TableRow, typed
 
 _Key = tuple[str | None, ...]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.experiments.results import COLUMNS
+from lit_aux.runs.table import COLUMNS
 from lit_aux.spreadsheets import meant
 
 Row: TypeAlias = dict[str, Any]

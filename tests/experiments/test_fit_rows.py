@@ -18,11 +18,11 @@ from lit_aux.data import CIFAR100DataModule, DigitsDataModule, FashionMNISTDataM
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.fit_rows import found_rows, write_rows
 from lit_aux.experiments.image_rows import experiment_of
-from lit_aux.experiments.results import COLUMNS, MEASURE_COLUMNS
 from lit_aux.models import TimmBackbone
 from lit_aux.modules import AuxiliaryModule, MultiTaskModule, PretrainFinetuneModule, SingleTaskModule
 from lit_aux.phases import Phase
 from lit_aux.phases.setup import setup_of
+from lit_aux.runs.table import COLUMNS, MEASURE_COLUMNS
 
 LAYERS = ["net.backbone.0", "net.readout"]
 

@@ -8,19 +8,20 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from multiprocessing import active_children
 from pathlib import Path
 from unittest.mock import patch
 
 import pool_helpers
 import pytest
+from process_helpers import processes_of_here
 from toys import until
 
 from lit_aux.cli import main
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import ResultsTable, SliceError, cells
-from lit_aux.experiments.display import GridProgress
-from lit_aux.experiments.pool import cores
+from lit_aux.runs.processes import cores
+from lit_aux.runs.progress import Progress
+from lit_aux.runs.runner import Runner
 
 PROGRAM = """
 import pool_helpers, signal, sys
@@ -45,12 +46,12 @@ def finish(already: int) -> None:
     found = rows()
     assert Counter(row["run"] for row in found) == Counter(expected)
     assert found[:already] == before
-    assert not active_children()
+    assert not processes_of_here()
 
 
 def test_workers_carry_out_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("lit_aux.experiments.pool.cores", lambda: 7)
+    monkeypatch.setattr("lit_aux.runs.processes.cores", lambda: 7)
     finish(0)
     processes = {row["seconds"] for row in rows()}
     assert len(processes) == 2
@@ -78,17 +79,17 @@ def test_a_lost_worker_costs_its_slice_only(
     streams = capfd.readouterr()
     assert expected in streams.out.splitlines()
     assert ("RuntimeError: no" in streams.err) == (trouble == "raises")
-    assert not active_children()
+    assert not processes_of_here()
     finish(15)
 
 
 def test_the_command_fails_where_a_slice_did(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def lose(*_: object) -> list[str]:
-        return ["STL, n 16: 2 of 3 runs have no row (its process ended with code 3)"]
+    def lose(self: Runner, jobs: object) -> None:
+        self.failures = ["STL, n 16: 2 of 3 runs have no row (its process ended with code 3)"]
 
-    monkeypatch.setattr("lit_aux.experiments.runner.carry_out", lose)
+    monkeypatch.setattr(Runner, "run", lose)
     assert main(["reproduce", "relu-overlap", "--setups=STL", "--jobs=2", "--out=results.csv"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("lit-aux: error: 0 of 288 runs are in results.csv; STL, n 16: 2 of 3 runs")
@@ -98,7 +99,7 @@ def test_what_a_worker_refuses_is_refused() -> None:
     with pytest.raises(ConfigurationError) as error:
         pool_helpers.with_workers(pool_helpers.refuses)
     assert str(error.value) == "--model: no"
-    assert not active_children()
+    assert not processes_of_here()
     assert rows()
 
 
@@ -111,18 +112,18 @@ def listening() -> Iterator[None]:
 
 
 def test_ctrl_c_ends_workers(capsys: pytest.CaptureFixture[str], listening: None) -> None:
-    ended = GridProgress.end
+    ended = Progress.end
 
-    def interrupt(self: GridProgress, converged: bool) -> None:
+    def interrupt(self: Progress, converged: bool) -> None:
         ended(self, converged)
         if self.done == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
     began = time.monotonic()
-    with patch.object(GridProgress, "end", interrupt):
+    with patch.object(Progress, "end", interrupt):
         assert not pool_helpers.with_workers(pool_helpers.sleeps)
     assert time.monotonic() - began < 20
-    assert not active_children()
+    assert not processes_of_here()
     assert "interrupted: 2 of 16 runs" in capsys.readouterr().out
     finish(2)
 
@@ -168,20 +169,17 @@ def test_nobody_survives_the_command(kill: str) -> None:
 
 @pytest.mark.parametrize(("runs", "expected"), [(16, 2), (15, 1)])
 def test_default_jobs(runs: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    used: list[int] = []
-
-    def count(groups: object, options: object, jobs: int, *_: object) -> list[str]:
-        used.append(jobs)
-        return []
-
-    def train(group: object, *_: object) -> None:
-        used.append(1)
-
     from lit_aux.experiments import Options, reproduce
 
-    monkeypatch.setattr("lit_aux.experiments.runner.cores", lambda: 5)
-    monkeypatch.setattr("lit_aux.experiments.runner.carry_out", count)
-    monkeypatch.setattr("lit_aux.experiments.runner._train", train)
+    used: list[int] = []
+
+    def count(jobs: int = 1) -> None:
+        used.append(jobs)
+
+    monkeypatch.setattr("lit_aux.experiments.reproduction.cores", lambda: 5)
+    monkeypatch.setattr("lit_aux.experiments.reproduction.Processes", count)
+    monkeypatch.setattr("lit_aux.experiments.reproduction.Here", count)
+    monkeypatch.setattr(Runner, "run", lambda self, jobs: None)
     choice = {"setups": "STL", "seeds": list(range(runs)), "n_main": 16, "correlation": 0}
     reproduce("relu-overlap", options=Options(device="cpu"), **choice)
     assert set(used) == {expected}

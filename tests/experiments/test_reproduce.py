@@ -12,9 +12,10 @@ import pytest
 from lit_aux.cli import main
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import Options, ResultsTable, Run, cells, reproduce
-from lit_aux.experiments.display import GridProgress, print_summary
 from lit_aux.experiments.means import TIMES, mean_and_error
-from lit_aux.experiments.run import Emit, Progress
+from lit_aux.experiments.run import Emit, OnStep
+from lit_aux.experiments.summary import print_summary
+from lit_aux.runs.progress import Progress
 
 CHOICE: dict[str, Any] = {
     "setups": ["PT+FT", "STL"],
@@ -33,7 +34,7 @@ class Students:
         self.options: Options | None = None
         self.at, self.error = -1, BaseException()
 
-    def train_slice(self, runs: Sequence[Run], options: Options, progress: Progress, emit: Emit) -> None:
+    def train_slice(self, runs: Sequence[Run], options: Options, progress: OnStep, emit: Emit) -> None:
         self.slices.append(list(runs))
         self.options = options
         for run in reversed(runs):  # whichever is ready first
@@ -51,7 +52,7 @@ def students(monkeypatch: pytest.MonkeyPatch) -> Students:
     made = Students()
     module = SimpleNamespace(train_slice=made.train_slice)
     monkeypatch.setitem(sys.modules, "lit_aux.experiments.students", module)
-    monkeypatch.setattr("lit_aux.experiments.runner.cores", lambda: 1)
+    monkeypatch.setattr("lit_aux.experiments.reproduction.cores", lambda: 1)
     return made
 
 
@@ -217,7 +218,7 @@ def test_another_table_is_not_overwritten(students: Students, capsys: pytest.Cap
 def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    with GridProgress(3, 1, 0) as progress:
+    with Progress(3, 1, 0) as progress:
         progress.begin("STL, n 16")
         progress.step(2, 1000)
         progress.end(True)
@@ -227,7 +228,7 @@ def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 
 def test_lines_without_a_terminal_come_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
-    with GridProgress(1000, seconds=60) as progress:
+    with Progress(1000, seconds=60) as progress:
         progress.begin("STL, n 16")
         for i in range(1000):
             progress.step(1000 - i, i)
@@ -240,7 +241,7 @@ def test_lines_without_a_terminal_come_now_and_then(capsys: pytest.CaptureFixtur
 
 
 def test_progress_of_several_workers(capsys: pytest.CaptureFixture[str]) -> None:
-    with GridProgress(9, seconds=0) as progress:
+    with Progress(9, seconds=0) as progress:
         progress.begin("MTL, n 16", 1)
         progress.begin("STL, n 8", 0)
         progress.step(5, 1000, 1)

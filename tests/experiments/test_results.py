@@ -14,7 +14,7 @@ import pytest
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import ResultsTable
-from lit_aux.experiments.results import COLUMNS, MEASURE_COLUMNS, measures_path, run_hash
+from lit_aux.runs.table import COLUMNS, MEASURE_COLUMNS, measures_path, run_hash
 from lit_aux.storage import StorageError
 from lit_aux.tables.reading import read_rows
 
@@ -22,7 +22,7 @@ DESIGN = """experiment, setup, seed, n_main, overlap, k_main, correlation, magni
 loss_best, loss_final, train_loss, steps, converged, seconds"""
 WRITER = """
 import sys
-from lit_aux.experiments.results import ResultsTable
+from lit_aux.runs.table import ResultsTable
 assert "torch" not in sys.modules and "lightning" not in sys.modules
 with ResultsTable(sys.argv[1]) as table:
     print("ready", flush=True)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from lit_aux.experiments import Options, Run
-from lit_aux.experiments.display import GridProgress
 from lit_aux.experiments.pool import carry_out, train_students
 from lit_aux.experiments.protocol import published
 from lit_aux.experiments.students import _Slice
+from lit_aux.runs.progress import Progress
 
 SMALL = {"in_features": 24, "k_aux": 4, "n_aux": 40, "n_test": 60, "threshold": 1e-6, "dtype": "float64"}
 Row = dict[str, Any]
@@ -55,7 +55,7 @@ def test_a_worker_trains_as_this_process_does(tmp_path: Path, capfd: pytest.Capt
     def emit(run: Run, row: Row, measures: list[Row]) -> None:
         found[run] = row
 
-    with GridProgress(4) as progress:
+    with Progress(4) as progress:
         options = Options(device="cpu", store=tmp_path / "there")
         assert carry_out(groups, options, 1, progress, emit) == []  # a second would import torch as well
     for run, row in (expected[0] | expected[1]).items():

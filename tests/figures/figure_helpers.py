@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 import numpy as np
 import pytest
 
-from lit_aux.experiments.results import COLUMNS
+from lit_aux.runs.table import COLUMNS
 
 REFERENCE = os.environ.get("LIT_AUX_REFERENCE")
 needs_reference = pytest.mark.skipif(

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from lit_aux.experiments.results import run_hash
 from lit_aux.identity.configuration import named_code, run_identity
+from lit_aux.runs.table import run_hash
 
 CONFIG: dict[str, Any] = {
     "seed_everything": 0,

@@ -112,7 +112,7 @@ REFUSED = [
     "torch.nn.modules.module.warnings.sys.exit",
     "torch.nn.modules.module.torch.hub.load",
     "lit_aux.cli.os.system",
-    "lit_aux.sweeps.slurm.shlex.split",
+    "lit_aux.runs.slurm.shlex.split",
     "lit_aux.cli.main",
     "lit_aux.errors.ConfigurationError",
     "lit_aux.phases.PhaseTrainer",

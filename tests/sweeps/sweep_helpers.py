@@ -115,6 +115,11 @@ def toy(arguments: list[str]) -> int:
     return 0
 
 
+def well(arguments: list[str]) -> int:
+    """Do what ``toy`` does, without trouble."""
+    return toy([word for word in arguments if not word.startswith("--trouble")])
+
+
 def log(line: str) -> None:
     """Add a line to ``trained.log``, in one write."""
     file = os.open("trained.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -9,7 +9,7 @@ import pytest
 from sweep_helpers import write_sweep
 
 from lit_aux.cli import main
-from lit_aux.sweeps.slurm import write_script
+from lit_aux.runs.slurm import write_script
 
 ODD = "a b'c\"d\\e$(touch ran)`touch ran`;#%j"
 """A name in which everything that shells and sbatch read has its place."""

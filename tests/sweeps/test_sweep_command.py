@@ -5,7 +5,6 @@ import os
 import stat
 import subprocess
 from collections.abc import Iterator
-from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from sweep_helpers import ROOT, rows_of, write_sweep
 
 from lit_aux.cli import main
 from lit_aux.experiments import ResultsTable
+from lit_aux.runs.processes import _Server
 from lit_aux.storage import storage_trouble, writable
 
 TABLE = "out/results.csv"
@@ -21,20 +21,21 @@ PLACE = ["--out", "out"]
 FULL = "no space is left on the disk; free some, or name another folder"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _own_server() -> Iterator[None]:
-    """Let the server that runs are forked from start anew, with what real runs import."""
-    server = forkserver._forkserver  # type: ignore[attr-defined]
-    server._stop()
-    yield
-    server._stop()
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return how many threads each server had in the end from which runs were forked."""
+    found: list[int] = []
+    close = _Server.close
+
+    def counted(self: _Server) -> None:
+        found.append(len(os.listdir(f"/proc/{self._process.pid}/task")))
+        close(self)
+
+    monkeypatch.setattr(_Server, "close", counted)
+    return found
 
 
-def threads(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/task"))
-
-
-def test_a_sweep_of_real_runs(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_of_real_runs(capfd: pytest.CaptureFixture[str], threads: list[int]) -> None:
     write_sweep(
         Path("s.yaml"),
         {
@@ -82,7 +83,7 @@ def test_a_sweep_of_real_runs(capfd: pytest.CaptureFixture[str]) -> None:
     assert "note: early_terminate is for W&B agents" in out
     assert f"4 of 4 runs are in {TABLE}: 2 went well, 2 failed" in out
     # what runs are forked from computes nothing: it has one thread
-    assert threads(forkserver._forkserver._forkserver_pid) == 1  # type: ignore[attr-defined]
+    assert threads == [1]
 
 
 def test_a_random_sweep_goes_on_where_it_was() -> None:

@@ -6,22 +6,24 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from multiprocessing import active_children
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from sweep_helpers import ROOT, rows_of, toy, write_sweep
+from process_helpers import processes_of_here
+from sweep_helpers import ROOT, rows_of, toy, well, write_sweep
 from toys import until
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import ResultsTable
-from lit_aux.experiments.display import GridProgress
+from lit_aux.runs.engines import Processes
+from lit_aux.runs.progress import Progress
+from lit_aux.runs.runner import Runner
 from lit_aux.sweeps.command import run
 from lit_aux.sweeps.file import read_sweep
+from lit_aux.sweeps.jobs import jobs_of
 from lit_aux.sweeps.points import points
 from lit_aux.sweeps.run import sweep_runs
-from lit_aux.sweeps.scheduler import Scheduler
 
 PROGRAM = """
 import signal, sys
@@ -86,7 +88,7 @@ def check_all(count: int, torn: int = 0) -> None:
     ends = Counter(name for kind, name, _ in events() if kind == "end")
     assert set(ends) == set(names())
     assert count <= ends.total() <= count + torn
-    assert not active_children()
+    assert not processes_of_here()
 
 
 def test_each_run_becomes_a_row(capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,11 +207,6 @@ def test_retry() -> None:
     assert len(events()) == 5  # two begun and one ended; then one more of each
 
 
-def well(arguments: list[str]) -> int:
-    """Do what ``toy`` does, without trouble."""
-    return toy([word for word in arguments if not word.startswith("--trouble")])
-
-
 def test_ctrl_c_ends_everything_and_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     grid([100], 4)
     process = in_a_process("--jobs", "2")
@@ -237,7 +234,7 @@ def test_nobody_outlives_a_scheduler_that_is_killed() -> None:
 def test_each_run_computes_on_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from lit_aux.sweeps.child import _divide
+    from lit_aux.runs.child import share
 
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -245,11 +242,11 @@ def test_each_run_computes_on_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         if given:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
-        _divide(1, place)
+        share(1, place)
         assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    _divide(1, 0)
+    share(1, 0)
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
@@ -272,21 +269,21 @@ def test_a_full_disk_ends_the_sweep_and_fails_no_run(capsys: pytest.CaptureFixtu
 
 
 def test_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lit_aux.sweeps import scheduler
+    from lit_aux.runs import processes
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(scheduler, "cores", lambda: 7)
-    assert [scheduler.threads_of(jobs) for jobs in (1, 2, 7, 9)] == [7, 3, 1, 1]
+    monkeypatch.setattr(processes, "cores", lambda: 7)
+    assert [processes.threads_of(jobs) for jobs in (1, 2, 7, 9)] == [7, 3, 1, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert [scheduler.threads_of(jobs) for jobs in (1, 2, 7)] == [2, 2, 1]
+    assert [processes.threads_of(jobs) for jobs in (1, 2, 7)] == [2, 2, 1]
 
 
 def test_no_more_than_jobs_at_a_time() -> None:
     grid([10], 6)
     sweep = read_sweep("s.yaml")
     runs = sweep_runs(sweep, points(sweep), Path("runs/sweeps/s"))
-    with ResultsTable(TABLE) as table, GridProgress(6) as progress:
-        Scheduler(runs, table, toy, 3, progress).run()
+    with ResultsTable(TABLE) as table, Progress(6) as progress:
+        Runner(Processes(3), progress, table.append).run(jobs_of(runs, toy))
     under_way, most = 0, 0
     for kind, *_ in events():
         under_way += 1 if kind == "begin" else -1

@@ -9,8 +9,8 @@ from table_helpers import row, table
 
 from lit_aux.cli import main
 from lit_aux.experiments.means import mean_of
-from lit_aux.experiments.results import ResultsTable
 from lit_aux.figures.curves import average
+from lit_aux.runs.table import ResultsTable
 from lit_aux.tables.reading import read_rows
 
 

@@ -9,7 +9,7 @@ import pytest
 from table_helpers import REFERENCE, failed, needs_reference, plain_csv, row, table
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.experiments.results import COLUMNS
+from lit_aux.runs.table import COLUMNS
 from lit_aux.tables.reading import read_measures, read_rows
 
 

@@ -1,21 +1,15 @@
-"""What a person sees of a grid: how far it is, and its means in the end."""
+"""What a person sees of many runs while they are carried out."""
 
 import sys
-from collections.abc import Mapping, Sequence
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from lit_aux.experiments.means import is_log, kind_of_mean, mean_and_error
-
 if TYPE_CHECKING:
-    from rich.progress import Progress
-    from rich.table import Table
-
-_AXES = ("setup", "k_main", "overlap", "correlation", "magnitude", "rescale", "solver")
+    from rich.progress import Progress as Bar
 
 
-class GridProgress:
+class Progress:
     """Counts runs done, converged and left: a bar on a terminal, else a line now and then.
 
     Args:
@@ -39,10 +33,10 @@ class GridProgress:
         self._seconds, self._last = seconds, float("-inf")
         self._what: dict[int, str] = {}  # by worker, what it does
         self._now: dict[int, str] = {}  # and how far it is
-        self._bar: Progress | None = _bar() if sys.stdout.isatty() else None
+        self._bar: Bar | None = _bar() if sys.stdout.isatty() else None
         self._task = self._bar.add_task("", total=total, completed=done, counts="") if self._bar else None
 
-    def __enter__(self) -> "GridProgress":
+    def __enter__(self) -> "Progress":
         if self._bar is not None:
             self._bar.start()
         self._show()
@@ -101,10 +95,11 @@ class GridProgress:
             print(f"{self._counts()}{f' ({what})' if what else ''}", flush=True)
 
 
-def _bar() -> "Progress":
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+def _bar() -> "Bar":
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
-    return Progress(
+    return Bar(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.fields[counts]}"),
@@ -112,42 +107,3 @@ def _bar() -> "Progress":
         TimeRemainingColumn(),
     )
 
-
-def print_summary(rows: Sequence[Mapping[str, str]], value: str) -> None:
-    """Print the mean of a column in every cell of the grid, seeds taken together; n_main runs across.
-
-    Args:
-        rows: Rows of the results table.
-        value: The column, ``loss_best`` or ``accuracy``.
-    """
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = 200
-    if rows:
-        console.print(summary_table(rows, value))
-
-
-def summary_table(rows: Sequence[Mapping[str, str]], value: str) -> "Table":
-    """Return the table that :func:`print_summary` prints, with the means of ``lit-aux table``."""
-    from rich import box
-    from rich.table import Table
-
-    axes = [name for name in _AXES if len({row[name] for row in rows}) > 1 or name == "setup"]
-    sizes = sorted({int(row["n_main"]) for row in rows})
-    log = is_log(rows, value)
-    table = Table(title=f"{value}: {kind_of_mean(log)}", box=box.SIMPLE_HEAD)
-    for name in axes:
-        table.add_column(name, overflow="fold")
-    for n in sizes:
-        table.add_column(f"n {n}", justify="right")
-    table.add_column("converged", justify="right")
-    groups: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[name] for name in axes), []).append(row)
-    for group, members in groups.items():
-        means = [mean_and_error((r[value] for r in members if int(r["n_main"]) == n), log) for n in sizes]
-        converged = sum(row["converged"] == "true" for row in members)
-        table.add_row(*group, *means, f"{converged}/{len(members)}")
-    return table

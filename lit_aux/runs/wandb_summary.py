@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from lit_aux.experiments.results import COLUMNS, MEASURE_COLUMNS
+from lit_aux.runs.table import COLUMNS, MEASURE_COLUMNS
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger

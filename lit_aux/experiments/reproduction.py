@@ -1,4 +1,4 @@
-"""Runs an experiment: what the table lacks, a slice of the grid at a time."""
+"""Plans the runs of an experiment: what the table lacks, a slice of the grid at a time."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -7,19 +7,28 @@ from typing import Any
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import _values
-from lit_aux.experiments.display import GridProgress, print_summary
-from lit_aux.experiments.duplicates import once
 from lit_aux.experiments.expand import cells
 from lit_aux.experiments.grids import Experiment, experiment
 from lit_aux.experiments.options import Options
-from lit_aux.experiments.pool import SliceError, carry_out, cores, train_students
-from lit_aux.experiments.results import ResultsTable
-from lit_aux.experiments.run import Emit, Run
+from lit_aux.experiments.run import Run
 from lit_aux.experiments.slices import slices, title
+from lit_aux.experiments.summary import print_summary
+from lit_aux.runs.duplicates import once
+from lit_aux.runs.engines import Here, Processes
+from lit_aux.runs.job import Job, Report, Row, Rows
+from lit_aux.runs.processes import cores
+from lit_aux.runs.progress import Progress
+from lit_aux.runs.runner import Runner
+from lit_aux.runs.table import ResultsTable
 from lit_aux.storage import check_place
 
 Fit = Callable[[list[str]], Any]
+_IMPORTS = ("lit_aux.experiments.students", "lit_aux.experiments.reproduction")
 _FEW = 16  # runs for which it is not worth while to start processes
+
+
+class SliceError(RuntimeError):
+    """Slices ended without rows for all of their runs; the message is one line that names them."""
 
 
 def reproduce(
@@ -124,59 +133,65 @@ def _run(
     if timed and left and (takes := found.takes(len(left))):
         print(f"{found.name}: {takes}", flush=True)
     groups = slices(left, options.replicas_per_slice, jobs, gpu, solved=options.integrator == "exact")
-    with GridProgress(len(runs), len(held), converged) as progress:
-
-        def emit(run: Run, row: dict[str, Any], measures: list[dict[str, Any]]) -> None:
-            table.append(
-                [{**run.identity, **row}], [{"run": run.run_hash, **measure} for measure in measures]
+    if found.network == "image":
+        if fit is None:
+            raise ConfigurationError(
+                "fit: image experiments run through lit-aux; give a function that does so"
             )
-            progress.end(bool(row.get("converged")))
-
+        folder = table.path.parent / "runs"
+        planned = [_job([run], fit_image, run, options, folder, fit) for group in groups for run in group]
+    else:
+        planned = [replace(_job(group, train_students, group, options), imports=_IMPORTS) for group in groups]
+    with Progress(len(runs), len(held), converged) as progress:
+        jobs = min(jobs, len(planned))
+        runner = Runner(Processes(jobs) if jobs > 1 else Here(), progress, table.append)
         try:
-            if min(jobs, len(groups)) > 1:
-                return True, carry_out(groups, options, jobs, progress, emit)
-            for group in groups:
-                progress.begin(title(group))
-                if group[0].protocol is None:
-                    train_images(group, table, options, fit, emit)
-                else:
-                    _train(group, options, progress, emit)
+            runner.run(planned)
         except (KeyboardInterrupt, SystemExit):  # within a fit, Lightning makes the latter of the former
             return False, []
-    return True, []
+    return True, runner.failures
 
 
-def _train(group: Sequence[Run], options: Options, progress: GridProgress, emit: Emit) -> None:
-    """Carry out a slice of students in this process."""
-    expected = {run.run_hash for run in group}
-
-    def ended(run: Run, row: dict[str, Any], measures: list[dict[str, Any]]) -> None:
-        expected.remove(run.run_hash)
-        emit(run, row, measures)
-
-    train_students(group, options, progress.step, ended)
-    if expected:
-        raise RuntimeError(f"{len(expected)} of {len(group)} runs of a slice ended without a row")
+def _job(group: Sequence[Run], work: Callable[..., None], *arguments: Any) -> Job:
+    known = {run.run_hash: run.identity for run in group}
+    return Job(title(group), known, work, arguments, reuse=True)
 
 
-def train_images(
-    group: Sequence[Run], table: ResultsTable, options: Options, fit: Fit | None, emit: Emit
-) -> None:
-    """Fit the runs of an image experiment one after the other.
+def train_students(report: Report, group: Sequence[Run], options: Options) -> None:
+    """Train a slice of students, quietly; torch is imported when there is one.
 
     Args:
+        report: Is told how they get on, and the row of each.
         group: The runs.
-        table: The table that they are for; they write their own folders beside it.
         options: How they are carried out.
+    """
+    from lit_aux.experiments.quiet import quiet
+    from lit_aux.experiments.students import train_slice
+
+    def emit(run: Run, row: Row, measures: Sequence[Row]) -> None:
+        report.rows(run.run_hash, *_rows(run, row, measures))
+
+    with quiet():
+        train_slice(group, options, report.step, emit)
+
+
+def fit_image(report: Report, run: Run, options: Options, folder: Path, fit: Fit) -> None:
+    """Fit a run of an image experiment.
+
+    Args:
+        report: Is told its row.
+        run: The run.
+        options: How it is carried out.
+        folder: Where it has a folder of its own.
         fit: Carries out a ``lit-aux`` command line in this process.
-        emit: Takes each run that has ended.
     """
     from lit_aux.experiments.images import fit_run
 
-    if fit is None:
-        raise ConfigurationError("fit: image experiments run through lit-aux; give a function that does so")
-    for run in group:
-        emit(run, *fit_run(run, options, table.path.parent / "runs", fit))
+    report.rows(run.run_hash, *_rows(run, *fit_run(run, options, folder, fit)))
+
+
+def _rows(run: Run, row: Row, measures: Sequence[Row]) -> Rows:
+    return [{**run.identity, **row}], [{"run": run.run_hash, **measure} for measure in measures]
 
 
 def _details(

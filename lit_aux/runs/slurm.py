@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.experiments.display import GridProgress
-from lit_aux.experiments.results import ResultsTable
 from lit_aux.files import atomic_write
+from lit_aux.runs.batch import key_of, rows_by_run, summarize
+from lit_aux.runs.engines import Folders
+from lit_aux.runs.folder import OUTPUT, Outcome, forget, read_outcome
+from lit_aux.runs.job import Job
+from lit_aux.runs.processes import Children
+from lit_aux.runs.progress import Progress
+from lit_aux.runs.runner import FailedRows, Runner
+from lit_aux.runs.table import ResultsTable
 from lit_aux.storage import check_printable
-from lit_aux.sweeps.child import LitAux
-from lit_aux.sweeps.local import rows_by_run, summarise
-from lit_aux.sweeps.outcome import OUTPUT, forget, read_outcome
-from lit_aux.sweeps.process import RunProcess
-from lit_aux.sweeps.run import SweepRun
-from lit_aux.sweeps.scheduler import Scheduler, check_disk, threads_of
 
 _SCRIPT = """\
 #!/bin/bash
@@ -94,50 +94,49 @@ def write_script(
     print(f"in the end: {command} --collect{behind}")
 
 
-def run_task(runs: Sequence[SweepRun], number: int, lit_aux: LitAux, retry: bool) -> int:
-    """Carry out one run and leave its rows in its own folder.
+def run_task(jobs: Sequence[Job], number: int, retry: bool) -> int:
+    """Carry out one job and leave its rows in its own folder.
 
     Args:
-        runs: The runs of the sweep.
+        jobs: All jobs, each with a folder.
         number: Which of them.
-        lit_aux: Carries out a command line.
         retry: Whether it is done again if it failed before.
 
     Returns:
         The exit code: 0, or 1 where the run failed.
 
     Raises:
-        ConfigurationError: If there is no run of this number.
+        ConfigurationError: If there is no job of this number.
         StorageError: If its folder cannot be written.
     """
-    if not 0 <= number < len(runs):
-        raise ConfigurationError(f"--task {number}: the sweep has {len(runs)} runs, 0 to {len(runs) - 1}")
-    run = runs[number]
-    outcome = read_outcome(run.folder)
+    if not 0 <= number < len(jobs):
+        raise ConfigurationError(f"--task {number}: the sweep has {len(jobs)} runs, 0 to {len(jobs) - 1}")
+    job = jobs[number]
+    assert job.folder is not None
+    outcome = read_outcome(job.folder)
     if outcome is not None and outcome.error and retry:
-        forget(run.folder)
+        forget(job.folder)
         outcome = None
     if outcome is None:
-        print(f"run {number} of {len(runs)}: {run.title} ({run.folder / OUTPUT})", flush=True)
-        process = RunProcess(lit_aux, run, threads_of(1), 0)
+        print(f"run {number} of {len(jobs)}: {job.title} ({job.folder / OUTPUT})", flush=True)
+        children = Children(1)
         try:
-            outcome = process.end()
+            children.carry_out(job, 0, lambda event: None)
         finally:
-            process.kill()
-        check_disk(run.folder, outcome)
+            children.close()
+        outcome = read_outcome(job.folder) or Outcome("it left no mark of its end")
     else:
-        print(f"run {number} of {len(runs)}: {run.title}: done before")
+        print(f"run {number} of {len(jobs)}: {job.title}: done before")
     print(f"failed: {outcome.error}" if outcome.error else f"done in {outcome.seconds:.0f} s", flush=True)
     return 1 if outcome.error else 0
 
 
-def collect(runs: Sequence[SweepRun], out: Path, lit_aux: LitAux) -> int:
-    """Write the rows of all runs that have ended into the table; train nothing.
+def collect(jobs: Sequence[Job], path: Path) -> int:
+    """Write the rows of all jobs that have ended into the table; carry out nothing.
 
     Args:
-        runs: The runs of the sweep.
-        out: Its folder.
-        lit_aux: Not called.
+        jobs: All jobs, each with a folder.
+        path: The table.
 
     Returns:
         The exit code: 0, or 1 where runs failed or are missing.
@@ -145,21 +144,19 @@ def collect(runs: Sequence[SweepRun], out: Path, lit_aux: LitAux) -> int:
     Raises:
         ConfigurationError: If the table cannot be written or has a writer.
     """
-    with ResultsTable(out / "results.csv") as table:
-        ended = {run.name: outcome for run in runs if (outcome := read_outcome(run.folder)) is not None}
-        table.remove({name for name in table.failed() if name in ended and not ended[name].error})
-        known = rows_by_run(runs, table)
-        with GridProgress(len(runs), len(known), noun="runs") as progress:
-            scheduler = Scheduler(runs, table, lit_aux, 1, progress)
-            for run in runs:
-                if run.name in ended and run.name not in known:
-                    scheduler.take(run, ended[run.name])
-        code = summarise(runs, table)
-        known = rows_by_run(runs, table)
-        missing = [run for run in runs if run.name not in known]
+    with ResultsTable(path) as table:
+        ended = {key_of(job): o for job in jobs if job.folder and (o := read_outcome(job.folder)) is not None}
+        table.remove({run for run in table.failed() if run in ended and not ended[run].error})
+        known = rows_by_run(jobs, table)
+        with Progress(len(jobs), len(known), noun="runs") as progress:
+            wanted = [job for job in jobs if key_of(job) in ended and key_of(job) not in known]
+            Runner(Folders(), progress, table.append, FailedRows(table, progress)).run(wanted)
+        code = summarize(jobs, table)
+        known = rows_by_run(jobs, table)
+        missing = [number for number, job in enumerate(jobs) if key_of(job) not in known]
     if missing:
-        begun = sum(run.folder.exists() for run in missing)
-        numbers = ",".join(str(run.number) for run in missing)
+        begun = sum(folder.exists() for number in missing if (folder := jobs[number].folder))
+        numbers = ",".join(map(str, missing))
         print(
             f"{len(missing)} runs are missing, {begun} of them begun; to run them: sbatch --array={numbers} "
             "SCRIPT"

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any, TypeAlias
 
 from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.experiments.results import COLUMNS
+from lit_aux.runs.table import COLUMNS
 
 DUPLICATES = ("first", "last", "mean")
 MEASURED = ("loss_best", "loss_final", "train_loss", "steps", "converged", "accuracy")

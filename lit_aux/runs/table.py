@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.experiments.csv_file import CsvFile
+from lit_aux.runs.csv_file import CsvFile
 from lit_aux.files import remove_parts
 from lit_aux.locks import Lock
 
