@@ -141,7 +141,7 @@ def _run(
         folder = table.path.parent / "runs"
         planned = [_job([run], fit_image, run, options, folder, fit) for group in groups for run in group]
     else:
-        planned = [replace(_job(group, train_students, group, options), imports=_IMPORTS) for group in groups]
+        planned = [slice_job(group, options) for group in groups]
     with Progress(len(runs), len(held), converged) as progress:
         jobs = min(jobs, len(planned))
         runner = Runner(Processes(jobs) if jobs > 1 else Here(), progress, table.append)
@@ -150,6 +150,16 @@ def _run(
         except (KeyboardInterrupt, SystemExit):  # within a fit, Lightning makes the latter of the former
             return False, []
     return True, runner.failures
+
+
+def slice_job(group: Sequence[Run], options: Options) -> Job:
+    """Return the job of students that train as one batch.
+
+    Args:
+        group: Their runs.
+        options: How they are carried out.
+    """
+    return replace(_job(group, train_students, group, options), imports=_IMPORTS)
 
 
 def _job(group: Sequence[Run], work: Callable[..., None], *arguments: Any) -> Job:

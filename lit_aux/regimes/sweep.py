@@ -16,6 +16,10 @@ from lit_aux.experiments.one_fit import Fit, fit_config
 from lit_aux.files import atomic_write
 from lit_aux.identity.configuration import named_code
 from lit_aux.reporting import short_layer
+from lit_aux.runs.engines import Engine, Here
+from lit_aux.runs.job import Job, Report, Row
+from lit_aux.runs.progress import Progress
+from lit_aux.runs.runner import Runner
 from lit_aux.runs.table import run_hash
 
 Config = dict[str, Any]
@@ -66,33 +70,46 @@ class Sweep:
     seeds: Sequence[int]
     out: Path
 
-    def run(self, fit: Fit, say: Callable[[str], None] = print) -> list[FactorFit]:
+    def run(
+        self, fit: Fit, say: Callable[[str], None] = print, engine: Engine | None = None
+    ) -> list[FactorFit]:
         """Fit what has not been fitted yet.
 
         Args:
-            fit: Carries out a ``lit-aux`` command line in this process.
+            fit: Carries out a ``lit-aux`` command line in its process.
             say: Told which fit begins and how it ended.
+            engine: Where fits are carried out; by default in this process, one after the other.
 
         Returns:
             One entry for every factor and seed, factors in the order given.
         """
         todo = [(factor, seed) for factor in self.factors for seed in self.seeds]
-        found = []
+        found: dict[str, FactorFit] = {}
+        jobs: list[Job] = []
+        titles: dict[str, str] = {}
         for number, (factor, seed) in enumerate(todo, start=1):
-            name = f"fit {number} of {len(todo)}: rescale {factor:g}, seed {seed}"
             config = self._config_of(factor, seed)
             root = Path(config["trainer"]["default_root_dir"])
-            before = _read(root / "done.json")
-            if before is not None:
-                say(f"{name}: done before")
-                found.append(before)
-                continue
-            say(f"{name} ...")
-            done = self._fit(config, root, factor, seed, fit)
-            _write(root / "done.json", done)
-            say(f"{name}: {done.reason} ({done.seconds:.0f} s)")
-            found.append(done)
-        return found
+            title = f"fit {number} of {len(todo)}: rescale {factor:g}, seed {seed}"
+            titles[root.name] = title
+            if (before := _read(root / "done.json")) is not None:
+                say(f"{title}: done before")
+                found[root.name] = before
+            else:
+                jobs.append(Job(title, {root.name: {}}, fit_factor, (config, factor, seed, fit), reuse=True))
+
+        def take(rows: Sequence[Row], measures: Sequence[Row]) -> None:
+            for row in rows:
+                done = row["fit"]
+                found[row["run"]] = done
+                _write(self.out / "runs" / row["run"] / "done.json", done)
+                say(f"{titles[row['run']]}: {done.reason} ({done.seconds:.0f} s)")
+
+        runner = Runner(engine or Here(), _Said(say), take)
+        runner.run(jobs)
+        if runner.failures:
+            raise RuntimeError("; ".join(runner.failures))
+        return [found[key] for key in titles]
 
     def _config_of(self, factor: float, seed: int) -> Config:
         config: Config = deepcopy(dict(self.config))
@@ -109,17 +126,45 @@ class Sweep:
             trainer["phase_store"] = str(self.out / "phases")
         return config
 
-    def _fit(self, config: Config, root: Path, factor: float, seed: int, fit: Fit) -> FactorFit:
-        """Fit once; what it prints is kept beside it."""
-        began = monotonic()
-        try:
-            home = fit_config(config, fit, output=root / "output.txt")
-        except NonFiniteLossError as error:
-            return FactorFit(factor, seed, reason=str(error), seconds=monotonic() - began)
+
+def fit_factor(report: Report, config: Config, factor: float, seed: int, fit: Fit) -> None:
+    """Fit at one factor; what the fit prints is kept beside it.
+
+    Args:
+        report: Is told what came of it.
+        config: The whole configuration.
+        factor: The rescale factor.
+        seed: The seed.
+        fit: Carries out a ``lit-aux`` command line in this process.
+    """
+    root = Path(config["trainer"]["default_root_dir"])
+    began = monotonic()
+    try:
+        home = fit_config(config, fit, output=root / "output.txt")
+    except NonFiniteLossError as error:
+        done = FactorFit(factor, seed, reason=str(error), seconds=monotonic() - began)
+    else:
         task = (config["model"]["init_args"].get("finetune_tasks") or ["main"])[0]
-        return _measured(
-            json.loads((home / "summary.json").read_text()), task, factor, seed, monotonic() - began
-        )
+        summary = json.loads((home / "summary.json").read_text())
+        done = _measured(summary, task, factor, seed, monotonic() - began)
+    report.rows(root.name, [{"run": root.name, "fit": done, "converged": True}], [])
+
+
+class _Said(Progress):
+    """Says which fit begins, a line each."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(0)
+        self._say = say
+
+    def begin(self, what: str, worker: int = 0) -> None:
+        self._say(f"{what} ...")
+
+    def note(self, text: str) -> None:
+        self._say(text)
+
+    def _show(self) -> None:
+        """Show nothing else."""
 
 
 def _measured(summary: Config, task: str, factor: float, seed: int, seconds: float) -> FactorFit:

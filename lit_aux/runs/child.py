@@ -35,12 +35,14 @@ class Task:
         place: Its number among those that are carried out at the same time.
         threads: How many threads it computes with.
         path: Where modules are found.
+        here: The working folder.
     """
 
     job: bytes
     place: int
     threads: int
     path: tuple[str, ...]
+    here: str
 
 
 class _Pipe:
@@ -94,6 +96,7 @@ def _listen(connection: "Connection[Any, Any]", tasks: "SimpleQueue[Task]") -> N
 
 def _carry_out(task: Task, connection: "Connection[Any, Any]") -> tuple[int, bool]:
     """Carry out one job and tell how it ended; return an exit code and whether another may follow."""
+    os.chdir(task.here)
     sys.path += [place for place in task.path if place not in sys.path]
     try:
         job: Job = pickle.loads(task.job)

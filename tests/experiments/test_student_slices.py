@@ -1,6 +1,6 @@
 """A slice of small students: rows come as replicas end, and mixing sizes changes no number."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from lit_aux.experiments import Options, Run
-from lit_aux.experiments.pool import carry_out, train_students
 from lit_aux.experiments.protocol import published
+from lit_aux.experiments.reproduction import slice_job, train_students
 from lit_aux.experiments.students import _Slice
+from lit_aux.runs.engines import Processes
 from lit_aux.runs.progress import Progress
+from lit_aux.runs.runner import Runner
 
 SMALL = {"in_features": 24, "k_aux": 4, "n_aux": 40, "n_test": 60, "threshold": 1e-6, "dtype": "float64"}
 Row = dict[str, Any]
@@ -28,6 +30,24 @@ def runs_of(setup: str, sizes: Sequence[int], seeds: Sequence[int] = (0,), **cha
     return runs
 
 
+class Told:
+    """Hears of a slice: ``step`` and ``emit`` are called with what is told."""
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        step: Callable[[int, int], None],
+        emit: Callable[[Run, Row, list[Row]], None],
+    ) -> None:
+        self.runs, self.step, self.emit = {run.run_hash: run for run in runs}, step, emit
+
+    def rows(self, run: str, rows: Sequence[Row], measures: Sequence[Row]) -> None:
+        (row,) = rows
+        assert row["run"] == run
+        assert all(measure["run"] == run for measure in measures)
+        self.emit(self.runs[run], row, list(measures))
+
+
 def train(runs: Sequence[Run], store: Path) -> tuple[dict[Run, Row], list[tuple[str, int]]]:
     """Return the rows, and in which order what was told: how many were under way, which size ended."""
     rows: dict[Run, Row] = {}
@@ -42,7 +62,7 @@ def train(runs: Sequence[Run], store: Path) -> tuple[dict[Run, Row], list[tuple[
     def progress(active: int, steps: int) -> None:
         events.append(("under way", active))
 
-    train_students(runs, Options(device="cpu", store=store), progress, emit)
+    train_students(Told(runs, progress, emit), runs, Options(device="cpu", store=store))
     assert set(rows) == set(runs)
     return rows, events
 
@@ -50,16 +70,14 @@ def train(runs: Sequence[Run], store: Path) -> tuple[dict[Run, Row], list[tuple[
 def test_a_worker_trains_as_this_process_does(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     groups = [runs_of("PT+FT", [8, 12]), runs_of("PT+FT (LP)", [8, 12])]
     expected = [train(group, tmp_path / "here")[0] for group in groups]
-    found: dict[Run, Row] = {}
-
-    def emit(run: Run, row: Row, measures: list[Row]) -> None:
-        found[run] = row
-
+    found: dict[str, Row] = {}
     with Progress(4) as progress:
         options = Options(device="cpu", store=tmp_path / "there")
-        assert carry_out(groups, options, 1, progress, emit) == []  # a second would import torch as well
+        runner = Runner(Processes(1), progress, lambda rows, _: found.update({r["run"]: r for r in rows}))
+        runner.run([slice_job(group, options) for group in groups])
+    assert runner.failures == []
     for run, row in (expected[0] | expected[1]).items():
-        assert found[run]["loss_best"] == pytest.approx(row["loss_best"], rel=1e-2)
+        assert found[run.run_hash]["loss_best"] == pytest.approx(row["loss_best"], rel=1e-2)
     assert capfd.readouterr().err == ""  # nothing of Lightning's
 
 
@@ -93,8 +111,9 @@ def test_rows_survive_an_interrupted_slice(tmp_path: Path) -> None:
     def emit(run: Run, row: Row, measures: list[Row]) -> None:
         rows.append(row)
 
+    runs = runs_of("STL", [4, 20], threshold=1e-12)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        train_students(runs_of("STL", [4, 20], threshold=1e-12), Options(store=tmp_path), progress, emit)
+        train_students(Told(runs, progress, emit), runs, Options(store=tmp_path))
     assert len(rows) == 1
 
 
