@@ -15,6 +15,10 @@ class NonFiniteLossError(RuntimeError):
     """A training loss or a weight became NaN or infinite; the message names the phase and the step."""
 
 
+class ClusterError(RuntimeError):
+    """The scheduler of a cluster is gone; the message is one line that names it."""
+
+
 class RankError(RuntimeError):
     """Another process of the run has ended; the message is one line that names it."""
 

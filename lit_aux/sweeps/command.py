@@ -13,7 +13,7 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.outputs import check_folder, check_output
 from lit_aux.ranges import MOST_JOBS
 from lit_aux.runs.batch import run_batch
-from lit_aux.runs.engines import Processes
+from lit_aux.runs.engines import Processes, cluster
 from lit_aux.sweeps.file import SweepFile, read_sweep
 from lit_aux.sweeps.jobs import LitAux, jobs_of
 from lit_aux.sweeps.points import MOST_RUNS, points
@@ -38,6 +38,11 @@ _OPTIONS: dict[str, tuple[Any, Any, str]] = {
     ),
     "slurm": (str | None, None, "write this batch script, which runs the sweep as a SLURM array, and stop"),
     "sbatch": (str, "", 'more #SBATCH lines of that script: --sbatch="--time 2:00:00 --gres gpu:1"'),
+    "cluster": (
+        str | None,
+        None,
+        "carry runs out by the workers of this Dask scheduler: tcp://host:8786, or its scheduler file",
+    ),
     "task": (int | None, None, "run one run alone, by its number, and leave the table to --collect"),
 }
 _FLAGS = {
@@ -96,6 +101,8 @@ def run(arguments: Sequence[str], lit_aux: LitAux, check: Check | None = None) -
     _check(given)
     sweep = read_sweep(given.file)
     out = Path(f"runs/sweeps/{sweep.name}") if given.out is None else check_folder("--out", given.out)
+    if given.cluster is not None:  # whose workers have working folders of their own
+        out = out.resolve()
     script: Path | None = None
     if given.slurm is not None:
         script = check_output("--slurm", given.slurm, inputs=[given.file], kind="batch script of a sweep")
@@ -124,7 +131,8 @@ def run(arguments: Sequence[str], lit_aux: LitAux, check: Check | None = None) -
         from lit_aux.runs.slurm import collect
 
         return collect(jobs, out / "results.csv")
-    return run_batch(jobs, out / "results.csv", Processes(given.jobs or 1), given.retry)
+    engine = Processes(given.jobs or 1) if given.cluster is None else cluster(given.cluster)
+    return run_batch(jobs, out / "results.csv", engine, given.retry)
 
 
 def _check_options(sweep: SweepFile, first: SweepRun, check: Check) -> None:
@@ -153,7 +161,7 @@ def _importable(lit_aux: LitAux) -> LitAux:
 
 def _check(given: Any) -> None:
     """Raise for options that do not go together, and numbers that are too small."""
-    given_ways = {name: given[name] for name in ("slurm", "task", "collect")}
+    given_ways = {name: given[name] for name in ("slurm", "task", "collect", "cluster")}
     asked = [f"--{name}" for name, value in given_ways.items() if value is not None and value is not False]
     if len(asked) > 1:
         raise ConfigurationError(f"{asked[0]}: does not go with {asked[1]}; they are steps of one sweep")
@@ -161,6 +169,10 @@ def _check(given: Any) -> None:
         raise ConfigurationError(f"--sbatch {given.sbatch!r}: is blank; leave it out")
     if given.sbatch and given.slurm is None:
         raise ConfigurationError(f"--sbatch {given.sbatch}: goes with --slurm SCRIPT, which is not given")
+    if given.cluster is not None and given.jobs is not None:
+        raise ConfigurationError(
+            f"--jobs {given.jobs}: is of this machine; on a cluster its workers' threads decide, leave it out"
+        )
     for name, most in (("jobs", MOST_JOBS), ("count", MOST_RUNS)):
         if given[name] is not None and not 1 <= given[name] <= most:
             raise ConfigurationError(f"--{name} {given[name]}: must be at least 1 and at most {most}")

@@ -64,12 +64,29 @@ def fit(report: Report, lit_aux: LitAux, run: SweepRun) -> int:
         lit_aux: Carries out a command line.
         run: The run.
     """
-    words = ["fit", *run.arguments]
+    words = ["fit", *_with_files(run)]
     if asks_for_several(run):  # Lightning starts the command line again for every further process
         command = [sys.executable, "-m", lit_aux.__module__, *words]
         return subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
     sys.argv = ["lit-aux", *words]
     return lit_aux(words)
+
+
+def _with_files(run: SweepRun) -> list[str]:
+    """Return the options of a run; configuration files that are not here are written to its folder."""
+    places: dict[str, str] = {}
+    for name, text in run.files.items():
+        path = Path(name)
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            own = run.folder / "configs" / f"{len(places)}-{path.name}"
+            own.parent.mkdir(parents=True, exist_ok=True)
+            own.write_text(text, encoding="utf-8")
+            places[name] = str(own)
+    words = []
+    for word in run.arguments:
+        option, sign, value = word.partition("=")
+        words.append(option + sign + places[value] if value in places else places.get(word, word))
+    return words
 
 
 def asks_for_several(run: SweepRun) -> bool:

@@ -35,6 +35,7 @@ class SweepRun:
         environment: What its command sets in the environment.
         configs: What its configuration files hold.
         varied: The parameters that differ from run to run.
+        files: The text of its configuration files, by the name that the command line has for them.
     """
 
     number: int
@@ -45,6 +46,7 @@ class SweepRun:
     environment: Mapping[str, str] = field(default_factory=dict)
     configs: tuple[Any, ...] = ()
     varied: Collection[str] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -79,18 +81,21 @@ def sweep_runs(
     varied = [name for name, spec in sweep.parameters.items() if len(spec.get("values", "12")) > 1]
     varied = [name for name in varied if "value" not in sweep.parameters[name]]
     cached = lru_cache(maxsize=None)(read_config)
+    text_of = lru_cache(maxsize=None)(lambda name: Path(name).read_text(encoding="utf-8"))
     for point in points:
         environment, words = fit_words(sweep, point)
         words += extra
         if odd := next((word for name, _, own in pairs(words) for word in own[:1] if word[:1] != "-"), None):
             raise ConfigurationError(f"{sweep.path}: command: {odd!r} belongs to no option of lit-aux fit")
-        configs = tuple(cached(file) for file in config_files(sweep, words))
+        named = config_files(sweep, words)
+        configs = tuple(cached(file) for file in named)
         name = _name(environment, words, configs)
         if name in runs:
             continue
         folder = out / "runs" / name
         arguments = tuple(_arguments(words, configs, folder, out / "phases", logger))
-        runs[name] = SweepRun(len(runs), point, name, folder, arguments, environment, configs, varied)
+        files = {file: text_of(file) for file in map(str, named)}
+        runs[name] = SweepRun(len(runs), point, name, folder, arguments, environment, configs, varied, files)
     return list(runs.values())
 
 
