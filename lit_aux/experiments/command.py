@@ -12,6 +12,7 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.grids import ALL, EXPERIMENTS, KERNELS, PROBES, TRAINED, Experiment
 from lit_aux.experiments.options import DType, Options, Sampling
 from lit_aux.experiments.reproduction import SliceError, reproduce
+from lit_aux.runs.job import CLUSTER
 
 _LISTS = {
     "setups": f'which setups, as in "[STL, PT+FT]", of {", ".join((*TRAINED, *PROBES, *KERNELS))}',
@@ -67,6 +68,7 @@ def parser() -> ArgumentParser:
     made.add_argument(
         "--out", type=str, default=None, help="the table; runs/EXPERIMENT/results.csv by default"
     )
+    made.add_argument("--cluster", type=str | None, default=None, help=CLUSTER)
     made.add_argument("--configs", type=Path | None, default=None, help="folder of the image configurations")
     return made
 
@@ -113,7 +115,7 @@ def _parse(arguments: list[str]) -> Any:
     return parse(
         parser(),
         arguments,
-        [spellings(name)[0] for name in [*_LISTS, *_TYPED, "out", "configs"]],
+        [spellings(name)[0] for name in [*_LISTS, *_TYPED, "out", "cluster", "configs"]],
         nothing=f"EXPERIMENT: nothing is given; name one of {', '.join(EXPERIMENTS)}",
         stray='quote lists: "[0, 1]"',
     )

@@ -72,7 +72,7 @@ def _as_published(data: str, setup: str, file: Path) -> Config:
 
 
 def fit_run(
-    run: Run, options: Options, folder: Path, fit: Fit
+    run: Run, options: Options, folder: Path, fit: Fit, quietly: bool = False
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Train one run.
 
@@ -81,6 +81,7 @@ def fit_run(
         options: ``device``, ``max_steps`` (of each phase) and ``store`` matter here.
         folder: Where the run writes its checkpoints, logs and summary: into a folder of its own.
         fit: Carries out the arguments of ``lit-aux``; raises when the run fails.
+        quietly: Whether what the fit prints goes into a file of the folder.
 
     Returns:
         The measured columns of its row, and the rows of its measures, as the fit wrote them. A run whose loss
@@ -88,7 +89,8 @@ def fit_run(
     """
     config = _config(run, options, folder / run.run_hash)
     try:
-        home = fit_config(config, fit, run.options["arguments"])
+        output = folder / run.run_hash / "output.txt" if quietly else None
+        home = fit_config(config, fit, run.options["arguments"], output)
     except NonFiniteLossError:
         return {"converged": False}, []
     return _written(home)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lit_aux.errors import ConfigurationError
+from lit_aux.errors import ClusterError, ConfigurationError
 from lit_aux.experiments import _values
 from lit_aux.experiments.expand import cells
 from lit_aux.experiments.grids import Experiment, experiment
@@ -14,7 +14,7 @@ from lit_aux.experiments.run import Run
 from lit_aux.experiments.slices import slices, title
 from lit_aux.experiments.summary import print_summary
 from lit_aux.runs.duplicates import once
-from lit_aux.runs.engines import Here, Processes
+from lit_aux.runs.engines import Engine, Here, Processes, workers_of
 from lit_aux.runs.job import Job, Report, Row, Rows
 from lit_aux.runs.processes import cores
 from lit_aux.runs.progress import Progress
@@ -42,6 +42,7 @@ def reproduce(
     fit: Fit | None = None,
     fit_arguments: Sequence[str] = (),
     configs: Path | None = None,
+    cluster: str | None = None,
     **axes: Any,
 ) -> bool:
     """Run an experiment of the paper and append a row for every run to its results table.
@@ -59,6 +60,7 @@ def reproduce(
         fit: For images: carries out a ``lit-aux`` command line in this process.
         fit_arguments: For images: more options of ``lit-aux fit``.
         configs: For images: the folder of the project's configurations.
+        cluster: A Dask scheduler, or its file, whose workers carry runs out in place of this machine.
         **axes: Values of the experiment's other axes, see :func:`~lit_aux.experiments.cells`.
 
     Returns:
@@ -97,11 +99,18 @@ def reproduce(
         if fit_arguments:
             raise ConfigurationError(f"{fit_arguments[0]}: {name} takes no options of lit-aux fit")
         runs = cells(name, setups, seeds, n_main, options, **axes)
-    _check_device(options.device)
+    if cluster is None:
+        _check_device(options.device)
+    else:  # whose workers have devices and working folders of their own
+        if options.jobs is not None:
+            raise ConfigurationError(
+                f"--jobs {options.jobs}: is of this machine; leave it to the cluster's workers"
+            )
+        path = path.resolve()
     options = replace(options, store=options.store or path.parent / "phases")
     with ResultsTable(path) as table:
         once(table.rows(), path, "--out")  # what cannot be averaged is said before it is trained
-        complete, failures = _run(found, runs, table, options, fit)
+        complete, failures = _run(found, runs, table, options, fit, cluster)
         wanted = {run.run_hash for run in runs}
         rows = [row for row in once(table.rows(), path, "--out") if row["run"] in wanted]
     print_summary(rows, "accuracy" if found.network == "image" else "loss_best")
@@ -119,15 +128,21 @@ def reproduce(
 
 
 def _run(
-    found: Experiment, runs: Sequence[Run], table: ResultsTable, options: Options, fit: Fit | None
+    found: Experiment,
+    runs: Sequence[Run],
+    table: ResultsTable,
+    options: Options,
+    fit: Fit | None,
+    cluster: str | None,
 ) -> tuple[bool, list[str]]:
     """Carry out the runs that the table lacks; return False after Ctrl-C, and what failed."""
     done = table.done()
     left = [run for run in runs if run.run_hash not in done]
     held = {run.run_hash for run in runs} & done
     converged = sum(row["converged"] == "true" for row in table.rows() if row["run"] in held)
-    gpu, jobs = bool(left) and _on_gpu(options.device), 1
-    if left and left[0].protocol is not None:
+    engine: Engine = Here() if cluster is None or not left else workers_of(cluster)
+    gpu, jobs = bool(left) and cluster is None and _on_gpu(options.device), engine.width
+    if cluster is None and left and left[0].protocol is not None:
         jobs = options.jobs or (1 if gpu or len(left) < _FEW else min(2, cores()))
     timed = options.integrator == Options().integrator and not gpu
     if timed and left and (takes := found.takes(len(left))):
@@ -139,16 +154,23 @@ def _run(
                 "fit: image experiments run through lit-aux; give a function that does so"
             )
         folder = table.path.parent / "runs"
-        planned = [_job([run], fit_image, run, options, folder, fit) for group in groups for run in group]
+        planned = [
+            _job([run], fit_image, run, options, folder, fit, cluster is not None)
+            for group in groups
+            for run in group
+        ]
     else:
         planned = [slice_job(group, options) for group in groups]
     with Progress(len(runs), len(held), converged) as progress:
-        jobs = min(jobs, len(planned))
-        runner = Runner(Processes(jobs) if jobs > 1 else Here(), progress, table.append)
+        if cluster is None and min(jobs, len(planned)) > 1:
+            engine = Processes(min(jobs, len(planned)))
+        runner = Runner(engine, progress, table.append)
         try:
             runner.run(planned)
         except (KeyboardInterrupt, SystemExit):  # within a fit, Lightning makes the latter of the former
             return False, []
+        except ClusterError as lost:
+            return True, [str(lost)]
     return True, runner.failures
 
 
@@ -185,7 +207,9 @@ def train_students(report: Report, group: Sequence[Run], options: Options) -> No
         train_slice(group, options, report.step, emit)
 
 
-def fit_image(report: Report, run: Run, options: Options, folder: Path, fit: Fit) -> None:
+def fit_image(
+    report: Report, run: Run, options: Options, folder: Path, fit: Fit, quietly: bool = False
+) -> None:
     """Fit a run of an image experiment.
 
     Args:
@@ -194,10 +218,11 @@ def fit_image(report: Report, run: Run, options: Options, folder: Path, fit: Fit
         options: How it is carried out.
         folder: Where it has a folder of its own.
         fit: Carries out a ``lit-aux`` command line in this process.
+        quietly: Whether what it prints is kept in its folder.
     """
     from lit_aux.experiments.images import fit_run
 
-    report.rows(run.run_hash, *_rows(run, *fit_run(run, options, folder, fit)))
+    report.rows(run.run_hash, *_rows(run, *fit_run(run, options, folder, fit, quietly)))
 
 
 def _rows(run: Run, row: Row, measures: Sequence[Row]) -> Rows:

@@ -14,6 +14,8 @@ from lit_aux.files import atomic_write
 from lit_aux.outputs import check_output
 from lit_aux.regimes.sweep import Sweep
 from lit_aux.regimes.sweep_options import check_layer, factors_of, resolved, seeds_of
+from lit_aux.runs.engines import workers_of
+from lit_aux.runs.job import CLUSTER
 from lit_aux.storage import check_place
 
 Fit = Callable[[list[str]], Any]
@@ -25,19 +27,20 @@ _OWN = {
     "--sampling": "of a table: published or independent, where its rows do not tell",
     "--factors": 'of a deep network: rescale factors, "[1, 0.5, 0.25, 0.125]" by default',
     "--seeds": 'of a deep network: as in "[0, 1]"; that of the configuration by default',
+    "--cluster": f"of a deep network: {CLUSTER}",
     "--layer": "of a deep network: the layer to judge by; the last one before the readout by default",
     "--out": "folder of regime.json and regime.png; that of the run or table, or runs/regime",
 }
 _OF_MODE = {
     "run": {"--pretrained", "--trust", "--out"},
     "results": {"--results", "--run", "--sampling", "--out"},
-    "config": {"--factors", "--seeds", "--layer", "--out"},
+    "config": {"--factors", "--seeds", "--layer", "--cluster", "--out"},
 }
 _OF_FIT = ("--config", "-c", "--seed_everything", "--trainer", "--model", "--data")
 _USAGE = """usage: lit-aux regime RUN [--pretrained FILE] [--trust] [--out DIR]
        lit-aux regime --results FILE [--run HASH] [--out DIR]
        lit-aux regime --config FILE [--factors LIST] [--seeds LIST] [--layer NAME] [--out DIR]
-                      [options of lit-aux fit]
+                      [--cluster ADDRESS] [options of lit-aux fit]
 
 Where is my network? Finetuning may leave pretrained features as they are (lazy), choose few of them (nested
 feature selection) or ignore them (rich). This says where it is, and which factor on the pretrained weights
@@ -193,12 +196,16 @@ def _sweep(own: Mapping[str, str], words: Sequence[str], fit: Fit) -> int:
 
     factors = factors_of(_value(own, "--factors"))
     out = _out(own, Path("runs/regime"))
+    cluster = own.get("--cluster")
+    if cluster is not None:  # whose workers have working folders of their own
+        out = out.resolve()
     config = resolved(words, fit)
     sweep = Sweep(config, factors, seeds_of(_value(own, "--seeds"), config), out)
     if "--layer" in own:
         check_layer(own["--layer"], config)
     try:
-        fits = sweep.run(fit, lambda text: print(text, flush=True))
+        engine = None if cluster is None else workers_of(cluster)
+        fits = sweep.run(fit, lambda text: print(text, flush=True), engine)
     except (KeyboardInterrupt, SystemExit):  # within a fit, Lightning makes the latter of the former
         print("stopped; the same command goes on with the factors that are left", flush=True)
         return 130

@@ -13,7 +13,8 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.outputs import check_folder, check_output
 from lit_aux.ranges import MOST_JOBS
 from lit_aux.runs.batch import run_batch
-from lit_aux.runs.engines import Processes, cluster
+from lit_aux.runs.engines import Processes, workers_of
+from lit_aux.runs.job import CLUSTER
 from lit_aux.sweeps.file import SweepFile, read_sweep
 from lit_aux.sweeps.jobs import LitAux, jobs_of
 from lit_aux.sweeps.points import MOST_RUNS, points
@@ -38,11 +39,7 @@ _OPTIONS: dict[str, tuple[Any, Any, str]] = {
     ),
     "slurm": (str | None, None, "write this batch script, which runs the sweep as a SLURM array, and stop"),
     "sbatch": (str, "", 'more #SBATCH lines of that script: --sbatch="--time 2:00:00 --gres gpu:1"'),
-    "cluster": (
-        str | None,
-        None,
-        "carry runs out by the workers of this Dask scheduler: tcp://host:8786, or its scheduler file",
-    ),
+    "cluster": (str | None, None, CLUSTER),
     "task": (int | None, None, "run one run alone, by its number, and leave the table to --collect"),
 }
 _FLAGS = {
@@ -131,7 +128,7 @@ def run(arguments: Sequence[str], lit_aux: LitAux, check: Check | None = None) -
         from lit_aux.runs.slurm import collect
 
         return collect(jobs, out / "results.csv")
-    engine = Processes(given.jobs or 1) if given.cluster is None else cluster(given.cluster)
+    engine = Processes(given.jobs or 1) if given.cluster is None else workers_of(given.cluster)
     return run_batch(jobs, out / "results.csv", engine, given.retry)
 
 
@@ -171,7 +168,7 @@ def _check(given: Any) -> None:
         raise ConfigurationError(f"--sbatch {given.sbatch}: goes with --slurm SCRIPT, which is not given")
     if given.cluster is not None and given.jobs is not None:
         raise ConfigurationError(
-            f"--jobs {given.jobs}: is of this machine; on a cluster its workers' threads decide, leave it out"
+            f"--jobs {given.jobs}: is of this machine; leave it to the cluster's workers"
         )
     for name, most in (("jobs", MOST_JOBS), ("count", MOST_RUNS)):
         if given[name] is not None and not 1 <= given[name] <= most:

@@ -38,7 +38,12 @@ class LocalCluster:
     def __init__(self, folder: Path, path: list[Path]) -> None:
         self.folder, self.file = folder, folder / "scheduler.json"
         found = [*map(str, path), os.environ.get("PYTHONPATH", "")]
-        self._environment = {**os.environ, **_QUIET, "PYTHONPATH": os.pathsep.join(found), "OMP_NUM_THREADS": "1"}
+        self._environment = {
+            **os.environ,
+            **_QUIET,
+            "PYTHONPATH": os.pathsep.join(found),
+            "OMP_NUM_THREADS": "1",
+        }
         self.workers: list[subprocess.Popen[bytes]] = []
         self.scheduler = self._start(_SCHEDULER, str(self.file))
         until(self.file.is_file, seconds=60)

@@ -128,6 +128,19 @@ def test_ctrl_c_ends_what_workers_do(warm: LocalCluster) -> None:
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), seconds=20)
 
 
+def test_students_and_factors_on_a_cluster(warm: LocalCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["reproduce", "diagonal-overlap", "--setups=[STL, PT+FT]", "--seeds=[0, 1]", "--n-main=[16]"]
+    words += ["--overlap=40", "--integrator=exact", "--out=table.csv"]
+    assert main([*words, f"--cluster={warm.address}"]) == 0
+    there = {row["run"]: row for row in rows_of("table.csv")}
+    assert len(there) == 4
+    before = len(capsys.readouterr().out)
+    assert before
+    assert main([*words[:-1], "--out=here.csv"]) == 0
+    for row in rows_of("here.csv"):
+        assert float(there[row["run"]]["loss_best"]) == pytest.approx(float(row["loss_best"]), rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -137,7 +150,9 @@ def test_ctrl_c_ends_what_workers_do(warm: LocalCluster) -> None:
         (["--cluster", "x", "--slurm", "s.sh"], "--slurm: does not go with --cluster"),
     ],
 )
-def test_what_cannot_be(words: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("lit_aux.runs.cluster._CONNECT", 1.0)
     grid([1], 1)
     assert main(["sweep", "s.yaml", *words]) == 2
