@@ -113,7 +113,8 @@ class PhaseCheckpointConnector(_CheckpointConnector):
 
     def restore_callbacks(self) -> None:
         """Give the callbacks their states."""
-        for state in ((self._loaded_checkpoint or {}).get("callbacks") or {}).values():
+        states = (self._loaded_checkpoint or {}).get("callbacks")
+        for state in states.values() if isinstance(states, Mapping) else ():
             if isinstance(state, dict) and "best_k_models" in state:
                 self._refuse_paths_outside(state)
         with self._one_line(self._ckpt_path):
