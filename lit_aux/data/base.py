@@ -1,7 +1,7 @@
 """What all image data modules have in common."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from math import inf
 from typing import Any
@@ -11,15 +11,21 @@ from lightning import LightningDataModule
 from torch import Tensor, nn
 
 from lit_aux.data.arrays import checked, tested_later
-from lit_aux.data.counts import at_least, check_classes_covered, resolve_counts, resolve_seed, split_sizes
-from lit_aux.data.input_format import InputFormat, check_normalization, resolve_input_format
-from lit_aux.data.label_noise import check_noise
-from lit_aux.data.loader import TaskLoader
+from lit_aux.data.loader import TaskLoader, derive_seed
 from lit_aux.data.multi_task_loader import MultiTaskLoader, Order, phase_tasks
-from lit_aux.data.order import derive_seed
-from lit_aux.data.samples import Images, Samples
-from lit_aux.data.split import Split, split_apart, split_pool
-from lit_aux.data.tasks import assign_classes
+from lit_aux.data.samples import Images, Samples, check_noise
+from lit_aux.data.tasks import (
+    Split,
+    assign_classes,
+    at_least,
+    check_classes_covered,
+    resolve_counts,
+    resolve_seed,
+    split_apart,
+    split_pool,
+    split_sizes,
+)
+from lit_aux.data.transforms import InputFormat, check_normalization, resolve_input_format
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.identity.encoder import Encoder
 
@@ -304,3 +310,20 @@ class TaskDataModule(LightningDataModule, ABC):
     def _worker_options(self, device: torch.device) -> dict[str, Any]:
         """Options of ``MultiTaskLoader`` for images that workers read."""
         return {}
+
+
+def fetch(name: str, download: Callable[[], object]) -> None:
+    """Run a download.
+
+    Args:
+        name: What is fetched.
+        download: Does it.
+
+    Raises:
+        ConfigurationError: If it fails, with the reason.
+    """
+    try:
+        download()
+    except (OSError, RuntimeError, ValueError) as error:  # no network, no space, a wrong checksum
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigurationError(f"--data.download true: {name} could not be fetched ({reason})") from None

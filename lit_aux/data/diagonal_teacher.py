@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_aux.data.order import generator_for
+from lit_aux.data.loader import generator_for
 from lit_aux.data.teacher_base import DTYPES, DType, TeacherDataModule
 from lit_aux.data.teacher_draws import Sampling, entries_and_signs
 from lit_aux.data.teacher_grid import COMMON, Cell, as_list, given_seed, in_order, span, whole_number

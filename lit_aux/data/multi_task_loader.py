@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lit_aux.data.loader import TaskLoader
-from lit_aux.data.order import derive_seed
-from lit_aux.data.resumable import ResumableLoader
+from lit_aux.data.loader import ResumableLoader, TaskLoader, derive_seed
 from lit_aux.errors import ConfigurationError, unknown_name
 
 TaskBatch = dict[str, tuple[Tensor, Tensor]]

@@ -1,17 +1,22 @@
-"""Classes and images of each task."""
+"""Which classes and which images of a set go to each task and split."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lit_aux.data.order import generator_for
+from lit_aux.data.loader import generator_for
+from lit_aux.data.samples import Images, Samples
+from lit_aux.data.transforms import InputFormat
 from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.ranges import MOST, is_whole
 
 Classes = Mapping[str, int | list[int | str]]
 
-_OPTION = "--data.classes"
+_CLASSES = "--data.classes"
 
 
 def assign_classes(
@@ -35,10 +40,10 @@ def assign_classes(
             unknown class, a class in two tasks, or more classes than there are.
     """
     if not classes:
-        raise ConfigurationError(f"{_OPTION} {{}}: name at least one task, as in {{main: 2, aux: 8}}")
+        raise ConfigurationError(f"{_CLASSES} {{}}: name at least one task, as in {{main: 2, aux: 8}}")
     if not isinstance(classes, Mapping):
         raise ConfigurationError(
-            f"{_OPTION} {classes!r}: is no mapping of tasks to classes, as {{main: 2, aux: 8}}"
+            f"{_CLASSES} {classes!r}: is no mapping of tasks to classes, as {{main: 2, aux: 8}}"
         )
     listed: dict[str, list[int]] = {}
     owner: dict[int, str] = {}
@@ -49,7 +54,7 @@ def assign_classes(
             for index in listed[task]:
                 if index in owner:
                     raise ConfigurationError(
-                        f"{_OPTION}: class {class_names[index]!r} is given twice, "
+                        f"{_CLASSES}: class {class_names[index]!r} is given twice, "
                         f"in {owner[index]!r} and {task!r}"
                     )
                 owner[index] = task
@@ -62,7 +67,7 @@ def assign_classes(
             continue
         if wanted > len(free):
             raise ConfigurationError(
-                f"{_OPTION}: {task!r} asks for {wanted} classes, but of {len(class_names)} "
+                f"{_CLASSES}: {task!r} asks for {wanted} classes, but of {len(class_names)} "
                 f"only {len(free)} are left"
             )
         result[task], free = free[:wanted], free[wanted:]
@@ -73,13 +78,13 @@ def _check_task(task: str, wanted: int | Sequence[int | str]) -> None:
     """Refuse names that cannot be module or log names, and tasks that need no deciding."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", task):
         raise ConfigurationError(
-            f"{_OPTION}: {task!r} cannot name a task; use letters, digits, _ and -, a letter first"
+            f"{_CLASSES}: {task!r} cannot name a task; use letters, digits, _ and -, a letter first"
         )
     if isinstance(wanted, str | bool):
-        raise ConfigurationError(f"{_OPTION}: {task!r} needs a number of classes or a list, not {wanted!r}")
+        raise ConfigurationError(f"{_CLASSES}: {task!r} needs a number of classes or a list, not {wanted!r}")
     count = wanted if isinstance(wanted, int) else len(wanted)
     if count < 2:
-        raise ConfigurationError(f"{_OPTION}: {task!r} has {count} classes, but a task needs at least 2")
+        raise ConfigurationError(f"{_CLASSES}: {task!r} has {count} classes, but a task needs at least 2")
 
 
 def _class_index(entry: int | str, class_names: Sequence[str]) -> int:
@@ -87,10 +92,10 @@ def _class_index(entry: int | str, class_names: Sequence[str]) -> int:
     if isinstance(entry, str):
         if entry in class_names:
             return class_names.index(entry)
-        raise unknown_name(_OPTION, entry, class_names)
+        raise unknown_name(_CLASSES, entry, class_names)
     if isinstance(entry, bool) or not 0 <= entry < len(class_names):
         raise ConfigurationError(
-            f"{_OPTION}: class {entry} is unknown; indices go from 0 to {len(class_names) - 1}"
+            f"{_CLASSES}: class {entry} is unknown; indices go from 0 to {len(class_names) - 1}"
         )
     return entry
 
@@ -134,3 +139,170 @@ def draw_samples(
     if n is not None and n > len(candidates):
         raise ValueError(f"{n} samples asked for, {len(candidates)} exist")
     return candidates[:n]
+
+
+def at_least(option: str, value: Any, least: int) -> None:
+    """Refuse a number below ``least``, and one above all that is counted here.
+
+    Raises:
+        ConfigurationError: Naming the option and the value.
+    """
+    if value is not None and not is_whole(value):
+        raise ConfigurationError(f"{option} {value!r}: is not a whole number")
+    if value is not None and value < least:
+        raise ConfigurationError(f"{option} {value}: must be at least {least}")
+    if value is not None and value > MOST:
+        raise ConfigurationError(f"{option} {value}: must be at most {MOST}")
+
+
+def resolve_seed(seed: Any) -> int:
+    """Return the seed given, else that of ``seed_everything``, else 0.
+
+    Raises:
+        ConfigurationError: If it is negative.
+    """
+    if seed is not None and not is_whole(seed):
+        raise ConfigurationError(f"--data.seed {seed!r}: is not a whole number")
+    if seed is not None and not 0 <= seed < 2**63:  # what torch's generators take
+        raise ConfigurationError(f"--data.seed {seed}: must be at least 0 and at most {2**63 - 1}")
+    return int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+
+
+def option_for(task: str) -> str:
+    """Return the option that sets a task's number of images."""
+    return f"--data.n_{task}" if task in ("main", "aux") else f"--data.n.{task}"
+
+
+def resolve_counts(
+    tasks: Sequence[str], n_main: int | None, n_aux: int | None, n: Mapping[str, int] | None
+) -> dict[str, int | None]:
+    """Bring the three ways to set the number of training images together; ``None`` stands for all.
+
+    Raises:
+        ConfigurationError: For an unknown task, a number below 1 or two different numbers for one task.
+    """
+    counts: dict[str, int | None] = dict.fromkeys(tasks)
+    if n is not None and not isinstance(n, Mapping):
+        raise ConfigurationError(f"--data.n {n!r}: is no mapping of tasks to numbers, as {{main: 20}}")
+    for task, value in (n or {}).items():
+        if task not in counts:
+            raise unknown_name("--data.n", task, tasks)
+        at_least(f"--data.n.{task}", value, 1)
+        counts[task] = value
+    for task, short in (("main", n_main), ("aux", n_aux)):
+        if short is None:
+            continue
+        at_least(f"--data.n_{task}", short, 1)
+        if task not in counts:
+            raise ConfigurationError(
+                f"--data.n_{task} {short}: there is no task {task!r} among {list(tasks)}"
+            )
+        if counts[task] not in (None, short):
+            raise ConfigurationError(
+                f"--data.n_{task} {short}: --data.n.{task} says {counts[task]}; give one of them"
+            )
+        counts[task] = short
+    return counts
+
+
+def split_sizes(task: str, n: int | None, n_val: int | None, available: int) -> tuple[int, int]:
+    """Return how many images of the pool train and how many validate.
+
+    Args:
+        task: For the error message.
+        n: Training images; ``None`` for all but ``n_val``.
+        n_val: Validation images; ``None`` for what is left, 1000 at most.
+        available: Images of the task in the pool.
+
+    Raises:
+        ConfigurationError: If the pool is too small.
+    """
+    if n is None:
+        if n_val is not None and n_val >= available:
+            raise ConfigurationError(
+                f"--data.n_val {n_val}: task {task!r} has {available} images; leave some to train on"
+            )
+        n = available - (n_val or 0)
+    if n > available:
+        raise ConfigurationError(f"{option_for(task)} {n}: task {task!r} has {available} training images")
+    left = available - n
+    if n_val is not None and n_val > left:
+        raise ConfigurationError(
+            f"--data.n_val {n_val}: of {available} images of task {task!r}, {n} train and {left} are left"
+        )
+    return n, min(left, 1000) if n_val is None else n_val
+
+
+def check_classes_covered(task: str, n: int | None, classes: int, balanced: bool) -> None:
+    """Refuse a balanced draw that is too small to hold every class.
+
+    Raises:
+        ConfigurationError: With the remedy.
+    """
+    if balanced and n is not None and n < classes:
+        raise ConfigurationError(
+            f"{option_for(task)} {n}: task {task!r} has {classes} classes, and a balanced draw holds at "
+            f"least one image of each; give {classes} or more, or --data.balanced false"
+        )
+
+
+Split = dict[str, Samples]
+TaskClasses = Mapping[str, list[int]]
+
+
+def split_pool(
+    pool: tuple[Images, Tensor],
+    tasks: TaskClasses,
+    n: Mapping[str, int | None],
+    n_val: int | None,
+    view: InputFormat,
+    *,
+    seed: int,
+    balanced: bool,
+    noise: Mapping[str, float] = {},
+) -> tuple[Split, Split]:
+    """Draw training images and, from what they leave, validation images of each task.
+
+    A task's share of ``noise`` of the training labels is made wrong.
+
+    Raises:
+        ConfigurationError: If the pool is too small.
+    """
+    images, labels = pool
+    _check_channels(images, view)
+    train, val = {}, {}
+    for task, classes in tasks.items():
+        drawn = draw_samples(labels, classes, None, generator_for(seed, "pool", task), balanced)
+        first, second = split_sizes(task, n[task], n_val, len(drawn))
+        train[task] = Samples.pick(images, labels, drawn[:first], classes, view)
+        train[task].add_noise(len(classes), noise.get(task, 0.0), seed, task)
+        val[task] = Samples.pick(images, labels, drawn[first : first + second], classes, view)
+    return train, val
+
+
+def split_apart(
+    data: tuple[Images, Tensor],
+    tasks: TaskClasses,
+    n: int | None,
+    view: InputFormat,
+    *,
+    seed: int,
+    purpose: str,
+) -> Split:
+    """Draw at most ``n`` images of each task from a set with one purpose, ``val`` or ``test``."""
+    images, labels = data
+    _check_channels(images, view)
+    result = {}
+    for task, classes in tasks.items():
+        drawn = draw_samples(labels, classes, None, generator_for(seed, purpose, task))[:n]
+        # in the order of the data set, so that predictions can be told apart
+        result[task] = Samples.pick(images, labels, drawn.sort().values, classes, view)
+    return result
+
+
+def _check_channels(images: Images, view: InputFormat) -> None:
+    """Refuse colour images where the network takes gray ones."""
+    if isinstance(images, Tensor) and images.shape[1] not in (1, view.channels):
+        raise ConfigurationError(
+            f"--data.channels {view.channels}: the images have {images.shape[1]} channels"
+        )

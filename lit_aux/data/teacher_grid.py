@@ -6,7 +6,7 @@ from math import isfinite
 from numbers import Real
 from typing import Any
 
-from lit_aux.data.counts import resolve_seed
+from lit_aux.data.tasks import resolve_seed
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.ranges import MOST, SCALE, is_whole
 
