@@ -3,13 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lit_aux.figures.map_points import MapPoints
     from lit_aux.figures.penalties import draw_l_order, draw_penalties
-    from lit_aux.figures.regime_map import draw_regime_map, draw_regimes
+    from lit_aux.figures.regime_map import MapPoints, draw_regime_map, draw_regimes
     from lit_aux.figures.results import draw_all, draw_figure
 
 _HOMES = {
-    "MapPoints": "map_points",
+    "MapPoints": "regime_map",
     "draw_all": "results",
     "draw_figure": "results",
     "draw_l_order": "penalties",

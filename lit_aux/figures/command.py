@@ -10,8 +10,8 @@ from jsonargparse import ArgumentParser
 from lit_aux.commands import command_parser, parse
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.experiments.duplicates import check_duplicates
-from lit_aux.figures.catalogue import FIGURES
-from lit_aux.figures.request import Request
+from lit_aux.figures.layout import Request
+from lit_aux.figures.results import FIGURES
 from lit_aux.figures.style import picture_path
 from lit_aux.storage import check_place
 

@@ -15,9 +15,7 @@ from lit_aux.figures.curves import (
     grouped,
     panel_name,
 )
-from lit_aux.figures.layout import Layout
-from lit_aux.figures.panel import Panel
-from lit_aux.figures.request import Request
+from lit_aux.figures.layout import Layout, Panel, Request
 from lit_aux.figures.students import factor_key, factor_looks, setup_looks, setups_of
 from lit_aux.figures.style import QUANTITIES, SETUPS
 

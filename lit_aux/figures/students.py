@@ -5,11 +5,9 @@ from typing import Any
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.figures.curves import SINGLE, Curve, Mean, Row, at_factor_one, curve, grouped, relative
-from lit_aux.figures.layout import Layout
-from lit_aux.figures.panel import Panel
-from lit_aux.figures.request import AUTO, Request
+from lit_aux.figures.layout import AUTO, Layout, Panel, Request
 from lit_aux.figures.style import SETUPS, TIMES, Look, ordered_looks
-from lit_aux.figures.tasks import by_task, entries, network_of, pattern_title, shared_title
+from lit_aux.figures.tables import by_task, entries, network_of, pattern_title, shared_title
 from lit_aux.tables.selection import spelled
 
 _N_MAIN = "main-task examples"

@@ -1,6 +1,7 @@
 """The rows that a figure is drawn from: read, without failed ones, narrowed down, by experiment."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.grids import EXPERIMENTS
 from lit_aux.figures.curves import Row
-from lit_aux.figures.tasks import network_of
+from lit_aux.figures.style import TIMES
 from lit_aux.storage import check_given
 from lit_aux.tables import selection
 from lit_aux.tables.reading import read_measures, read_rows
@@ -121,3 +122,52 @@ def _experiment(file: Path) -> str:
     stem = file.stem
     found = next((name for start, name in _FILES.items() if stem.startswith(start)), stem.replace("_", "-"))
     return found if found in EXPERIMENTS else stem
+
+
+def network_of(row: Row) -> str:
+    """Return whose row it is: ``diagonal`` or ``relu`` students, or ``image`` classifiers."""
+    known = EXPERIMENTS.get(row.get("experiment") or "")
+    if known is not None:
+        return known.network
+    if row.get("correlation") is not None:
+        return "relu"
+    return "diagonal" if row.get("overlap") is not None else "image"
+
+
+def by_task(row: Row) -> tuple[Any, ...]:
+    """Return the key that orders rows by how much their main task shares with the auxiliary one."""
+    shares = row.get("correlation")
+    if shares is None:
+        return 0.0 if row.get("k_main") is None else row["overlap"] / row["k_main"], row["overlap"]
+    return sum(shares) / len(shares), len(shares)
+
+
+def pattern_title(row: Row) -> str:
+    """Write which main features are auxiliary ones too."""
+    shares = row.get("correlation")
+    if shares is None:
+        whole = "" if row.get("k_main") is None else f" of {row['k_main']}"
+        return f"{row['overlap']}{whole} shared"
+    counts: Counter[float] = Counter(shares)
+    if len(counts) == 1:
+        return rf"all $\rho$ = {shares[0]:g}"
+    return r"$\rho$ = " + ", ".join(
+        f"{value:g} ({TIMES}{count})" for value, count in sorted(counts.items(), reverse=True)
+    )
+
+
+def shared_title(row: Row) -> str:
+    """Write whether the main features are auxiliary ones too, whatever their number is."""
+    shares = row.get("correlation")
+    if shares is not None:
+        names = {(1.0,): "all shared", (0.0,): "none shared"}
+        return names.get(tuple({*shares}), pattern_title(row))
+    if row["overlap"] == row.get("k_main"):
+        return "all shared"
+    return "none shared" if row["overlap"] == 0 else f"{row['overlap']} shared"
+
+
+def entries(row: Row, count: int) -> str:
+    """Return what the features of a row's network are called."""
+    name = ("entry", "entries") if network_of(row) == "diagonal" else ("unit", "units")
+    return name[count != 1]

@@ -1,12 +1,13 @@
 """Students of a results table, whose rows hold no weights: they are solved, or trained, again."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lit_aux.data import TeacherDataModule
@@ -15,14 +16,16 @@ from lit_aux.experiments import EXPERIMENTS, Options, Run, cells
 from lit_aux.experiments.csv_file import CsvFile
 from lit_aux.experiments.duplicates import once
 from lit_aux.experiments.options import INTEGRATORS
+from lit_aux.experiments.quiet import quiet
 from lit_aux.experiments.results import ADDED, COLUMNS
-from lit_aux.experiments.students import data_of
+from lit_aux.experiments.students import data_of, train_again
 from lit_aux.functional import gradient_flow_limit
+from lit_aux.models import StudentNet
 from lit_aux.regimes.student_features import StudentFeatures
-from lit_aux.regimes.trained_rows import train_rows
 
 Row = dict[str, str]
 Weights = dict[str, Tensor]
+_NAMES = ("w_plus", "v_plus", "w_minus", "v_minus")
 
 
 def read_results(
@@ -161,9 +164,37 @@ def _solve(runs: Iterable[Run]) -> Iterable[StudentFeatures]:
         yield StudentFeatures("q", cell, factor, beta, w, v / factor if follows else v, None, follows)
 
 
-_NAMES = ("w_plus", "v_plus", "w_minus", "v_minus")
-
-
 def _limit(data: TeacherDataModule, task: str, weights: Mapping[str, Tensor]) -> Any:
     x, y = data.train_set(0, task)
     return gradient_flow_limit(x.double(), y[:, 0].double(), weights)
+
+
+class _Start(Callback):
+    """Keeps the weights from which finetuning starts: the readout drawn anew, the first layer rescaled."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.weights = _relu_weights(cast(Any, pl_module).net)
+
+
+def _relu_weights(net: StudentNet) -> tuple[Tensor, Tensor]:
+    """Return the first layer (H, d) and the main readout (H,) of the only replica."""
+    first, readout = net.first["weight"].detach()[0], net.readout["weight"].detach()[0]
+    return first.cpu().double().clone(), readout[net.task_slice("main").start].cpu().double().clone()
+
+
+def train_rows(runs: Sequence[tuple[Run, Options]], store: Path) -> Iterator[StudentFeatures]:
+    """Train runs of ReLU networks again, one after the other, and yield their units as features.
+
+    Args:
+        runs: Of PT+FT, and the options of each.
+        store: Folder of pretrained networks; those that it lacks are trained.
+    """
+    for number, (run, options) in enumerate(runs, 1):
+        place = ", ".join(f"{name} {run.axes[name]}" for name in ("seed", "n_main", "rescale"))
+        print(f"training run {number} of {len(runs)} again: {place} ...", flush=True)
+        start = _Start()
+        with quiet():
+            net = train_again(run, replace(options, store=store), [start])
+        factor = run.axes["rescale"]
+        w, v = start.weights
+        yield StudentFeatures.of_relu(dict(run.axes), factor, (w / factor, v), _relu_weights(net))

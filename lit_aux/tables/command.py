@@ -18,12 +18,12 @@ from lit_aux.files import atomic_write
 from lit_aux.outputs import check_output
 from lit_aux.storage import check_given, check_place
 from lit_aux.tables import selection, sheets
-from lit_aux.tables.reading import Row, read_measures, read_rows, tables_of
+from lit_aux.tables.reading import read_measures, read_rows, tables_of
 from lit_aux.tables.reference import compare
-from lit_aux.tables.reference_sheet import beside, in_full
-from lit_aux.tables.row_view import RowView
 from lit_aux.tables.sheet import FORMATS, Format, Sheet
+from lit_aux.tables.sheets import RowView, beside, in_full
 from lit_aux.tables.statistics import SETUPS
+from lit_aux.tables.typed import Row
 
 _DESCRIPTION = (
     "Print what a results table says: means with standard errors over seeds, differences between setups "

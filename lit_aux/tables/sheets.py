@@ -1,15 +1,107 @@
-"""The printed tables of ``lit-aux table``: means, paired differences, winners."""
+"""The printed tables of ``lit-aux table``: means, paired differences, winners, ours beside published ones."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from lit_aux.tables.pairs import Difference, Table, Winner, by_treatment, differences, winners
-from lit_aux.tables.reading import Row
-from lit_aux.tables.row_view import RowView, size_column
-from lit_aux.tables.selection import spelled
+from lit_aux.experiments.means import TIMES, Stat, kind_of_mean, spelled_mean
+from lit_aux.tables.reference import Compared, Comparison
+from lit_aux.tables.selection import spelled, varying
 from lit_aux.tables.sheet import Sheet
-from lit_aux.tables.statistics import Cell, Key, cells, order, repeated
+from lit_aux.tables.statistics import (
+    PLACES,
+    Cell,
+    Difference,
+    Key,
+    Table,
+    Treatment,
+    Winner,
+    by_treatment,
+    cells,
+    differences,
+    order,
+    repeated,
+    winners,
+)
+from lit_aux.tables.typed import Row
+
+__all__ = ["TIMES", "RowView", "size_column"]
+
+
+@dataclass(frozen=True)
+class RowView:
+    """Rows and how they are looked at.
+
+    Attributes:
+        rows: The rows, failed ones among them.
+        value: The column.
+        log: Whether means are of log10, and so geometric.
+        higher: Whether more is better; None where neither is.
+        by: Columns beside the table's own that tell cells apart.
+    """
+
+    rows: Sequence[Row]
+    value: str
+    log: bool
+    higher: bool | None
+    by: tuple[str, ...] = ()
+
+    @property
+    def good(self) -> list[Row]:
+        """The rows of runs that did not fail."""
+        return [row for row in self.rows if row.get("error") is None]
+
+    @property
+    def places(self) -> list[str]:
+        """The columns that say where in the grid a row is and that vary; n_main last."""
+        differ, _ = varying(self.good, PLACES)
+        if "solver" in differ and not self._several_solvers():
+            differ.remove("solver")
+        return [*differ, *(name for name in self.by if name not in differ), "n_main"]
+
+    @property
+    def factors(self) -> bool:
+        """Whether there are several rescale factors."""
+        return len({row.get("rescale") for row in self.good} - {None}) > 1
+
+    def _several_solvers(self) -> bool:
+        """Whether a setup has rows of several solvers; else the solver follows from the setup."""
+        pairs = {(row.get("setup"), row.get("solver")) for row in self.good}
+        return len(pairs) > len({setup for setup, _ in pairs})
+
+    @property
+    def same(self) -> str:
+        """What all rows have in common, in words."""
+        _, same = varying(self.good, (*PLACES, "setup", "rescale"))
+        return ", ".join(f"{name} {spelled(value)}" for name, value in same.items())
+
+    def sizes(self) -> list[int | None]:
+        """Return every n_main, in order."""
+        return sorted({row.get("n_main") for row in self.good}, key=lambda n: order("n_main", n))
+
+    def only(self, rows: Sequence[Row]) -> "RowView":
+        """Return the same look at other rows."""
+        return replace(self, rows=rows)
+
+    def name(self, treatment: Treatment) -> str:
+        """Name a setup, with its rescale factor where several are used."""
+        setup, factor = treatment
+        return f"{setup or ''}" if factor is None or not self.factors else f"{setup or ''} s={factor:g}"
+
+    def number(self, stat: Stat | None) -> str:
+        """Write a mean and its standard error."""
+        return spelled_mean(stat, self.log)
+
+    def kind(self) -> str:
+        """Say what :meth:`number` writes."""
+        return f"{self.value}: {kind_of_mean(self.log)}"
+
+
+def size_column(n: int | None) -> str:
+    """Name the column of an n_main."""
+    return "all" if n is None else f"n {n}"
+
 
 _GROUP = ("setup", "rescale")
 
@@ -193,3 +285,70 @@ def _exact(number: float) -> str:
 def _joined(value: Any) -> str:
     """Write a value as the results table does."""
     return "|".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else str(value)
+
+
+def beside(comparison: Comparison) -> list[Sheet]:
+    """Return two tables: ours / published with n_main across, and how many cells agree by setup."""
+    sizes = list(dict.fromkeys(cell.key[-1] for cell in sorted(comparison.cells, key=lambda c: c.key[-1])))
+    places = comparison.names[:-1]
+    sheet = Sheet(
+        f"{comparison.value}, ours / published ({'geometric ' if comparison.log else ''}means over seeds)",
+        [*places, *map(size_column, sizes)],
+        labels=len(places),
+    )
+    lines: dict[Key, dict[Any, Compared]] = {}
+    for cell in comparison.cells:
+        *place, n = cell.key
+        lines.setdefault(tuple(place), {})[n] = cell
+    for line, by_size in lines.items():
+        fields = [_both(by_size[n], comparison.log) if n in by_size else "" for n in sizes]
+        sheet.rows.append([*map(spelled, line), *fields])
+    rule = (
+        "log10 means differ by at most the larger of 0.05 and "
+        if comparison.log
+        else "means differ by at most "
+    )
+    sheet.notes.append(f"! does not agree; cells agree where {rule}2 standard errors of the difference")
+    fewer = sum(c.ours is not None and c.ours.seeds < c.published.seeds for c in comparison.cells)
+    if fewer:
+        sheet.notes.append(f"{fewer} cells have fewer seeds than the published ones")
+    return [sheet, tally(comparison)]
+
+
+def tally(comparison: Comparison) -> Sheet:
+    """Return how many cells agree by setup."""
+    sheet = Sheet("Cells that agree with the published ones", ["setup", "agree", "compared", "published"])
+    counts = comparison.by_setup()
+    for setup, numbers in counts.items():
+        sheet.rows.append([setup, *map(str, numbers)])
+    if len(counts) > 1:
+        sheet.rows.append(["all", *(str(sum(column)) for column in zip(*counts.values(), strict=True))])
+    return sheet
+
+
+def in_full(comparison: Comparison) -> Sheet:
+    """Return every cell as numbers, a line each."""
+    unit = "_log10" if comparison.log else ""
+    numbers = [f"ours{unit}", "se", "seeds", f"published{unit}", "published_se", "published_seeds"]
+    sheet = Sheet("ours beside published", [*comparison.names, *numbers, "allowed", "agrees"])
+    for cell in comparison.cells:
+        ours = ["", "", "0"] if cell.ours is None else _numbers(cell.ours)
+        key = ["|".join(map(str, v)) if isinstance(v, tuple) else spelled(v) for v in cell.key]
+        agrees = "" if cell.ours is None else str(cell.agrees).lower()
+        sheet.rows.append([*key, *ours, *_numbers(cell.published), repr(cell.allowed), agrees])
+    return sheet
+
+
+def _numbers(stat: Any) -> list[str]:
+    return [repr(stat.mean), "" if stat.error != stat.error else repr(stat.error), str(stat.seeds)]
+
+
+def _both(cell: Compared, log: bool) -> str:
+    published = _short(cell.published.mean, log)
+    if cell.ours is None:
+        return f"- / {published}"
+    return f"{_short(cell.ours.mean, log)} / {published}{'' if cell.agrees else ' !'}"
+
+
+def _short(mean: float, log: bool) -> str:
+    return f"{10**mean:.3g}" if log else f"{mean:.3f}"

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.trajectories import transfer
-from lit_aux.trajectories.comparison import Comparison
+from lit_aux.trajectories.comparison import Comparison, Verdict, judge
 from lit_aux.trajectories.factors import FACTORS, Factor, summarize
 from lit_aux.trajectories.gap import Gap, LossPath, gap, overlap, path_of
+from lit_aux.trajectories.reading import Trajectory
 from lit_aux.trajectories.study import Study
-from lit_aux.trajectories.trajectory import Trajectory
-from lit_aux.trajectories.verdict import Verdict, judge
 
 
 @dataclass(frozen=True)

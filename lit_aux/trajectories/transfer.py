@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.trajectories.series import Series
+from lit_aux.trajectories.reading import Series, Trajectory
 from lit_aux.trajectories.study import Study
-from lit_aux.trajectories.trajectory import Trajectory
 
 CHECKPOINTS = 10
 LAST = "last"

@@ -9,12 +9,10 @@ import pytest
 from scipy.stats import ttest_rel
 from table_helpers import failed, plain_csv, row, table
 
-from lit_aux.tables.pairs import Difference, differences, winners
 from lit_aux.tables.reading import read_rows
-from lit_aux.tables.row_view import RowView
 from lit_aux.tables.selection import is_higher_better
-from lit_aux.tables.sheets import table_of
-from lit_aux.tables.statistics import cells, repeated
+from lit_aux.tables.sheets import RowView, table_of
+from lit_aux.tables.statistics import Difference, cells, differences, repeated, winners
 
 
 def random_rows(

@@ -10,14 +10,11 @@ from trajectory_helpers import line, small_study, write_run
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.trajectories.analysis import analyse
-from lit_aux.trajectories.comparison import Comparison
+from lit_aux.trajectories.comparison import Comparison, judge
 from lit_aux.trajectories.factors import FACTORS, summarize
-from lit_aux.trajectories.reading import read_trajectories
-from lit_aux.trajectories.series import Series
+from lit_aux.trajectories.reading import Series, Trajectory, read_trajectories
 from lit_aux.trajectories.study import Study, study_of
-from lit_aux.trajectories.trajectory import Trajectory
 from lit_aux.trajectories.transfer import higher_is_better, reached, selection
-from lit_aux.trajectories.verdict import judge
 
 
 def run_of(folder: Path, **measures) -> Trajectory:
