@@ -10,7 +10,7 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor, nn
 
-from lit_aux.data.arrays import checked, tested_later
+from lit_aux.data.arrays import checked
 from lit_aux.data.loader import TaskLoader, derive_seed
 from lit_aux.data.multi_task_loader import MultiTaskLoader, Order, phase_tasks
 from lit_aux.data.samples import Images, Samples, check_noise
@@ -26,7 +26,7 @@ from lit_aux.data.tasks import (
     split_sizes,
 )
 from lit_aux.data.transforms import InputFormat, check_normalization, resolve_input_format
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, one_line, unknown_name
 from lit_aux.identity.encoder import Encoder
 
 
@@ -248,7 +248,7 @@ class TaskDataModule(LightningDataModule, ABC):
             )
             val = self._apart("val", checked(self.load_val, self.class_names), self.n_val) if apart else val
             self._sets.update(train=train, val=val)
-        if (stage in ("test", "predict", None) or tested_later(self)) and "test" not in self._sets:
+        if (stage in ("test", "predict", None) or self._is_tested_later) and "test" not in self._sets:
             self._sets["test"] = self._apart("test", checked(self.load_test, self.class_names), self.n_test)
 
     def train_dataloader(self) -> MultiTaskLoader:
@@ -269,6 +269,12 @@ class TaskDataModule(LightningDataModule, ABC):
         return self._loader("test", self._phase[0])
 
     # Beneath
+
+    @property
+    def _is_tested_later(self) -> bool:
+        """Whether own test images are needed after the fit, and so are better looked at before it."""
+        own = self.load_test.__module__.partition(".")[0] != "lit_aux"
+        return own and bool(getattr(self.trainer, "test_after_phase", False))
 
     @property
     def _world(self) -> int:
@@ -325,5 +331,6 @@ def fetch(name: str, download: Callable[[], object]) -> None:
     try:
         download()
     except (OSError, RuntimeError, ValueError) as error:  # no network, no space, a wrong checksum
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigurationError(f"--data.download true: {name} could not be fetched ({reason})") from None
+        raise ConfigurationError(
+            f"--data.download true: {name} could not be fetched ({one_line(error)})"
+        ) from None

@@ -13,6 +13,7 @@ from lit_aux.data.base import TaskDataModule, fetch
 from lit_aux.errors import ConfigurationError
 from lit_aux.storage import check_given
 
+_NAMES = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
 
@@ -46,18 +47,7 @@ class FashionMNISTDataModule(TaskDataModule):
     @property
     def class_names(self) -> list[str]:
         """The kinds of clothing, as torchvision calls them."""
-        return [
-            "T-shirt/top",
-            "Trouser",
-            "Pullover",
-            "Dress",
-            "Coat",
-            "Sandal",
-            "Shirt",
-            "Sneaker",
-            "Bag",
-            "Ankle boot",
-        ]
+        return _NAMES.split(", ")
 
     def pool_counts(self) -> list[int]:
         """Return the number of pool images of every class."""

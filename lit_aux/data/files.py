@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lit_aux.data.loader import TaskLoader, Transform
 from lit_aux.data.transforms import InputFormat
-from lit_aux.errors import ConfigurationError
+from lit_aux.errors import ConfigurationError, one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -103,7 +103,7 @@ def read_image(path: str, view: InputFormat) -> Tensor:
             image = pixels_of(opened, view.channels)
     except Exception as error:  # decoders raise anything of damaged files
         raise ConfigurationError(
-            f"--data.root: {path} cannot be read as an image ({_one_line(error)})"
+            f"--data.root: {path} cannot be read as an image ({one_line(error)})"
         ) from None
     # the resized image covers the crop's enlarged rectangle, whatever its own proportions
     scale = max(math.floor(height / view.crop) / image.height, math.floor(width / view.crop) / image.width)
@@ -214,7 +214,3 @@ def _scaled(image: "Image", most: int, inverted: bool) -> "Image":
     numbers = np.clip(np.asarray(image).astype(np.int64), 0, most)
     numbers = most - numbers if inverted else numbers
     return Image.fromarray(((numbers * 255 + most // 2) // most).astype(np.uint8))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -238,36 +238,13 @@ class InMemoryLoader(TaskLoader):
         images: uint8 (N, C, H, W) on any device; batches are made on that device.
         labels: int64 (N,), on the same device.
         transform: From a uint8 batch to what the network takes; by default a cast to float32.
-        batch_size: Samples per batch and process.
-        training: See :class:`TaskLoader`.
-        shuffle: See :class:`TaskLoader`.
-        seed: See :class:`TaskLoader`.
-        rank: This process.
-        world_size: Number of processes.
+        **options: ``batch_size``, ``training`` and the others of :class:`~lit_aux.data.loader.TaskLoader`.
     """
 
     def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        transform: Transform | None = None,
-        *,
-        batch_size: int,
-        training: bool,
-        shuffle: bool | None = None,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
+        self, images: Tensor, labels: Tensor, transform: Transform | None = None, **options: Any
     ) -> None:
-        super().__init__(
-            labels,
-            batch_size=batch_size,
-            training=training,
-            shuffle=shuffle,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-        )
+        super().__init__(labels, **options)
         self.images = images
         self.transform = transform if transform is not None else torch.Tensor.float
 

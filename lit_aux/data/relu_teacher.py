@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lit_aux.data.loader import generator_for
-from lit_aux.data.teacher_base import DTYPES, DType, TeacherDataModule
-from lit_aux.data.teacher_draws import Sampling, orthogonal_directions, random_signs
+from lit_aux.data.teacher_base import DTYPES, TeacherDataModule
+from lit_aux.data.teacher_draws import orthogonal_directions, random_signs
 from lit_aux.data.teacher_grid import (
     COMMON,
     Cell,
@@ -104,13 +104,10 @@ class ReLUTeacherDataModule(TeacherDataModule):
         cells: The replicas, each a dict of the five options above, in place of every combination of them.
             What a cell leaves out is as the option says, which must be one value then.
         k_aux: Units of the auxiliary teacher.
-        n_aux: Training rows of the task ``aux``.
         in_features: Number of inputs d.
-        n_test: Test rows of each task.
         output_scale: Output weights are +-1/sqrt(units) (``sqrt``) or +-1/units (``units``).
-        sampling: See :class:`TeacherDataModule`.
-        dtype: See :class:`TeacherDataModule`.
-        blocks_per_epoch: See :class:`TeacherDataModule`.
+        **kwargs: ``n_aux``, ``n_test``, ``sampling``, ``dtype`` and ``blocks_per_epoch`` of
+            :class:`TeacherDataModule`.
 
     Raises:
         ConfigurationError: For options that cannot be satisfied.
@@ -126,13 +123,9 @@ class ReLUTeacherDataModule(TeacherDataModule):
         cells: list[dict[str, Any]] | None = None,
         *,
         k_aux: int = 6,
-        n_aux: int = 1024,
         in_features: int = 15,
-        n_test: int = 10_000,
         output_scale: OutputScale = "sqrt",
-        sampling: Sampling = "published",
-        dtype: DType = "float64",
-        blocks_per_epoch: int = 1,
+        **kwargs: Any,
     ) -> None:
         k_aux = whole_number("k_aux", 1)(k_aux)
         in_features = whole_number("in_features", 2)(in_features)
@@ -145,14 +138,10 @@ class ReLUTeacherDataModule(TeacherDataModule):
         replicas = in_order(replicas, "correlation" if cells is None else "cells")
         self.output_scale: OutputScale = output_scale
         super().__init__(
-            [{**cell, "correlation": "|".join(map(repr, cell["correlation"]))} for cell in replicas],
+            replicas=[{**cell, "correlation": "|".join(map(repr, cell["correlation"]))} for cell in replicas],
             k_aux=k_aux,
-            n_aux=n_aux,
             in_features=in_features,
-            n_test=n_test,
-            sampling=sampling,
-            dtype=dtype,
-            blocks_per_epoch=blocks_per_epoch,
+            **kwargs,
         )
 
     def teacher(self, replica: int, task: str) -> ReLUTeacher:

@@ -87,12 +87,12 @@ class TeacherDataModule(LightningDataModule, ABC):
         replicas: Sequence[Cell],
         *,
         k_aux: int,
-        n_aux: int,
         in_features: int,
-        n_test: int,
-        sampling: Sampling,
-        dtype: DType,
-        blocks_per_epoch: int,
+        n_aux: int = 1024,
+        n_test: int = 10_000,
+        sampling: Sampling = "published",
+        dtype: DType = "float64",
+        blocks_per_epoch: int = 1,
     ) -> None:
         super().__init__()
         self.replicas: list[dict[str, Any]] = list(replicas)
