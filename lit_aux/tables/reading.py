@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,8 +12,6 @@ from lit_aux.experiments.results import COLUMNS, MEASURE_COLUMNS, measures_path
 from lit_aux.storage import check_given
 from lit_aux.tables.row_tasks import name_tasks
 from lit_aux.tables.typed import Row, TableRow, typed
-
-__all__ = ["PathLike", "Row", "read_measures", "read_rows", "tables_of"]
 
 PathLike: TypeAlias = str | os.PathLike[str]
 _CELL = (*COLUMNS[2 : COLUMNS.index("loss_best")], "quantity", "layer")
@@ -89,7 +87,7 @@ def tables_of(paths: PathLike | Iterable[PathLike]) -> list[Path]:
     for path in map(Path, given):
         if path.is_dir():
             own = path / "results.csv"
-            inside = [own] if own.is_file() else sorted(filter(_counts(path), path.rglob("results.csv")))
+            inside = [own] if own.is_file() else files_beneath(path, "results.csv")
             if not inside:
                 raise ConfigurationError(f"FILE {path}: there is no results.csv in this folder")
             found |= dict.fromkeys(inside)
@@ -98,6 +96,12 @@ def tables_of(paths: PathLike | Iterable[PathLike]) -> list[Path]:
         else:
             raise ConfigurationError(f"FILE {path}: there is no such file")
     return list(found)
+
+
+def files_beneath(folder: Path, name: str) -> list[Path]:
+    """Return the files of a name anywhere in a folder but in hidden folders: trash, snapshots."""
+    found = (path for path in folder.rglob(name) if path.is_file())
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
 def _groups(paths: PathLike | Iterable[PathLike]) -> list[list[TableRow]]:
@@ -112,15 +116,6 @@ def _groups(paths: PathLike | Iterable[PathLike]) -> list[list[TableRow]]:
                 groups.append(group)
             group.append(TableRow(row, path, line, sum(one.path == path for one in group)))
     return groups
-
-
-def _counts(folder: Path) -> Callable[[Path], bool]:
-    """Return what tells tables beneath a folder from those in its hidden folders: trash, snapshots."""
-
-    def counts(path: Path) -> bool:
-        return path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-
-    return counts
 
 
 def _name_experiments(rows: Sequence[Row], groups: Sequence[Sequence[TableRow]]) -> None:

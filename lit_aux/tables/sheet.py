@@ -52,12 +52,9 @@ class Sheet:
             width: Most characters in a line of text.
         """
         if kind == "csv":
-            return self._csv()
+            return as_csv([self.columns, *self.rows])
         text = self._markdown() if kind == "markdown" else self._text(width)
         return printable(text)
-
-    def _csv(self) -> str:
-        return as_csv([self.columns, *self.rows])
 
     def _markdown(self) -> str:
         rule = [":--" if number < self.labels else "--:" for number in range(len(self.columns))]
@@ -102,6 +99,11 @@ class Sheet:
         with console.capture() as capture:
             console.print(table)
         return [line.rstrip() for line in capture.get().splitlines()]
+
+
+def exact(number: float) -> str:
+    """Write a number in full; nothing for NaN."""
+    return "" if number != number else repr(float(number))
 
 
 def _line(fields: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ SETUPS = ("STL", "MTL", "PT+FT", "STL (LP)", "PT+FT (LP)", "STL (NTK)", "PT+FT (
 
 
 @dataclass
-class Cell:
+class CellValues:
     """What the runs of one cell of the grid have in a column.
 
     Attributes:
@@ -59,7 +59,7 @@ def key_of(row: Mapping[str, Any], names: Iterable[str]) -> Key:
     return tuple(row.get(name) for name in names)
 
 
-def cells(rows: Iterable[Row], value: str, names: Sequence[str], log: bool = False) -> dict[Key, Cell]:
+def cells(rows: Iterable[Row], value: str, names: Sequence[str], log: bool = False) -> dict[Key, CellValues]:
     """Put rows into the cells that some columns make, in the order of those columns' values.
 
     Args:
@@ -68,11 +68,11 @@ def cells(rows: Iterable[Row], value: str, names: Sequence[str], log: bool = Fal
         names: The columns that tell cells apart.
         log: Whether means are taken of log10 of the values.
     """
-    found: dict[Key, Cell] = {}
+    found: dict[Key, CellValues] = {}
     values: dict[Key, dict[Any, list[float]]] = {}
     for row in rows:
         key = key_of(row, names)
-        cell = found.setdefault(key, Cell())
+        cell = found.setdefault(key, CellValues())
         if row.get("error") is not None:
             cell.failed += 1
             continue
@@ -135,7 +135,7 @@ def order(name: str, value: Any) -> Key:
 
 Treatment = tuple[str | None, float | None]
 """A setup and its rescale factor."""
-Table = dict[Key, dict[Treatment, Cell]]
+Table = dict[Key, dict[Treatment, CellValues]]
 """By place in the grid (n_main among it), what each treatment has."""
 _NO_FACTOR = (None, 1.0)
 
@@ -167,7 +167,7 @@ class Difference:
         return abs(self.stat.mean) > 2 * self.stat.error
 
 
-def by_treatment(cells: Mapping[Key, Cell]) -> Table:
+def by_treatment(cells: Mapping[Key, CellValues]) -> Table:
     """Arrange cells whose last two names are setup and rescale factor by place, then treatment."""
     found: Table = {}
     for (*place, setup, rescale), cell in cells.items():
@@ -199,14 +199,14 @@ def differences(table: Table, baseline: str) -> Iterator[Difference]:
 
 
 def _compared(
-    place: Key, treatments: Mapping[Treatment, Cell], one: Treatment, other: Treatment
+    place: Key, treatments: Mapping[Treatment, CellValues], one: Treatment, other: Treatment
 ) -> Iterator[Difference]:
     found = difference(treatments[one], treatments[other])
     if found is not None:
         yield Difference(place, one, other, *found)
 
 
-def difference(one: Cell, other: Cell) -> tuple[Stat, tuple[float, float], int | None] | None:
+def difference(one: CellValues, other: CellValues) -> tuple[Stat, tuple[float, float], int | None] | None:
     """Return mean difference, interval and how many seeds are lower; None where nothing can be paired."""
     seeds = [seed for seed in one.by_seed if seed in other.by_seed]
     if seeds:

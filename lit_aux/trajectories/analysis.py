@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.trajectories import transfer
-from lit_aux.trajectories.comparison import Comparison, Verdict, judge
+from lit_aux.trajectories.contrast import Contrast, Verdict, judge
 from lit_aux.trajectories.factors import FACTORS, Factor, summarize
 from lit_aux.trajectories.gap import Gap, LossPath, gap, overlap, path_of
 from lit_aux.trajectories.reading import Trajectory
@@ -29,10 +29,10 @@ class TaskAnalysis:
 
     method: str
     task: str
-    transfer: Comparison
+    transfer: Contrast
     gap: Gap | None
-    gap_mean: Comparison | None
-    factors: Mapping[str, Comparison]
+    gap_mean: Contrast | None
+    factors: Mapping[str, Contrast]
     verdicts: Mapping[str, Verdict]
 
 
@@ -109,11 +109,11 @@ def _of_task(study: Study, method: str, task: str, metric: str, select: str, hig
     def values(runs: Sequence[Trajectory]) -> list[tuple[int | None, float]]:
         return [(run.seed, transfer.reached(run, task, metric, select)) for run in runs]
 
-    moved = Comparison(values(single), values(multi))
+    moved = Contrast(values(single), values(multi))
     found = gap(_paths(single, task, metric), _paths(multi, task, metric))
     mean = None
     if found is not None:
-        mean = Comparison(
+        mean = Contrast(
             [(run.seed, float(a)) for run, a in zip(single, found.single.averages, strict=True)],
             [(run.seed, float(a)) for run, a in zip(multi, found.multi.averages, strict=True)],
         )
@@ -137,7 +137,7 @@ def _paths(runs: Sequence[Trajectory], task: str, metric: str) -> list[LossPath]
 
 def _change(
     single: Sequence[Trajectory], multi: Sequence[Trajectory], task: str, factor: Factor
-) -> Comparison | None:
+) -> Contrast | None:
     """Return a factor in both kinds of runs, as far as they measured it; None where one kind did not."""
     kinds = []
     for runs in (single, multi):
@@ -148,7 +148,7 @@ def _change(
             if value is not None:
                 values.append((run.seed, value))
         kinds.append(values)
-    return Comparison(*kinds) if all(kinds) else None
+    return Contrast(*kinds) if all(kinds) else None
 
 
 def _ranges(study: Study, found: TaskAnalysis, metric: str) -> str:

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lit_aux.trajectories.comparison import apart
+from lit_aux.trajectories.contrast import apart
 from lit_aux.trajectories.reading import Floats
 
 LossPath: TypeAlias = tuple[Floats, Floats]

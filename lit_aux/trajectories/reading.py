@@ -1,7 +1,6 @@
 """Trajectories of runs, and how they are read from ``trajectory.csv``: without torch, and quick to import."""
 
 import csv
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.spreadsheets import meant
 from lit_aux.storage import check_given
+from lit_aux.tables.reading import PathLike, files_beneath
 
 Floats: TypeAlias = NDArray[np.float64]
 Wholes: TypeAlias = NDArray[np.int64]
@@ -92,7 +92,6 @@ class Trajectory:
         return replace(self, series={key: series for key, series in cut.items() if len(series.value)})
 
 
-PathLike: TypeAlias = str | os.PathLike[str]
 FILE = "trajectory.csv"
 COLUMNS = ("method", "seed", "trained", "phase", "epoch", "step", "task", "measure", "value")
 _Row: TypeAlias = tuple[str, str, str, int, int, float]  # phase, task, measure, epoch, step, value
@@ -110,11 +109,7 @@ def trajectory_files(paths: Iterable[PathLike]) -> list[Path]:
         check_given("RUN", given)
         path = Path(given)
         if path.is_dir():
-            inside = sorted(
-                file
-                for file in path.rglob(FILE)  # but for trash, snapshots and the like, and for what is no file
-                if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
-            )
+            inside = files_beneath(path, FILE)
             if not inside:
                 raise ConfigurationError(
                     f"RUN {path}: there is no {FILE} in this folder; runs with the callback TrajectoryLog "

@@ -1,11 +1,12 @@
 """The tables of ``lit-aux trajectories``: in the terminal, and as CSV files with every number in full."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from math import isnan
+from typing import TypeAlias
 
-from lit_aux.tables.sheet import Sheet
+from lit_aux.tables.sheet import Sheet, exact
 from lit_aux.trajectories.analysis import Analysis, TaskAnalysis
-from lit_aux.trajectories.comparison import CAUTION, VERDICTS, Comparison, Spread, missing
+from lit_aux.trajectories.contrast import CAUTION, VERDICTS, Contrast, Spread, missing
 from lit_aux.trajectories.factors import SUMMARIES
 from lit_aux.trajectories.transfer import CHECKPOINTS, LAST
 
@@ -143,7 +144,7 @@ def _signed(value: float, significant: bool) -> str:
     return f"{value:+.3g}" + ("*" if significant else " ")
 
 
-def _moved(change: Comparison) -> str:
+def _moved(change: Contrast) -> str:
     star = "*" if change.significant else " "
     return f"{change.single.mean:.3g} {ARROW} {change.multi.mean:.3g}{star}"
 
@@ -155,91 +156,93 @@ def tables(found: Analysis) -> dict[str, Sheet]:
     ``change_2sd`` that of the differences by seed, and ``significant`` whether the intervals around
     ``single`` and ``multi`` do not overlap. What is not known is empty.
     """
-    return {
-        "transfer.csv": _transfer_file(found),
-        "gap.csv": _gap_file(found),
-        "gap_curves.csv": _gap_curves_file(found),
-        "factors.csv": _factors_file(found),
-        "verdict.csv": _verdict_file(found),
-        "runs.csv": _runs_file(found),
-    }
+    return {name: Sheet(name, columns, list(rows(found))) for name, (columns, rows) in _FILES.items()}
 
 
-def _transfer_file(found: Analysis) -> Sheet:
-    made = Sheet("transfer", ["method", "task", "metric", "select", *_COMPARED, "single_runs", "multi_runs"])
+Rows: TypeAlias = Iterator[list[str]]
+
+
+def _transfer_rows(found: Analysis) -> Rows:
     for r in found.results:
         runs = [str(r.transfer.single.count), str(r.transfer.multi.count)]
-        made.rows.append([r.method, r.task, found.metric, found.select, *_compared(r.transfer), *runs])
-    return made
+        yield [r.method, r.task, found.metric, found.select, *_compared(r.transfer), *runs]
 
 
-def _gap_file(found: Analysis) -> Sheet:
-    columns = ["method", "task", "metric", "loss_high", "loss_low", *_COMPARED, "share_higher", "share_lower"]
-    made = Sheet("gap", columns)
+def _gap_rows(found: Analysis) -> Rows:
     for r in found.results:
-        fields = [""] * (len(columns) - 3)
+        fields = [""] * (4 + len(_COMPARED))
         if r.gap is not None and r.gap_mean is not None:
             shares = (r.gap.share_higher, r.gap.share_lower)
-            fields = [*_exact(r.gap.losses), *_compared(r.gap_mean), *_exact(shares)]
-        made.rows.append([r.method, r.task, found.metric, *fields])
-    return made
+            fields = [*map(exact, r.gap.losses), *_compared(r.gap_mean), *map(exact, shares)]
+        yield [r.method, r.task, found.metric, *fields]
 
 
-def _gap_curves_file(found: Analysis) -> Sheet:
-    made = Sheet("curves", ["method", "task", "train_loss", *_COMPARED[:5], "significant"])
+def _curve_rows(found: Analysis) -> Rows:
     for r in found.results:
         if r.gap is None:
             continue
         single, multi = r.gap.single, r.gap.multi
         columns = (single.loss, single.mean, single.two_sd, multi.mean, multi.two_sd, r.gap.difference)
         for *numbers, significant in zip(*columns, r.gap.significant, strict=True):
-            made.rows.append([r.method, r.task, *_exact(numbers), _truth(bool(significant))])
-    return made
+            yield [r.method, r.task, *map(exact, numbers), _truth(bool(significant))]
 
 
-def _factors_file(found: Analysis) -> Sheet:
-    made = Sheet("factors", ["method", "task", "factor", "summary", *_COMPARED])
+def _factor_rows(found: Analysis) -> Rows:
     for r in found.results:
         for factor in found.factors:
             if factor.measure in r.factors:
-                numbers = _compared(r.factors[factor.measure])
-                made.rows.append([r.method, r.task, factor.measure, factor.summary, *numbers])
-    return made
+                yield [
+                    r.method,
+                    r.task,
+                    factor.measure,
+                    factor.summary,
+                    *_compared(r.factors[factor.measure]),
+                ]
 
 
-def _verdict_file(found: Analysis) -> Sheet:
-    columns = ["method", "task", "factor", "verdict", "not_significant", "transfer", "change"]
-    made = Sheet("verdict", columns)
+def _verdict_rows(found: Analysis) -> Rows:
     for r in found.results:
         for name, verdict in r.verdicts.items():
             change = r.factors[name]
-            numbers = _exact((r.transfer.change, change.change))
-            made.rows.append([r.method, r.task, name, verdict, missing(change, r.transfer), *numbers])
-    return made
+            numbers = map(exact, (r.transfer.change, change.change))
+            yield [r.method, r.task, name, verdict, missing(change, r.transfer), *numbers]
 
 
-def _runs_file(found: Analysis) -> Sheet:
-    """Return the one number of every run behind the means: what it reached, and its factors."""
-    made = Sheet("runs", ["method", "seed", "task", "quantity", "value"])
+def _run_rows(found: Analysis) -> Rows:
+    """Yield the one number of every run behind the means: what it reached, and its factors."""
     rows: dict[tuple[str, ...], None] = {}  # single-task runs are compared with every method
     for r in found.results:
         alone = found.study.single[r.task][0].method
         for name, compared in {f"test_{found.metric}": r.transfer, **r.factors}.items():
             for method, runs in ((alone, compared.single_runs), (r.method, compared.multi_runs)):
                 for seed, value in runs:
-                    rows[method, "" if seed is None else str(seed), r.task, name, *_exact([value])] = None
-    made.rows = [list(row) for row in rows]
-    return made
+                    rows[method, "" if seed is None else str(seed), r.task, name, exact(value)] = None
+    yield from map(list, rows)
 
 
-def _compared(found: Comparison) -> list[str]:
+_FILES: dict[str, tuple[tuple[str, ...], Callable[[Analysis], Rows]]] = {
+    "transfer.csv": (
+        ("method", "task", "metric", "select", *_COMPARED, "single_runs", "multi_runs"),
+        _transfer_rows,
+    ),
+    "gap.csv": (
+        ("method", "task", "metric", "loss_high", "loss_low", *_COMPARED, "share_higher", "share_lower"),
+        _gap_rows,
+    ),
+    "gap_curves.csv": (("method", "task", "train_loss", *_COMPARED[:5], "significant"), _curve_rows),
+    "factors.csv": (("method", "task", "factor", "summary", *_COMPARED), _factor_rows),
+    "verdict.csv": (
+        ("method", "task", "factor", "verdict", "not_significant", "transfer", "change"),
+        _verdict_rows,
+    ),
+    "runs.csv": (("method", "seed", "task", "quantity", "value"), _run_rows),
+}
+
+
+def _compared(found: Contrast) -> list[str]:
     single, multi = found.single, found.multi
     numbers = (single.mean, single.two_sd, multi.mean, multi.two_sd, found.change, found.paired_two_sd)
-    return [*_exact(numbers), _truth(found.significant)]
-
-
-def _exact(numbers: Iterable[float]) -> list[str]:
-    return ["" if isnan(number) else repr(float(number)) for number in numbers]
+    return [*map(exact, numbers), _truth(found.significant)]
 
 
 def _truth(value: bool) -> str:

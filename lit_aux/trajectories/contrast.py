@@ -41,7 +41,7 @@ Values = Sequence[tuple[int | None, float]]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Contrast:
     """A number of every run, of one task.
 
     Attributes:
@@ -99,7 +99,7 @@ CAUTION = (
 )
 
 
-def judge(change: Comparison, transfer: Comparison, sign: int, higher: bool) -> Verdict:
+def judge(change: Contrast, transfer: Contrast, sign: int, higher: bool) -> Verdict:
     """Return what a factor's change says of a task's transfer.
 
     Args:
@@ -115,7 +115,7 @@ def judge(change: Comparison, transfer: Comparison, sign: int, higher: bool) -> 
     return "explains" if promised == better else "contradicts"
 
 
-def missing(change: Comparison, transfer: Comparison) -> str:
+def missing(change: Contrast, transfer: Contrast) -> str:
     """Return which of the two differences is not significant, in words; nothing where both are."""
     parts = {"transfer": transfer.significant, "change": change.significant}
     return " and ".join(name for name, significant in parts.items() if not significant)
