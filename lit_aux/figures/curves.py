@@ -1,15 +1,15 @@
 """From rows of results tables to curves: means over seeds, with bars of two standard errors."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from math import exp, isfinite, log, nan, sqrt
-from statistics import fmean, stdev
+from math import exp, log, nan
 from typing import Any, Literal, TypeAlias
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.experiments.means import mean_of
 from lit_aux.tables.selection import spelled
+from lit_aux.tables.typed import Row
 
-Row: TypeAlias = Mapping[str, Any]
 Mean: TypeAlias = Literal["arithmetic", "geometric"]
 AXES = ("experiment", "task", "solver", "overlap", "k_main", "correlation", "magnitude", "rescale")
 """Columns that must not differ within a curve, unless they are what it is drawn against."""
@@ -55,10 +55,8 @@ def average(values: Sequence[float], mean: Mean = "arithmetic") -> tuple[float, 
         if min(values) <= 0:
             raise ConfigurationError(f"--mean geometric: {min(values):g} is among the values; use arithmetic")
         return tuple(map(exp, average([log(value) for value in values])))  # type: ignore[return-value]
-    centre = fmean(values)
-    known = len(values) > 1 and all(isfinite(value) for value in values)
-    error = 2 * stdev(values) / sqrt(len(values)) if known else nan
-    return centre, centre - error, centre + error
+    stat = mean_of(values)
+    return stat.mean, stat.mean - 2 * stat.error, stat.mean + 2 * stat.error
 
 
 def curve(rows: Sequence[Row], x: str, value: str, key: str, mean: Mean = "arithmetic") -> Curve:

@@ -100,21 +100,7 @@ def _legend(figure: "Figure", layout: Layout, published: bool) -> None:
     """Put one legend below the panels, which also says what the bars are."""
     from matplotlib.lines import Line2D
 
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=look.colour,
-            marker=look.marker,
-            linestyle=look.line,
-            linewidth=1.4,
-            markersize=4.5,
-            markeredgewidth=0.4,
-            markeredgecolor="white",
-            label=label,
-        )
-        for label, look in layout.looks.values()
-    ]
+    handles = [Line2D([], [], label=label, **look.options()) for label, look in layout.looks.values()]
     if any(panel.teacher for panel in layout.panels):
         handles.append(Line2D([], [], color=INK, linewidth=0.9, label="teacher"))
     if layout.level_label and any(panel.level is not None for panel in layout.panels):
@@ -184,16 +170,10 @@ def _curve(axes: "Axes", own: Curve, look: Look, zorder: float) -> None:
         own.mean,
         yerr=[below, above],
         label=own.key,
-        color=look.colour,
-        marker=look.marker,
-        markersize=3.6,
-        markeredgewidth=0.4,
-        markeredgecolor="white",
-        linestyle=look.line,
-        linewidth=1.4,
         elinewidth=0.8,
         capsize=1.5,
         zorder=zorder,
+        **look.options(3.6),
     )
 
 

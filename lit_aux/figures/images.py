@@ -8,7 +8,6 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.figures.curves import (
     SINGLE,
     Curve,
-    Row,
     at_factor_one,
     by_experiment,
     curve,
@@ -17,7 +16,8 @@ from lit_aux.figures.curves import (
 )
 from lit_aux.figures.layout import Layout, Panel, Request
 from lit_aux.figures.students import factor_key, factor_looks, setup_looks, setups_of
-from lit_aux.figures.style import QUANTITIES, SETUPS
+from lit_aux.figures.style import QUANTITIES
+from lit_aux.tables.typed import Row
 
 _N_MAIN = "main-task images"
 _RESCALED = "PT+FT"
@@ -98,10 +98,7 @@ def accuracy_rescale(rows: Sequence[Row], measures: Sequence[Row], how: Request)
                     level=0.0,
                 )
             )
-    looks = factor_looks(factors)
-    if any(c.key == SINGLE for panel in panels for c in panel.curves):
-        looks[SINGLE] = SINGLE, SETUPS[SINGLE]
-    return Layout(tuple(panels), len(tuned) + len(single), looks)
+    return Layout(tuple(panels), len(tuned) + len(single), factor_looks(factors, panels))
 
 
 def dimensionality(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:

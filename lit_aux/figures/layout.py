@@ -1,7 +1,7 @@
 """What a figure shows and what is asked of it, before anything is drawn."""
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from lit_aux.errors import ConfigurationError
@@ -21,14 +21,6 @@ class Request:
     baseline: int | None = AUTO
     """The n_main of the single-task run by which ReLU students' losses are divided: the smallest by default;
     None for the losses themselves."""
-
-    def as_drawn(self, baseline: int | None) -> "Request":
-        """Return what makes curves that can lie over those of a figure.
-
-        Args:
-            baseline: Of the figure's layout.
-        """
-        return replace(self, baseline=baseline)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,16 @@
 """Figures from results tables, as ``lit-aux figures`` draws them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.experiments.grids import EXPERIMENTS
 from lit_aux.figures import images, solutions, students
-from lit_aux.figures.curves import Row
 from lit_aux.figures.drawing import draw, overlay
 from lit_aux.figures.layout import Layout, Request
 from lit_aux.figures.tables import NETWORKS, Tables, load
+from lit_aux.tables.typed import Row
 
 Lay = Callable[[Sequence[Row], Sequence[Row], Request], Layout]
 
@@ -291,7 +291,7 @@ def _published(
         return nothing
     chosen = None if part is None else parts[0]
     try:
-        over = laid_out(name, published, chosen, how.as_drawn(layout.baseline))
+        over = laid_out(name, published, chosen, replace(how, baseline=layout.baseline))
     except ConfigurationError:  # the published rows have no such column, or no measures
         return nothing
     count = sum(len(panel.curves) for panel in overlay(layout, over).values())

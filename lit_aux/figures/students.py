@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.figures.curves import SINGLE, Curve, Mean, Row, at_factor_one, curve, grouped, relative
+from lit_aux.figures.curves import SINGLE, Curve, Mean, at_factor_one, curve, grouped, relative
 from lit_aux.figures.layout import AUTO, Layout, Panel, Request
 from lit_aux.figures.style import SETUPS, TIMES, Look, ordered_looks
 from lit_aux.figures.tables import by_task, entries, network_of, pattern_title, shared_title
 from lit_aux.tables.selection import spelled
+from lit_aux.tables.typed import Row
 
 _N_MAIN = "main-task examples"
 _COLUMNS = 4
@@ -65,10 +66,7 @@ def rescaling(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Lay
         panels += _by_factor(
             rows, setup, how, label, 1 + max((panel.place[0] for panel in panels), default=-1)
         )
-    looks = factor_looks(factors)
-    if any(c.key == SINGLE for panel in panels for c in panel.curves):
-        looks[SINGLE] = SINGLE, SETUPS[SINGLE]
-    return Layout(tuple(panels), len(rows), looks, lost, baseline)
+    return Layout(tuple(panels), len(rows), factor_looks(factors, panels), lost, baseline)
 
 
 def _by_factor(rows: Sequence[Row], setup: str, how: Request, label: str, top: int) -> list[Panel]:
@@ -208,10 +206,13 @@ def factor_key(factor: float | None) -> str:
     return f"{TIMES} {spelled(1.0 if factor is None else factor)}"
 
 
-def factor_looks(factors: Sequence[float]) -> dict[str, tuple[str, Look]]:
-    """Return how the curves of rescale factors look, from the largest to the smallest."""
+def factor_looks(factors: Sequence[float], panels: Sequence[Panel]) -> dict[str, tuple[str, Look]]:
+    """Return how the curves of rescale factors look, from the largest to the smallest, and STL's if drawn."""
     ordered = sorted({*factors}, reverse=True)
-    return {
+    found = {
         factor_key(factor): (f"factor {factor:g}", look)
         for factor, look in zip(ordered, ordered_looks(len(ordered)), strict=True)
     }
+    if any(c.key == SINGLE for panel in panels for c in panel.curves):
+        found[SINGLE] = SINGLE, SETUPS[SINGLE]
+    return found

@@ -30,6 +30,18 @@ class Look(NamedTuple):
     marker: str
     line: Line
 
+    def options(self, size: float = 4.5) -> dict[str, Any]:
+        """Return matplotlib's options of a line with markers, and of its entry in a legend."""
+        return {
+            "color": self.colour,
+            "marker": self.marker,
+            "linestyle": self.line,
+            "linewidth": 1.4,
+            "markersize": size,
+            "markeredgewidth": 0.4,
+            "markeredgecolor": "white",
+        }
+
 
 SETUPS = {
     "STL": Look("#e99a00", "s", (0, (3, 1.2))),

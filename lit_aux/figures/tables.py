@@ -3,17 +3,17 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.grids import EXPERIMENTS
-from lit_aux.figures.curves import Row
 from lit_aux.figures.style import TIMES
 from lit_aux.storage import check_given
 from lit_aux.tables import selection
 from lit_aux.tables.reading import read_measures, read_rows
+from lit_aux.tables.typed import Row
 
 NETWORKS = ("diagonal", "relu", "image")
 _FILES = {"cifar100_resnet": "cifar100-resnet18", "cifar100_vit": "cifar100-vit"}
@@ -36,7 +36,7 @@ class Tables:
             if (experiment is None or row.get("experiment") == experiment)
             and (network is None or network_of(row) == network)
         ]
-        return Tables(tuple(kept), self.measures, self.notes)
+        return replace(self, rows=tuple(kept))
 
     def parts(self) -> list[tuple[str, str]]:
         """Return each experiment that there are rows of, and its network."""
@@ -55,7 +55,7 @@ class Tables:
         rows = [dict(row) for row in self.rows]
         for condition in conditions:
             rows = selection.where(rows, condition)
-        return Tables(tuple(rows), self.measures, self.notes)
+        return replace(self, rows=tuple(rows))
 
 
 def load(paths: Sequence[str | Path], option: str = "--results", duplicates: str | None = None) -> Tables:

@@ -61,6 +61,8 @@ def canvas(
         notes: Lines of text above the key; long ones are broken.
         lines: Whether the key shows lines with their markers, or markers alone.
     """
+    from matplotlib.lines import Line2D
+
     rows = ceil(panels / columns)
     width = max(4.6, _LEFT + columns * size[0] + (columns - 1) * gaps[0] + _RIGHT)
     text = [line for note in notes for line in wrap(note, int(15.5 * width))]
@@ -83,8 +85,9 @@ def canvas(
     for unused in axes[panels:]:
         unused.axis("off")
     figure.suptitle(title, x=0.1 / width, y=1 - 0.08 / height, ha="left", va="top", fontsize=10, color=INK)
+    hidden: dict[str, Any] = {} if lines else {"linestyle": "none"}
     legend = figure.legend(
-        handles=[_handle(name, look, lines) for name, look in looks],
+        handles=[Line2D([], [], label=name, **look.options() | hidden) for name, look in looks],
         loc="lower center",
         bbox_to_anchor=(0.5, 0.0),
         ncols=across,
@@ -99,23 +102,6 @@ def canvas(
     legend.get_title().set_multialignment("center")
     legend.get_title().set_color(INK)
     return Canvas(figure, axes[:panels], columns)
-
-
-def _handle(name: str, look: Look, line: bool) -> Any:
-    from matplotlib.lines import Line2D
-
-    return Line2D(
-        [],
-        [],
-        color=look.colour,
-        marker=look.marker,
-        linestyle=look.line if line else "none",
-        linewidth=1.4,
-        markersize=4.5,
-        markeredgewidth=0.4,
-        markeredgecolor="white",
-        label=name,
-    )
 
 
 @dataclass(frozen=True)
@@ -216,14 +202,8 @@ def _panel(axes: "Axes", task: str, lines: Sequence[Line], how: Mapping[str, Loo
             line.x,
             line.mean,
             label=line.name,
-            color=look.colour,
-            linestyle=look.line,
-            linewidth=1.3,
-            marker=look.marker,
-            markersize=3.2,
-            markeredgewidth=0.4,
-            markeredgecolor="white",
             markevery=(every // 2, every),
+            **look.options(3.2) | {"linewidth": 1.3},
         )
         for part in line.clear:  # along the lower edge, one line above the other
             axes.plot(
