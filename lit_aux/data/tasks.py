@@ -12,7 +12,7 @@ from lit_aux.data.loader import generator_for
 from lit_aux.data.samples import Images, Samples
 from lit_aux.data.transforms import InputFormat
 from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.ranges import MOST, is_whole
+from lit_aux.ranges import whole
 
 Classes = Mapping[str, int | list[int | str]]
 
@@ -142,30 +142,24 @@ def draw_samples(
 
 
 def at_least(option: str, value: Any, least: int) -> None:
-    """Refuse a number below ``least``, and one above all that is counted here.
+    """Refuse what is given but no whole number from ``least`` on.
 
     Raises:
         ConfigurationError: Naming the option and the value.
     """
-    if value is not None and not is_whole(value):
-        raise ConfigurationError(f"{option} {value!r}: is not a whole number")
-    if value is not None and value < least:
-        raise ConfigurationError(f"{option} {value}: must be at least {least}")
-    if value is not None and value > MOST:
-        raise ConfigurationError(f"{option} {value}: must be at most {MOST}")
+    if value is not None:
+        whole(option, value, least)
 
 
 def resolve_seed(seed: Any) -> int:
     """Return the seed given, else that of ``seed_everything``, else 0.
 
     Raises:
-        ConfigurationError: If it is negative.
+        ConfigurationError: If it is no seed that torch's generators take.
     """
-    if seed is not None and not is_whole(seed):
-        raise ConfigurationError(f"--data.seed {seed!r}: is not a whole number")
-    if seed is not None and not 0 <= seed < 2**63:  # what torch's generators take
-        raise ConfigurationError(f"--data.seed {seed}: must be at least 0 and at most {2**63 - 1}")
-    return int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+    if seed is not None:
+        return whole("--data.seed", seed, most=2**63 - 1)
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
 def option_for(task: str) -> str:

@@ -85,11 +85,8 @@ def load(paths: Sequence[str | Path], option: str = "--results", duplicates: str
             measures += read_measures(named, duplicates)
     except ConfigurationError as error:
         raise ConfigurationError(re.sub(r"^FILE\b", option, str(error))) from None
-    by_run = {row["run"]: row for row in rows if row.get("run")}
-    for line in measures:
-        if line["phase"] is None and line["layer"] is None and line["run"] in by_run:
-            by_run[line["run"]].setdefault(line["measure"], line["value"])
-    kept = [row for row in rows if not row.get("error")]
+    options = selection.options_of(measures)
+    kept = [{**row, **options.get(row.get("run") or "", {}), **row} for row in rows if not row.get("error")]
     failed = len(rows) - len(kept)
     notes = (f"{failed} failed run{'s are' if failed > 1 else ' is'} left out",) if failed else ()
     return Tables(tuple(kept), tuple(measures), notes)

@@ -19,13 +19,12 @@ from lit_aux.experiments.options import INTEGRATORS
 from lit_aux.experiments.quiet import quiet
 from lit_aux.experiments.results import ADDED, COLUMNS
 from lit_aux.experiments.students import data_of, train_again
-from lit_aux.functional import gradient_flow_limit
+from lit_aux.functional.gradient_flow import PATHWAYS, gradient_flow_limit
 from lit_aux.models import StudentNet
 from lit_aux.regimes.student_features import StudentFeatures
+from lit_aux.tables.typed import Row
 
-Row = dict[str, str]
 Weights = dict[str, Tensor]
-_NAMES = ("w_plus", "v_plus", "w_minus", "v_minus")
 
 
 def read_results(
@@ -153,7 +152,7 @@ def _solve(runs: Iterable[Run]) -> Iterable[StudentFeatures]:
         key = (run.experiment, run.axes["seed"], run.options["sampling"], protocol.init_scale)
         if key not in pretrained:
             start = torch.full((protocol.in_features,), protocol.init_scale, dtype=torch.float64)
-            pretrained[key] = _limit(data, "aux", dict.fromkeys(_NAMES, start)).weights
+            pretrained[key] = _limit(data, "aux", dict.fromkeys(PATHWAYS, start)).weights
         w = torch.stack([pretrained[key][name] for name in ("w_plus", "w_minus")])
         v = torch.full_like(w, protocol.readout_scale)
         factor = run.axes["rescale"]

@@ -1,6 +1,6 @@
 """The tables of ``lit-aux trajectories``: in the terminal, and as CSV files with every number in full."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import isnan
 from typing import TypeAlias
 
@@ -12,7 +12,6 @@ from lit_aux.trajectories.transfer import CHECKPOINTS, LAST
 
 STAR = "* the intervals (mean ± 2 standard deviations over seeds) of single and multi do not overlap"
 ARROW = "\N{RIGHTWARDS ARROW}"
-_LABELS = ("method", "task")
 _COMPARED = ("single", "single_2sd", "multi", "multi_2sd", "change", "change_2sd", "significant")
 
 
@@ -28,80 +27,66 @@ def sheets(found: Analysis) -> list[Sheet]:
 
 def transfer(found: Analysis) -> Sheet:
     """Return the test metric that both kinds of runs reached, and the difference."""
-    made = Sheet(
-        f"Transfer: test {found.metric}, multi-task minus single-task; {chosen(found)}",
-        [*_LABELS, "single", "multi", "transfer", "runs"],
-        labels=2,
-        notes=[STAR],
-    )
-    for result in found.results:
+
+    def fields(result: TaskAnalysis) -> list[str]:
         moved = result.transfer
         numbers = [_spread(moved.single), _spread(moved.multi), _signed(moved.change, moved.significant)]
-        made.rows.append([result.method, result.task, *numbers, f"{moved.single.count}+{moved.multi.count}"])
-    return _with_methods(made)
+        return [*numbers, f"{moved.single.count}+{moved.multi.count}"]
+
+    title = f"Transfer: test {found.metric}, multi-task minus single-task; {chosen(found)}"
+    return _by_task(found, title, ["single", "multi", "transfer", "runs"], fields, STAR)
 
 
 def gaps(found: Analysis) -> Sheet:
     """Return the difference at equal training loss, and over which losses."""
-    made = Sheet(
-        f"Generalization gap: test {found.metric} of multi-task minus single-task at the same training loss",
-        [*_LABELS, "losses", "mean gap", "higher in", "lower in"],
-        labels=2,
-        notes=[
-            "higher, lower in: the part of the losses (in log loss) at which the intervals do not overlap",
-        ],
-    )
-    for result in found.results:
+
+    def fields(result: TaskAnalysis) -> list[str]:
         if result.gap is None or result.gap_mean is None:
-            fields = ["none in common", "-", "-", "-"]
-        else:
-            high, low = result.gap.losses
-            shares = [f"{share:.0%}" for share in (result.gap.share_higher, result.gap.share_lower)]
-            mean = result.gap_mean
-            fields = [f"{high:.3g} to {low:.3g}", _signed(mean.change, mean.significant), *shares]
-        made.rows.append([result.method, result.task, *fields])
-    return _with_methods(made)
+            return ["none in common", "-", "-", "-"]
+        high, low = result.gap.losses
+        shares = [f"{share:.0%}" for share in (result.gap.share_higher, result.gap.share_lower)]
+        mean = result.gap_mean
+        return [f"{high:.3g} to {low:.3g}", _signed(mean.change, mean.significant), *shares]
+
+    title = (
+        f"Generalization gap: test {found.metric} of multi-task minus single-task at the same training loss"
+    )
+    note = "higher, lower in: the part of the losses (in log loss) at which the intervals do not overlap"
+    return _by_task(
+        found, f"Generalization gap: {what}", ["losses", "mean gap", "higher in", "lower in"], fields, note
+    )
 
 
 def changes(found: Analysis) -> Sheet:
     """Return every factor in single-task and in multi-task runs."""
-    made = Sheet(
-        f"Factors: single-task {ARROW} multi-task",
-        [*_LABELS, *(factor.title for factor in found.factors)],
-        labels=2,
-        notes=[
-            f"{how}: {', '.join(factor.title for factor in found.factors if factor.summary == name)}"
-            for name, how in SUMMARIES.items()
-            if any(factor.summary == name for factor in found.factors)
-        ],
-    )
-    for result in found.results:
-        fields = []
-        for factor in found.factors:
-            change = result.factors.get(factor.measure)
-            fields.append("-" if change is None else _moved(change))
-        made.rows.append([result.method, result.task, *fields])
-    return _with_methods(made)
+
+    def fields(result: TaskAnalysis) -> list[str]:
+        found_changes = (result.factors.get(factor.measure) for factor in found.factors)
+        return ["-" if change is None else _moved(change) for change in found_changes]
+
+    notes = [
+        f"{how}: {', '.join(factor.title for factor in found.factors if factor.summary == name)}"
+        for name, how in SUMMARIES.items()
+        if any(factor.summary == name for factor in found.factors)
+    ]
+    titles = [factor.title for factor in found.factors]
+    return _by_task(found, f"Factors: single-task {ARROW} multi-task", titles, fields, *notes)
 
 
 def verdicts(found: Analysis) -> Sheet:
     """Return what every factor says of every task's transfer."""
     judged = [factor for factor in found.factors if factor.sign]
-    made = Sheet(
-        "Verdict: does the factor's change have the sign that would explain the transfer?",
-        [*_LABELS, "transfer", *(factor.title for factor in judged)],
-        labels=2,
-        notes=[
-            *(f"{factor.title}: {factor.source}" for factor in judged),
-            "insignificant: the transfer or the factor's change has no star above",
-        ],
-    )
-    for result in found.results:
+
+    def fields(result: TaskAnalysis) -> list[str]:
         moved = result.transfer
-        fields = ["insignificant" if not moved.significant else _helped(result, found.higher)]
-        fields += [result.verdicts.get(factor.measure) or "-" for factor in judged]
-        made.rows.append([result.method, result.task, *fields])
-    return _with_methods(made)
+        better = (moved.change > 0) == found.higher
+        said = ("better" if better else "worse") if moved.significant else "insignificant"
+        return [said, *(result.verdicts.get(factor.measure) or "-" for factor in judged)]
+
+    title = "Verdict: does the factor's change have the sign that would explain the transfer?"
+    notes = [f"{factor.title}: {factor.source}" for factor in judged]
+    last = "insignificant: the transfer or the factor's change has no star above"
+    return _by_task(found, title, ["transfer", *(factor.title for factor in judged)], fields, *notes, last)
 
 
 def counts(found: Analysis) -> Sheet:
@@ -122,8 +107,16 @@ def chosen(found: Analysis) -> str:
     return f"mean of the {CHECKPOINTS} checkpoints with the best {found.select}"
 
 
-def _helped(result: TaskAnalysis, higher: bool) -> str:
-    return "better" if (result.transfer.change > 0) == higher else "worse"
+def _by_task(
+    found: Analysis,
+    title: str,
+    columns: Sequence[str],
+    fields: Callable[[TaskAnalysis], list[str]],
+    *notes: str,
+) -> Sheet:
+    """Return a table with a row for each method and task."""
+    rows = [[result.method, result.task, *fields(result)] for result in found.results]
+    return _with_methods(Sheet(title, ["method", "task", *columns], rows, 2, [*notes]))
 
 
 def _with_methods(made: Sheet) -> Sheet:
