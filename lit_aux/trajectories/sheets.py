@@ -48,9 +48,7 @@ def gaps(found: Analysis) -> Sheet:
         mean = result.gap_mean
         return [f"{high:.3g} to {low:.3g}", _signed(mean.change, mean.significant), *shares]
 
-    title = (
-        f"Generalization gap: test {found.metric} of multi-task minus single-task at the same training loss"
-    )
+    what = f"test {found.metric} of multi-task minus single-task at the same training loss"
     note = "higher, lower in: the part of the losses (in log loss) at which the intervals do not overlap"
     return _by_task(
         found, f"Generalization gap: {what}", ["losses", "mean gap", "higher in", "lower in"], fields, note
