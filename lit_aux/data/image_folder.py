@@ -244,7 +244,7 @@ def _digest(path: str, most: int) -> tuple[int, bytes]:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             return size, blake2b(file.read(most), digest_size=16).digest()
-    except OSError:  # whoever reads the image says so
+    except OSError:  # the reader of the image says so
         return -1, path.encode(errors="surrogateescape")
 
 

@@ -101,11 +101,7 @@ def _class_index(entry: int | str, class_names: Sequence[str]) -> int:
 
 
 def draw_samples(
-    labels: Tensor,
-    classes: Sequence[int],
-    n: int | None,
-    generator: torch.Generator,
-    balanced: bool = True,
+    labels: Tensor, classes: Sequence[int], n: int | None, generator: torch.Generator, balanced: bool = True
 ) -> Tensor:
     """Draw ``n`` of the samples that belong to ``classes``, at random.
 

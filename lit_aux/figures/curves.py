@@ -6,6 +6,7 @@ from math import exp, log, nan
 from typing import Any, Literal, TypeAlias
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.experiments.duplicates import MEASURED
 from lit_aux.experiments.means import mean_of
 from lit_aux.tables.selection import spelled
 from lit_aux.tables.typed import Row
@@ -204,4 +205,4 @@ def _check_seeds(rows: Sequence[Row], key: str, x: str) -> None:
         )
 
 
-_MEASURED = ("loss_best", "loss_final", "train_loss", "steps", "converged", "seconds", "accuracy", "error")
+_MEASURED = (*MEASURED, "seconds", "error")

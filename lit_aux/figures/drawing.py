@@ -124,7 +124,7 @@ def _legend(figure: "Figure", layout: Layout, published: bool) -> None:
     )
 
 
-def draw_panel(axes: "Axes", panel: Panel, layout: Layout, published: Panel | None, room: float) -> None:
+def draw_panel(axes: "Axes", panel: Panel, layout: Layout, published: Panel | None, width: float) -> None:
     """Draw a panel's curves.
 
     Args:
@@ -132,7 +132,7 @@ def draw_panel(axes: "Axes", panel: Panel, layout: Layout, published: Panel | No
         panel: What it shows.
         layout: Of the figure, for the looks of the curves.
         published: The published curves to lay over.
-        room: The panel's width in inches, which decides how many ticks are named.
+        width: The panel's width in inches, which decides how many ticks are named.
     """
     axes.set_xscale(panel.x_scale)
     # bars that reach below 0 go on to the edge
@@ -159,7 +159,7 @@ def draw_panel(axes: "Axes", panel: Panel, layout: Layout, published: Panel | No
     tidy(axes, "")
     axes.set_title(panel.title, loc="left", fontsize=8.5, color=INK)
     axes.tick_params(labelsize=7)
-    _ticks(axes, panel, room)
+    _ticks(axes, panel, width)
 
 
 def _curve(axes: "Axes", own: Curve, look: Look, zorder: float) -> None:
@@ -177,8 +177,8 @@ def _curve(axes: "Axes", own: Curve, look: Look, zorder: float) -> None:
     )
 
 
-def _ticks(axes: "Axes", panel: Panel, room: float) -> None:
-    """Put ticks at the values that there are, as many as have room."""
+def _ticks(axes: "Axes", panel: Panel, width: float) -> None:
+    """Put ticks at the values that there are, as many as fit."""
     from matplotlib.ticker import NullLocator
 
     if panel.ticks:
@@ -195,7 +195,7 @@ def _ticks(axes: "Axes", panel: Panel, room: float) -> None:
         return
     values = sorted({x for c in panel.curves for x in c.x})
     if panel.x_scale == "log":
-        axes.set_xticks(values, _thinned([f"{value:g}" for value in values], room))
+        axes.set_xticks(values, _thinned([f"{value:g}" for value in values], width))
         axes.xaxis.set_minor_locator(NullLocator())
         if len(values) > 1:
             edge = (values[-1] / values[0]) ** 0.06
@@ -204,9 +204,9 @@ def _ticks(axes: "Axes", panel: Panel, room: float) -> None:
             axes.set_xlim(values[0] / 2, values[0] * 2)
 
 
-def _thinned(names: Sequence[str], room: float) -> list[str]:
+def _thinned(names: Sequence[str], width: float) -> list[str]:
     """Leave out names where there are too many for so many inches, the last one kept."""
-    step = max(1, ceil(sum(0.06 * len(name) + 0.1 for name in names) / room))
+    step = max(1, ceil(sum(0.06 * len(name) + 0.1 for name in names) / width))
     return [name if (len(names) - 1 - i) % step == 0 else "" for i, name in enumerate(names)]
 
 
@@ -248,11 +248,11 @@ def set_limits(grid: Any, panels: Sequence[Panel], over: Overlay) -> None:
         means = [m for m in means if m > 0]
         low = min(chain(means, (e for e in ends if e > 0.5 * min(means))))
         high = max(chain(means, ends))
-        room = max((high / low) ** 0.05, 1.1)
-        limits = low / room, high * room
+        margin = max((high / low) ** 0.05, 1.1)
+        limits = low / margin, high * margin
     else:
         low, high = min(chain(means, ends)), max(chain(means, ends))
-        room = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
-        limits = low - room, high + room
+        margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
+        limits = low - margin, high + margin
     for panel in panels:
         grid[panel.place].set_ylim(*limits)

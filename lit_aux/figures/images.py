@@ -5,15 +5,7 @@ from math import nan, sqrt
 from typing import Any
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.figures.curves import (
-    SINGLE,
-    Curve,
-    at_factor_one,
-    by_experiment,
-    curve,
-    grouped,
-    panel_name,
-)
+from lit_aux.figures.curves import SINGLE, Curve, at_factor_one, by_experiment, curve, grouped, panel_name
 from lit_aux.figures.layout import Layout, Panel, Request
 from lit_aux.figures.students import factor_key, factor_looks, setup_looks, setups_of
 from lit_aux.figures.style import QUANTITIES

@@ -80,10 +80,10 @@ class MapPoints:
 
 
 def decades(values: Sequence[Tensor], default: tuple[float, float] = (-3.0, 3.0)) -> tuple[float, float]:
-    """Return limits of an axis, as powers of ten, that show sizes with room around them.
+    """Return limits of an axis, as powers of ten, that show sizes with a margin around them.
 
     Args:
-        values: Sizes, at least 0. What is more than ten decades below the largest is not made room for.
+        values: Sizes, at least 0. What is more than ten decades below the largest is left out.
         default: The limits where there are none above 0.
     """
     found = torch.cat([v[v > 0] for v in values]).log10() if values else torch.zeros(0)
@@ -91,8 +91,8 @@ def decades(values: Sequence[Tensor], default: tuple[float, float] = (-3.0, 3.0)
         return default
     high = found.max().item()
     low = max(found.min().item(), high - 10)
-    room = max(0.5, (3 - (high - low)) / 2)
-    return low - room, high + room
+    margin = max(0.5, (3 - (high - low)) / 2)
+    return low - margin, high + margin
 
 
 def draw_regime_map(
@@ -103,7 +103,7 @@ def draw_regime_map(
     Args:
         path: The file; its ending (png, svg, pdf) is the format.
         penalty: ``"q"``, ``"mtl"`` or ``"relu"``.
-        points: Features to show; the axes make room for them. Those at 0, or more than ten decades below the
+        points: Features to show; the axes reach as far. Those at 0, or more than ten decades below the
             largest, lie on the edge.
         kwargs: Numbers: ``gamma`` of ``"q"``; ``correlation`` and ``readout`` of ``"relu"``.
 
@@ -210,11 +210,7 @@ def regime_panel(
 
 def _title(penalty: str, options: dict[str, float]) -> str:
     """Say which network, and what is known of it."""
-    names = {
-        "q": "Finetuning, diagonal",
-        "mtl": "Multi-task, diagonal",
-        "relu": "Finetuning, ReLU",
-    }
+    names = {"q": "Finetuning, diagonal", "mtl": "Multi-task, diagonal", "relu": "Finetuning, ReLU"}
     symbols = {"gamma": r"\gamma", "correlation": r"\rho", "readout": "v_0"}
     shown = {"q": {"gamma": 0.0}, "relu": {"correlation": 1.0}}.get(penalty, {}) | options
     return ", ".join(
@@ -273,7 +269,7 @@ def label_lines(
 ) -> list[Place]:
     """Write the level of each contour line on it, in three rows across the middle of the map.
 
-    Lines without room, near the edge or beside a label that is there already, get none.
+    Lines without space, near the edge or beside a label that is there already, get none.
 
     Args:
         axes: The map, with logarithmic axes.
@@ -325,7 +321,7 @@ def label_lines(
 def label_regions(
     axes: "Axes", found: Tensor, names: Mapping[str, str], limits: Limits, taken: Sequence[Place]
 ) -> None:
-    """Write the name of each region where it is widest, if there is room.
+    """Write the name of each region where it is widest, if there is space.
 
     Args:
         axes: The map, with logarithmic axes.
@@ -349,11 +345,11 @@ def label_regions(
         away = torch.from_numpy(
             distance_transform_edt(inside, sampling=(1 / (0.03 * rows), 1 / (half * columns)))
         )
-        room = away[1:-1, 1:-1]
-        if room.max() < 1:
+        space = away[1:-1, 1:-1]
+        if space.max() < 1:
             continue
-        # of places with room to spare, one nearer to the middle
-        row, column = divmod(int((room.clamp_max(3.0) - 0.2 * across).argmax()), columns)
+        # of places with space to spare, one nearer to the middle
+        row, column = divmod(int((space.clamp_max(3.0) - 0.2 * across).argmax()), columns)
         share = column / (columns - 1), row / (rows - 1)
         x, y = _place(share, limits)
         text = axes.text(x, y, name, ha="center", va="center", fontsize=10, color=INK, zorder=2)

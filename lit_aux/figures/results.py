@@ -244,11 +244,7 @@ def draw_all(
 
 
 def _chosen(
-    results: Paths,
-    experiment: str | None,
-    network: str | None,
-    where: Sequence[str],
-    duplicates: str | None,
+    results: Paths, experiment: str | None, network: str | None, where: Sequence[str], duplicates: str | None
 ) -> Tables:
     """Return the rows that are to be drawn."""
     tables = load(results, duplicates=duplicates)

@@ -106,7 +106,7 @@ def features(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layo
     """Lay out k-means inertia against K and at the number of main units, and alignment with both teachers."""
     names = {line["measure"] for line in measures}
     inertias = sorted(
-        (int(name.removeprefix("inertia_k")) for name in names if re.fullmatch(r"inertia_k\d+", name or "")),
+        int(name.removeprefix("inertia_k")) for name in names if re.fullmatch(r"inertia_k\d+", name or "")
     )
     aligned = [name for name in names if re.fullmatch(r"alignment_k\d+(_aux)?", name or "")]
     if not inertias:
@@ -144,13 +144,7 @@ def _against_n_main(rows: Sequence[Row], measures: Sequence[Row], names: dict[st
 
 
 def _grid(
-    rows: Sequence[Row],
-    quantities: Mapping[str, str],
-    x_label: str,
-    x: str,
-    *,
-    after: int = 0,
-    of: int = 0,
+    rows: Sequence[Row], quantities: Mapping[str, str], x_label: str, x: str, *, after: int = 0, of: int = 0
 ) -> list[Panel]:
     """Lay out a panel for each task and quantity.
 

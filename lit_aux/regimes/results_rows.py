@@ -20,8 +20,7 @@ from lit_aux.experiments.quiet import quiet
 from lit_aux.experiments.results import ADDED, COLUMNS
 from lit_aux.experiments.students import data_of, train_again
 from lit_aux.functional.gradient_flow import PATHWAYS, gradient_flow_limit
-from lit_aux.models import StudentNet
-from lit_aux.regimes.student_features import StudentFeatures
+from lit_aux.regimes.student_features import StudentFeatures, student_weights
 from lit_aux.tables.typed import Row
 
 Weights = dict[str, Tensor]
@@ -172,13 +171,7 @@ class _Start(Callback):
     """Keeps the weights from which finetuning starts: the readout drawn anew, the first layer rescaled."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.weights = _relu_weights(cast(Any, pl_module).net)
-
-
-def _relu_weights(net: StudentNet) -> tuple[Tensor, Tensor]:
-    """Return the first layer (H, d) and the main readout (H,) of the only replica."""
-    first, readout = net.first["weight"].detach()[0], net.readout["weight"].detach()[0]
-    return first.cpu().double().clone(), readout[net.task_slice("main").start].cpu().double().clone()
+        self.weights = student_weights(cast(Any, pl_module).net, "main")
 
 
 def train_rows(runs: Sequence[tuple[Run, Options]], store: Path) -> Iterator[StudentFeatures]:
@@ -195,5 +188,6 @@ def train_rows(runs: Sequence[tuple[Run, Options]], store: Path) -> Iterator[Stu
         with quiet():
             net = train_again(run, replace(options, store=store), [start])
         factor = run.axes["rescale"]
-        w, v = start.weights
-        yield StudentFeatures.of_relu(dict(run.axes), factor, (w / factor, v), _relu_weights(net))
+        (w, v), (w_end, v_end) = start.weights, student_weights(net, "main")
+        start_end = (w[0] / factor, v[0, 0]), (w_end[0], v_end[0, 0])
+        yield StudentFeatures.of_relu(dict(run.axes), factor, *start_end)

@@ -8,9 +8,10 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.trajectories import transfer
 from lit_aux.trajectories.contrast import Contrast, Verdict, judge
 from lit_aux.trajectories.factors import FACTORS, Factor, summarize
-from lit_aux.trajectories.gap import Gap, LossPath, gap, overlap, path_of
+from lit_aux.trajectories.gap import Gap, gap, overlap
 from lit_aux.trajectories.reading import Trajectory
 from lit_aux.trajectories.study import Study
+from lit_aux.trajectories.transfer import loss_paths
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _of_task(study: Study, method: str, task: str, metric: str, select: str, hig
         return [(run.seed, transfer.reached(run, task, metric, select)) for run in runs]
 
     moved = Contrast(values(single), values(multi))
-    found = gap(_paths(single, task, metric), _paths(multi, task, metric))
+    found = gap(loss_paths(single, task, metric), loss_paths(multi, task, metric))
     mean = None
     if found is not None:
         mean = Contrast(
@@ -124,15 +125,6 @@ def _of_task(study: Study, method: str, task: str, metric: str, select: str, hig
         if f.sign and f.measure in changes
     }
     return TaskAnalysis(method, task, moved, found, mean, changes, verdicts)
-
-
-def _paths(runs: Sequence[Trajectory], task: str, metric: str) -> list[LossPath]:
-    found = []
-    for run in runs:
-        loss, test = (transfer.required(run, task, name) for name in ("train_loss", f"test_{metric}"))
-        # from the untrained network to the first checkpoint there is nothing to interpolate between
-        found.append(path_of(*loss.after_start().at(test)))
-    return found
 
 
 def _change(
@@ -155,7 +147,7 @@ def _ranges(study: Study, found: TaskAnalysis, metric: str) -> str:
     """Say which losses all runs of either kind passed through."""
     parts = []
     for kind, runs in (("single", study.single[found.task]), ("multi", study.multi[found.method])):
-        common = overlap(_paths(runs, found.task, metric))
+        common = overlap(loss_paths(runs, found.task, metric))
         shared = "runs share none" if common is None else f"{common[0]:.3g} to {common[1]:.3g}"
         parts.append(f"{found.task} {kind} {shared}")
     return ", ".join(parts)

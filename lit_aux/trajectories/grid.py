@@ -221,7 +221,7 @@ def _panel(axes: "Axes", task: str, lines: Sequence[Line], how: Mapping[str, Loo
 
 
 def _loss_axis(axes: "Axes") -> None:
-    """Make x a loss that falls to the right, with as many ticks as have room."""
+    """Make x a loss that falls to the right, with as many ticks as fit."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axes.set_xscale("log")

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from lit_aux.figures.style import GREY, INK, Look, save, tidy
 from lit_aux.trajectories.analysis import Analysis, TaskAnalysis
 from lit_aux.trajectories.factors import Factor
-from lit_aux.trajectories.gap import Band, band, overlap, path_of
+from lit_aux.trajectories.gap import Band, band, overlap
 from lit_aux.trajectories.grid import SINGLE, Line, canvas, draw_grid, looks
 from lit_aux.trajectories.reading import Floats, Series
-from lit_aux.trajectories.transfer import required
+from lit_aux.trajectories.transfer import loss_paths
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,18 +70,11 @@ def _loss_lines(found: Analysis, task: str) -> Iterator[Line]:
     kinds = [(SINGLE, found.study.single[task]), *found.study.multi.items()]
     gaps = {result.method: result.gap for result in found.results if result.task == task}
     for name, runs in kinds:
-        paths = [
-            path_of(
-                *required(run, task, "train_loss")
-                .after_start()
-                .at(required(run, task, f"test_{found.metric}"))
-            )
-            for run in runs
-        ]
+        paths = loss_paths(runs, task, found.metric)
         losses = overlap(paths)
         if losses is None:
             continue
-        drawn: Band = band(paths, losses)
+        drawn = band(paths, losses)
         gap = gaps.get(name)
         clear = () if gap is None else tuple(_stretches(gap.single.loss, gap.significant))
         mean, two_sd = drawn.mean, drawn.two_sd
@@ -113,7 +106,7 @@ def _draw_factor(found: Analysis, factor: Factor, path: Path, how: dict[str, Loo
         how,
         labels=("epoch", factor.title),
         title=f"{factor.title[0].upper()}{factor.title[1:]} over training",
-        note=f"{_over(found)}{', of the logarithm' if log and _several(found) else ''}",
+        note=f"{_over(found)}{', of the logarithm' if log and _counts(found)[1] > 1 else ''}",
         log_y=log,
     )
 
@@ -131,22 +124,20 @@ def _over_epochs(name: str, series: Sequence[Series], log: bool) -> Line | None:
     if not epochs:
         return None
     values = np.array([[own[epoch] for epoch in epochs] for own in by_epoch])
-    values = np.log(values) if log else values
-    mean = values.mean(axis=0)
-    two_sd = 2 * values.std(axis=0, ddof=1) if len(values) > 1 else np.full(len(epochs), np.nan)
-    ends = [mean, mean - two_sd, mean + two_sd]
-    return Line(name, np.array(epochs, float), *(np.exp(ends) if log else ends))
+    drawn = Band(np.array(epochs, float), np.log(values) if log else values)
+    ends = [drawn.mean, drawn.mean - drawn.two_sd, drawn.mean + drawn.two_sd]
+    return Line(name, drawn.loss, *(np.exp(ends) if log else ends))
 
 
-def _several(found: Analysis) -> bool:
-    """Whether there is an interval to be drawn."""
-    return any(len(runs) > 1 for part in (found.study.single, found.study.multi) for runs in part.values())
+def _counts(found: Analysis) -> tuple[int, int]:
+    """Return the fewest and the most runs of a kind."""
+    kinds = (*found.study.single.values(), *found.study.multi.values())
+    return min(map(len, kinds)), max(map(len, kinds))
 
 
 def _over(found: Analysis) -> str:
     """Say what the bands are."""
-    counts = {len(runs) for part in (found.study.single, found.study.multi) for runs in part.values()}
-    few, many = min(counts), max(counts)
+    few, many = _counts(found)
     seeds = f"{many}" if few == many else f"{few} to {many}"
     return f"Means over {seeds} runs; bands: 2 standard deviations" if many > 1 else "One run of each"
 
@@ -228,8 +219,8 @@ def _limits(axes: "Axes") -> None:
     """Let both axes reach beyond 0, so that all four quarters are seen."""
     for ends, set_ends in ((axes.get_xlim(), axes.set_xlim), (axes.get_ylim(), axes.set_ylim)):
         low, high = min(*ends, 0), max(*ends, 0)
-        room = 0.12 * (high - low)
-        set_ends(low - room, high + room)
+        margin = 0.12 * (high - low)
+        set_ends(low - margin, high + margin)
 
 
 def _shade(axes: "Axes", sign: int) -> None:
@@ -251,7 +242,7 @@ def _explained(found: Analysis, bars: bool) -> list[str]:
 
 
 def write_numbers(
-    axes: "Axes", points: Sequence[tuple[float, float]], numbers: Sequence[str], room: tuple[float, float]
+    axes: "Axes", points: Sequence[tuple[float, float]], numbers: Sequence[str], size: tuple[float, float]
 ) -> None:
     """Write a number at each point, each at the nearest place that no other number or point has.
 
@@ -259,19 +250,19 @@ def write_numbers(
         axes: Where; its limits are set.
         points: In the units of the axes.
         numbers: What to write.
-        room: Width and height of the panel in points.
+        size: Width and height of the panel in points.
     """
     from matplotlib.patheffects import withStroke
 
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    on_page = [((x - left) / (right - left) * room[0], (y - low) / (high - low) * room[1]) for x, y in points]
+    on_page = [((x - left) / (right - left) * size[0], (y - low) / (high - low) * size[1]) for x, y in points]
     written: list[tuple[float, float]] = []
     for place, (number, point, (x, y)) in enumerate(zip(numbers, points, on_page, strict=True)):
         taken = [*on_page[:place], *on_page[place + 1 :], *written]
         free = [
             (dx, dy)
             for dx, dy in _PLACES
-            if 4 < x + dx < room[0] - 4
+            if 4 < x + dx < size[0] - 4
             and not any(abs(x + dx - a) < _NUMBER[0] and abs(y + dy - b) < _NUMBER[1] for a, b in taken)
         ]
         dx, dy = free[0] if free else _PLACES[0]
