@@ -134,8 +134,8 @@ def _labels(given: Any, class_names: Sequence[str], source: str) -> Tensor:
         raise ConfigurationError(f"{source}: labels of shape {tuple(labels.shape)}; return (N,)")
     if labels.is_floating_point():
         labels = torch.where(labels.isnan(), torch.full_like(labels, MISSING), labels)
-        if not bool((labels == labels.round()).all()):
-            raise ConfigurationError(f"{source}: labels such as {_odd(labels):g}; return numbers of classes")
+        if len(odd := labels[labels != labels.round()]):
+            raise ConfigurationError(f"{source}: labels such as {odd[0]:g}; return numbers of classes")
     labels = labels.long()
     found = labels[labels != MISSING]
     low, high = (int(found.min()), int(found.max())) if len(found) else (0, 0)
@@ -147,10 +147,6 @@ def _labels(given: Any, class_names: Sequence[str], source: str) -> Tensor:
             f"{count - 1}; {remedy}"
         )
     return labels
-
-
-def _odd(labels: Tensor) -> float:
-    return float(labels[labels != labels.round()][0])
 
 
 def _numbered(given: Any, class_names: Sequence[str], source: str) -> Any:

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -176,34 +176,42 @@ def _left_out(root: Path, parts: Parts) -> list[str]:
     def all_of(kind: str) -> list[str]:
         return [os.path.join(name, path) for name, found in looked.items() for path in getattr(found, kind)]
 
-    others: Counter[str] = Counter()
-    for found in looked.values():
-        others += found.others
+    others = sum((found.others for found in looked.values()), Counter[str]())
     stray = images_in(root) + sum(found.direct for found in looked.values() if divided)
-    left = {
-        "folders": list(parts.ignored),
-        "hidden or left-over folders": [*hidden_in(root), *all_of("hidden")],
-        "broken links": all_of("broken"),
-        "pipes or devices": all_of("odd"),
-        "links to folders that are there already": all_of("again"),
-    }
-    texts = [f"{kind} ({some(names)})" for kind, names in left.items() if names]
-    if others:
-        texts.append(f"files of other kinds ({some([f'{n} {kind}' for kind, n in others.most_common()])})")
+    texts = _texts(
+        {
+            "folders": list(parts.ignored),
+            "hidden or left-over folders": [*hidden_in(root), *all_of("hidden")],
+            "broken links": all_of("broken"),
+            "pipes or devices": all_of("odd"),
+            "links to folders that are there already": all_of("again"),
+            "files of other kinds": _counted(others),
+        }
+    )
     if stray:
         texts.append(f"{stray} image{'s' if stray > 1 else ''} beside the class folders")
     return [f"left out: {', '.join(texts)}"] if texts else []
 
 
+def _texts(kinds: Mapping[str, list[str]]) -> list[str]:
+    """Name some of each kind that there are any of."""
+    return [f"{kind} ({some(names)})" for kind, names in kinds.items() if names]
+
+
+def _counted(kinds: Counter[str]) -> list[str]:
+    return [f"{number} {kind}" for kind, number in kinds.most_common()]
+
+
 def _instead(found: Found) -> str:
     """Say what an empty class folder holds in place of images."""
-    kinds: Mapping[str, Sequence[str]] = {
-        "broken links": found.broken,
-        "pipes or devices": found.odd,
-        "hidden folders": found.hidden,
-        "other files": [f"{n} {kind}" for kind, n in found.others.most_common()],
-    }
-    texts = [f"{kind} ({some(list(names))})" for kind, names in kinds.items() if names]
+    texts = _texts(
+        {
+            "broken links": found.broken,
+            "pipes or devices": found.odd,
+            "hidden folders": found.hidden,
+            "other files": _counted(found.others),
+        }
+    )
     return f", but {', '.join(texts)}" if texts else ""
 
 
@@ -300,18 +308,17 @@ def folders_in(folder: Path) -> list[str]:
     """
     if not folder.is_dir():
         raise ConfigurationError(f"--data.root {folder}: there is no such folder")
-    return sorted(entry.name for entry in _entries(folder) if not is_leftover(entry.name) and _is_dir(entry))
+    return [entry.name for entry in _entries(folder) if not is_leftover(entry.name) and _is(entry.is_dir)]
 
 
 def hidden_in(folder: Path) -> list[str]:
     """Return the names of the folders in a folder that are hidden or left over."""
-    return [entry.name for entry in _entries(folder) if is_leftover(entry.name) and _is_dir(entry)]
+    return [entry.name for entry in _entries(folder) if is_leftover(entry.name) and _is(entry.is_dir)]
 
 
 def images_in(folder: Path) -> int:
     """Return how many images lie in a folder itself."""
-    names = [entry.name for entry in _entries(folder) if _is_file(entry)]
-    return sum(is_image(name) for name in names)
+    return sum(is_image(entry.name) for entry in _entries(folder) if _is(entry.is_file))
 
 
 def is_image(name: str) -> bool:
@@ -332,9 +339,13 @@ def look_into(folder: Path) -> Found:
         place = waiting.pop()
         for entry in _entries(place):
             name = str(Path(entry.path).relative_to(folder))
-            if _is_file(entry):
-                _file(found, entry, place == folder)
-            elif not _is_dir(entry):
+            if _is(entry.is_file):
+                if is_image(entry.name):
+                    found.images.append(entry.path)
+                    found.direct += place == folder
+                elif not is_leftover(entry.name):
+                    found.others[os.path.splitext(entry.name)[1].lower() or entry.name] += 1
+            elif not _is(entry.is_dir):
                 kept = found.odd if os.path.exists(entry.path) else found.broken
                 kept += [] if is_leftover(entry.name) else [name]
             elif is_leftover(entry.name):
@@ -357,26 +368,10 @@ def some(names: list[str], limit: int = _SHOWN) -> str:
     return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
-def _file(found: Found, entry: "os.DirEntry[str]", direct: bool) -> None:
-    if is_leftover(entry.name):
-        return
-    if is_image(entry.name):
-        found.images.append(entry.path)
-        found.direct += direct
-    else:
-        found.others[os.path.splitext(entry.name)[1].lower() or entry.name] += 1
-
-
-def _is_file(entry: "os.DirEntry[str]") -> bool:
+def _is(test: Callable[[], bool]) -> bool:
+    """Ask what an entry is; a link to itself is nothing."""
     try:
-        return entry.is_file()
-    except OSError:  # a link to itself
-        return False
-
-
-def _is_dir(entry: "os.DirEntry[str]") -> bool:
-    try:
-        return entry.is_dir()
+        return test()
     except OSError:
         return False
 

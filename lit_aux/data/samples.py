@@ -15,8 +15,6 @@ from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.ranges import Range
 
 Images = Tensor | ImageFiles
-
-
 _OPTION = "--data.label_noise"
 
 
@@ -58,11 +56,6 @@ class Samples:
         if isinstance(self.images, ImageFiles):
             return FileLoader(self.images, self.labels, transform, **options)
         return InMemoryLoader(self.images, self.labels, transform.to(self.images.device), **options)
-
-    def add_noise(self, classes: int, share: float, seed: int, task: str) -> None:
-        """Make a share of the labels wrong; see :func:`~lit_aux.data.samples.noisy_labels`."""
-        if share:
-            self.labels = noisy_labels(self.labels, classes, share, seed, task)
 
     def digest(self) -> str:
         """Return a hash of the labels and images (of files: path, size and time of change)."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_aux.data.loader import generator_for
-from lit_aux.data.samples import Images, Samples
+from lit_aux.data.samples import Images, Samples, noisy_labels
 from lit_aux.data.transforms import InputFormat
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.ranges import whole
@@ -265,7 +265,8 @@ def split_pool(
         drawn = draw_samples(labels, classes, None, generator_for(seed, "pool", task), balanced)
         first, second = split_sizes(task, n[task], n_val, len(drawn))
         train[task] = Samples.pick(images, labels, drawn[:first], classes, view)
-        train[task].add_noise(len(classes), noise.get(task, 0.0), seed, task)
+        if share := noise.get(task):
+            train[task].labels = noisy_labels(train[task].labels, len(classes), share, seed, task)
         val[task] = Samples.pick(images, labels, drawn[first : first + second], classes, view)
     return train, val
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from lit_aux.errors import ConfigurationError
@@ -51,41 +52,23 @@ def spots(tasks: Sequence[Row]) -> list[Spot]:
     counts = sorted({row["k_main"] for row in tasks})
     sizes = sorted({row.get("magnitude") or 1.0 for row in tasks}, reverse=True)
     patterns = list(dict.fromkeys(pattern_title(row) for row in sorted(tasks, key=by_task)))
+    heads = [f"{row['k_main']} {entries(row, row['k_main'])}" for row in tasks]
     if len(counts) > 1 and len(sizes) == 1 and len(tasks) <= _ACROSS:
         order = sorted(tasks, key=lambda row: (row["k_main"], -by_task(row)[0]))
-        return [
-            Spot(
-                order.index(row), 0, f"{row['k_main']} {entries(row, row['k_main'])}, {shared_title(row)}", ""
-            )
-            for row in tasks
-        ]
+        titles = [f"{head}, {shared_title(row)}" for row, head in zip(tasks, heads, strict=True)]
+        return [Spot(order.index(row), 0, title, "") for row, title in zip(tasks, titles, strict=True)]
     if len(counts) > 1:
-        stripes = sorted({(-by_task(row)[0], shared_title(row), _size(row, sizes)) for row in tasks})
+        keys = [(-by_task(row)[0], shared_title(row), _size(row, sizes)) for row in tasks]
+        stripes = sorted({*keys})
         return [
-            Spot(
-                counts.index(row["k_main"]),
-                stripes.index((-by_task(row)[0], shared_title(row), _size(row, sizes))),
-                f"{row['k_main']} {entries(row, row['k_main'])}",
-                ", ".join(filter(None, (shared_title(row), _size(row, sizes)))),
-            )
-            for row in tasks
+            Spot(counts.index(row["k_main"]), stripes.index(key), head, ", ".join(filter(None, key[1:])))
+            for row, key, head in zip(tasks, keys, heads, strict=True)
         ]
+    places = [(patterns.index(pattern_title(row)), row) for row in tasks]
     if len(sizes) > 1:
-        return [
-            Spot(
-                patterns.index(pattern_title(row)),
-                sizes.index(row["magnitude"]),
-                pattern_title(row),
-                _size(row, sizes),
-            )
-            for row in tasks
-        ]
+        return [Spot(i, sizes.index(row["magnitude"]), patterns[i], _size(row, sizes)) for i, row in places]
     across = len(patterns) if len(patterns) <= _ACROSS else _WRAPPED
-    places = [divmod(patterns.index(pattern_title(row)), across) for row in tasks]
-    return [
-        Spot(column, block, pattern_title(row), "")
-        for (block, column), row in zip(places, tasks, strict=True)
-    ]
+    return [Spot(i % across, i // across, patterns[i], "") for i, _ in places]
 
 
 def _size(row: Row, sizes: Sequence[float]) -> str:
@@ -162,22 +145,13 @@ def _grid(
         tasks.items(), spots([group[0] for group in tasks.values()]), strict=True
     ):
         for number, (name, text) in enumerate(quantities.items(), start=after):
-            present = [row for row in members if row.get(name) is not None]
-            if present:
-                panels.append(
-                    Panel(
-                        (*task, name),
-                        (spot.block * (of or len(quantities)) + number, spot.column),
-                        setups_of(present, x, name),
-                        x_label,
-                        text,
-                        spot.title if number == 0 else "",
-                        spot.side,
-                        y_scale="linear",
-                        group=str(members[0].get("magnitude")),
-                        teacher=_teacher(present, x, name.replace("student ", "teacher ")),
-                    )
-                )
+            if present := [row for row in members if row.get(name) is not None]:
+                place = spot.block * (of or len(quantities)) + number, spot.column
+                titles = spot.title if number == 0 else "", spot.side
+                taught = _teacher(present, x, name.replace("student ", "teacher "))
+                curves, group = setups_of(present, x, name), str(members[0].get("magnitude"))
+                made = Panel((*task, name), place, curves, x_label, text, *titles, group, y_scale="linear")
+                panels.append(replace(made, teacher=taught))
     return panels
 
 
