@@ -140,6 +140,9 @@ class FileLoader(TaskLoader):
         return self.transform(self.images.read(indices.tolist())), self.labels[indices]
 
 
+# Images of any depth and orientation as 8-bit gray or colour
+
+
 def pixels_of(image: "Image", channels: int) -> "Image":
     """Return an image as it is meant to be seen: 8 bits a channel, upright.
 

@@ -180,6 +180,9 @@ def free_memory() -> int:
         return 4 * 1024**3
 
 
+# Copies of images
+
+
 def copies(listings: Mapping[str, tuple[Sequence[str], Sequence[int]]], root: Path) -> list[str]:
     """Say which images are there twice where they should not be, byte for byte.
 

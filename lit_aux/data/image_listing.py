@@ -215,6 +215,9 @@ def _instead(found: Found) -> str:
     return f", but {', '.join(texts)}" if texts else ""
 
 
+# Which folders hold training, validation and test images, and which are classes
+
+
 def parts_of(root: Path) -> Parts:
     """Return the parts of a data set.
 
@@ -293,6 +296,9 @@ def _check_divided(
             f"--data.root {root}: {divided[0]} holds class folders, {some(list(others))} beside it images; "
             f"give --data.root {inner} for the classes in it, or rename it if it is a class itself"
         )
+
+
+# What lies in a folder
 
 
 def is_leftover(name: str) -> bool:

@@ -137,6 +137,9 @@ def draw_samples(
     return candidates[:n]
 
 
+# How many images, as the options say it
+
+
 def at_least(option: str, value: Any, least: int) -> None:
     """Refuse what is given but no whole number from ``least`` on.
 
@@ -234,6 +237,9 @@ def check_classes_covered(task: str, n: int | None, classes: int, balanced: bool
             f"{option_for(task)} {n}: task {task!r} has {classes} classes, and a balanced draw holds at "
             f"least one image of each; give {classes} or more, or --data.balanced false"
         )
+
+
+# Which images of a set go to which task and split
 
 
 Split = dict[str, Samples]

@@ -124,6 +124,9 @@ def _legend(figure: "Figure", layout: Layout, published: bool) -> None:
     )
 
 
+# One panel: curves, ticks, labels and limits
+
+
 def draw_panel(axes: "Axes", panel: Panel, layout: Layout, published: Panel | None, width: float) -> None:
     """Draw a panel's curves.
 

@@ -264,6 +264,9 @@ def scatter(axes: "Axes", points: MapPoints, number: int, limits: Limits, scale:
     return Line2D([], [], color=colour, marker=marker, linestyle="none", label=points.label)
 
 
+# Where the names of lines and regions have space
+
+
 def label_lines(
     axes: "Axes", lines: "ContourSet", limits: Limits, points: Sequence[Place] = ()
 ) -> list[Place]:

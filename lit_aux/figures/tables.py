@@ -121,6 +121,9 @@ def _experiment(file: Path) -> str:
     return found if found in EXPERIMENTS else stem
 
 
+# What rows say of their teachers, and how that is written over panels
+
+
 def network_of(row: Row) -> str:
     """Return whose row it is: ``diagonal`` or ``relu`` students, or ``image`` classifiers."""
     known = EXPERIMENTS.get(row.get("experiment") or "")

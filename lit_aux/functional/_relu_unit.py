@@ -1,4 +1,9 @@
-"""Where finetuning moves one ReLU unit: the new input norm, and how far the weights have gone."""
+"""Where finetuning moves one ReLU unit: the new input norm, and how far the weights have gone.
+
+A unit moves from input norm P and readout V to x and y with x y = 1 (in units of the root of its strength)
+at the cost (x - P)^2 + (y - V)^2: its new weights are the nearest point of a hyperbola, the right root of a
+quartic.
+"""
 
 from typing import Any, NamedTuple
 
@@ -114,6 +119,9 @@ def _root(squares: Tensor) -> Tensor:
 def _with_gradient_of(value: Tensor, formula: Tensor) -> Tensor:
     """Return ``value`` with the derivatives of a formula that equals it but for rounding."""
     return value.detach() + (formula - formula.detach())
+
+
+# The point of a hyperbola that is nearest to a given one
 
 
 @torch.no_grad()

@@ -194,6 +194,13 @@ def _evaluate(
         return SharedDimensionality(*estimate(products(found), feature=feature))
 
 
+# Estimates from traces
+#
+# X and Y come centred and scaled to unit total variance (see `_gram.Products`). Centred Gram matrices have
+# zero row sums, so the sums over distinct samples in Song et al. (2012) and Chun et al. (2026) need only the
+# traces and the diagonals: with the diagonal removed, the row sums of K are minus its diagonal.
+
+
 def _naive(p: Products, *, feature: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return PR of X, PR of Y and their shared dimensions as ratios of sample traces."""
     return 1 / p.xx, 1 / p.yy, (p.gg if feature else p.xy) / (p.xx * p.yy)

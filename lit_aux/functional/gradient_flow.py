@@ -147,6 +147,9 @@ def grown(weights: Mapping[str, Tensor], growth: Tensor) -> dict[str, Tensor]:
     }
 
 
+# Newton's method on the dual, many starts at once
+
+
 def minimise_dual(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Minimise sum_d (A e^{2z} + B e^{-2z})/2 - y nu with z = x' nu, for each start.
 
@@ -262,6 +265,9 @@ class _Dual:
         inner = torch.linalg.solve_triangular(upper.T, gradient[:, None], upper=False)
         found = -torch.linalg.solve_triangular(upper, inner, upper=True)[:, 0]
         return torch.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+# Checks of a regression problem
 
 
 def checked_problem(

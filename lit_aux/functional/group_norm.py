@@ -191,6 +191,9 @@ def _least(program: GroupProgram) -> Tensor:
     return best.beta
 
 
+# The cone program
+
+
 def solve_cone_program(program: GroupProgram) -> tuple[Solution, str]:
     """Return what the solver finds, and what it says of it.
 
@@ -239,6 +242,9 @@ def _cvxpy() -> Any:
         raise ConfigurationError(
             'minimal_group_norm: cvxpy or clarabel is not installed; run: pip install "lit-aux[theory]"'
         ) from error
+
+
+# Newton's method on the optimality conditions, from a nearly optimal point
 
 
 def polished(program: GroupProgram, near: Solution) -> Iterator[Solution]:

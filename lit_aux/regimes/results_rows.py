@@ -167,6 +167,9 @@ def _limit(data: TeacherDataModule, task: str, weights: Mapping[str, Tensor]) ->
     return gradient_flow_limit(x.double(), y[:, 0].double(), weights)
 
 
+# ReLU students, which train again
+
+
 class _Start(Callback):
     """Keeps the weights from which finetuning starts: the readout drawn anew, the first layer rescaled."""
 

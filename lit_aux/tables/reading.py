@@ -136,6 +136,9 @@ def _name_experiments(rows: Sequence[Row], groups: Sequence[Sequence[TableRow]])
             row["experiment"] = path.stem
 
 
+# Measures
+
+
 def measures_of(
     groups: Sequence[Sequence[TableRow]],
     duplicates: str | None = None,

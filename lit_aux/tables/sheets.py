@@ -274,6 +274,9 @@ def _joined(value: Any) -> str:
     return "|".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else str(value)
 
 
+# Ours beside published ones
+
+
 def beside(comparison: ReferenceComparison) -> list[Sheet]:
     """Return two tables: ours / published with n_main across, and how many cells agree by setup."""
     sizes = list(dict.fromkeys(cell.key[-1] for cell in sorted(comparison.cells, key=lambda c: c.key[-1])))

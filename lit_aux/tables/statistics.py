@@ -133,6 +133,9 @@ def order(name: str, value: Any) -> Key:
     return (2, *value) if isinstance(value, tuple) else (2, value)
 
 
+# Differences between setups, paired by seed
+
+
 Treatment = tuple[str | None, float | None]
 """A setup and its rescale factor."""
 Table = dict[Key, dict[Treatment, CellValues]]

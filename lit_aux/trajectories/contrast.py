@@ -90,6 +90,9 @@ class Contrast:
         return isfinite(self.reach)
 
 
+# Whether the change of a factor has the sign that would explain a transfer
+
+
 Verdict = Literal["explains", "contradicts", "insignificant"]
 VERDICTS: tuple[Verdict, ...] = ("explains", "contradicts", "insignificant")
 CAUTION = (

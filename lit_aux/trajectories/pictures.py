@@ -142,6 +142,9 @@ def _over(found: Analysis) -> str:
     return f"Means over {seeds} runs; bands: 2 standard deviations" if many > 1 else "One run of each"
 
 
+# The change of each factor against the transfer, a point for each task
+
+
 def draw_changes(found: Analysis, path: Path, how: Mapping[str, Look]) -> Path:
     """Draw a panel for each factor.
 

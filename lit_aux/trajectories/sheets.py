@@ -140,6 +140,9 @@ def _moved(change: Contrast) -> str:
     return f"{change.single.mean:.3g} {ARROW} {change.multi.mean:.3g}{star}"
 
 
+# As CSV files
+
+
 def tables(found: Analysis) -> dict[str, Sheet]:
     """Return the tables by the name of their file.
 
