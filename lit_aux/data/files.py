@@ -127,11 +127,11 @@ class FileLoader(TaskLoader):
         images: The files.
         labels: int64 (N,).
         transform: From a uint8 batch to what the network takes.
-        **options: See :class:`~lit_aux.data.loader.TaskLoader`.
+        **order: See :class:`~lit_aux.data.loader.TaskLoader`.
     """
 
-    def __init__(self, images: ImageFiles, labels: Tensor, transform: Transform, **options: Any) -> None:
-        super().__init__(labels, **options)
+    def __init__(self, images: ImageFiles, labels: Tensor, transform: Transform, **order: Any) -> None:
+        super().__init__(labels, **order)
         self.images, self.transform = images, transform
 
     @torch.no_grad()

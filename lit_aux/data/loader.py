@@ -39,7 +39,7 @@ class BatchOrder:
         size: Number of samples of the task, over all processes.
         batch_size: Samples per batch and process; a smaller task makes a single batch.
         training: Whether to pad and merge as said above.
-        shuffle: Whether to draw a new permutation for every epoch and cycle.
+        shuffle: Whether to draw a new permutation for every epoch and cycle; by default as ``training`` says.
         seed: Determines the permutations, together with epoch and cycle.
         rank: This process.
         world_size: Number of processes.
@@ -52,14 +52,15 @@ class BatchOrder:
         batch_size: int,
         *,
         training: bool,
-        shuffle: bool,
+        shuffle: bool | None = None,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
         self.size, self.batch_size = size, batch_size
-        self.training, self.shuffle, self.seed = training, shuffle, seed
+        self.training, self.seed = training, seed
+        self.shuffle = training if shuffle is None else shuffle
         self.rank, self.world_size, self.device = rank, world_size, torch.device(device)
         count = -(-size // world_size) if training else len(range(rank, size, world_size))
         stops = [*range(batch_size, count, batch_size), count] if count else []
@@ -186,38 +187,13 @@ class TaskLoader(ResumableLoader[tuple[Tensor, Tensor]]):
 
     Args:
         labels: int64 labels, local to the task.
-        batch_size: Samples per batch and process.
-        training: Shuffle, pad over processes and merge a last batch of one (see ``BatchOrder``); otherwise
-            every sample comes exactly once over all processes, in the order given.
-        shuffle: Overrides whether to shuffle; by default as ``training`` says.
-        seed: Determines the order, together with the epoch.
-        rank: This process.
-        world_size: Number of processes.
+        **order: ``batch_size``, ``training`` and the other options of :class:`BatchOrder`.
     """
 
-    def __init__(
-        self,
-        labels: Tensor,
-        *,
-        batch_size: int,
-        training: bool,
-        shuffle: bool | None = None,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
+    def __init__(self, labels: Tensor, **order: Any) -> None:
         super().__init__()
         self.labels = labels
-        self.order = BatchOrder(
-            len(labels),
-            batch_size,
-            training=training,
-            shuffle=training if shuffle is None else shuffle,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            device=labels.device,
-        )
+        self.order = BatchOrder(len(labels), device=labels.device, **order)
 
     @abstractmethod
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -238,13 +214,15 @@ class InMemoryLoader(TaskLoader):
         images: uint8 (N, C, H, W) on any device; batches are made on that device.
         labels: int64 (N,), on the same device.
         transform: From a uint8 batch to what the network takes; by default a cast to float32.
-        **options: ``batch_size``, ``training`` and the others of :class:`~lit_aux.data.loader.TaskLoader`.
+        **order: ``batch_size``, ``training``, ``shuffle``, ``seed``, ``rank``, ``world_size``. Training pads
+            over processes and merges a last batch of one; else every sample comes once over all processes, in
+            the order given unless ``shuffle`` is true.
     """
 
     def __init__(
-        self, images: Tensor, labels: Tensor, transform: Transform | None = None, **options: Any
+        self, images: Tensor, labels: Tensor, transform: Transform | None = None, **order: Any
     ) -> None:
-        super().__init__(labels, **options)
+        super().__init__(labels, **order)
         self.images = images
         self.transform = transform if transform is not None else torch.Tensor.float
 

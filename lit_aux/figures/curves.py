@@ -1,5 +1,6 @@
 """From rows of results tables to curves: means over seeds, with bars of two standard errors."""
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from math import exp, log, nan
@@ -9,6 +10,7 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.duplicates import MEASURED
 from lit_aux.experiments.means import mean_of
 from lit_aux.tables.selection import spelled
+from lit_aux.tables.statistics import key_of
 from lit_aux.tables.typed import Row
 
 Mean: TypeAlias = Literal["arithmetic", "geometric"]
@@ -93,22 +95,15 @@ def grouped(rows: Iterable[Row], names: Sequence[str]) -> dict[tuple[Any, ...], 
     """Return rows by their values of some columns, in the order in which they come."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault(tuple(row.get(name) for name in names), []).append(row)
+        groups.setdefault(key_of(row, names), []).append(row)
     return groups
 
 
 def by_experiment(rows: Iterable[Row]) -> dict[tuple[Any, Any], list[Row]]:
     """Return rows by experiment and task, whose rows are never compared; no task where there is one alone."""
-    rows = list(rows)
-    tasks: dict[Any, set[Any]] = {}
-    for row in rows:
-        tasks.setdefault(row.get("experiment"), set()).add(row.get("task"))
-    several = {name for name, found in tasks.items() if len(found) > 1}
-    groups: dict[tuple[Any, Any], list[Row]] = {}
-    for row in rows:
-        name = row.get("experiment")
-        groups.setdefault((name, row.get("task") if name in several else None), []).append(row)
-    return groups
+    groups = grouped(rows, ("experiment", "task"))
+    tasks = Counter(name for name, _ in groups)
+    return {(name, task if tasks[name] > 1 else None): rows for (name, task), rows in groups.items()}
 
 
 def panel_name(experiment: Any, task: Any) -> str:
@@ -130,10 +125,7 @@ def relative(rows: Sequence[Row], value: str, at: int | None) -> list[Row]:
     """
 
     def task(row: Row, n_main: Any) -> Hashable:
-        return (
-            n_main,
-            *(row.get(name) for name in ("seed", "task", "overlap", "k_main", "correlation", "magnitude")),
-        )
+        return n_main, *key_of(row, ("seed", "task", "overlap", "k_main", "correlation", "magnitude"))
 
     singles = {task(row, row["n_main"]): row[value] for row in rows if row["setup"] == SINGLE}
     found: list[Row] = []

@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_aux.experiments.student_report import short
 from lit_aux.functional import REGIMES, regime
 from lit_aux.regimes.student_features import StudentFeatures
+from lit_aux.tables.statistics import order
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -137,14 +138,8 @@ def groups_of(students: Sequence[StudentFeatures]) -> list[list[StudentFeatures]
     """Return the students by cell, those of a cell together, in the order of the axes."""
     found: dict[tuple[Any, ...], list[StudentFeatures]] = {}
     for student in students:
-        found.setdefault(tuple(_key(student.cell.get(name)) for name in AXES), []).append(student)
+        found.setdefault(tuple(order(name, student.cell.get(name)) for name in AXES), []).append(student)
     return [found[key] for key in sorted(found)]
-
-
-def _key(value: Any) -> tuple[int, Any]:
-    if value is None:
-        return (0, 0)
-    return (1, value) if isinstance(value, int | float) else (2, str(value))
 
 
 def summarize(students: Sequence[StudentFeatures]) -> GroupSummary:
@@ -172,12 +167,12 @@ def _of_one(student: StudentFeatures) -> dict[str, float]:
     used = student.weight.nonzero()[:, 0]
     weight = student.weight[used]
     place = student.place(features=used)
-    order, dependence = place.l_order[0].nan_to_num(1.0), place.dependence[0].nan_to_num(0.0)
+    l_order, dependence = place.l_order[0].nan_to_num(1.0), place.dependence[0].nan_to_num(0.0)
     where = regime(dependence)
     found = {name: float(weight[where == i].sum()) for i, name in enumerate(REGIMES)}
     found["pretrained_share"] = float(weight[student.made[used]].sum())
     return found | {
-        "l_order": weighted_median(order, weight),
+        "l_order": weighted_median(l_order, weight),
         "dependence": weighted_median(dependence, weight),
     }
 
@@ -191,9 +186,9 @@ def weighted_median(values: Tensor, weight: Tensor) -> float:
     """
     if not len(values) or not weight.sum() > 0:
         return float("nan")
-    order = values.argsort()
-    reached = weight[order].cumsum(0) >= 0.5 * weight.sum()
-    return float(values[order[int(reached.to(torch.int8).argmax())]])
+    places = values.argsort()
+    reached = weight[places].cumsum(0) >= 0.5 * weight.sum()
+    return float(values[places[int(reached.to(torch.int8).argmax())]])
 
 
 def regime_table(groups: Sequence[GroupSummary], penalty: str) -> "Table":
