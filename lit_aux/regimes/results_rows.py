@@ -121,16 +121,11 @@ def _run(row: Row, sampling: str | None, path: Path) -> tuple[Run, Options, bool
     def run_of(options: Options) -> Run:
         return cells(row["experiment"], setups="PT+FT", options=options, **places)[0]
 
-    found, known = None, False
-    for options in _candidates(diagonal, sampling):
-        known = run_of(options).run_hash == row["run"]
-        if found is None or known:
-            found = options
-        if known:
-            break
-    assert found is not None
-    run = run_of(replace(found, dtype="float64", integrator="gradient_flow") if diagonal else found)
-    return run, found, known
+    likely = list(_candidates(diagonal, sampling))
+    found = next((options for options in likely if run_of(options).run_hash == row["run"]), None)
+    options = found or likely[0]
+    run = run_of(replace(options, dtype="float64", integrator="gradient_flow") if diagonal else options)
+    return run, options, found is not None
 
 
 def _candidates(diagonal: bool, sampling: str | None) -> Iterable[Options]:

@@ -87,9 +87,8 @@ def deep_layers(given: Path) -> list[LayerDimensionality]:
         config = yaml.safe_load((folder / "config.yaml").read_text())
         backbone = config["model"]["init_args"].get("backbone")
         ours = "class_path" in backbone and backbone["class_path"].startswith("lit_aux.")
-        student = ours and issubclass(
-            class_of(backbone) or object, StudentNet
-        )  # others are not imported here
+        # classes of others are not imported here
+        student = ours and issubclass(class_of(backbone) or object, StudentNet)
         rows = json.loads((folder / "summary.json").read_text())["layers"]
     except (ConfigurationError, OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         return []

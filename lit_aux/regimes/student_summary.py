@@ -93,9 +93,9 @@ def nested_shares(students: Sequence[StudentFeatures], factors: Tensor) -> Tenso
 
 def _largest(weight: Tensor) -> Tensor:
     """Return the indices of the fewest features that hold nearly all of a weight (D,)."""
-    order = weight.argsort(descending=True)
-    enough = int((weight[order].cumsum(0) < _KEPT * weight.sum()).sum()) + 1
-    return order[:enough]
+    places = weight.argsort(descending=True)
+    enough = int((weight[places].cumsum(0) < _KEPT * weight.sum()).sum()) + 1
+    return places[:enough]
 
 
 def _between(value: float, low: float, high: float) -> float:
