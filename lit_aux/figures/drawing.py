@@ -159,9 +159,7 @@ def draw_panel(axes: "Axes", panel: Panel, layout: Layout, published: Panel | No
             label=f"published {own.key}",
             **RING,
         )
-    tidy(axes, "")
-    axes.set_title(panel.title, loc="left", fontsize=8.5, color=INK)
-    axes.tick_params(labelsize=7)
+    tidy(axes, panel.title, 8.5)
     _ticks(axes, panel, width)
 
 

@@ -123,13 +123,15 @@ def minus(value: float) -> str:
     return f"{value:g}".replace("-", "\N{MINUS SIGN}")
 
 
-def tidy(axes: "Axes", title: str) -> None:
-    """Give a panel its title and take away what carries nothing."""
-    axes.set_title(title, loc="left", fontsize=10, color=INK)
+def tidy(axes: "Axes", title: str, size: float = 10) -> None:
+    """Give a panel its title, small ticks under a small one, and take away what carries nothing."""
+    axes.set_title(title, loc="left", fontsize=size, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8, colors=INK, which="both")
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set_fontsize(9)
+    if size < 10:
+        axes.tick_params(labelsize=7)
 
 
 def save(figure: "Figure", path: Path, *, palette: bool = False) -> Path:

@@ -215,9 +215,7 @@ def _panel(axes: "Axes", task: str, lines: Sequence[Line], how: Mapping[str, Loo
                 solid_capstyle="butt",
                 label=f"clear {line.name}",
             )
-    tidy(axes, "")
-    axes.set_title(task, loc="left", fontsize=8.5, color=INK)
-    axes.tick_params(labelsize=7)
+    tidy(axes, task, 8.5)
 
 
 def _loss_axis(axes: "Axes") -> None:

@@ -190,10 +190,8 @@ def _change_panel(axes: "Axes", factor: Factor, found: Analysis, how: Mapping[st
     points = [(r.factors[factor.measure].change, r.transfer.change) for r in results]
     numbers = [str(found.study.tasks.index(r.task) + 1) for r in results]
     write_numbers(axes, points, numbers, (72 * _SIZE[0], 72 * _SIZE[1]))
-    tidy(axes, "")
-    axes.set_title(factor.title, loc="left", fontsize=9, color=INK)
+    tidy(axes, factor.title, 9)
     axes.set_xlabel(f"change, multi {MINUS} single", fontsize=8)
-    axes.tick_params(labelsize=7)
     axes.locator_params(axis="x", nbins=6)
     axes.ticklabel_format(axis="x", scilimits=(-2, 3))
     axes.xaxis.get_offset_text().set_fontsize(7)
