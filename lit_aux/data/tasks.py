@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_aux.data.loader import generator_for
 from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.ranges import whole
+from lit_aux.ranges import MOST, is_whole, whole
 
 Classes = Mapping[str, int | list[int | str]]
 
@@ -138,14 +138,14 @@ def draw_samples(
 # How many images, as the options say it
 
 
-def at_least(option: str, value: Any, least: int) -> None:
-    """Refuse what is given but no whole number from ``least`` on.
+def at_least(option: str, value: Any, least: int, most: float = MOST) -> None:
+    """Refuse what is given but no whole number from ``least`` to ``most``.
 
     Raises:
         ConfigurationError: Naming the option and the value.
     """
     if value is not None:
-        whole(option, value, least)
+        whole(option, value if is_whole(value) else repr(value), least, most)
 
 
 def resolve_seed(seed: Any) -> int:
@@ -154,9 +154,8 @@ def resolve_seed(seed: Any) -> int:
     Raises:
         ConfigurationError: If it is no seed that torch's generators take.
     """
-    if seed is not None:
-        return whole("--data.seed", seed, most=2**63 - 1)
-    return int(os.environ.get("PL_GLOBAL_SEED", 0))
+    at_least("--data.seed", seed, 0, 2**63 - 1)
+    return int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
 
 
 def option_for(task: str) -> str:

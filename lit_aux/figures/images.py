@@ -27,7 +27,9 @@ def accuracy(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layo
     panels = []
     for number, (key, members) in enumerate(by_experiment(rows).items()):
         curves = setups_of(members, "n_main", "accuracy")
-        panels.append(Panel(key, (0, number), curves, _N_MAIN, _ACCURACY, panel_name(*key), y_scale="linear"))
+        panels.append(
+            Panel(_key(key), (0, number), curves, _N_MAIN, _ACCURACY, panel_name(*key), y_scale="linear")
+        )
     return Layout(tuple(panels), len(rows), setup_looks(panels), notes)
 
 
@@ -60,11 +62,11 @@ def accuracy_rescale(rows: Sequence[Row], measures: Sequence[Row], how: Request)
             curves.append(curve(alone, "n_main", "accuracy", SINGLE))
         title, place = panel_name(*key), (number, 0)
         panels.append(
-            Panel((*key, "accuracy"), place, tuple(curves), _N_MAIN, _ACCURACY, title, y_scale="linear")
+            Panel((*_key(key), "accuracy"), place, tuple(curves), _N_MAIN, _ACCURACY, title, y_scale="linear")
         )
         if differences:
             place, label = (number, 1), "accuracy less that at factor 1"
-            made = Panel((*key, "difference"), place, differences, _N_MAIN, label, y_scale="linear")
+            made = Panel((*_key(key), "difference"), place, differences, _N_MAIN, label, y_scale="linear")
             panels.append(replace(made, level=0.0))
     return Layout(tuple(panels), len(tuned) + len(single), factor_looks(factors, panels))
 
@@ -107,6 +109,11 @@ def dimensionality(rows: Sequence[Row], measures: Sequence[Row], how: Request) -
     looks = {q: (NAMES[q], QUANTITIES[q]) for q in NAMES}
     used = len(long) if long[0].get("run") is None else len({row["run"] for row in long})
     return Layout(tuple(panels), used, looks)
+
+
+def _key(kind: tuple[Any, Any]) -> tuple[Any, ...]:
+    """Return what a panel is of: experiment and task, or the experiment alone."""
+    return kind if kind[1] is not None else kind[:1]
 
 
 def _accurate(rows: Sequence[Row]) -> list[Row]:
