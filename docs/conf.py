@@ -50,7 +50,7 @@ nitpick_ignore_regex = [
     ("py:class", "Trainer|Tensor|Optimizer|LRScheduler"),
     # types of single parts that nobody needs to import
     ("py:.*", r"(.*\.)?(ImageFiles|ResumableLoader|Samples|TaskLoader|InputFormat|FactorFit|Placement)"),
-    ("py:.*", r"lit_aux\.figures\.(request\.Request|catalogue\.FIGURES)"),
+    ("py:.*", r"lit_aux\.figures\.(layout\.Request|results\.FIGURES)"),
     ("py:func", r"lit_aux\.regimes\.sweep_options\.resolved"),
     ("py:.*", r"lit_aux\.models\._\w+\.\w+Objective"),
     ("py:class", r"(lit_aux\.callbacks\._brought_back\.Brought|FailedMeasurement|.*\.JointLosses)"),

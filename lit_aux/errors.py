@@ -43,6 +43,11 @@ def _shorten(names: list[str], limit: int = 12) -> str:
     return shown if len(names) <= limit else f"{shown}, ... ({len(names)} in all)"
 
 
+def one_line(error: BaseException) -> str:
+    """Return what an error says in one line; its class where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def printable(text: str) -> str:
     """Return text without what a terminal would carry out: whoever wrote a file may have written it.
 

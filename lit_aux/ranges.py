@@ -82,6 +82,26 @@ def is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
+def whole(option: str, value: object, least: int = 0, most: float = MOST) -> int:
+    """Return a whole number from ``least`` to ``most``.
+
+    Args:
+        option: Its name.
+        value: What was given.
+        least: The smallest that makes sense.
+        most: The largest.
+
+    Raises:
+        ConfigurationError: For anything else, naming the option, the value and what would be right.
+    """
+    if not is_whole(value):
+        raise ConfigurationError(f"{option} {value}: must be a whole number")
+    if not least <= value <= most:
+        bound = f"at least {least}" if value < least else f"at most {most}"
+        raise ConfigurationError(f"{option} {value}: must be {bound}")
+    return int(value)
+
+
 def check(option: str, value: Any, allowed: Range) -> None:
     """Raise for a number that makes no sense; None, which leaves an option to its default, always does.
 

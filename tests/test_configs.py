@@ -18,7 +18,7 @@ from toys import until
 
 from lit_aux.cli import AuxiliaryCLI, main
 from lit_aux.data import CIFAR100DataModule, FashionMNISTDataModule, FashionMTLDataModule, fashion_mnist
-from lit_aux.data.superclasses import SUPERCLASSES
+from lit_aux.data.cifar100 import SUPERCLASSES
 from lit_aux.experiments import ResultsTable
 
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -11,9 +11,7 @@ from torch import Tensor
 from lit_aux.data.files import ImageFiles
 from lit_aux.data.samples import Images
 from lit_aux.errors import ConfigurationError
-
-MISSING = -100
-"""The label of an image that has none, as in torch's losses."""
+from lit_aux.functional._labels import MISSING
 
 
 def checked(load: Callable[[], Any], class_names: Sequence[str]) -> tuple[Images, Tensor]:
@@ -51,16 +49,6 @@ def checked(load: Callable[[], Any], class_names: Sequence[str]) -> tuple[Images
     rank_zero_warn(f"{source}: {int((~known).sum())} of {len(labels)} images have no label and are left out")
     kept = known.nonzero().flatten()
     return images.select(kept) if isinstance(images, ImageFiles) else images[kept], labels[kept]
-
-
-def tested_later(data: Any) -> bool:
-    """Whether someone's own test images will be needed after a fit, and so are better looked at before it.
-
-    Args:
-        data: A data module with ``load_test``.
-    """
-    own = data.load_test.__module__.split(".")[0] != "lit_aux"
-    return own and bool(getattr(data.trainer, "test_after_phase", False))
 
 
 def _tensor(given: Any, what: str) -> Tensor:
@@ -146,8 +134,8 @@ def _labels(given: Any, class_names: Sequence[str], source: str) -> Tensor:
         raise ConfigurationError(f"{source}: labels of shape {tuple(labels.shape)}; return (N,)")
     if labels.is_floating_point():
         labels = torch.where(labels.isnan(), torch.full_like(labels, MISSING), labels)
-        if not bool((labels == labels.round()).all()):
-            raise ConfigurationError(f"{source}: labels such as {_odd(labels):g}; return numbers of classes")
+        if len(odd := labels[labels != labels.round()]):
+            raise ConfigurationError(f"{source}: labels such as {odd[0]:g}; return numbers of classes")
     labels = labels.long()
     found = labels[labels != MISSING]
     low, high = (int(found.min()), int(found.max())) if len(found) else (0, 0)
@@ -159,10 +147,6 @@ def _labels(given: Any, class_names: Sequence[str], source: str) -> Tensor:
             f"{count - 1}; {remedy}"
         )
     return labels
-
-
-def _odd(labels: Tensor) -> float:
-    return float(labels[labels != labels.round()][0])
 
 
 def _numbered(given: Any, class_names: Sequence[str], source: str) -> Any:

@@ -1,7 +1,7 @@
 """What all image data modules have in common."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from math import inf
 from typing import Any
@@ -10,18 +10,25 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor, nn
 
-from lit_aux.data.arrays import checked, tested_later
-from lit_aux.data.counts import at_least, check_classes_covered, resolve_counts, resolve_seed, split_sizes
-from lit_aux.data.input_format import InputFormat, check_normalization, resolve_input_format
-from lit_aux.data.label_noise import check_noise
-from lit_aux.data.loader import TaskLoader
+from lit_aux.data.arrays import checked
+from lit_aux.data.loader import TaskLoader, derive_seed, generator_for
 from lit_aux.data.multi_task_loader import MultiTaskLoader, Order, phase_tasks
-from lit_aux.data.order import derive_seed
-from lit_aux.data.samples import Images, Samples
-from lit_aux.data.split import Split, split_apart, split_pool
-from lit_aux.data.tasks import assign_classes
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.data.samples import Images, Samples, check_noise, noisy_labels
+from lit_aux.data.tasks import (
+    assign_classes,
+    at_least,
+    check_classes_covered,
+    draw_samples,
+    resolve_counts,
+    resolve_seed,
+    split_sizes,
+)
+from lit_aux.data.transforms import InputFormat, check_normalization, resolve_input_format
+from lit_aux.errors import ConfigurationError, one_line, unknown_name
 from lit_aux.identity.encoder import Encoder
+
+Split = dict[str, Samples]
+"""Of each task, the samples of a split."""
 
 
 class TaskDataModule(LightningDataModule, ABC):
@@ -112,7 +119,7 @@ class TaskDataModule(LightningDataModule, ABC):
         # a process without test images still takes part in the evaluation
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self._phase: tuple[list[str], Order, int] = (list(self.task_classes), "interleaved", 0)
-        self._sets: dict[str, dict[str, Samples]] = {}
+        self._sets: dict[str, Split] = {}
         self._view: InputFormat | None = None
 
     # What subclasses say
@@ -229,21 +236,11 @@ class TaskDataModule(LightningDataModule, ABC):
             self._sets.clear()
         self._view = view
         if stage in ("fit", "validate", None) and "train" not in self._sets:
-            apart = self.has_own_validation
-            train, val = split_pool(
-                checked(self.load_pool, self.class_names),
-                self.task_classes,
-                self.n,
-                0 if apart else self.n_val,
-                view,
-                seed=self.seed,
-                balanced=self.balanced,
-                noise=self.label_noise,
-            )
-            val = self._apart("val", checked(self.load_val, self.class_names), self.n_val) if apart else val
+            train, val = self._split_pool()
+            val = self._apart("val", self.load_val, self.n_val) if self.has_own_validation else val
             self._sets.update(train=train, val=val)
-        if (stage in ("test", "predict", None) or tested_later(self)) and "test" not in self._sets:
-            self._sets["test"] = self._apart("test", checked(self.load_test, self.class_names), self.n_test)
+        if (stage in ("test", "predict", None) or self._is_tested_later) and "test" not in self._sets:
+            self._sets["test"] = self._apart("test", self.load_test, self.n_test)
 
     def train_dataloader(self) -> MultiTaskLoader:
         """Return a loader of the phase's training images; a new one with every call."""
@@ -265,6 +262,12 @@ class TaskDataModule(LightningDataModule, ABC):
     # Beneath
 
     @property
+    def _is_tested_later(self) -> bool:
+        """Whether own test images are needed after the fit, and so are better looked at before it."""
+        own = self.load_test.__module__.partition(".")[0] != "lit_aux"
+        return own and bool(getattr(self.trainer, "test_after_phase", False))
+
+    @property
     def _world(self) -> int:
         return self.trainer.world_size if self.trainer is not None else 1
 
@@ -279,8 +282,38 @@ class TaskDataModule(LightningDataModule, ABC):
             default_size=self.default_size,
         )
 
-    def _apart(self, purpose: str, data: tuple[Images, Tensor], n: int | None) -> Split:
-        return split_apart(data, self.task_classes, n, self.view, seed=self.seed, purpose=purpose)
+    def _checked(self, load: Callable[[], tuple[Images, Tensor]]) -> tuple[Images, Tensor]:
+        """Return what a method above loads; colour images where the network takes gray ones are refused."""
+        images, labels = checked(load, self.class_names)
+        if isinstance(images, Tensor) and images.shape[1] not in (1, self.view.channels):
+            raise ConfigurationError(
+                f"--data.channels {self.view.channels}: the images have {images.shape[1]} channels"
+            )
+        return images, labels
+
+    def _split_pool(self) -> tuple[Split, Split]:
+        """Draw training images and, from what they leave, validation images of each task."""
+        images, labels = self._checked(self.load_pool)
+        n_val = 0 if self.has_own_validation else self.n_val
+        train, val = {}, {}
+        for task, classes in self.task_classes.items():
+            drawn = draw_samples(labels, classes, None, generator_for(self.seed, "pool", task), self.balanced)
+            first, second = split_sizes(task, self.n[task], n_val, len(drawn))
+            train[task] = Samples.pick(images, labels, drawn[:first], classes, self.view)
+            if share := self.label_noise.get(task):
+                train[task].labels = noisy_labels(train[task].labels, len(classes), share, self.seed, task)
+            val[task] = Samples.pick(images, labels, drawn[first : first + second], classes, self.view)
+        return train, val
+
+    def _apart(self, purpose: str, load: Callable[[], tuple[Images, Tensor]], n: int | None) -> Split:
+        """Draw at most ``n`` images of each task from a set with one purpose, ``val`` or ``test``."""
+        images, labels = self._checked(load)
+        found = {}
+        for task, classes in self.task_classes.items():
+            drawn = draw_samples(labels, classes, None, generator_for(self.seed, purpose, task))[:n]
+            # in the order of the data set, so that predictions can be told apart
+            found[task] = Samples.pick(images, labels, drawn.sort().values, classes, self.view)
+        return found
 
     def _loader(self, split: str, tasks: Sequence[str]) -> MultiTaskLoader:
         training, trainer = split == "train", self.trainer
@@ -304,3 +337,21 @@ class TaskDataModule(LightningDataModule, ABC):
     def _worker_options(self, device: torch.device) -> dict[str, Any]:
         """Options of ``MultiTaskLoader`` for images that workers read."""
         return {}
+
+
+def fetch(name: str, download: Callable[[], object]) -> None:
+    """Run a download.
+
+    Args:
+        name: What is fetched.
+        download: Does it.
+
+    Raises:
+        ConfigurationError: If it fails, with the reason.
+    """
+    try:
+        download()
+    except (OSError, RuntimeError, ValueError) as error:  # no network, no space, a wrong checksum
+        raise ConfigurationError(
+            f"--data.download true: {name} could not be fetched ({one_line(error)})"
+        ) from None

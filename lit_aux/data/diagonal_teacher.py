@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_aux.data.order import generator_for
-from lit_aux.data.teacher_base import DTYPES, DType, TeacherDataModule
+from lit_aux.data.loader import generator_for
+from lit_aux.data.teacher_base import DTYPES, TeacherDataModule
 from lit_aux.data.teacher_draws import Sampling, entries_and_signs
 from lit_aux.data.teacher_grid import COMMON, Cell, as_list, given_seed, in_order, span, whole_number
 from lit_aux.errors import ConfigurationError
@@ -29,12 +29,9 @@ class DiagonalTeacherDataModule(TeacherDataModule):
         cells: The replicas, each a dict of the four options above, in place of every combination of them.
             What a cell leaves out is as the option says, which must be one value then.
         k_aux: Active entries of the auxiliary task.
-        n_aux: Training rows of the task ``aux``.
         in_features: Number of inputs D.
-        n_test: Test rows of each task.
         sampling: See :class:`TeacherDataModule`.
-        dtype: See :class:`TeacherDataModule`.
-        blocks_per_epoch: See :class:`TeacherDataModule`.
+        **kwargs: ``n_aux``, ``n_test``, ``dtype`` and ``blocks_per_epoch`` of :class:`TeacherDataModule`.
 
     Raises:
         ConfigurationError: For options that cannot be satisfied.
@@ -49,12 +46,9 @@ class DiagonalTeacherDataModule(TeacherDataModule):
         cells: list[dict[str, Any]] | None = None,
         *,
         k_aux: int = 40,
-        n_aux: int = 1024,
         in_features: int = 1000,
-        n_test: int = 10_000,
         sampling: Sampling = "published",
-        dtype: DType = "float64",
-        blocks_per_epoch: int = 1,
+        **kwargs: Any,
     ) -> None:
         k_aux = whole_number("k_aux", 1)(k_aux)
         in_features = whole_number("in_features", 1)(in_features)
@@ -64,14 +58,11 @@ class DiagonalTeacherDataModule(TeacherDataModule):
         for cell in replicas:
             _check_cell(cell, k_aux, in_features, sampling)
         super().__init__(
-            in_order(replicas, "cells"),
+            replicas=in_order(replicas, "cells"),
             k_aux=k_aux,
-            n_aux=n_aux,
             in_features=in_features,
-            n_test=n_test,
             sampling=sampling,
-            dtype=dtype,
-            blocks_per_epoch=blocks_per_epoch,
+            **kwargs,
         )
 
     def teacher(self, replica: int, task: str) -> Tensor:

@@ -1,7 +1,5 @@
 """Scans of handwritten digits that come with scikit-learn."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -13,15 +11,10 @@ class DigitsDataModule(TaskDataModule):
 
     Nothing is downloaded. Every fifth image of a class is a test image, always the same ones; the others are
     the pool that training and validation images are drawn from. Images are resized to 16 x 16 by default.
-
-    Args:
-        **kwargs: See :class:`TaskDataModule`.
+    The options are those of :class:`TaskDataModule`.
     """
 
     default_size = 16
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
 
     @property
     def class_names(self) -> list[str]:

@@ -1,17 +1,23 @@
 """Fashion-MNIST."""
 
+import gzip
+import zlib
+from math import prod
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from lit_aux.data.base import TaskDataModule
-from lit_aux.data.fetch import fetch
-from lit_aux.data.idx import read_idx
+from lit_aux.data.base import TaskDataModule, fetch
 from lit_aux.errors import ConfigurationError
 from lit_aux.storage import check_given
 
+_NAMES = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+
+
+_MAGIC = {1: 0x801, 3: 0x803}
 
 
 class FashionMNISTDataModule(TaskDataModule):
@@ -41,18 +47,7 @@ class FashionMNISTDataModule(TaskDataModule):
     @property
     def class_names(self) -> list[str]:
         """The kinds of clothing, as torchvision calls them."""
-        return [
-            "T-shirt/top",
-            "Trouser",
-            "Pullover",
-            "Dress",
-            "Coat",
-            "Sandal",
-            "Shirt",
-            "Sneaker",
-            "Bag",
-            "Ankle boot",
-        ]
+        return _NAMES.split(", ")
 
     def pool_counts(self) -> list[int]:
         """Return the number of pool images of every class."""
@@ -108,3 +103,35 @@ class FashionMNISTDataModule(TaskDataModule):
                 f"--data.root: {images_file} and {labels_file} do not belong together; fetch them again"
             )
         return images.unsqueeze(1), labels
+
+
+def read_idx(path: Path, dimensions: int) -> Tensor:
+    """Read a file of unsigned bytes, compressed if its name ends in ``.gz``.
+
+    Args:
+        path: The file.
+        dimensions: 1 for labels, 3 for images.
+
+    Returns:
+        uint8, of the shape that the file states.
+
+    Raises:
+        ConfigurationError: If the file is damaged or of another kind.
+    """
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigurationError(f"--data.root: {path} cannot be read ({error}); fetch it again") from None
+    header = 4 * (1 + dimensions)
+    numbers = [int.from_bytes(data[i : i + 4], "big") for i in range(0, min(header, len(data)), 4)]
+    magic, shape = (numbers or [0])[0], numbers[1:]
+    if magic != _MAGIC[dimensions] or len(shape) != dimensions:
+        raise ConfigurationError(
+            f"--data.root: {path} is not an IDX file of {dimensions} dimensions; fetch it again"
+        )
+    count = prod(shape)
+    if len(data) != header + count:
+        raise ConfigurationError(
+            f"--data.root: {path} has {len(data)} bytes instead of {header + count}; fetch it again"
+        )
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8, offset=header).view(shape)

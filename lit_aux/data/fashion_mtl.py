@@ -66,7 +66,4 @@ def _halves(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     second = torch.zeros(len(labels), dtype=torch.bool)
     for kind in range(10):
         second[(labels == kind).nonzero().flatten()[1::2]] = True
-    return (
-        torch.cat([images, images[~second]]),
-        torch.cat([labels + 10 * second, labels[~second] + 20]),
-    )
+    return (torch.cat([images, images[~second]]), torch.cat([labels + 10 * second, labels[~second] + 20]))

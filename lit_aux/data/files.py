@@ -6,18 +6,25 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from lit_aux.data.input_format import InputFormat
 from lit_aux.data.loader import TaskLoader, Transform
-from lit_aux.data.pixels import pixels_of
-from lit_aux.errors import ConfigurationError
+from lit_aux.data.transforms import InputFormat
+from lit_aux.errors import ConfigurationError, one_line
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _BY_PROGRAMS = ("EPS", "WMF")
 """What Pillow hands to Ghostscript, or to the system: whatever a file is called, its content decides."""
+
+
+_BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF
+
+_WHITE_IS_ZERO = 0
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ def read_image(path: str, view: InputFormat) -> Tensor:
             image = pixels_of(opened, view.channels)
     except Exception as error:  # decoders raise anything of damaged files
         raise ConfigurationError(
-            f"--data.root: {path} cannot be read as an image ({_one_line(error)})"
+            f"--data.root: {path} cannot be read as an image ({one_line(error)})"
         ) from None
     # the resized image covers the crop's enlarged rectangle, whatever its own proportions
     scale = max(math.floor(height / view.crop) / image.height, math.floor(width / view.crop) / image.width)
@@ -113,10 +120,6 @@ def read_image(path: str, view: InputFormat) -> Tensor:
     return torch.from_numpy(pixels).view(height, width, -1).permute(2, 0, 1)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 class FileLoader(TaskLoader):
     """Batches of one task whose images are read when they are needed.
 
@@ -124,14 +127,93 @@ class FileLoader(TaskLoader):
         images: The files.
         labels: int64 (N,).
         transform: From a uint8 batch to what the network takes.
-        **options: See :class:`~lit_aux.data.loader.TaskLoader`.
+        **order: See :class:`~lit_aux.data.loader.TaskLoader`.
     """
 
-    def __init__(self, images: ImageFiles, labels: Tensor, transform: Transform, **options: Any) -> None:
-        super().__init__(labels, **options)
+    def __init__(self, images: ImageFiles, labels: Tensor, transform: Transform, **order: Any) -> None:
+        super().__init__(labels, **order)
         self.images, self.transform = images, transform
 
     @torch.no_grad()
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(x, y)`` of the samples ``indices``."""
         return self.transform(self.images.read(indices.tolist())), self.labels[indices]
+
+
+# Images of any depth and orientation as 8-bit gray or colour
+
+
+def pixels_of(image: "Image", channels: int) -> "Image":
+    """Return an image as it is meant to be seen: 8 bits a channel, upright.
+
+    Whole numbers of up to 16 bits are scaled by their depth, so that the largest one is white. EXIF's
+    rotation is carried out. Transparency is left out of account: the colours that are stored count. Of
+    several frames it is the first.
+
+    Args:
+        image: As it was opened.
+        channels: 1 for gray, 3 for colour.
+
+    Returns:
+        Of mode ``L`` or ``RGB``.
+
+    Raises:
+        ValueError: For depths whose black and white the file does not say.
+    """
+    most, inverted = _most(image), _is_inverted(image)
+    image = _upright(image)
+    if most is not None:
+        image = _scaled(image, most, inverted)
+    elif image.mode in ("P", "PA") and "transparency" in image.info:
+        image = image.convert("RGBA")  # else some palettes are warned of
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _most(image: "Image") -> int | None:
+    """Return the number that is white, for images of more than 8 bits; None for others."""
+    if image.mode == "F":
+        raise ValueError(_unknown("floating-point numbers"))
+    if not image.mode.startswith("I"):
+        return None
+    if image.format == "TIFF":
+        bits = _tag(image, _BITS)
+        if image.mode == "I":
+            raise ValueError(_unknown(f"signed or {bits}-bit numbers"))
+        return (1 << bits) - 1
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # these two hold 16 bits in it
+        raise ValueError(_unknown("32-bit numbers"))
+    return 2**16 - 1
+
+
+def _is_inverted(image: "Image") -> bool:
+    return image.format == "TIFF" and _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO
+
+
+def _tag(image: "Image", number: int) -> int:
+    value = image.tag_v2.get(number, 16 if number == _BITS else 1)  # type: ignore[attr-defined]
+    return int(value[0] if isinstance(value, tuple) else value)
+
+
+def _unknown(what: str) -> str:
+    return f"it holds {what}, of which a file does not say what is white; save it with 8 or 16 bits a channel"
+
+
+def _upright(image: "Image") -> "Image":
+    """Carry out EXIF's rotation; what is no proper EXIF says nothing."""
+    from PIL import ImageOps
+
+    image.load()  # here, so that a damaged image is not taken for one without EXIF
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # parsers raise anything of a damaged one
+        return image
+
+
+def _scaled(image: "Image", most: int, inverted: bool) -> "Image":
+    """Scale numbers from 0 to ``most`` to 8 bits."""
+    import numpy as np
+    from PIL import Image
+
+    numbers = np.clip(np.asarray(image).astype(np.int64), 0, most)
+    numbers = most - numbers if inverted else numbers
+    return Image.fromarray(((numbers * 255 + most // 2) // most).astype(np.uint8))

@@ -1,13 +1,74 @@
-"""The images of a folder by part and class, and what is to be known of it."""
+"""The images of a folder by part and class, and what else lies in it."""
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from lit_aux.data.folders import SUFFIXES, Found, folders_in, hidden_in, images_in, look_into, some
-from lit_aux.data.image_parts import Parts, parts_of
 from lit_aux.errors import ConfigurationError
+
+NAMES = {
+    "train": ("train", "training", "trainset", "train_set", "training_set"),
+    "val": ("val", "valid", "validation", "valset", "val_set", "validation_set", "dev"),
+    "test": ("test", "testing", "testset", "test_set", "eval", "evaluation"),
+}
+"""What the folders of parts are called, in any case."""
+_PART_OF = {name: part for part, names in NAMES.items() for name in names}
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_LEFTOVERS = (
+    "$recycle.bin",
+    "@eadir",
+    "__macosx",
+    "__pycache__",
+    "desktop.ini",
+    "ehthumbs.db",
+    "lost+found",
+    "system volume information",
+    "thumbs.db",
+)
+_SHOWN = 3  # names in a line, of many
+
+
+@dataclass
+class Found:
+    """What lies beneath a folder; all paths but those of images are relative to it.
+
+    Attributes:
+        images: Paths of images, in a fixed order.
+        direct: How many of them lie in the folder itself.
+        nested: The folders in it that hold images, themselves or beneath.
+        hidden: Folders that are hidden or left over; nothing in them counts.
+        broken: Links that lead nowhere, or in a circle.
+        odd: What is neither file nor folder: pipes, sockets, devices.
+        again: Links to folders that were met before.
+        others: How many files are of another kind, by the end of their names.
+    """
+
+    images: list[str] = field(default_factory=list)
+    direct: int = 0
+    nested: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    odd: list[str] = field(default_factory=list)
+    again: list[str] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a data set.
+
+    Attributes:
+        folders: The folder of class folders of each part; of one that is not divided, ``train`` alone.
+        found: What lies in each folder of the root.
+        ignored: Names of folders in the root that hold neither part nor class.
+    """
+
+    folders: Mapping[str, Path]
+    found: Mapping[str, Found]
+    ignored: Sequence[str]
+
 
 Listing = tuple[list[str], list[int]]
 
@@ -115,32 +176,220 @@ def _left_out(root: Path, parts: Parts) -> list[str]:
     def all_of(kind: str) -> list[str]:
         return [os.path.join(name, path) for name, found in looked.items() for path in getattr(found, kind)]
 
-    others: Counter[str] = Counter()
-    for found in looked.values():
-        others += found.others
+    others = sum((found.others for found in looked.values()), Counter[str]())
     stray = images_in(root) + sum(found.direct for found in looked.values() if divided)
-    left = {
-        "folders": list(parts.ignored),
-        "hidden or left-over folders": [*hidden_in(root), *all_of("hidden")],
-        "broken links": all_of("broken"),
-        "pipes or devices": all_of("odd"),
-        "links to folders that are there already": all_of("again"),
-    }
-    texts = [f"{kind} ({some(names)})" for kind, names in left.items() if names]
-    if others:
-        texts.append(f"files of other kinds ({some([f'{n} {kind}' for kind, n in others.most_common()])})")
+    texts = _texts(
+        {
+            "folders": list(parts.ignored),
+            "hidden or left-over folders": [*hidden_in(root), *all_of("hidden")],
+            "broken links": all_of("broken"),
+            "pipes or devices": all_of("odd"),
+            "links to folders that are there already": all_of("again"),
+            "files of other kinds": _counted(others),
+        }
+    )
     if stray:
         texts.append(f"{stray} image{'s' if stray > 1 else ''} beside the class folders")
     return [f"left out: {', '.join(texts)}"] if texts else []
 
 
+def _texts(kinds: Mapping[str, list[str]]) -> list[str]:
+    """Name some of each kind that there are any of."""
+    return [f"{kind} ({some(names)})" for kind, names in kinds.items() if names]
+
+
+def _counted(kinds: Counter[str]) -> list[str]:
+    return [f"{number} {kind}" for kind, number in kinds.most_common()]
+
+
 def _instead(found: Found) -> str:
     """Say what an empty class folder holds in place of images."""
-    kinds: Mapping[str, Sequence[str]] = {
-        "broken links": found.broken,
-        "pipes or devices": found.odd,
-        "hidden folders": found.hidden,
-        "other files": [f"{n} {kind}" for kind, n in found.others.most_common()],
-    }
-    texts = [f"{kind} ({some(list(names))})" for kind, names in kinds.items() if names]
+    texts = _texts(
+        {
+            "broken links": found.broken,
+            "pipes or devices": found.odd,
+            "hidden folders": found.hidden,
+            "other files": _counted(found.others),
+        }
+    )
     return f", but {', '.join(texts)}" if texts else ""
+
+
+# Which folders hold training, validation and test images, and which are classes
+
+
+def parts_of(root: Path) -> Parts:
+    """Return the parts of a data set.
+
+    A folder with the name of a part is one if it holds class folders; where it holds images, it is a class
+    like those beside it.
+
+    Args:
+        root: Holds class folders, or parts with class folders.
+
+    Raises:
+        ConfigurationError: If there is no such folder, it has no class folders, or what is a part and what a
+            class cannot be told.
+    """
+    found = {name: look_into(root / name) for name in folders_in(root)}
+    if not found:
+        raise ConfigurationError(
+            f"--data.root {root}: it has no class folders; images belong in one folder per class"
+        )
+    named = {name: _PART_OF[name.lower()] for name in found if name.lower() in _PART_OF}
+    others = [name for name in found if name not in named and found[name].images]
+    sorted_in = [
+        name for name in named if found[name].nested or (not found[name].images and folders_in(root / name))
+    ]
+    divided = [name for name in sorted_in if not (found[name].direct and others)]
+    if not divided:
+        _check_classes(root, named, others, found)
+        return Parts({"train": root}, found, [])
+    by_part = _by_part(root, named, found)
+    _check_divided(root, divided, others, by_part)
+    return Parts(by_part, found, [name for name in found if name not in named])
+
+
+def _check_classes(
+    root: Path, named: Mapping[str, str], others: Sequence[str], found: Mapping[str, Found]
+) -> None:
+    """Refuse parts without classes, which are no classes themselves."""
+    flat = [name for name in named if found[name].direct]
+    if flat and not others:
+        raise ConfigurationError(
+            f"--data.root {root}: {some(flat)} hold{'s' if len(flat) == 1 else ''} images, but no class "
+            "folders; images belong in one folder per class"
+        )
+
+
+def _by_part(root: Path, named: Mapping[str, str], found: Mapping[str, Found]) -> dict[str, Path]:
+    by_part: dict[str, Path] = {}
+    for name, part in sorted(named.items()):
+        if part in by_part:
+            raise ConfigurationError(
+                f"--data.root {root}: {by_part[part].name} and {name} both hold {part} images; keep one of "
+                "the two"
+            )
+        if not folders_in(root / name):
+            what = "holds images, but" if found[name].images else "has"
+            raise ConfigurationError(
+                f"--data.root {root}: {name} {what} no class folders; take it out, or sort its images into "
+                "one folder per class"
+            )
+        by_part[part] = root / name
+    return by_part
+
+
+def _check_divided(
+    root: Path, divided: Sequence[str], others: Sequence[str], by_part: Mapping[str, Path]
+) -> None:
+    """Refuse what may be parts, or classes."""
+    if "train" not in by_part:
+        raise ConfigurationError(
+            f"--data.root {root}: {divided[0]} holds class folders, as parts of data do, and none is called "
+            "train; rename the one with training images (if it is a class, rename it, or put its "
+            "images into it directly)"
+        )
+    if others and len(by_part) == 1:
+        inner = root / divided[0]
+        raise ConfigurationError(
+            f"--data.root {root}: {divided[0]} holds class folders, {some(list(others))} beside it images; "
+            f"give --data.root {inner} for the classes in it, or rename it if it is a class itself"
+        )
+
+
+# What lies in a folder
+
+
+def is_leftover(name: str) -> bool:
+    """Return whether a file or folder is hidden or left by a system or an archive: no image, no class."""
+    return name.startswith((".", "~$")) or name.lower() in _LEFTOVERS
+
+
+def folders_in(folder: Path) -> list[str]:
+    """Return the names of the folders in a folder, sorted, without leftovers.
+
+    Raises:
+        ConfigurationError: If there is no such folder, or it cannot be read.
+    """
+    if not folder.is_dir():
+        raise ConfigurationError(f"--data.root {folder}: there is no such folder")
+    return [entry.name for entry in _entries(folder) if not is_leftover(entry.name) and _is(entry.is_dir)]
+
+
+def hidden_in(folder: Path) -> list[str]:
+    """Return the names of the folders in a folder that are hidden or left over."""
+    return [entry.name for entry in _entries(folder) if is_leftover(entry.name) and _is(entry.is_dir)]
+
+
+def images_in(folder: Path) -> int:
+    """Return how many images lie in a folder itself."""
+    return sum(is_image(entry.name) for entry in _entries(folder) if _is(entry.is_file))
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file is an image, by its name."""
+    return not is_leftover(name) and os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def look_into(folder: Path) -> Found:
+    """Return what lies in a folder and all folders beneath it. Links are followed, nothing is opened.
+
+    Raises:
+        ConfigurationError: If a folder cannot be read.
+    """
+    # a link upwards would lead to all classes once more
+    found, seen = Found(), {_identity(place) for place in (folder, *folder.resolve().parents)}
+    waiting = [folder]
+    while waiting:
+        place = waiting.pop()
+        for entry in _entries(place):
+            name = str(Path(entry.path).relative_to(folder))
+            if _is(entry.is_file):
+                if is_image(entry.name):
+                    found.images.append(entry.path)
+                    found.direct += place == folder
+                elif not is_leftover(entry.name):
+                    found.others[os.path.splitext(entry.name)[1].lower() or entry.name] += 1
+            elif not _is(entry.is_dir):
+                kept = found.odd if os.path.exists(entry.path) else found.broken
+                kept += [] if is_leftover(entry.name) else [name]
+            elif is_leftover(entry.name):
+                found.hidden.append(name)
+            elif (identity := _identity(Path(entry.path))) in seen:
+                found.again.append(name)
+            else:
+                seen.add(identity)
+                waiting.append(Path(entry.path))
+    found.images.sort()
+    start = len(str(folder / "x")) - 1
+    inside = (path[start:].split(os.sep) for path in found.images)
+    found.nested = sorted({parts[0] for parts in inside if len(parts) > 1})
+    return found
+
+
+def some(names: list[str], limit: int = _SHOWN) -> str:
+    """Name the first of many."""
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
+
+
+def _is(test: Callable[[], bool]) -> bool:
+    """Ask what an entry is; a link to itself is nothing."""
+    try:
+        return test()
+    except OSError:
+        return False
+
+
+def _entries(folder: Path) -> list["os.DirEntry[str]"]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise ConfigurationError(f"--data.root: {folder} cannot be read ({error.strerror})") from None
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino

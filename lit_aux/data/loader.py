@@ -1,13 +1,183 @@
-"""The loader of one task whose images are in memory."""
+"""Batches of one task: which samples each holds, and loaders whose position can be saved."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from hashlib import blake2b
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from lit_aux.data.order import BatchOrder
-from lit_aux.data.resumable import ResumableLoader
+from lit_aux.errors import ConfigurationError
+
+
+def derive_seed(*parts: object) -> int:
+    """Return a 63-bit seed that depends on every part and on nothing else (stable over processes and
+    versions).
+
+    Args:
+        *parts: Numbers and strings, for instance a seed, a purpose and a task's name.
+    """
+    digest = blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def generator_for(*parts: object) -> torch.Generator:
+    """Return a CPU generator seeded with :func:`derive_seed` of ``parts``."""
+    return torch.Generator().manual_seed(derive_seed(*parts))
+
+
+class BatchOrder:
+    """The batches of one task on one process.
+
+    In training every process has the same number of samples: the permutation is wrapped around to a multiple
+    of ``world_size``, and a last batch of a single sample joins the one before it (batch normalization cannot
+    take one sample). In evaluation every sample belongs to exactly one process and nothing is repeated, so
+    that processes may differ in their number of batches and may have none.
+
+    Args:
+        size: Number of samples of the task, over all processes.
+        batch_size: Samples per batch and process; a smaller task makes a single batch.
+        training: Whether to pad and merge as said above.
+        shuffle: Whether to draw a new permutation for every epoch and cycle; by default as ``training`` says.
+        seed: Determines the permutations, together with epoch and cycle.
+        rank: This process.
+        world_size: Number of processes.
+        device: Where index tensors are needed.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        training: bool,
+        shuffle: bool | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.size, self.batch_size = size, batch_size
+        self.training, self.seed = training, seed
+        self.shuffle = training if shuffle is None else shuffle
+        self.rank, self.world_size, self.device = rank, world_size, torch.device(device)
+        count = -(-size // world_size) if training else len(range(rank, size, world_size))
+        stops = [*range(batch_size, count, batch_size), count] if count else []
+        if training and len(stops) > 1 and batch_size > 1 and stops[-1] - stops[-2] == 1:
+            del stops[-2]
+        self.bounds = list(zip([0, *stops[:-1]], stops, strict=True)) if stops else []
+        self._cached: tuple[tuple[int, int], Tensor] | None = None
+
+    def __len__(self) -> int:
+        """Return the number of batches of one pass over this process's share."""
+        return len(self.bounds)
+
+    def undivided(self) -> "BatchOrder":
+        """Return the batches that one process would have in place of all."""
+        return BatchOrder(
+            self.size,
+            self.batch_size * (self.world_size if self.training else 1),  # a step is of the joint batch
+            training=self.training,
+            shuffle=self.shuffle,
+            seed=self.seed,
+            device=self.device,
+        )
+
+    def share(self, epoch: int, cycle: int = 0) -> Tensor:
+        """Return this process's sample indices (int64) in the order of ``epoch`` and ``cycle``."""
+        key = (epoch, cycle) if self.shuffle else (0, 0)
+        if self._cached is None or self._cached[0] != key:
+            if self.shuffle:
+                order = torch.randperm(self.size, generator=generator_for(self.seed, *key))
+            else:
+                order = torch.arange(self.size)
+            if self.training:
+                padded = -(-self.size // self.world_size) * self.world_size
+                order = order.repeat(-(-padded // self.size))[:padded]
+            self._cached = (key, order[self.rank :: self.world_size].to(self.device))
+        return self._cached[1]
+
+    def batch(self, epoch: int, number: int) -> Tensor:
+        """Return the sample indices of batch ``number``, counted on through the cycles of the epoch."""
+        cycle, index = divmod(number, len(self))
+        start, stop = self.bounds[index]
+        return self.share(epoch, cycle)[start:stop]
+
+
+Batch = TypeVar("Batch")
+
+
+class ResumableLoader(ABC, Generic[Batch]):
+    """An iterable over batches that knows its epoch and its position in it.
+
+    Lightning leaves iterables that are no ``DataLoader`` as they are, calls
+    ``loader.sampler.set_epoch(epoch)`` before each training epoch and keeps ``state_dict()`` in its
+    checkpoints, so that a run goes on in the middle of an epoch with the very batches that were left.
+    Lightning creates the iterator *before* it says which epoch it is: nothing here is looked up until the
+    first batch is asked for.
+
+    Outside of Lightning each pass is one epoch: iterating again moves on to the next one.
+    """
+
+    batch_sampler: None = None
+    """Lightning looks for it wherever there is a ``sampler``."""
+
+    def __init__(self) -> None:
+        self._epoch = 0
+        self._position = 0
+        self._pending = True  # the next pass begins at (_epoch, _position) instead of at the next epoch
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of batches per epoch on this process."""
+
+    @abstractmethod
+    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        """Yield the batches of ``epoch`` from number ``start`` on."""
+
+    @property
+    def sampler(self) -> Self:
+        """The object whose ``set_epoch`` Lightning calls: the loader itself."""
+        return self
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the present pass, or of the next one when none has begun."""
+        return self._epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next pass is; keeps a position that was just restored for that same epoch."""
+        if epoch != self._epoch or not self._pending:
+            self._epoch, self._position, self._pending = epoch, 0, True
+
+    def __iter__(self) -> Iterator[Batch]:
+        if not self._pending:
+            self._epoch, self._position = self._epoch + 1, 0
+        self._pending = False
+        start = self._position
+        for number, batch in enumerate(self._batches(self._epoch, start), start + 1):
+            self._position = number
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return epoch, number of batches handed out in it, and number of batches per epoch."""
+        return {"epoch": self._epoch, "position": self._position, "length": len(self)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken.
+
+        Raises:
+            ConfigurationError: If the state is of the middle of an epoch with another number of batches.
+        """
+        position, length = int(state["position"]), int(state["length"])
+        if 0 < position < length and length != len(self):
+            raise ConfigurationError(
+                f"--ckpt_path: it was saved after batch {position} of {length}, but an epoch now has "
+                f"{len(self)} batches; resume with the same data options, or from the end of an epoch"
+            )
+        self._epoch, self._position, self._pending = int(state["epoch"]), min(position, len(self)), True
+
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -17,38 +187,13 @@ class TaskLoader(ResumableLoader[tuple[Tensor, Tensor]]):
 
     Args:
         labels: int64 labels, local to the task.
-        batch_size: Samples per batch and process.
-        training: Shuffle, pad over processes and merge a last batch of one (see ``BatchOrder``); otherwise
-            every sample comes exactly once over all processes, in the order given.
-        shuffle: Overrides whether to shuffle; by default as ``training`` says.
-        seed: Determines the order, together with the epoch.
-        rank: This process.
-        world_size: Number of processes.
+        **order: ``batch_size``, ``training`` and the other options of :class:`BatchOrder`.
     """
 
-    def __init__(
-        self,
-        labels: Tensor,
-        *,
-        batch_size: int,
-        training: bool,
-        shuffle: bool | None = None,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
+    def __init__(self, labels: Tensor, **order: Any) -> None:
         super().__init__()
         self.labels = labels
-        self.order = BatchOrder(
-            len(labels),
-            batch_size,
-            training=training,
-            shuffle=training if shuffle is None else shuffle,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            device=labels.device,
-        )
+        self.order = BatchOrder(len(labels), device=labels.device, **order)
 
     @abstractmethod
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,36 +214,15 @@ class InMemoryLoader(TaskLoader):
         images: uint8 (N, C, H, W) on any device; batches are made on that device.
         labels: int64 (N,), on the same device.
         transform: From a uint8 batch to what the network takes; by default a cast to float32.
-        batch_size: Samples per batch and process.
-        training: See :class:`TaskLoader`.
-        shuffle: See :class:`TaskLoader`.
-        seed: See :class:`TaskLoader`.
-        rank: This process.
-        world_size: Number of processes.
+        **order: ``batch_size``, ``training``, ``shuffle``, ``seed``, ``rank``, ``world_size``. Training pads
+            over processes and merges a last batch of one; else every sample comes once over all processes, in
+            the order given unless ``shuffle`` is true.
     """
 
     def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        transform: Transform | None = None,
-        *,
-        batch_size: int,
-        training: bool,
-        shuffle: bool | None = None,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
+        self, images: Tensor, labels: Tensor, transform: Transform | None = None, **order: Any
     ) -> None:
-        super().__init__(
-            labels,
-            batch_size=batch_size,
-            training=training,
-            shuffle=shuffle,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-        )
+        super().__init__(labels, **order)
         self.images = images
         self.transform = transform if transform is not None else torch.Tensor.float
 
@@ -106,3 +230,24 @@ class InMemoryLoader(TaskLoader):
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(x, y)`` of the samples ``indices``."""
         return self.transform(self.images.index_select(0, indices)), self.labels.index_select(0, indices)
+
+
+class BlockLoader(ResumableLoader[int]):
+    """Hands out the numbers of the blocks of an epoch; what a block trains on stays with the data module.
+
+    A network whose whole training set is one tensor takes many steps on it at a time: such a block of steps
+    is one batch to Lightning. Its place within an epoch is saved and restored like that of other loaders.
+
+    Args:
+        blocks: Blocks per epoch.
+    """
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.blocks = blocks
+
+    def __len__(self) -> int:
+        return self.blocks
+
+    def _batches(self, epoch: int, start: int) -> Iterator[int]:
+        yield from range(start, self.blocks)

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lit_aux.data.loader import TaskLoader
-from lit_aux.data.order import derive_seed
-from lit_aux.data.resumable import ResumableLoader
+from lit_aux.data.loader import ResumableLoader, TaskLoader, derive_seed
 from lit_aux.errors import ConfigurationError, unknown_name
 
 TaskBatch = dict[str, tuple[Tensor, Tensor]]
@@ -20,7 +18,7 @@ ORDERS = ("interleaved", "sequential")
 
 
 def phase_tasks(tasks: Sequence[str] | None, known: Collection[str], order: str) -> list[str]:
-    """Return the tasks that a phase names, all that are known for None.
+    """Return the tasks that a phase or a loader holds, all that are known for None.
 
     Raises:
         ConfigurationError: For no task, an unknown task or an unknown order.
@@ -30,7 +28,7 @@ def phase_tasks(tasks: Sequence[str] | None, known: Collection[str], order: str)
         if name not in known:
             raise unknown_name("tasks", name, known)
     if not names:
-        raise ConfigurationError("tasks []: a phase needs at least one task")
+        raise ConfigurationError("tasks []: give at least one task")
     if order not in ORDERS:
         raise unknown_name("order", order, ORDERS)
     return names
@@ -71,11 +69,7 @@ class MultiTaskLoader(ResumableLoader[TaskBatch]):
         pin_memory: bool = False,
     ) -> None:
         super().__init__()
-        if order not in ORDERS:
-            raise unknown_name("order", order, ORDERS)
-        if not tasks:
-            raise ConfigurationError("tasks: a loader needs at least one task")
-        self.tasks = dict(tasks)
+        self.tasks = {name: tasks[name] for name in phase_tasks(None, tasks, order)}
         self.training = all(task.order.training for task in self.tasks.values())
         self.order: Order = order if self.training else "interleaved"
         self.first_epoch = first_epoch

@@ -1,15 +1,17 @@
 """ReLU teachers for ReLU networks."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import isfinite
 from numbers import Real
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
-from lit_aux.data.order import generator_for
-from lit_aux.data.relu_teacher_net import ReLUTeacher, correlated_directions, fresh_directions
-from lit_aux.data.teacher_base import DTYPES, DType, TeacherDataModule
-from lit_aux.data.teacher_draws import Sampling, orthogonal_directions, random_signs
+from lit_aux.data.loader import generator_for
+from lit_aux.data.teacher_base import DTYPES, TeacherDataModule
+from lit_aux.data.teacher_draws import orthogonal_directions, random_signs
 from lit_aux.data.teacher_grid import (
     COMMON,
     Cell,
@@ -21,6 +23,62 @@ from lit_aux.data.teacher_grid import (
     whole_number,
 )
 from lit_aux.errors import ConfigurationError, unknown_name
+
+
+@dataclass(frozen=True, eq=False)
+class ReLUTeacher:
+    """One layer of ReLU units without biases, and a linear readout of it.
+
+    Attributes:
+        directions: The units' input weights (J, d), each of length 1.
+        readout: The units' output weights (J,).
+    """
+
+    directions: Tensor
+    readout: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the outputs (n,) for inputs (n, d)."""
+        return torch.relu(x @ self.directions.T) @ self.readout
+
+
+def fresh_directions(correlations: Sequence[float]) -> int:
+    """Return how many main units need a direction that no auxiliary unit has."""
+    return sum(abs(correlation) < 1 for correlation in correlations)
+
+
+def correlated_directions(basis: Tensor, k_aux: int, correlations: Sequence[float]) -> Tensor:
+    """Turn auxiliary directions towards fresh ones.
+
+    Main unit j lies in the plane of its auxiliary unit, row j of the basis, and of the fresh row
+    ``k_aux + j``: c_j W[j] + sqrt(1 - c_j^2) W[k_aux + j]. Where the basis ends before that row, the first
+    that no other unit takes is fresh.
+
+    Args:
+        basis: Orthonormal rows W (d, d).
+        k_aux: How many of the rows, from the first on, are auxiliary units.
+        correlations: c_j of every main unit, between -1 and 1; 0 where there is no auxiliary unit j.
+
+    Returns:
+        (k_main, d), rows of length 1 whose product with auxiliary unit j is c_j.
+
+    Raises:
+        ValueError: If the basis has too few rows.
+    """
+    rows = len(basis)
+    if k_aux + fresh_directions(correlations) > rows:
+        raise ValueError(f"{rows} directions are too few")
+    own = {j: k_aux + j for j, c in enumerate(correlations) if abs(c) < 1}
+    left = iter([row for row in range(k_aux, rows) if row not in own.values()])
+    directions = []
+    for j, c in enumerate(correlations):
+        direction = torch.zeros_like(basis[0]) if c == 0 else c * basis[j]
+        if j in own:
+            row = own[j] if own[j] < rows else next(left)
+            direction = direction + (1 - c * c) ** 0.5 * basis[row]
+        directions.append(direction)
+    return torch.stack(directions)
+
 
 OutputScale = Literal["sqrt", "units"]
 _SCALES = ("sqrt", "units")
@@ -46,13 +104,10 @@ class ReLUTeacherDataModule(TeacherDataModule):
         cells: The replicas, each a dict of the five options above, in place of every combination of them.
             What a cell leaves out is as the option says, which must be one value then.
         k_aux: Units of the auxiliary teacher.
-        n_aux: Training rows of the task ``aux``.
         in_features: Number of inputs d.
-        n_test: Test rows of each task.
         output_scale: Output weights are +-1/sqrt(units) (``sqrt``) or +-1/units (``units``).
-        sampling: See :class:`TeacherDataModule`.
-        dtype: See :class:`TeacherDataModule`.
-        blocks_per_epoch: See :class:`TeacherDataModule`.
+        **kwargs: ``n_aux``, ``n_test``, ``sampling``, ``dtype`` and ``blocks_per_epoch`` of
+            :class:`TeacherDataModule`.
 
     Raises:
         ConfigurationError: For options that cannot be satisfied.
@@ -68,13 +123,9 @@ class ReLUTeacherDataModule(TeacherDataModule):
         cells: list[dict[str, Any]] | None = None,
         *,
         k_aux: int = 6,
-        n_aux: int = 1024,
         in_features: int = 15,
-        n_test: int = 10_000,
         output_scale: OutputScale = "sqrt",
-        sampling: Sampling = "published",
-        dtype: DType = "float64",
-        blocks_per_epoch: int = 1,
+        **kwargs: Any,
     ) -> None:
         k_aux = whole_number("k_aux", 1)(k_aux)
         in_features = whole_number("in_features", 2)(in_features)
@@ -87,14 +138,10 @@ class ReLUTeacherDataModule(TeacherDataModule):
         replicas = in_order(replicas, "correlation" if cells is None else "cells")
         self.output_scale: OutputScale = output_scale
         super().__init__(
-            [{**cell, "correlation": "|".join(map(repr, cell["correlation"]))} for cell in replicas],
+            replicas=[{**cell, "correlation": "|".join(map(repr, cell["correlation"]))} for cell in replicas],
             k_aux=k_aux,
-            n_aux=n_aux,
             in_features=in_features,
-            n_test=n_test,
-            sampling=sampling,
-            dtype=dtype,
-            blocks_per_epoch=blocks_per_epoch,
+            **kwargs,
         )
 
     def teacher(self, replica: int, task: str) -> ReLUTeacher:

@@ -1,17 +1,20 @@
-"""Classes and images of each task."""
+"""Which classes each task has, which images of them are drawn, and how many train and validate."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lit_aux.data.order import generator_for
+from lit_aux.data.loader import generator_for
 from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.ranges import MOST, is_whole, whole
 
 Classes = Mapping[str, int | list[int | str]]
 
-_OPTION = "--data.classes"
+_CLASSES = "--data.classes"
 
 
 def assign_classes(
@@ -35,10 +38,10 @@ def assign_classes(
             unknown class, a class in two tasks, or more classes than there are.
     """
     if not classes:
-        raise ConfigurationError(f"{_OPTION} {{}}: name at least one task, as in {{main: 2, aux: 8}}")
+        raise ConfigurationError(f"{_CLASSES} {{}}: name at least one task, as in {{main: 2, aux: 8}}")
     if not isinstance(classes, Mapping):
         raise ConfigurationError(
-            f"{_OPTION} {classes!r}: is no mapping of tasks to classes, as {{main: 2, aux: 8}}"
+            f"{_CLASSES} {classes!r}: is no mapping of tasks to classes, as {{main: 2, aux: 8}}"
         )
     listed: dict[str, list[int]] = {}
     owner: dict[int, str] = {}
@@ -49,7 +52,7 @@ def assign_classes(
             for index in listed[task]:
                 if index in owner:
                     raise ConfigurationError(
-                        f"{_OPTION}: class {class_names[index]!r} is given twice, "
+                        f"{_CLASSES}: class {class_names[index]!r} is given twice, "
                         f"in {owner[index]!r} and {task!r}"
                     )
                 owner[index] = task
@@ -62,7 +65,7 @@ def assign_classes(
             continue
         if wanted > len(free):
             raise ConfigurationError(
-                f"{_OPTION}: {task!r} asks for {wanted} classes, but of {len(class_names)} "
+                f"{_CLASSES}: {task!r} asks for {wanted} classes, but of {len(class_names)} "
                 f"only {len(free)} are left"
             )
         result[task], free = free[:wanted], free[wanted:]
@@ -73,13 +76,13 @@ def _check_task(task: str, wanted: int | Sequence[int | str]) -> None:
     """Refuse names that cannot be module or log names, and tasks that need no deciding."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", task):
         raise ConfigurationError(
-            f"{_OPTION}: {task!r} cannot name a task; use letters, digits, _ and -, a letter first"
+            f"{_CLASSES}: {task!r} cannot name a task; use letters, digits, _ and -, a letter first"
         )
     if isinstance(wanted, str | bool):
-        raise ConfigurationError(f"{_OPTION}: {task!r} needs a number of classes or a list, not {wanted!r}")
+        raise ConfigurationError(f"{_CLASSES}: {task!r} needs a number of classes or a list, not {wanted!r}")
     count = wanted if isinstance(wanted, int) else len(wanted)
     if count < 2:
-        raise ConfigurationError(f"{_OPTION}: {task!r} has {count} classes, but a task needs at least 2")
+        raise ConfigurationError(f"{_CLASSES}: {task!r} has {count} classes, but a task needs at least 2")
 
 
 def _class_index(entry: int | str, class_names: Sequence[str]) -> int:
@@ -87,20 +90,16 @@ def _class_index(entry: int | str, class_names: Sequence[str]) -> int:
     if isinstance(entry, str):
         if entry in class_names:
             return class_names.index(entry)
-        raise unknown_name(_OPTION, entry, class_names)
+        raise unknown_name(_CLASSES, entry, class_names)
     if isinstance(entry, bool) or not 0 <= entry < len(class_names):
         raise ConfigurationError(
-            f"{_OPTION}: class {entry} is unknown; indices go from 0 to {len(class_names) - 1}"
+            f"{_CLASSES}: class {entry} is unknown; indices go from 0 to {len(class_names) - 1}"
         )
     return entry
 
 
 def draw_samples(
-    labels: Tensor,
-    classes: Sequence[int],
-    n: int | None,
-    generator: torch.Generator,
-    balanced: bool = True,
+    labels: Tensor, classes: Sequence[int], n: int | None, generator: torch.Generator, balanced: bool = True
 ) -> Tensor:
     """Draw ``n`` of the samples that belong to ``classes``, at random.
 
@@ -134,3 +133,104 @@ def draw_samples(
     if n is not None and n > len(candidates):
         raise ValueError(f"{n} samples asked for, {len(candidates)} exist")
     return candidates[:n]
+
+
+# How many images, as the options say it
+
+
+def at_least(option: str, value: Any, least: int, most: float = MOST) -> None:
+    """Refuse what is given but no whole number from ``least`` to ``most``.
+
+    Raises:
+        ConfigurationError: Naming the option and the value.
+    """
+    if value is not None:
+        whole(option, value if is_whole(value) else repr(value), least, most)
+
+
+def resolve_seed(seed: Any) -> int:
+    """Return the seed given, else that of ``seed_everything``, else 0.
+
+    Raises:
+        ConfigurationError: If it is no seed that torch's generators take.
+    """
+    at_least("--data.seed", seed, 0, 2**63 - 1)
+    return int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+
+
+def option_for(task: str) -> str:
+    """Return the option that sets a task's number of images."""
+    return f"--data.n_{task}" if task in ("main", "aux") else f"--data.n.{task}"
+
+
+def resolve_counts(
+    tasks: Sequence[str], n_main: int | None, n_aux: int | None, n: Mapping[str, int] | None
+) -> dict[str, int | None]:
+    """Bring the three ways to set the number of training images together; ``None`` stands for all.
+
+    Raises:
+        ConfigurationError: For an unknown task, a number below 1 or two different numbers for one task.
+    """
+    counts: dict[str, int | None] = dict.fromkeys(tasks)
+    if n is not None and not isinstance(n, Mapping):
+        raise ConfigurationError(f"--data.n {n!r}: is no mapping of tasks to numbers, as {{main: 20}}")
+    for task, value in (n or {}).items():
+        if task not in counts:
+            raise unknown_name("--data.n", task, tasks)
+        at_least(f"--data.n.{task}", value, 1)
+        counts[task] = value
+    for task, short in (("main", n_main), ("aux", n_aux)):
+        if short is None:
+            continue
+        at_least(f"--data.n_{task}", short, 1)
+        if task not in counts:
+            raise ConfigurationError(
+                f"--data.n_{task} {short}: there is no task {task!r} among {list(tasks)}"
+            )
+        if counts[task] not in (None, short):
+            raise ConfigurationError(
+                f"--data.n_{task} {short}: --data.n.{task} says {counts[task]}; give one of them"
+            )
+        counts[task] = short
+    return counts
+
+
+def split_sizes(task: str, n: int | None, n_val: int | None, available: int) -> tuple[int, int]:
+    """Return how many images of the pool train and how many validate.
+
+    Args:
+        task: For the error message.
+        n: Training images; ``None`` for all but ``n_val``.
+        n_val: Validation images; ``None`` for what is left, 1000 at most.
+        available: Images of the task in the pool.
+
+    Raises:
+        ConfigurationError: If the pool is too small.
+    """
+    if n is None:
+        if n_val is not None and n_val >= available:
+            raise ConfigurationError(
+                f"--data.n_val {n_val}: task {task!r} has {available} images; leave some to train on"
+            )
+        n = available - (n_val or 0)
+    if n > available:
+        raise ConfigurationError(f"{option_for(task)} {n}: task {task!r} has {available} training images")
+    left = available - n
+    if n_val is not None and n_val > left:
+        raise ConfigurationError(
+            f"--data.n_val {n_val}: of {available} images of task {task!r}, {n} train and {left} are left"
+        )
+    return n, min(left, 1000) if n_val is None else n_val
+
+
+def check_classes_covered(task: str, n: int | None, classes: int, balanced: bool) -> None:
+    """Refuse a balanced draw that is too small to hold every class.
+
+    Raises:
+        ConfigurationError: With the remedy.
+    """
+    if balanced and n is not None and n < classes:
+        raise ConfigurationError(
+            f"{option_for(task)} {n}: task {task!r} has {classes} classes, and a balanced draw holds at "
+            f"least one image of each; give {classes} or more, or --data.balanced false"
+        )

@@ -1,7 +1,8 @@
 """What the data modules of synthetic teachers have in common."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from hashlib import blake2b
 from math import inf
 from typing import Any, Literal
@@ -10,16 +11,47 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
-from lit_aux.data.block_loader import BlockLoader
+from lit_aux.data.loader import BlockLoader
 from lit_aux.data.multi_task_loader import Order, phase_tasks
 from lit_aux.data.teacher_draws import SAMPLINGS, Sampling, independent_rows, published_rows
 from lit_aux.data.teacher_grid import Cell, whole_number
-from lit_aux.data.tensor_cache import TensorCache
 from lit_aux.errors import ConfigurationError, unknown_name
 
 DType = Literal["float32", "float64"]
+
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
 _TEST_BYTES = 512 * 2**20
+
+
+class TensorCache:
+    """The tensors used last, within a limit of memory; the same key gives the same object while it is kept.
+
+    Args:
+        limit: Bytes that the kept tensors may take together. The newest one is kept even if it takes more.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self._kept: OrderedDict[Hashable, Tensor] = OrderedDict()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the kept tensors take."""
+        return sum(tensor.nbytes for tensor in self._kept.values())
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """Return the tensor of ``key``, making it if it is not there; drops those not used for longest."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        tensor = self._kept[key] = make()
+        while len(self._kept) > 1 and self.nbytes > self.limit:
+            self._kept.popitem(last=False)
+        return tensor
 
 
 class TeacherDataModule(LightningDataModule, ABC):
@@ -55,12 +87,12 @@ class TeacherDataModule(LightningDataModule, ABC):
         replicas: Sequence[Cell],
         *,
         k_aux: int,
-        n_aux: int,
         in_features: int,
-        n_test: int,
-        sampling: Sampling,
-        dtype: DType,
-        blocks_per_epoch: int,
+        n_aux: int = 1024,
+        n_test: int = 10_000,
+        sampling: Sampling = "published",
+        dtype: DType = "float64",
+        blocks_per_epoch: int = 1,
     ) -> None:
         super().__init__()
         self.replicas: list[dict[str, Any]] = list(replicas)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_aux.data.order import derive_seed, generator_for
+from lit_aux.data.loader import derive_seed, generator_for
 
 Sampling = Literal["published", "independent"]
 SAMPLINGS = ("published", "independent")

@@ -6,9 +6,9 @@ from math import isfinite
 from numbers import Real
 from typing import Any
 
-from lit_aux.data.counts import resolve_seed
+from lit_aux.data.tasks import resolve_seed
 from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.ranges import MOST, SCALE, is_whole
+from lit_aux.ranges import MOST, SCALE, whole
 
 Cell = dict[str, Any]
 Parser = Callable[[object], Any]
@@ -16,17 +16,7 @@ Parser = Callable[[object], Any]
 
 def whole_number(option: str, least: int, most: float = MOST) -> Parser:
     """Return a function that takes a whole number from ``least`` to ``most`` and refuses anything else."""
-
-    def parse(value: object) -> int:
-        if not is_whole(value):
-            raise ConfigurationError(f"--data.{option} {value}: must be a whole number")
-        number = int(value)
-        if not least <= number <= most:
-            bound = f"at least {least}" if number < least else f"at most {most}"
-            raise ConfigurationError(f"--data.{option} {number}: must be {bound}")
-        return number
-
-    return parse
+    return lambda value: whole(f"--data.{option}", value, least, most)
 
 
 def positive_number(option: str) -> Parser:

@@ -3,13 +3,16 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lit_aux.figures.map_points import MapPoints
-    from lit_aux.figures.penalties import draw_l_order, draw_penalties
-    from lit_aux.figures.regime_map import draw_regime_map, draw_regimes
-    from lit_aux.figures.results import draw_all, draw_figure
+    from lit_aux.figures.penalties import draw_l_order as draw_l_order
+    from lit_aux.figures.penalties import draw_penalties as draw_penalties
+    from lit_aux.figures.regime_map import MapPoints as MapPoints
+    from lit_aux.figures.regime_map import draw_regime_map as draw_regime_map
+    from lit_aux.figures.regime_map import draw_regimes as draw_regimes
+    from lit_aux.figures.results import draw_all as draw_all
+    from lit_aux.figures.results import draw_figure as draw_figure
 
 _HOMES = {
-    "MapPoints": "map_points",
+    "MapPoints": "regime_map",
     "draw_all": "results",
     "draw_figure": "results",
     "draw_l_order": "penalties",
@@ -17,15 +20,7 @@ _HOMES = {
     "draw_regime_map": "regime_map",
     "draw_regimes": "regime_map",
 }
-__all__ = [
-    "MapPoints",
-    "draw_all",
-    "draw_figure",
-    "draw_l_order",
-    "draw_penalties",
-    "draw_regime_map",
-    "draw_regimes",
-]
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,8 +9,8 @@ from jsonargparse import ArgumentParser
 
 from lit_aux.commands import command_parser, parse
 from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.figures.catalogue import FIGURES
-from lit_aux.figures.request import Request
+from lit_aux.figures.layout import Request
+from lit_aux.figures.results import FIGURES, draw_all, draw_figure
 from lit_aux.figures.style import picture_path
 from lit_aux.runs.duplicates import check_duplicates
 from lit_aux.storage import check_place
@@ -22,17 +22,30 @@ PICTURES = {
 }
 """Of the theory: module, function and what it shows."""
 ALL = "all"
-_OPTIONS = (
-    "--results",
-    "--reference",
-    "--experiment",
-    "--network",
-    "--where",
-    "--duplicates",
-    "--value",
-    "--mean",
-    "--out",
-)
+_SOURCE = ("results", "reference", "experiment", "network", "where", "duplicates")
+_SEVERAL: dict[str, Any] = {"type": str, "nargs": "+", "default": []}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "--results": _SEVERAL
+    | {"help": "results.csv, or folders that hold one, of reproduce, sweep or fit; published ones too"},
+    "--reference": {"help": "folder of published tables to lay over, dashed"},
+    "--experiment": {"help": "draw the rows of this experiment"},
+    "--network": {"help": "draw the rows of diagonal, relu or image networks"},
+    "--where": _SEVERAL | {"help": 'draw rows with these values only, as in "k_main=5,10"'},
+    "--duplicates": {
+        "help": "first, last or mean: what counts where rows of one run differ by more than 1 %%"
+    },
+    "--value": {
+        "type": Literal["loss_best", "loss_final"],
+        "default": "loss_best",
+        "help": "the loss of students",
+    },
+    "--mean": {
+        "type": Literal["arithmetic", "geometric"],
+        "default": "arithmetic",
+        "help": "of losses over seeds",
+    },
+    "--out": {"help": "the file, in png, svg or pdf by its ending; NAME.png by default"},
+}
 
 
 def parser() -> ArgumentParser:
@@ -48,45 +61,8 @@ def parser() -> ArgumentParser:
         ),
     )
     made.add_argument("name", type=str, help="one of those above")
-    made.add_argument(
-        "--results",
-        type=str,
-        nargs="+",
-        default=[],
-        help="results.csv, or folders that hold one, of reproduce, sweep or fit; published ones too",
-    )
-    made.add_argument(
-        "--reference", type=str | None, default=None, help="folder of published tables to lay over, dashed"
-    )
-    made.add_argument("--experiment", type=str | None, default=None, help="draw the rows of this experiment")
-    made.add_argument(
-        "--network", type=str | None, default=None, help="draw the rows of diagonal, relu or image networks"
-    )
-    made.add_argument(
-        "--where",
-        type=str,
-        nargs="+",
-        default=[],
-        help='draw rows with these values only, as in "k_main=5,10"',
-    )
-    made.add_argument(
-        "--duplicates",
-        type=str | None,
-        default=None,
-        help="first, last or mean: what counts where rows of one run differ by more than 1 %%",
-    )
-    made.add_argument(
-        "--value", type=Literal["loss_best", "loss_final"], default="loss_best", help="the loss of students"
-    )
-    made.add_argument(
-        "--mean", type=Literal["arithmetic", "geometric"], default="arithmetic", help="of losses over seeds"
-    )
-    made.add_argument(
-        "--out",
-        type=str | None,
-        default=None,
-        help="the file, in png, svg or pdf by its ending; NAME.png by default",
-    )
+    for name, options in _OPTIONS.items():
+        made.add_argument(name, **{"type": str | None, "default": None} | options)
     return made
 
 
@@ -121,12 +97,7 @@ def run(arguments: Sequence[str]) -> int:
             f"{FIGURES.get(given.name, FIGURES['overlap']).example}"
         )
     check_duplicates(given.duplicates)
-    from lit_aux.figures.results import draw_all, draw_figure
-
-    source = {
-        name: getattr(given, name)
-        for name in ("results", "reference", "experiment", "network", "where", "duplicates")
-    }
+    source = {name: getattr(given, name) for name in _SOURCE}
     how = Request(given.value, given.mean)
     if given.name == ALL:
         lines = draw_all(Path("figures" if given.out is None else given.out), how=how, **source)
@@ -139,12 +110,12 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _refuse_options_of_results(given: Any) -> None:
-    for option in _OPTIONS[:6]:
-        value = getattr(given, option.removeprefix("--"))
+    for name in _SOURCE:
+        value = getattr(given, name)
         if value:
             text = " ".join(map(str, value)) if isinstance(value, list) else value
             raise ConfigurationError(
-                f"{option} {text or repr(text)}: {given.name} is a picture of the theory, drawn from no rows"
+                f"--{name} {text or repr(text)}: {given.name} is a picture of the theory, drawn from no rows"
             )
 
 

@@ -1,15 +1,18 @@
 """From rows of results tables to curves: means over seeds, with bars of two standard errors."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from math import exp, isfinite, log, nan, sqrt
-from statistics import fmean, stdev
+from math import exp, log, nan
 from typing import Any, Literal, TypeAlias
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.experiments.duplicates import MEASURED
+from lit_aux.experiments.means import mean_of
 from lit_aux.tables.selection import spelled
+from lit_aux.tables.statistics import key_of
+from lit_aux.tables.typed import Row
 
-Row: TypeAlias = Mapping[str, Any]
 Mean: TypeAlias = Literal["arithmetic", "geometric"]
 AXES = ("experiment", "task", "solver", "overlap", "k_main", "correlation", "magnitude", "rescale")
 """Columns that must not differ within a curve, unless they are what it is drawn against."""
@@ -55,10 +58,8 @@ def average(values: Sequence[float], mean: Mean = "arithmetic") -> tuple[float, 
         if min(values) <= 0:
             raise ConfigurationError(f"--mean geometric: {min(values):g} is among the values; use arithmetic")
         return tuple(map(exp, average([log(value) for value in values])))  # type: ignore[return-value]
-    centre = fmean(values)
-    known = len(values) > 1 and all(isfinite(value) for value in values)
-    error = 2 * stdev(values) / sqrt(len(values)) if known else nan
-    return centre, centre - error, centre + error
+    stat = mean_of(values)
+    return stat.mean, stat.mean - 2 * stat.error, stat.mean + 2 * stat.error
 
 
 def curve(rows: Sequence[Row], x: str, value: str, key: str, mean: Mean = "arithmetic") -> Curve:
@@ -94,22 +95,15 @@ def grouped(rows: Iterable[Row], names: Sequence[str]) -> dict[tuple[Any, ...], 
     """Return rows by their values of some columns, in the order in which they come."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault(tuple(row.get(name) for name in names), []).append(row)
+        groups.setdefault(key_of(row, names), []).append(row)
     return groups
 
 
 def by_experiment(rows: Iterable[Row]) -> dict[tuple[Any, Any], list[Row]]:
     """Return rows by experiment and task, whose rows are never compared; no task where there is one alone."""
-    rows = list(rows)
-    tasks: dict[Any, set[Any]] = {}
-    for row in rows:
-        tasks.setdefault(row.get("experiment"), set()).add(row.get("task"))
-    several = {name for name, found in tasks.items() if len(found) > 1}
-    groups: dict[tuple[Any, Any], list[Row]] = {}
-    for row in rows:
-        name = row.get("experiment")
-        groups.setdefault((name, row.get("task") if name in several else None), []).append(row)
-    return groups
+    groups = grouped(rows, ("experiment", "task"))
+    tasks = Counter(name for name, _ in groups)
+    return {(name, task if tasks[name] > 1 else None): rows for (name, task), rows in groups.items()}
 
 
 def panel_name(experiment: Any, task: Any) -> str:
@@ -131,10 +125,7 @@ def relative(rows: Sequence[Row], value: str, at: int | None) -> list[Row]:
     """
 
     def task(row: Row, n_main: Any) -> Hashable:
-        return (
-            n_main,
-            *(row.get(name) for name in ("seed", "task", "overlap", "k_main", "correlation", "magnitude")),
-        )
+        return n_main, *key_of(row, ("seed", "task", "overlap", "k_main", "correlation", "magnitude"))
 
     singles = {task(row, row["n_main"]): row[value] for row in rows if row["setup"] == SINGLE}
     found: list[Row] = []
@@ -206,4 +197,4 @@ def _check_seeds(rows: Sequence[Row], key: str, x: str) -> None:
         )
 
 
-_MEASURED = ("loss_best", "loss_final", "train_loss", "steps", "converged", "seconds", "accuracy", "error")
+_MEASURED = (*MEASURED, "seconds", "error")

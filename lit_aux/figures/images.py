@@ -1,27 +1,19 @@
 """Figures of image classifiers: accuracy by setup and by rescale factor, dimensionality by layer."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import nan, sqrt
 from typing import Any
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.figures.curves import (
-    SINGLE,
-    Curve,
-    Row,
-    at_factor_one,
-    by_experiment,
-    curve,
-    grouped,
-    panel_name,
-)
-from lit_aux.figures.layout import Layout
-from lit_aux.figures.panel import Panel
-from lit_aux.figures.request import Request
+from lit_aux.figures.curves import SINGLE, Curve, at_factor_one, by_experiment, curve, grouped, panel_name
+from lit_aux.figures.layout import Layout, Panel, Request
 from lit_aux.figures.students import factor_key, factor_looks, setup_looks, setups_of
-from lit_aux.figures.style import QUANTITIES, SETUPS
+from lit_aux.figures.style import QUANTITIES
+from lit_aux.tables.typed import Row
 
 _N_MAIN = "main-task images"
+_ACCURACY = "test accuracy"
 _RESCALED = "PT+FT"
 NAMES = {"pr_before": "PR before", "pr_after": "PR after", "ensd": "shared (ENSD)"}
 _PUBLISHED_N_MAIN = 1000
@@ -32,19 +24,13 @@ _PUBLISHED = {"PR Pre": "pr_before", "PR Post": "pr_after", "ENSD": "ensd"}
 def accuracy(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
     """Lay out test accuracy against n_main: a panel for each experiment, a curve for each setup."""
     rows, notes = at_factor_one(_accurate(rows))
-    panels = tuple(
-        Panel(
-            (name,) if task is None else (name, task),
-            (0, number),
-            setups_of(members, "n_main", "accuracy"),
-            _N_MAIN,
-            "test accuracy",
-            panel_name(name, task),
-            y_scale="linear",
+    panels = []
+    for number, (key, members) in enumerate(by_experiment(rows).items()):
+        curves = setups_of(members, "n_main", "accuracy")
+        panels.append(
+            Panel(_key(key), (0, number), curves, _N_MAIN, _ACCURACY, panel_name(*key), y_scale="linear")
         )
-        for number, ((name, task), members) in enumerate(by_experiment(rows).items())
-    )
-    return Layout(panels, len(rows), setup_looks(panels), notes)
+    return Layout(tuple(panels), len(rows), setup_looks(panels), notes)
 
 
 def accuracy_rescale(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
@@ -67,43 +53,22 @@ def accuracy_rescale(rows: Sequence[Row], measures: Sequence[Row], how: Request)
         for key, both in by_experiment([*tuned, *single]).items()
         if (members := [row for row in both if row["setup"] == _RESCALED])
     }
-    for number, ((name, task), (members, alone)) in enumerate(groups.items()):
+    for number, (key, (members, alone)) in enumerate(groups.items()):
         at = {f: part for (f,), part in grouped(members, ("rescale",)).items()}
         curves = [curve(at[f], "n_main", "accuracy", factor_key(f)) for f in factors if f in at]
-        differences = [
-            _difference(at[f], at[1.0], factor_key(f)) for f in factors if f in at and 1.0 in at and f != 1.0
-        ]
-        differences = [c for c in differences if c.x]
+        others = [f for f in factors if f in at and 1.0 in at and f != 1.0]
+        differences = tuple(c for f in others if (c := _difference(at[f], at[1.0], factor_key(f))).x)
         if alone:
             curves.append(curve(alone, "n_main", "accuracy", SINGLE))
-        key = (name,) if task is None else (name, task)
+        title, place = panel_name(*key), (number, 0)
         panels.append(
-            Panel(
-                (*key, "accuracy"),
-                (number, 0),
-                tuple(curves),
-                _N_MAIN,
-                "test accuracy",
-                panel_name(name, task),
-                y_scale="linear",
-            )
+            Panel((*_key(key), "accuracy"), place, tuple(curves), _N_MAIN, _ACCURACY, title, y_scale="linear")
         )
         if differences:
-            panels.append(
-                Panel(
-                    (*key, "difference"),
-                    (number, 1),
-                    tuple(differences),
-                    _N_MAIN,
-                    "accuracy less that at factor 1",
-                    y_scale="linear",
-                    level=0.0,
-                )
-            )
-    looks = factor_looks(factors)
-    if any(c.key == SINGLE for panel in panels for c in panel.curves):
-        looks[SINGLE] = SINGLE, SETUPS[SINGLE]
-    return Layout(tuple(panels), len(tuned) + len(single), looks)
+            place, label = (number, 1), "accuracy less that at factor 1"
+            made = Panel((*_key(key), "difference"), place, differences, _N_MAIN, label, y_scale="linear")
+            panels.append(replace(made, level=0.0))
+    return Layout(tuple(panels), len(tuned) + len(single), factor_looks(factors, panels))
 
 
 def dimensionality(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
@@ -144,6 +109,11 @@ def dimensionality(rows: Sequence[Row], measures: Sequence[Row], how: Request) -
     looks = {q: (NAMES[q], QUANTITIES[q]) for q in NAMES}
     used = len(long) if long[0].get("run") is None else len({row["run"] for row in long})
     return Layout(tuple(panels), used, looks)
+
+
+def _key(kind: tuple[Any, Any]) -> tuple[Any, ...]:
+    """Return what a panel is of: experiment and task, or the experiment alone."""
+    return kind if kind[1] is not None else kind[:1]
 
 
 def _accurate(rows: Sequence[Row]) -> list[Row]:

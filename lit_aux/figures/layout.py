@@ -1,11 +1,53 @@
-"""What a figure shows, before anything is drawn."""
+"""What a figure shows and what is asked of it, before anything is drawn."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.figures.panel import Panel
+from lit_aux.figures.curves import Curve, Mean
 from lit_aux.figures.style import Look
+
+AUTO = -1
+
+
+@dataclass(frozen=True)
+class Request:
+    """How curves are made from rows."""
+
+    value: Literal["loss_best", "loss_final"] = "loss_best"
+    """The loss of students that is drawn."""
+    mean: Mean = "arithmetic"
+    baseline: int | None = AUTO
+    """The n_main of the single-task run by which ReLU students' losses are divided: the smallest by default;
+    None for the losses themselves."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A pair of axes and the curves on them."""
+
+    key: tuple[Hashable, ...]
+    """What it is of, the same for our rows and published ones."""
+    place: tuple[int, int]
+    """Row and column in the figure."""
+    curves: tuple[Curve, ...]
+    x_label: str
+    y_label: str
+    """Panels of one label, and of one group, have the same limits."""
+    title: str = ""
+    row_title: str = ""
+    """Written at the right of the last panel of a row."""
+    group: str = ""
+    x_scale: str = "log"
+    y_scale: str = "log"
+    ticks: tuple[str, ...] = ()
+    """Names of the places 0, 1, ... of the x axis, where it is no quantity."""
+    level: float | None = None
+    """Where a thin line goes across."""
+    teacher: Curve | None = field(default=None)
+    """The same quantity of what was to be learned."""
+
 
 MOST_PANELS = 60
 

@@ -9,13 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_aux.figures.style import GREY, INK, SERIES, PathLike, new_figure, picture_path, save, tidy
-from lit_aux.functional import (
-    NESTED,
-    l_order,
-    mtl_marginal_penalty,
-    q_penalty,
-    relu_finetuning_penalty,
-)
+from lit_aux.functional import NESTED, l_order, mtl_marginal_penalty, q_penalty, relu_finetuning_penalty
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,22 +1,27 @@
 """The map of regimes: which coefficients are lazy, nested or rich, and where a network's features lie."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.figures.labels import label_lines, label_regions
-from lit_aux.figures.map_points import MapPoints, decades
 from lit_aux.figures.style import GREY, INK, PathLike, minus, new_figure, picture_path, save, tidy
 from lit_aux.functional import NESTED, feature_dependence
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.contour import ContourSet
 
 Limits = tuple[tuple[float, float], tuple[float, float]]
+Place = tuple[float, float]
 AVOIDED = 0.1
 """The feature dependence above which the rich regime is shaded darker: pretrained features cost more."""
 BANDS = (
@@ -30,6 +35,64 @@ LEVELS = (-0.9, NESTED[0], -0.25, NESTED[1], AVOIDED, 0.5, 0.9)
 """The feature dependences whose lines are drawn."""
 MARKERS = (("o", "#12355b"), ("^", "#b5402a"), ("s", "#3d7a4e"), ("D", "#5b4b8a"))
 _RESOLUTION = 241
+_LEGEND = {"frameon": False, "fontsize": 8.5, "title_fontsize": 8.5, "alignment": "left"}
+_MARGIN = 0.05
+_APART = 0.1
+_ROWS = (-0.35, 0.0, 0.35)
+"""How far from the falling diagonal labels are, so that those of neighbouring lines do not meet."""
+
+
+@dataclass(frozen=True)
+class MapPoints:
+    """Features to be drawn on the regime map, all alike.
+
+    Raises:
+        ConfigurationError: For values that are not finite, or lengths that differ.
+    """
+
+    label: str
+    """What they are, for the legend."""
+    beta: Tensor
+    """Coefficients of the main task, (n,); the map shows their size."""
+    beta_aux: Tensor
+    """Those of the auxiliary task, (n,)."""
+    weight: Tensor | None = None
+    """How much each counts, (n,), at least 0: sets the marker's area. None: all the same."""
+
+    def __post_init__(self) -> None:
+        for name in ("beta", "beta_aux", "weight"):
+            value: Any = getattr(self, name)
+            if value is None and name == "weight":
+                continue
+            values = torch.as_tensor(value).detach().to("cpu", torch.float64)
+            if values.ndim != 1 or len(values) != len(self.beta) or not bool(values.isfinite().all()):
+                raise ConfigurationError(
+                    f"{name}: shape {tuple(values.shape)} for {len(self.beta)} points of {self.label!r}; "
+                    "give one finite value a point"
+                )
+            object.__setattr__(self, name, values if name == "weight" else values.abs())
+
+    def areas(self) -> Tensor:
+        """Return marker areas in square points, float64 (n,)."""
+        if self.weight is None or not len(self.weight) or not bool(self.weight.max() > 0):
+            return torch.full_like(self.beta, 22.0)
+        return 6 + 84 * self.weight.clamp_min(0) / self.weight.max()
+
+
+def decades(values: Sequence[Tensor], default: tuple[float, float] = (-3.0, 3.0)) -> tuple[float, float]:
+    """Return limits of an axis, as powers of ten, that show sizes with a margin around them.
+
+    Args:
+        values: Sizes, at least 0. What is more than ten decades below the largest is left out.
+        default: The limits where there are none above 0.
+    """
+    found = torch.cat([v[v > 0] for v in values]).log10() if values else torch.zeros(0)
+    if not len(found):
+        return default
+    high = found.max().item()
+    low = max(found.min().item(), high - 10)
+    margin = max(0.5, (3 - (high - low)) / 2)
+    return low - margin, high + margin
 
 
 def draw_regime_map(
@@ -40,7 +103,7 @@ def draw_regime_map(
     Args:
         path: The file; its ending (png, svg, pdf) is the format.
         penalty: ``"q"``, ``"mtl"`` or ``"relu"``.
-        points: Features to show; the axes make room for them. Those at 0, or more than ten decades below the
+        points: Features to show; the axes reach as far. Those at 0, or more than ten decades below the
             largest, lie on the edge.
         kwargs: Numbers: ``gamma`` of ``"q"``; ``correlation`` and ``readout`` of ``"relu"``.
 
@@ -145,16 +208,9 @@ def regime_panel(
     return set(bands.flatten().tolist())
 
 
-_LEGEND = {"frameon": False, "fontsize": 8.5, "title_fontsize": 8.5, "alignment": "left"}
-
-
 def _title(penalty: str, options: dict[str, float]) -> str:
     """Say which network, and what is known of it."""
-    names = {
-        "q": "Finetuning, diagonal",
-        "mtl": "Multi-task, diagonal",
-        "relu": "Finetuning, ReLU",
-    }
+    names = {"q": "Finetuning, diagonal", "mtl": "Multi-task, diagonal", "relu": "Finetuning, ReLU"}
     symbols = {"gamma": r"\gamma", "correlation": r"\rho", "readout": "v_0"}
     shown = {"q": {"gamma": 0.0}, "relu": {"correlation": 1.0}}.get(penalty, {}) | options
     return ", ".join(
@@ -206,3 +262,112 @@ def scatter(axes: "Axes", points: MapPoints, number: int, limits: Limits, scale:
         zorder=3 + number,
     )
     return Line2D([], [], color=colour, marker=marker, linestyle="none", label=points.label)
+
+
+# Where the names of lines and regions have space
+
+
+def label_lines(
+    axes: "Axes", lines: "ContourSet", limits: Limits, points: Sequence[Place] = ()
+) -> list[Place]:
+    """Write the level of each contour line on it, in three rows across the middle of the map.
+
+    Lines without space, near the edge or beside a label that is there already, get none.
+
+    Args:
+        axes: The map, with logarithmic axes.
+        lines: Its contour lines.
+        limits: The axes' ends, as powers of ten.
+        points: What must not be covered, in data coordinates.
+
+    Returns:
+        Where labels are now, in data coordinates.
+    """
+    taken: list[Place] = []
+    covered = torch.tensor([_share(spot, limits) for spot in points]).reshape(-1, 2)
+    levels = np.asarray(lines.levels).tolist()
+    # the ends of the nested regime first, whose lines are the thick ones
+    for index in sorted(range(len(levels)), key=lambda i: levels[i] not in NESTED):
+        best: tuple[float, float, float, float] | None = None
+        for line in lines.allsegs[index]:
+            spots = [_share(spot, limits) for spot in line]
+            for (u, v), after in pairwise(spots):
+                if not (_MARGIN < u < 1 - _MARGIN and _MARGIN < v < 1 - _MARGIN):
+                    continue
+                if any(math.hypot(u - a, v - b) < _APART for a, b in taken):
+                    continue
+                off = abs(u + v - 1 - _ROWS[index % len(_ROWS)])
+                if best is not None and off >= best[0]:
+                    continue
+                if not bool(((covered - torch.tensor((u, v))).norm(dim=1) < _APART / 2).any()):
+                    best = off, u, v, math.degrees(math.atan2(after[1] - v, after[0] - u))
+        if best is None or best[0] > 0.6:
+            continue
+        _, u, v, angle = best
+        taken.append((u, v))
+        axes.text(
+            u,
+            v,
+            minus(levels[index]),
+            transform=axes.transAxes,
+            rotation=(angle + 90) % 180 - 90,
+            ha="center",
+            va="center",
+            fontsize=7,
+            color=INK,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.9},
+            zorder=2,
+        )
+    return [_place(spot, limits) for spot in taken]
+
+
+def label_regions(
+    axes: "Axes", found: Tensor, names: Mapping[str, str], limits: Limits, taken: Sequence[Place]
+) -> None:
+    """Write the name of each region where it is widest, if there is space.
+
+    Args:
+        axes: The map, with logarithmic axes.
+        found: Index of the region of each place of an even grid of powers of ten, (rows, columns).
+        names: Of the regions, and the colour of each.
+        limits: The axes' ends, as powers of ten.
+        taken: What must not be covered, in data coordinates.
+    """
+    from matplotlib.patheffects import withStroke
+    from scipy.ndimage import distance_transform_edt  # type: ignore[import-untyped]
+
+    rows, columns = found.shape
+    free = torch.ones(found.shape, dtype=torch.bool)
+    for spot in taken:
+        u, v = _share(spot, limits)
+        free[round(min(max(v, 0), 1) * (rows - 1)), round(min(max(u, 0), 1) * (columns - 1))] = False
+    across = torch.linspace(-1, 1, columns).square() + torch.linspace(-1, 1, rows)[:, None].square()
+    for index, (name, colour) in enumerate(names.items()):
+        inside = torch.nn.functional.pad((found == index) & free, (1, 1, 1, 1)).numpy()
+        half = 0.012 * len(name) + 0.02  # of its width, as a share of the map's
+        away = torch.from_numpy(
+            distance_transform_edt(inside, sampling=(1 / (0.03 * rows), 1 / (half * columns)))
+        )
+        space = away[1:-1, 1:-1]
+        if space.max() < 1:
+            continue
+        # of places with space to spare, one nearer to the middle
+        row, column = divmod(int((space.clamp_max(3.0) - 0.2 * across).argmax()), columns)
+        share = column / (columns - 1), row / (rows - 1)
+        x, y = _place(share, limits)
+        text = axes.text(x, y, name, ha="center", va="center", fontsize=10, color=INK, zorder=2)
+        text.set(fontweight="bold", path_effects=[withStroke(linewidth=3, foreground=colour)])
+
+
+def _share(place: Sequence[float], limits: Limits) -> Place:
+    """Return where a place is on the map, as shares of its width and height."""
+    u, v = (
+        (math.log10(value) - low) / (high - low) for value, (low, high) in zip(place, limits, strict=True)
+    )
+    return u, v
+
+
+def _place(share: Place, limits: Limits) -> Place:
+    """Return the data coordinates of a place of the map."""
+    x, y = (10 ** (low + part * (high - low)) for part, (low, high) in zip(share, limits, strict=True))
+    return x, y

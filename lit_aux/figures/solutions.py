@@ -2,16 +2,21 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.figures.curves import Curve, Mean, Row, at_factor_one, curve, grouped, with_measures
-from lit_aux.figures.layout import Layout
-from lit_aux.figures.panel import Panel
-from lit_aux.figures.request import Request
-from lit_aux.figures.spots import TASK, spots
+from lit_aux.figures.curves import Curve, Mean, at_factor_one, curve, grouped, with_measures
+from lit_aux.figures.layout import Layout, Panel, Request
 from lit_aux.figures.students import setup_looks, setups_of
+from lit_aux.figures.style import TIMES
+from lit_aux.figures.tables import by_task, entries, pattern_title, shared_title
+from lit_aux.tables.typed import Row
 
-_N_MAIN = "main-task examples"
+TASK = ("k_main", "overlap", "correlation", "magnitude")
+"""Columns that say which task it is."""
+_ACROSS, _WRAPPED = 6, 4
+"""Most tasks side by side, and how many where there are more."""
 NORMS = {
     "l1": r"$\ell_1$ norm",
     "l2": r"$\ell_2$ norm",
@@ -20,6 +25,54 @@ NORMS = {
     "F_12": r"$F_{1,2}$ norm, both tasks",
 }
 SHARES = {"top_share": r"$|\beta|^2$ in the top $k$", "aux_share": r"$|\beta|^2$ in auxiliary entries"}
+_N_MAIN = "main-task examples"
+
+
+class Spot(NamedTuple):
+    """The place of a task: a column, and a block of rows with one for each quantity."""
+
+    column: int
+    block: int
+    title: str
+    """Written over the block."""
+    side: str
+    """Written at its right."""
+
+
+def spots(tasks: Sequence[Row]) -> list[Spot]:
+    """Return the spot of each task.
+
+    Where many tasks differ in their number of main features, columns are numbers and blocks what is shared;
+    where they differ in size, columns are what is shared and blocks sizes; else all stand side by side, four
+    in a block if there are many.
+
+    Args:
+        tasks: A row of the table for each.
+    """
+    counts = sorted({row["k_main"] for row in tasks})
+    sizes = sorted({row.get("magnitude") or 1.0 for row in tasks}, reverse=True)
+    patterns = list(dict.fromkeys(pattern_title(row) for row in sorted(tasks, key=by_task)))
+    heads = [f"{row['k_main']} {entries(row, row['k_main'])}" for row in tasks]
+    if len(counts) > 1 and len(sizes) == 1 and len(tasks) <= _ACROSS:
+        order = sorted(tasks, key=lambda row: (row["k_main"], -by_task(row)[0]))
+        titles = [f"{head}, {shared_title(row)}" for row, head in zip(tasks, heads, strict=True)]
+        return [Spot(order.index(row), 0, title, "") for row, title in zip(tasks, titles, strict=True)]
+    if len(counts) > 1:
+        keys = [(-by_task(row)[0], shared_title(row), _size(row, sizes)) for row in tasks]
+        stripes = sorted({*keys})
+        return [
+            Spot(counts.index(row["k_main"]), stripes.index(key), head, ", ".join(filter(None, key[1:])))
+            for row, key, head in zip(tasks, keys, heads, strict=True)
+        ]
+    places = [(patterns.index(pattern_title(row)), row) for row in tasks]
+    if len(sizes) > 1:
+        return [Spot(i, sizes.index(row["magnitude"]), patterns[i], _size(row, sizes)) for i, row in places]
+    across = len(patterns) if len(patterns) <= _ACROSS else _WRAPPED
+    return [Spot(i % across, i // across, patterns[i], "") for i, _ in places]
+
+
+def _size(row: Row, sizes: Sequence[float]) -> str:
+    return f"output {TIMES} {row['magnitude']:g}" if len(sizes) > 1 else ""
 
 
 def norms(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
@@ -36,7 +89,7 @@ def features(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layo
     """Lay out k-means inertia against K and at the number of main units, and alignment with both teachers."""
     names = {line["measure"] for line in measures}
     inertias = sorted(
-        (int(name.removeprefix("inertia_k")) for name in names if re.fullmatch(r"inertia_k\d+", name or "")),
+        int(name.removeprefix("inertia_k")) for name in names if re.fullmatch(r"inertia_k\d+", name or "")
     )
     aligned = [name for name in names if re.fullmatch(r"alignment_k\d+(_aux)?", name or "")]
     if not inertias:
@@ -74,13 +127,7 @@ def _against_n_main(rows: Sequence[Row], measures: Sequence[Row], names: dict[st
 
 
 def _grid(
-    rows: Sequence[Row],
-    quantities: Mapping[str, str],
-    x_label: str,
-    x: str,
-    *,
-    after: int = 0,
-    of: int = 0,
+    rows: Sequence[Row], quantities: Mapping[str, str], x_label: str, x: str, *, after: int = 0, of: int = 0
 ) -> list[Panel]:
     """Lay out a panel for each task and quantity.
 
@@ -98,22 +145,13 @@ def _grid(
         tasks.items(), spots([group[0] for group in tasks.values()]), strict=True
     ):
         for number, (name, text) in enumerate(quantities.items(), start=after):
-            present = [row for row in members if row.get(name) is not None]
-            if present:
-                panels.append(
-                    Panel(
-                        (*task, name),
-                        (spot.block * (of or len(quantities)) + number, spot.column),
-                        setups_of(present, x, name),
-                        x_label,
-                        text,
-                        spot.title if number == 0 else "",
-                        spot.side,
-                        y_scale="linear",
-                        group=str(members[0].get("magnitude")),
-                        teacher=_teacher(present, x, name.replace("student ", "teacher ")),
-                    )
-                )
+            if present := [row for row in members if row.get(name) is not None]:
+                place = spot.block * (of or len(quantities)) + number, spot.column
+                titles = spot.title if number == 0 else "", spot.side
+                taught = _teacher(present, x, name.replace("student ", "teacher "))
+                curves, group = setups_of(present, x, name), str(members[0].get("magnitude"))
+                made = Panel((*task, name), place, curves, x_label, text, *titles, group, y_scale="linear")
+                panels.append(replace(made, teacher=taught))
     return panels
 
 

@@ -4,13 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.figures.curves import SINGLE, Curve, Mean, Row, at_factor_one, curve, grouped, relative
-from lit_aux.figures.layout import Layout
-from lit_aux.figures.panel import Panel
-from lit_aux.figures.request import AUTO, Request
+from lit_aux.figures.curves import SINGLE, Curve, Mean, at_factor_one, curve, grouped, relative
+from lit_aux.figures.layout import AUTO, Layout, Panel, Request
 from lit_aux.figures.style import SETUPS, TIMES, Look, ordered_looks
-from lit_aux.figures.tasks import by_task, entries, network_of, pattern_title, shared_title
+from lit_aux.figures.tables import by_task, entries, network_of, pattern_title, shared_title
 from lit_aux.tables.selection import spelled
+from lit_aux.tables.typed import Row
 
 _N_MAIN = "main-task examples"
 _COLUMNS = 4
@@ -24,16 +23,9 @@ def overlap(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layou
     groups = sorted(grouped(rows, ("overlap", "correlation")).items(), key=lambda item: by_task(item[1][0]))
     columns = min(len(groups), _COLUMNS)
     for number, (key, members) in enumerate(groups):
-        panels.append(
-            Panel(
-                key,
-                divmod(number, columns),
-                setups_of(members, "n_main", how.value, how.mean),
-                _N_MAIN,
-                label,
-                pattern_title(members[0]),
-            )
-        )
+        curves = setups_of(members, "n_main", how.value, how.mean)
+        title = pattern_title(members[0])
+        panels.append(Panel(key, divmod(number, columns), curves, _N_MAIN, label, title))
     return Layout(tuple(panels), len(rows), setup_looks(panels), notes + lost, baseline)
 
 
@@ -67,10 +59,7 @@ def rescaling(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Lay
         panels += _by_factor(
             rows, setup, how, label, 1 + max((panel.place[0] for panel in panels), default=-1)
         )
-    looks = factor_looks(factors)
-    if any(c.key == SINGLE for panel in panels for c in panel.curves):
-        looks[SINGLE] = SINGLE, SETUPS[SINGLE]
-    return Layout(tuple(panels), len(rows), looks, lost, baseline)
+    return Layout(tuple(panels), len(rows), factor_looks(factors, panels), lost, baseline)
 
 
 def _by_factor(rows: Sequence[Row], setup: str, how: Request, label: str, top: int) -> list[Panel]:
@@ -99,19 +88,13 @@ def correlation(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> L
     kept = [row for row in relative(present, how.value, None) if row["setup"] != SINGLE]
     sizes = sorted({row["magnitude"] for row in kept}, reverse=True)
     tasks = sorted({row["correlation"] for row in kept}, key=sum)
-    panels = [
-        Panel(
-            key,
-            (sizes.index(key[0]), tasks.index(key[1])),
-            setups_of(members, "n_main", how.value, how.mean),
-            _N_MAIN,
-            f"{_loss(how)} / {SINGLE}'s",
-            pattern_title(members[0]) if key[0] == sizes[0] else "",
-            f"output {TIMES} {key[0]:g}",
-            level=1.0,
-        )
-        for key, members in grouped(kept, ("magnitude", "correlation")).items()
-    ]
+    label = f"{_loss(how)} / {SINGLE}'s"
+    panels = []
+    for (size, task), members in grouped(kept, ("magnitude", "correlation")).items():
+        curves = setups_of(members, "n_main", how.value, how.mean)
+        titles = pattern_title(members[0]) if size == sizes[0] else "", f"output {TIMES} {size:g}"
+        place = sizes.index(size), tasks.index(task)
+        panels.append(Panel((size, task), place, curves, _N_MAIN, label, *titles, level=1.0))
     single = [row for row in rows if row["setup"] == SINGLE]
     lost = _lost([row for row in rows if row["setup"] != SINGLE], kept, how)
     return Layout(tuple(panels), len(kept) + len(single), setup_looks(panels), lost, level_label=SINGLE)
@@ -140,18 +123,13 @@ def facets(
     panels: dict[Any, list[Row]] = {}
     for row in rows:
         panels.setdefault((row["k_main"], shared_title(row)), []).append(row)
-    return [
-        Panel(
-            (*key, k, shared),
-            (top + titles.index(row_title(members[0])), counts.index(k)),
-            curves(members),
-            _N_MAIN,
-            label,
-            f"{k} main {entries(members[0], k)}" if top == titles.index(row_title(members[0])) == 0 else "",
-            row_title(members[0]),
-        )
-        for (k, shared), members in panels.items()
-    ]
+    found = []
+    for (k, shared), members in panels.items():
+        title = row_title(members[0])
+        place = top + titles.index(title), counts.index(k)
+        above = f"{k} main {entries(members[0], k)}" if place[0] == 0 else ""
+        found.append(Panel((*key, k, shared), place, curves(members), _N_MAIN, label, above, title))
+    return found
 
 
 def losses(rows: Sequence[Row], how: Request) -> tuple[list[Row], int | None, str, tuple[str, ...]]:
@@ -210,10 +188,13 @@ def factor_key(factor: float | None) -> str:
     return f"{TIMES} {spelled(1.0 if factor is None else factor)}"
 
 
-def factor_looks(factors: Sequence[float]) -> dict[str, tuple[str, Look]]:
-    """Return how the curves of rescale factors look, from the largest to the smallest."""
+def factor_looks(factors: Sequence[float], panels: Sequence[Panel]) -> dict[str, tuple[str, Look]]:
+    """Return how the curves of rescale factors look, from the largest to the smallest, and STL's if drawn."""
     ordered = sorted({*factors}, reverse=True)
-    return {
+    found = {
         factor_key(factor): (f"factor {factor:g}", look)
         for factor, look in zip(ordered, ordered_looks(len(ordered)), strict=True)
     }
+    if any(c.key == SINGLE for panel in panels for c in panel.curves):
+        found[SINGLE] = SINGLE, SETUPS[SINGLE]
+    return found

@@ -30,6 +30,18 @@ class Look(NamedTuple):
     marker: str
     line: Line
 
+    def options(self, size: float = 4.5) -> dict[str, Any]:
+        """Return matplotlib's options of a line with markers, and of its entry in a legend."""
+        return {
+            "color": self.colour,
+            "marker": self.marker,
+            "linestyle": self.line,
+            "linewidth": 1.4,
+            "markersize": size,
+            "markeredgewidth": 0.4,
+            "markeredgecolor": "white",
+        }
+
 
 SETUPS = {
     "STL": Look("#e99a00", "s", (0, (3, 1.2))),
@@ -111,13 +123,15 @@ def minus(value: float) -> str:
     return f"{value:g}".replace("-", "\N{MINUS SIGN}")
 
 
-def tidy(axes: "Axes", title: str) -> None:
-    """Give a panel its title and take away what carries nothing."""
-    axes.set_title(title, loc="left", fontsize=10, color=INK)
+def tidy(axes: "Axes", title: str, size: float = 10) -> None:
+    """Give a panel its title, small ticks under a small one, and take away what carries nothing."""
+    axes.set_title(title, loc="left", fontsize=size, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8, colors=INK, which="both")
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set_fontsize(9)
+    if size < 10:
+        axes.tick_params(labelsize=7)
 
 
 def save(figure: "Figure", path: Path, *, palette: bool = False) -> Path:

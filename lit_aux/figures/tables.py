@@ -1,18 +1,19 @@
 """The rows that a figure is drawn from: read, without failed ones, narrowed down, by experiment."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.grids import EXPERIMENTS
-from lit_aux.figures.curves import Row
-from lit_aux.figures.tasks import network_of
+from lit_aux.figures.style import TIMES
 from lit_aux.storage import check_given
 from lit_aux.tables import selection
 from lit_aux.tables.reading import read_measures, read_rows
+from lit_aux.tables.typed import Row
 
 NETWORKS = ("diagonal", "relu", "image")
 _FILES = {"cifar100_resnet": "cifar100-resnet18", "cifar100_vit": "cifar100-vit"}
@@ -35,7 +36,7 @@ class Tables:
             if (experiment is None or row.get("experiment") == experiment)
             and (network is None or network_of(row) == network)
         ]
-        return Tables(tuple(kept), self.measures, self.notes)
+        return replace(self, rows=tuple(kept))
 
     def parts(self) -> list[tuple[str, str]]:
         """Return each experiment that there are rows of, and its network."""
@@ -54,7 +55,7 @@ class Tables:
         rows = [dict(row) for row in self.rows]
         for condition in conditions:
             rows = selection.where(rows, condition)
-        return Tables(tuple(rows), self.measures, self.notes)
+        return replace(self, rows=tuple(rows))
 
 
 def load(paths: Sequence[str | Path], option: str = "--results", duplicates: str | None = None) -> Tables:
@@ -84,11 +85,8 @@ def load(paths: Sequence[str | Path], option: str = "--results", duplicates: str
             measures += read_measures(named, duplicates)
     except ConfigurationError as error:
         raise ConfigurationError(re.sub(r"^FILE\b", option, str(error))) from None
-    by_run = {row["run"]: row for row in rows if row.get("run")}
-    for line in measures:
-        if line["phase"] is None and line["layer"] is None and line["run"] in by_run:
-            by_run[line["run"]].setdefault(line["measure"], line["value"])
-    kept = [row for row in rows if not row.get("error")]
+    options = selection.options_of(measures)
+    kept = [{**row, **options.get(row.get("run") or "", {}), **row} for row in rows if not row.get("error")]
     failed = len(rows) - len(kept)
     notes = (f"{failed} failed run{'s are' if failed > 1 else ' is'} left out",) if failed else ()
     return Tables(tuple(kept), tuple(measures), notes)
@@ -121,3 +119,55 @@ def _experiment(file: Path) -> str:
     stem = file.stem
     found = next((name for start, name in _FILES.items() if stem.startswith(start)), stem.replace("_", "-"))
     return found if found in EXPERIMENTS else stem
+
+
+# What rows say of their teachers, and how that is written over panels
+
+
+def network_of(row: Row) -> str:
+    """Return whose row it is: ``diagonal`` or ``relu`` students, or ``image`` classifiers."""
+    known = EXPERIMENTS.get(row.get("experiment") or "")
+    if known is not None:
+        return known.network
+    if row.get("correlation") is not None:
+        return "relu"
+    return "diagonal" if row.get("overlap") is not None else "image"
+
+
+def by_task(row: Row) -> tuple[Any, ...]:
+    """Return the key that orders rows by how much their main task shares with the auxiliary one."""
+    shares = row.get("correlation")
+    if shares is None:
+        return 0.0 if row.get("k_main") is None else row["overlap"] / row["k_main"], row["overlap"]
+    return sum(shares) / len(shares), len(shares)
+
+
+def pattern_title(row: Row) -> str:
+    """Write which main features are auxiliary ones too."""
+    shares = row.get("correlation")
+    if shares is None:
+        whole = "" if row.get("k_main") is None else f" of {row['k_main']}"
+        return f"{row['overlap']}{whole} shared"
+    counts: Counter[float] = Counter(shares)
+    if len(counts) == 1:
+        return rf"all $\rho$ = {shares[0]:g}"
+    return r"$\rho$ = " + ", ".join(
+        f"{value:g} ({TIMES}{count})" for value, count in sorted(counts.items(), reverse=True)
+    )
+
+
+def shared_title(row: Row) -> str:
+    """Write whether the main features are auxiliary ones too, whatever their number is."""
+    shares = row.get("correlation")
+    if shares is not None:
+        names = {(1.0,): "all shared", (0.0,): "none shared"}
+        return names.get(tuple({*shares}), pattern_title(row))
+    if row["overlap"] == row.get("k_main"):
+        return "all shared"
+    return "none shared" if row["overlap"] == 0 else f"{row['overlap']} shared"
+
+
+def entries(row: Row, count: int) -> str:
+    """Return what the features of a row's network are called."""
+    name = ("entry", "entries") if network_of(row) == "diagonal" else ("unit", "units")
+    return name[count != 1]

@@ -24,14 +24,7 @@ from lit_aux.functional.norms import (
     top_share,
     unit_products,
 )
-from lit_aux.functional.orders import (
-    NESTED,
-    REGIMES,
-    feature_dependence,
-    l_order,
-    nested_ratios,
-    regime,
-)
+from lit_aux.functional.orders import NESTED, REGIMES, feature_dependence, l_order, nested_ratios, regime
 from lit_aux.functional.penalties import (
     group_penalty,
     mtl_marginal_penalty,

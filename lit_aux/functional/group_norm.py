@@ -1,16 +1,26 @@
 """The coefficients of several tasks with the least group norm, a prediction of multi-task training."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.functional._group_polish import polished
-from lit_aux.functional._group_program import GroupProgram, solve_cone_program
 from lit_aux.functional._row_space import RowSpace
 from lit_aux.functional._scale import safe_scale
+
+_TOLERANCE = 1e-9
+"""Asked of the solver; at 1e-12 it stalls no nearer to the optimum."""
+_ITERATIONS = 30
+_UNKNOWNS = 4000
+"""Most of a linear system: it takes two seconds and is solved some four times."""
+_RATIOS = (1.0, 1e-2, 1e-4, 1e-6, 1e2, 1e-8)
+"""Of ||B_d|| to 1 - ||z_d||: where the support may begin."""
 
 _NOTHING = 1e-10
 """Share of the largest coefficient below which one that least squares gives passes for 0."""
@@ -18,6 +28,60 @@ _DONE = 1e-12
 """Where other supports are not tried any more."""
 _WORST = 1e-7
 """Largest duality gap, and misfit, of what is returned."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A point of the program.
+
+    Attributes:
+        beta: B (T, D).
+        nu: Multipliers (n_t,) of each task's rows.
+    """
+
+    beta: Tensor
+    nu: list[Tensor]
+
+
+@dataclass(frozen=True)
+class GroupProgram:
+    """Minimise sum_d sqrt(||B_d||^2 + fixed_d^2) subject to rows_t B_t = targets_t for each task.
+
+    Attributes:
+        rows: Independent rows (n_t, D) of each task.
+        targets: Their targets (n_t,).
+        fixed: Norm (D,) of the coefficients of all tasks that have nothing to choose.
+    """
+
+    rows: Sequence[Tensor]
+    targets: Sequence[Tensor]
+    fixed: Tensor
+
+    def pull(self, nu: Sequence[Tensor]) -> Tensor:
+        """Return z (T, D), rows' nu of each task: B_d / sqrt(||B_d||^2 + fixed_d^2) at the optimum."""
+        return torch.stack([rows.T @ own for rows, own in zip(self.rows, nu, strict=True)])
+
+    def misfit(self, beta: Tensor) -> float:
+        """Return the largest ||rows B - targets|| / ||targets|| of a task."""
+        parts = zip(self.rows, beta, self.targets, strict=True)
+        return max(float((x @ b - y).norm() / y.norm()) for x, b, y in parts)
+
+    def gap(self, solution: Solution) -> float:
+        """Return by what share the norm of B may be above the least one with the same rows B.
+
+        That is the duality gap, with nu made feasible, ||z_d|| <= 1, before.
+        """
+        z, beta = self.pull(solution.nu), solution.beta
+        z = z / z.norm(dim=0).max().clamp(min=1.0)
+        norms = (beta.square().sum(0) + self.fixed.square()).sqrt()
+        inside = self.fixed * (1 - z.square().sum(0)).clamp(min=0).sqrt()
+        return float((norms - (z * beta).sum(0) - inside).sum() / norms.sum().clamp(min=1e-300))
+
+    def fitted(self, solution: Solution) -> Solution:
+        """Return the nearest point that fits the targets."""
+        parts = zip(self.rows, solution.beta, self.targets, strict=True)
+        moves = [torch.linalg.lstsq(x, (y - x @ b)[:, None], driver="gelsy").solution for x, b, y in parts]
+        return Solution(solution.beta + torch.cat(moves, dim=1).T, solution.nu)
 
 
 def minimal_group_norm(inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
@@ -125,3 +189,148 @@ def _least(program: GroupProgram) -> Tensor:
             "whose columns differ less in size are solved more easily"
         )
     return best.beta
+
+
+# The cone program
+
+
+def solve_cone_program(program: GroupProgram) -> tuple[Solution, str]:
+    """Return what the solver finds, and what it says of it.
+
+    Raises:
+        ConfigurationError: If the solver is not installed or finds nothing.
+    """
+    cp = _cvxpy()
+    tasks = len(program.rows)
+    mixed = (program.fixed > 0).numpy()
+    parts: list[tuple[Any, Any]] = []
+    norms: list[Any] = []
+    for columns, fixed in ((mixed, program.fixed.numpy()[None, mixed]), (~mixed, None)):
+        if columns.any():
+            part = cp.Variable((tasks, int(columns.sum())))
+            stack = part if fixed is None else cp.vstack([part, fixed])
+            norms.append(
+                cp.norm1(part) if fixed is None and tasks == 1 else cp.sum(cp.norm(stack, 2, axis=0))
+            )
+            parts.append((columns, part))
+    fits = [
+        sum(x.numpy()[:, columns] @ part[task] for columns, part in parts) == y.numpy()
+        for task, (x, y) in enumerate(zip(program.rows, program.targets, strict=True))
+    ]
+    problem = cp.Problem(cp.Minimize(sum(norms)), fits)
+    settings = dict.fromkeys(("tol_gap_abs", "tol_gap_rel", "tol_feas"), _TOLERANCE)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of inaccurate solutions, which are improved and checked
+            problem.solve(solver=cp.CLARABEL, **settings)
+    except cp.error.SolverError as error:
+        raise ConfigurationError(f"inputs: the solver of the cone program failed; {error}") from error
+    if any(part.value is None for _, part in parts):
+        raise ConfigurationError(f"inputs: the solver of the cone program ended as {problem.status}")
+    beta = torch.zeros(tasks, len(program.fixed), dtype=torch.float64)
+    for columns, part in parts:
+        beta[:, torch.from_numpy(columns)] = torch.from_numpy(part.value)
+    nu = [-torch.from_numpy(fit.dual_value).reshape(-1) for fit in fits]
+    return Solution(beta, nu), str(problem.status)
+
+
+def _cvxpy() -> Any:
+    try:
+        import_module("clarabel")
+        return import_module("cvxpy")
+    except ImportError as error:
+        raise ConfigurationError(
+            'minimal_group_norm: cvxpy or clarabel is not installed; run: pip install "lit-aux[theory]"'
+        ) from error
+
+
+# Newton's method on the optimality conditions, from a nearly optimal point
+
+
+def polished(program: GroupProgram, near: Solution) -> Iterator[Solution]:
+    """Yield solutions that are 0 off their support, for some supports that are likely.
+
+    Next to the optimum either ||B_d|| or 1 - ||z_d|| is small, so their ratio tells which features are used:
+    at 1 nearly always. On the support z_d = B_d / r_d with r_d = sqrt(||B_d||^2 + fixed_d^2). Newton's method
+    is on B = r z and rows B = targets, with z beside B as its own unknown: it converges from further away
+    than on B alone (Chan, Golub & Mulet 1999, for total variation).
+
+    Args:
+        program: In units in which B is about 1.
+        near: A point near the optimum.
+    """
+    z = program.pull(near.nu)
+    ratio = near.beta.norm(dim=0) / (1 - z.norm(dim=0)).clamp(min=1e-300)
+    tried = -1
+    for least in _RATIOS:
+        support = (program.fixed > 0) | (ratio > least)
+        if int(support.sum()) == tried:
+            continue
+        tried = int(support.sum())
+        system = _System(program, support)
+        if system.unknowns > _UNKNOWNS:
+            continue
+        inner, moved = _newton(system, near.beta[:, support], z[:, support])
+        whole = torch.zeros_like(near.beta)
+        whole[:, support] = inner
+        parts = zip(near.nu, system.basis, moved, strict=True)
+        yield Solution(whole, [own + basis @ more for own, basis, more in parts])
+
+
+def _newton(system: "_System", inner: Tensor, z: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Return B on the support and by how much the reduced nu moved, where the conditions hold best."""
+    moved = [torch.zeros_like(own) for own in system.targets]
+    best, least = (inner, moved), torch.inf
+    for _ in range(_ITERATIONS):
+        wrong = system.error(inner, z)
+        size = float(wrong.norm())
+        if not size < least:
+            break
+        best, least = (inner, moved), size
+        step = system.step(inner, z, wrong)
+        if step is None:
+            break
+        inner, z = inner + step[0], z + system.pull(step[1])
+        moved = [a + b for a, b in zip(moved, step[1], strict=True)]
+    return best
+
+
+class _System:
+    """The conditions on some columns; rows that these make dependent are reduced, as nu is."""
+
+    def __init__(self, program: GroupProgram, support: Tensor) -> None:
+        self.fixed = program.fixed[support]
+        parts = [torch.linalg.qr(rows[:, support]) for rows in program.rows]
+        self.basis, self.rows = [part.Q for part in parts], [part.R for part in parts]
+        self.targets = [q.T @ y for q, y in zip(self.basis, program.targets, strict=True)]
+        self.inner = len(program.rows) * len(self.fixed)
+        self.unknowns = self.inner + sum(len(y) for y in self.targets)
+
+    def pull(self, nu: list[Tensor]) -> Tensor:
+        return torch.stack([rows.T @ own for rows, own in zip(self.rows, nu, strict=True)])
+
+    def norms(self, inner: Tensor) -> Tensor:
+        return (inner.square().sum(0) + self.fixed.square()).sqrt()
+
+    def error(self, inner: Tensor, z: Tensor) -> Tensor:
+        misfits = [y - x @ b for x, b, y in zip(self.rows, inner, self.targets, strict=True)]
+        return torch.cat([(self.norms(inner) * z - inner).flatten(), *misfits])
+
+    def step(self, inner: Tensor, z: Tensor, wrong: Tensor) -> tuple[Tensor, list[Tensor]] | None:
+        """Return the changes of B and of the reduced nu; None where they are not determined."""
+        tasks, s = inner.shape
+        r = self.norms(inner)
+        matrix = wrong.new_zeros(self.unknowns, self.unknowns)
+        own = matrix[: self.inner, : self.inner].view(tasks, s, tasks, s).diagonal(dim1=1, dim2=3)
+        own.copy_(torch.eye(tasks, dtype=z.dtype)[:, :, None] - z[:, None] * (inner / r))
+        start = self.inner
+        for t, rows in enumerate(self.rows):
+            of_task, of_nu = slice(t * s, (t + 1) * s), slice(start, start + len(rows))
+            matrix[of_task, of_nu] = -r[:, None] * rows.T
+            matrix[of_nu, of_task] = rows
+            start += len(rows)
+        found, failed = torch.linalg.solve_ex(matrix, wrong)
+        if int(failed) or not bool(found.isfinite().all()):
+            return None
+        d_nu = list(found[self.inner :].split([len(rows) for rows in self.rows]))
+        return found[: self.inner].view(tasks, s), d_nu

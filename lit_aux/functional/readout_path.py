@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.functional._flow_checks import checked_problem, common_shape
 from lit_aux.functional._scale import safe_scale
+from lit_aux.functional.gradient_flow import checked_problem, common_shape
 
 _RANK = 1e-13
 """Eigenvalues below this share of the largest are rounding; they matter at infinite times alone."""

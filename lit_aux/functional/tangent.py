@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.functional.gradient_flow import PATHWAYS
 
 BLOCK_ELEMENTS = 2**20
 """Activations that are held at a time while a kernel is filled: 8 MiB in float64."""
-
-_PATHWAYS = ("w_plus", "v_plus", "w_minus", "v_minus")
 
 
 def relu_features(first: Tensor, x: Tensor) -> Tensor:
@@ -111,16 +110,16 @@ def diagonal_tangent_kernel(
         ConfigurationError: If a pathway is missing or shapes do not fit.
     """
     x2 = x if x2 is None else x2
-    missing = [name for name in _PATHWAYS if name not in weights]
+    missing = [name for name in PATHWAYS if name not in weights]
     if missing:
-        raise ConfigurationError(f"weights: {', '.join(missing)} missing; give {', '.join(_PATHWAYS)}")
-    shapes = {tuple(weights[name].shape) for name in _PATHWAYS}
+        raise ConfigurationError(f"weights: {', '.join(missing)} missing; give {', '.join(PATHWAYS)}")
+    shapes = {tuple(weights[name].shape) for name in PATHWAYS}
     if shapes != {(x.shape[-1],)}:
         raise ConfigurationError(
             f"weights: shapes {sorted(shapes)} for x {tuple(x.shape)}; give ({x.shape[-1]},)"
         )
     _check_inputs(x.shape[-1], x, x2)
-    scale = torch.stack([weights[name].to(dtype).square() for name in _PATHWAYS]).sum(0)
+    scale = torch.stack([weights[name].to(dtype).square() for name in PATHWAYS]).sum(0)
     right = x2.to(dtype) * scale
     return _in_blocks(lambda left: left.to(dtype) @ right.T, x, len(x2), max(x.shape[1], len(x2)), dtype)
 

@@ -24,6 +24,13 @@ _DEEPEST = 32  # decorators around a function; what makes up attributes as it is
 _READ = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 _DEFINITIONS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
+FORMER: dict[str, str] = {
+    "lit_aux.data.relu_teacher.ReLUTeacher": "lit_aux.data.relu_teacher_net.ReLUTeacher",
+    "lit_aux.metrics._base.merge_moments": "lit_aux.metrics._moments.merge_moments",
+}
+"""The first dotted names of classes and functions of lit_aux that have moved or have another name since, by
+those that they have now. Keys of stored phases hold the first ones."""
+
 
 class NoSourceError(Exception):
     """Code whose text cannot be seen; the message is half a sentence that says whose and why."""

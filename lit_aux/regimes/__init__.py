@@ -3,8 +3,7 @@
 from lit_aux.regimes.results_rows import read_results
 from lit_aux.regimes.run_folder import read_run
 from lit_aux.regimes.student_features import StudentFeatures
-from lit_aux.regimes.student_summary import GroupSummary, summarize
-from lit_aux.regimes.suggestion import Suggestion, suggest
+from lit_aux.regimes.student_summary import GroupSummary, Suggestion, suggest, summarize
 from lit_aux.regimes.sweep import Sweep
 
 __all__ = [

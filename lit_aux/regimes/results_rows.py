@@ -1,27 +1,28 @@
 """Students of a results table, whose rows hold no weights: they are solved, or trained, again."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lit_aux.data import TeacherDataModule
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import EXPERIMENTS, Options, Run, cells
 from lit_aux.experiments.options import INTEGRATORS
-from lit_aux.experiments.students import data_of
-from lit_aux.functional import gradient_flow_limit
-from lit_aux.regimes.student_features import StudentFeatures
-from lit_aux.regimes.trained_rows import train_rows
+from lit_aux.experiments.quiet import quiet
+from lit_aux.experiments.students import data_of, train_again
+from lit_aux.functional.gradient_flow import PATHWAYS, gradient_flow_limit
+from lit_aux.regimes.student_features import StudentFeatures, student_weights
 from lit_aux.runs.csv_file import CsvFile
 from lit_aux.runs.duplicates import once
 from lit_aux.runs.table import ADDED, COLUMNS
+from lit_aux.tables.typed import Row
 
-Row = dict[str, str]
 Weights = dict[str, Tensor]
 
 
@@ -120,16 +121,11 @@ def _run(row: Row, sampling: str | None, path: Path) -> tuple[Run, Options, bool
     def run_of(options: Options) -> Run:
         return cells(row["experiment"], setups="PT+FT", options=options, **places)[0]
 
-    found, known = None, False
-    for options in _candidates(diagonal, sampling):
-        known = run_of(options).run_hash == row["run"]
-        if found is None or known:
-            found = options
-        if known:
-            break
-    assert found is not None
-    run = run_of(replace(found, dtype="float64", integrator="gradient_flow") if diagonal else found)
-    return run, found, known
+    likely = list(_candidates(diagonal, sampling))
+    found = next((options for options in likely if run_of(options).run_hash == row["run"]), None)
+    options = found or likely[0]
+    run = run_of(replace(options, dtype="float64", integrator="gradient_flow") if diagonal else options)
+    return run, options, found is not None
 
 
 def _candidates(diagonal: bool, sampling: str | None) -> Iterable[Options]:
@@ -150,7 +146,7 @@ def _solve(runs: Iterable[Run]) -> Iterable[StudentFeatures]:
         key = (run.experiment, run.axes["seed"], run.options["sampling"], protocol.init_scale)
         if key not in pretrained:
             start = torch.full((protocol.in_features,), protocol.init_scale, dtype=torch.float64)
-            pretrained[key] = _limit(data, "aux", dict.fromkeys(_NAMES, start)).weights
+            pretrained[key] = _limit(data, "aux", dict.fromkeys(PATHWAYS, start)).weights
         w = torch.stack([pretrained[key][name] for name in ("w_plus", "w_minus")])
         v = torch.full_like(w, protocol.readout_scale)
         factor = run.axes["rescale"]
@@ -161,9 +157,35 @@ def _solve(runs: Iterable[Run]) -> Iterable[StudentFeatures]:
         yield StudentFeatures("q", cell, factor, beta, w, v / factor if follows else v, None, follows)
 
 
-_NAMES = ("w_plus", "v_plus", "w_minus", "v_minus")
-
-
 def _limit(data: TeacherDataModule, task: str, weights: Mapping[str, Tensor]) -> Any:
     x, y = data.train_set(0, task)
     return gradient_flow_limit(x.double(), y[:, 0].double(), weights)
+
+
+# ReLU students, which train again
+
+
+class _Start(Callback):
+    """Keeps the weights from which finetuning starts: the readout drawn anew, the first layer rescaled."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.weights = student_weights(cast(Any, pl_module).net, "main")
+
+
+def train_rows(runs: Sequence[tuple[Run, Options]], store: Path) -> Iterator[StudentFeatures]:
+    """Train runs of ReLU networks again, one after the other, and yield their units as features.
+
+    Args:
+        runs: Of PT+FT, and the options of each.
+        store: Folder of pretrained networks; those that it lacks are trained.
+    """
+    for number, (run, options) in enumerate(runs, 1):
+        place = ", ".join(f"{name} {run.axes[name]}" for name in ("seed", "n_main", "rescale"))
+        print(f"training run {number} of {len(runs)} again: {place} ...", flush=True)
+        start = _Start()
+        with quiet():
+            net = train_again(run, replace(options, store=store), [start])
+        factor = run.axes["rescale"]
+        (w, v), (w_end, v_end) = start.weights, student_weights(net, "main")
+        start_end = (w[0] / factor, v[0, 0]), (w_end[0], v_end[0, 0])
+        yield StudentFeatures.of_relu(dict(run.axes), factor, *start_end)

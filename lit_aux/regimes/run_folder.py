@@ -7,18 +7,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from torch import Tensor
 
 from lit_aux.callbacks import LayerDimensionality, WeightRescaling
 from lit_aux.errors import ConfigurationError
-from lit_aux.models import DiagonalNet, ReLUNet, StudentNet
+from lit_aux.models import DiagonalNet, StudentNet
 from lit_aux.modules import PretrainFinetuneModule
 from lit_aux.modules.loading import load_checkpoint
 from lit_aux.phases.state import CHECKPOINT_KEY, check_fit, read_checkpoint
 from lit_aux.regimes.building import build, class_of
-from lit_aux.regimes.student_features import StudentFeatures
+from lit_aux.regimes.student_features import StudentFeatures, student_weights
 from lit_aux.regimes.trust import check_trusted
 from lit_aux.reporting import short_layer
 
@@ -89,9 +87,8 @@ def deep_layers(given: Path) -> list[LayerDimensionality]:
         config = yaml.safe_load((folder / "config.yaml").read_text())
         backbone = config["model"]["init_args"].get("backbone")
         ours = "class_path" in backbone and backbone["class_path"].startswith("lit_aux.")
-        student = ours and issubclass(
-            class_of(backbone) or object, StudentNet
-        )  # others are not imported here
+        # classes of others are not imported here
+        student = ours and issubclass(class_of(backbone) or object, StudentNet)
         rows = json.loads((folder / "summary.json").read_text())["layers"]
     except (ConfigurationError, OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         return []
@@ -171,14 +168,14 @@ def _students(
     net, phase = module.net, module.phases[-1]
     load_checkpoint(module, start, "--pretrained", strict=True)
     module.enter_phase(phase)
-    first, readout = _parts(net, phase.tasks[0])
+    first, readout = student_weights(net, phase.tasks[0])
     rescaling = next((c for c in phase.callbacks if isinstance(c, WeightRescaling)), None)
     _check_start(module, rescaling, content, start)
     acts = rescaling or WeightRescaling(1.0, preset=module.rescale_preset)
     follows = any(name.startswith("net.readout.") for name in acts.select(module))
     check_fit(module.state_dict(), content["state_dict"], "RUN", end)
     module.load_state_dict(content["state_dict"])
-    final, last_readout = _parts(net, phase.tasks[0])
+    final, last_readout = student_weights(net, phase.tasks[0])
     factors = acts.factor if isinstance(acts.factor, list) else [acts.factor] * net.replicas
     common: dict[str, Any] = {"readout_follows": follows}
     found = []
@@ -194,23 +191,8 @@ def _students(
     return found
 
 
-def _parts(net: StudentNet, task: str) -> tuple[Tensor, Tensor]:
-    """Return first layer and a task's readout in float64: (R, 2, D) both, or (R, H, d) and (R, 1, H)."""
-    where = net.task_slice(task).start
-    with torch.no_grad():
-        if isinstance(net, ReLUNet):
-            weights = net.first["weight"], net.readout["weight"][:, where, None]
-            return weights[0].double().clone(), weights[1].double().clone()
-        first = torch.stack([net.first[sign] for sign in ("plus", "minus")], dim=1)
-        readout = torch.stack([net.readout[sign][:, where] for sign in ("plus", "minus")], dim=1)
-        return first.double(), readout.double()
-
-
 def _check_start(
-    module: PretrainFinetuneModule,
-    rescaling: WeightRescaling | None,
-    content: Mapping[str, Any],
-    start: Path,
+    module: PretrainFinetuneModule, rescaling: WeightRescaling | None, content: Mapping[str, Any], start: Path
 ) -> None:
     """Compare the norm of the weights before they were rescaled with the one that the run noted."""
     if rescaling is None:

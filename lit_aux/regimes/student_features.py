@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lit_aux.functional import feature_dependence, l_order
 from lit_aux.functional.gradient_flow import conserved
+from lit_aux.models import ReLUNet, StudentNet
 
 MADE = 0.01
 """A feature counts as made by pretraining from this share of the strongest one's strength on."""
@@ -143,3 +144,15 @@ def _effective(first: Tensor, readout: Tensor) -> tuple[Tensor, Tensor]:
     a, b = conserved(dict(zip(names, (*first, *readout), strict=True)))
     gamma_squared = readout.square().mean(0)
     return (2 * (a * b).sqrt() - gamma_squared).clamp(min=0.0), gamma_squared.sqrt()
+
+
+def student_weights(net: StudentNet, task: str) -> tuple[Tensor, Tensor]:
+    """Return first layer and a task's readout, float64, on the CPU: (R, 2, D), or (R, H, d) and (R, 1, H)."""
+    where = net.task_slice(task).start
+    with torch.no_grad():
+        if isinstance(net, ReLUNet):
+            first, readout = net.first["weight"].clone(), net.readout["weight"][:, where, None].clone()
+        else:
+            first = torch.stack([net.first[sign] for sign in ("plus", "minus")], dim=1)
+            readout = torch.stack([net.readout[sign][:, where] for sign in ("plus", "minus")], dim=1)
+        return first.cpu().double(), readout.cpu().double()

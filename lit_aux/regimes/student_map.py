@@ -8,8 +8,7 @@ import torch
 
 from lit_aux.experiments.student_report import short
 from lit_aux.figures import MapPoints, draw_regime_map
-from lit_aux.figures.map_points import decades
-from lit_aux.figures.regime_map import BANDS, MARKERS, band_patch, regime_panel, scatter
+from lit_aux.figures.regime_map import BANDS, MARKERS, band_patch, decades, regime_panel, scatter
 from lit_aux.figures.style import new_figure, save
 from lit_aux.regimes.student_features import StudentFeatures
 from lit_aux.regimes.student_summary import GroupSummary, shown, weighted_median

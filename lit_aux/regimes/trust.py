@@ -1,6 +1,6 @@
-"""What a configuration that somebody sent would import, and whether that is to be trusted.
+"""What a received configuration would import, and whether that is to be trusted.
 
-A configuration names classes and functions, and whoever builds it runs what they do. Here they are listed and
+A configuration names classes and functions, and building it runs what they do. Here they are listed and
 looked up; what is not trusted is not imported for that.
 """
 
@@ -266,7 +266,7 @@ def _kind(named: Named, received: Path) -> str:
         return ""
     try:
         found = getattr(import_module(module), attribute)
-    except Exception:  # a module that cannot be imported, or has no such name: whoever builds it says so
+    except Exception:  # a module that cannot be imported, or has no such name: building it says so
         return ""
     if not isinstance(found, type):
         return f"which is no class but a {type(found).__name__}"

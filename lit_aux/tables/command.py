@@ -18,12 +18,12 @@ from lit_aux.runs.duplicates import check_duplicates
 from lit_aux.runs.table import measures_path
 from lit_aux.storage import check_given, check_place
 from lit_aux.tables import selection, sheets
-from lit_aux.tables.reading import Row, read_measures, read_rows, tables_of
+from lit_aux.tables.reading import read_measures, read_rows, tables_of
 from lit_aux.tables.reference import compare
-from lit_aux.tables.reference_sheet import beside, in_full
-from lit_aux.tables.row_view import RowView
 from lit_aux.tables.sheet import FORMATS, Format, Sheet
+from lit_aux.tables.sheets import Query, beside, in_full
 from lit_aux.tables.statistics import SETUPS
+from lit_aux.tables.typed import Row
 
 _DESCRIPTION = (
     "Print what a results table says: means with standard errors over seeds, differences between setups "
@@ -128,18 +128,18 @@ def _inputs(given: Any) -> list[Path]:
 
 def _sheets(given: Any, kind: Format) -> list[Sheet]:
     """Return what is printed, one after the other."""
-    view = _view(given)
+    query = _query(given)
     if given.reference is not None:
-        comparison = compare(view.rows, _reference(given.reference, given.duplicates))
+        comparison = compare(query.rows, _reference(given.reference, given.duplicates))
         return [in_full(comparison)] if kind == "csv" else beside(comparison)
-    _check_baseline(given.baseline, view.rows)
+    _check_baseline(given.baseline, query.rows)
     if kind == "csv":
-        return [sheets.pairs_in_full(view, given.baseline) if given.pairs else sheets.means_in_full(view)]
-    found = [sheets.means(view)]
-    paired = sheets.pairs(view, given.baseline)
+        return [sheets.pairs_in_full(query, given.baseline) if given.pairs else sheets.means_in_full(query)]
+    found = [sheets.means(query)]
+    paired = sheets.pairs(query, given.baseline)
     if given.pairs or (given.pairs is None and paired.rows):
         found.append(paired)
-    if view.higher is not None and (won := sheets.who_wins(view)).rows:
+    if query.higher is not None and (won := sheets.who_wins(query)).rows:
         found.append(won)
     return found
 
@@ -152,7 +152,7 @@ def _reference(path: str, duplicates: str | None) -> list[Row]:
         raise ConfigurationError(re.sub(r"^FILE\b", "--reference", str(error))) from None
 
 
-def _view(given: Any) -> RowView:
+def _query(given: Any) -> Query:
     rows: Sequence[Row] = read_rows(given.files, given.duplicates)
     by = [name.strip() for name in (given.by or "").split(",") if name.strip()]
     value = given.value
@@ -175,7 +175,7 @@ def _view(given: Any) -> RowView:
         raise ConfigurationError(
             f"--mean geometric: some values of {value} are below 0; take the arithmetic mean"
         )
-    return RowView(rows, value, log, selection.is_higher_better(value), tuple(by))
+    return Query(rows, value, log, selection.is_higher_better(value), tuple(by))
 
 
 def _present(rows: Sequence[Row]) -> str:

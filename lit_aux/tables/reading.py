@@ -1,23 +1,23 @@
-"""Results tables and published ones as typed rows: without torch, and quick to import."""
+"""Results tables, published ones and measures as typed rows: without torch, and quick to import."""
 
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.runs.duplicates import settled
-from lit_aux.runs.table import COLUMNS
+from lit_aux.runs.duplicates import HINT, chosen, mean_value, same, settled, shown
+from lit_aux.runs.table import COLUMNS, MEASURE_COLUMNS, measures_path
 from lit_aux.storage import check_given
 from lit_aux.tables.row_tasks import name_tasks
-from lit_aux.tables.several import measures_of
 from lit_aux.tables.typed import Row, TableRow, typed
-
-__all__ = ["PathLike", "Row", "read_measures", "read_rows", "tables_of"]
 
 PathLike: TypeAlias = str | os.PathLike[str]
 _CELL = (*COLUMNS[2 : COLUMNS.index("loss_best")], "quantity", "layer")
 """What tells cells of an experiment apart."""
+_Key = tuple[str | None, ...]
+_WHAT = ("phase", "layer", "measure")
 
 
 def read_rows(paths: PathLike | Iterable[PathLike], duplicates: str | None = None) -> list[Row]:
@@ -87,7 +87,7 @@ def tables_of(paths: PathLike | Iterable[PathLike]) -> list[Path]:
     for path in map(Path, given):
         if path.is_dir():
             own = path / "results.csv"
-            inside = [own] if own.is_file() else sorted(filter(_counts(path), path.rglob("results.csv")))
+            inside = [own] if own.is_file() else files_beneath(path, "results.csv")
             if not inside:
                 raise ConfigurationError(f"FILE {path}: there is no results.csv in this folder")
             found |= dict.fromkeys(inside)
@@ -96,6 +96,12 @@ def tables_of(paths: PathLike | Iterable[PathLike]) -> list[Path]:
         else:
             raise ConfigurationError(f"FILE {path}: there is no such file")
     return list(found)
+
+
+def files_beneath(folder: Path, name: str) -> list[Path]:
+    """Return the files of a name anywhere in a folder but in hidden folders: trash, snapshots."""
+    found = (path for path in folder.rglob(name) if path.is_file())
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
 def _groups(paths: PathLike | Iterable[PathLike]) -> list[list[TableRow]]:
@@ -110,15 +116,6 @@ def _groups(paths: PathLike | Iterable[PathLike]) -> list[list[TableRow]]:
                 groups.append(group)
             group.append(TableRow(row, path, line, sum(one.path == path for one in group)))
     return groups
-
-
-def _counts(folder: Path) -> Callable[[Path], bool]:
-    """Return what tells tables beneath a folder from those in its hidden folders: trash, snapshots."""
-
-    def counts(path: Path) -> bool:
-        return path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-
-    return counts
 
 
 def _name_experiments(rows: Sequence[Row], groups: Sequence[Sequence[TableRow]]) -> None:
@@ -137,3 +134,92 @@ def _name_experiments(rows: Sequence[Row], groups: Sequence[Sequence[TableRow]])
     if any(len(paths) > 1 for paths in of_cell.values()):
         for row, path in nameless:
             row["experiment"] = path.stem
+
+
+# Measures
+
+
+def measures_of(
+    groups: Sequence[Sequence[TableRow]],
+    duplicates: str | None = None,
+    checked: Collection[str] | None = None,
+) -> list[Row]:
+    """Return the measures of the rows that count.
+
+    Args:
+        groups: The rows of each run.
+        duplicates: Which of several rows count, as for :func:`~lit_aux.tables.reading.read_rows`.
+        checked: The measures that must agree where there are several rows of a run; all by default.
+
+    Raises:
+        ConfigurationError: If a file is of another kind; if what was measured of a run differs from row to
+            row by more than one hundredth and ``duplicates`` is None.
+    """
+    files = {one.path: None for group in groups for one in group if one.row["run"] is not None}
+    found = {path: _read_measures(path) for path in files}
+    single: dict[Path, set[str]] = {}
+    several: list[Row] = []
+    for group in groups:
+        run = group[0].row["run"]
+        if len(group) > 1:
+            several += _settled_measures(
+                group, {one.path: found[one.path].get(run, []) for one in group}, duplicates, checked
+            )
+        elif run is not None:
+            single.setdefault(group[0].path, set()).add(run)
+    kept = [rows for path, runs in single.items() for run, rows in found[path].items() if run in runs]
+    return [row for rows in kept for row in rows] + several
+
+
+def _read_measures(table: Path) -> dict[str, list[Row]]:
+    """Return the measures beside a table by run."""
+    path = measures_path(table)
+    found: dict[str, list[Row]] = {}
+    for row, _ in typed(path, MEASURE_COLUMNS, MEASURE_COLUMNS) if path.is_file() else []:
+        found.setdefault(row["run"], []).append({name: row[name] for name in MEASURE_COLUMNS})
+    return found
+
+
+def _settled_measures(
+    group: Sequence[TableRow],
+    found: Mapping[Path, Sequence[Row]],
+    how: str | None,
+    checked: Collection[str] | None,
+) -> list[Row]:
+    """Return the measures of one run, of which there are several rows."""
+    counts = Counter(one.path for one in group)
+    good = [group[number] for number in chosen([(one.row, one.place) for one in group], "mean")]
+    by_key: dict[_Key, list[tuple[TableRow, Row]]] = {}
+    for one in good:
+        # of several rows in one file, each has its own part of the measures, in the same order
+        turn = one.turn if counts[one.path] > 1 else None
+        for key, row in _of_turn(turn, found[one.path]).items():
+            by_key.setdefault(key, []).append((one, row))
+    if how in ("first", "last"):
+        wanted = good[0 if how == "first" else -1]
+        return [row for places in by_key.values() for one, row in places if one is wanted]
+    kept = []
+    for (*_, name), places in by_key.items():
+        values = [row["value"] for _, row in places]
+        if how is None and (checked is None or name in checked):
+            _check_measure(name, places)
+        kept.append({**places[0][1], "value": mean_value(values) if how == "mean" else values[0]})
+    return kept
+
+
+def _of_turn(turn: int | None, measures: Sequence[Row]) -> dict[_Key, Row]:
+    """Return each measure: the last one of its name, or that of a turn."""
+    found: dict[_Key, list[Row]] = {}
+    for row in measures:
+        found.setdefault(tuple(row[name] for name in _WHAT), []).append(row)
+    return {key: rows[-1 if turn is None else min(turn, len(rows) - 1)] for key, rows in found.items()}
+
+
+def _check_measure(name: str | None, places: Sequence[tuple[TableRow, Row]]) -> None:
+    first, own = places[0]
+    for other, row in places[1:]:
+        if not same(own["value"], row["value"]):
+            raise ConfigurationError(
+                f"FILE: there are {len(places)} rows of run {own['run']} and the measure {name} differs: "
+                f"{shown(own['value'])} ({first.place}), {shown(row['value'])} ({other.place}); {HINT}"
+            )

@@ -6,8 +6,8 @@ from math import isnan, sqrt
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.means import Stat
-from lit_aux.tables.reading import Row
-from lit_aux.tables.statistics import Cell, Key, cells
+from lit_aux.tables.statistics import CellValues, Key, cells
+from lit_aux.tables.typed import Row
 
 AXES = ("setup", "overlap", "k_main", "correlation", "magnitude", "rescale", "n_main")
 LEAST = 0.05
@@ -19,7 +19,7 @@ class Compared:
     """A cell that both tables have, or the reference alone.
 
     Attributes:
-        key: Its place, by the columns of :attr:`Comparison.names`.
+        key: Its place, by the columns of :attr:`ReferenceComparison.names`.
         ours: Our mean; None where we have no run of it.
         published: The published mean.
         allowed: By how much the means may differ.
@@ -37,7 +37,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ReferenceComparison:
     """Every cell of a reference.
 
     Attributes:
@@ -62,7 +62,7 @@ class Comparison:
         return counts
 
 
-def compare(ours: Sequence[Row], published: Sequence[Row]) -> Comparison:
+def compare(ours: Sequence[Row], published: Sequence[Row]) -> ReferenceComparison:
     """Compare cells with those of a published table.
 
     Cells are told apart by the columns that both tables have. Tables of runs: means of log10(loss_best)
@@ -94,10 +94,10 @@ def compare(ours: Sequence[Row], published: Sequence[Row]) -> Comparison:
         raise ConfigurationError(
             f"--reference: no cell is in both tables (by {', '.join(names)}, of rows with {value})"
         )
-    return Comparison(names, value, log, compared)
+    return ReferenceComparison(names, value, log, compared)
 
 
-def _each(mine: Mapping[Key, Cell], theirs: Mapping[Key, Cell], log: bool) -> Iterator[Compared]:
+def _each(mine: Mapping[Key, CellValues], theirs: Mapping[Key, CellValues], log: bool) -> Iterator[Compared]:
     for key, cell in theirs.items():
         published = cell.stat
         if published is None:

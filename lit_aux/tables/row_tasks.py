@@ -133,7 +133,7 @@ def _told(path: Path) -> dict[str, _Told]:
                 for fields in csv.reader(_telling(lines)):
                     run, phase, _, layer, measure, value = map(meant, fields)
                     found.setdefault(run, _Told()).add(phase, layer, measure, value)
-    except (OSError, ValueError, csv.Error):  # whoever reads the measures themselves says what is wrong
+    except (OSError, ValueError, csv.Error):  # the reader of the measures says what is wrong
         return {}
     return found
 

@@ -52,12 +52,9 @@ class Sheet:
             width: Most characters in a line of text.
         """
         if kind == "csv":
-            return self._csv()
+            return as_csv([self.columns, *self.rows])
         text = self._markdown() if kind == "markdown" else self._text(width)
         return printable(text)
-
-    def _csv(self) -> str:
-        return as_csv([self.columns, *self.rows])
 
     def _markdown(self) -> str:
         rule = [":--" if number < self.labels else "--:" for number in range(len(self.columns))]
@@ -73,7 +70,7 @@ class Sheet:
         return "\n".join([*parts, *self.notes]) + "\n"
 
     def _blocks(self, width: int) -> Iterator[list[int]]:
-        """Yield columns that have room side by side, the labels in each, lest numbers be cut off."""
+        """Yield columns that fit side by side, the labels in each, so that no number is cut off."""
         widths = [max(map(len, column)) + 3 for column in zip(self.columns, *self.rows, strict=True)]
         labels = list(range(self.labels))
         block, used = [*labels], 2 + sum(widths[: self.labels])
@@ -97,11 +94,16 @@ class Sheet:
             table.add_column(self.columns[number], justify=justify, no_wrap=not self.wrap)
         for row in self.rows:
             table.add_row(*(row[number] for number in columns))
-        room = width if self.wrap else 10_000  # what is not to be broken may be wider than the terminal
-        console = Console(file=io.StringIO(), width=room, highlight=False, markup=False)
+        limit = width if self.wrap else 10_000  # what is not to be broken may be wider than the terminal
+        console = Console(file=io.StringIO(), width=limit, highlight=False, markup=False)
         with console.capture() as capture:
             console.print(table)
         return [line.rstrip() for line in capture.get().splitlines()]
+
+
+def exact(number: float) -> str:
+    """Write a number in full; nothing for NaN."""
+    return "" if number != number else repr(float(number))
 
 
 def _line(fields: Sequence[str]) -> str:

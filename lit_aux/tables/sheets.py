@@ -1,38 +1,117 @@
-"""The printed tables of ``lit-aux table``: means, paired differences, winners."""
+"""The printed tables of ``lit-aux table``: means, paired differences, winners, ours beside published ones."""
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
-from lit_aux.tables.pairs import Difference, Table, Winner, by_treatment, differences, winners
-from lit_aux.tables.reading import Row
-from lit_aux.tables.row_view import RowView, size_column
-from lit_aux.tables.selection import spelled
-from lit_aux.tables.sheet import Sheet
-from lit_aux.tables.statistics import Cell, Key, cells, order, repeated
+from lit_aux.experiments.means import Stat, kind_of_mean, spelled_mean
+from lit_aux.tables.reference import Compared, ReferenceComparison
+from lit_aux.tables.selection import spelled, varying
+from lit_aux.tables.sheet import Sheet, exact
+from lit_aux.tables.statistics import (
+    PLACES,
+    CellValues,
+    Difference,
+    Key,
+    Table,
+    Treatment,
+    Winner,
+    by_treatment,
+    cells,
+    differences,
+    order,
+    repeated,
+    winners,
+)
+from lit_aux.tables.typed import Row
 
 _GROUP = ("setup", "rescale")
+T = TypeVar("T")
 
 
-def means(view: RowView) -> Sheet:
+@dataclass(frozen=True)
+class Query:
+    """Rows and how they are looked at.
+
+    Attributes:
+        rows: The rows, failed ones among them.
+        value: The column.
+        log: Whether means are of log10, and so geometric.
+        higher: Whether more is better; None where neither is.
+        by: Columns beside the table's own that tell cells apart.
+    """
+
+    rows: Sequence[Row]
+    value: str
+    log: bool
+    higher: bool | None
+    by: tuple[str, ...] = ()
+
+    @property
+    def good(self) -> list[Row]:
+        """The rows of runs that did not fail."""
+        return [row for row in self.rows if row.get("error") is None]
+
+    @property
+    def places(self) -> list[str]:
+        """The columns that say where in the grid a row is and that vary; n_main last."""
+        differ, _ = varying(self.good, PLACES)
+        if "solver" in differ and not self._several_solvers():
+            differ.remove("solver")
+        return [*differ, *(name for name in self.by if name not in differ), "n_main"]
+
+    @property
+    def factors(self) -> bool:
+        """Whether there are several rescale factors."""
+        return len({row.get("rescale") for row in self.good} - {None}) > 1
+
+    def _several_solvers(self) -> bool:
+        """Whether a setup has rows of several solvers; else the solver follows from the setup."""
+        pairs = {(row.get("setup"), row.get("solver")) for row in self.good}
+        return len(pairs) > len({setup for setup, _ in pairs})
+
+    @property
+    def same(self) -> str:
+        """What all rows have in common, in words."""
+        _, same = varying(self.good, (*PLACES, "setup", "rescale"))
+        return ", ".join(f"{name} {spelled(value)}" for name, value in same.items())
+
+    def sizes(self) -> list[int | None]:
+        """Return every n_main, in order."""
+        return sorted({row.get("n_main") for row in self.good}, key=lambda n: order("n_main", n))
+
+    def only(self, rows: Sequence[Row]) -> "Query":
+        """Return the same look at other rows."""
+        return replace(self, rows=rows)
+
+    def name(self, treatment: Treatment) -> str:
+        """Name a setup, with its rescale factor where several are used."""
+        setup, factor = treatment
+        return f"{setup or ''}" if factor is None or not self.factors else f"{setup or ''} s={factor:g}"
+
+    def number(self, stat: Stat | None) -> str:
+        """Write a mean and its standard error."""
+        return spelled_mean(stat, self.log)
+
+    def kind(self) -> str:
+        """Say what :meth:`number` writes."""
+        return f"{self.value}: {kind_of_mean(self.log)}"
+
+
+def means(query: Query) -> Sheet:
     """Return means by cell: a line for each setup and place in the grid, n_main across."""
-    *places, _ = view.places
-    names = [*places, "setup", *(["rescale"] if view.factors else []), "n_main"]
-    found = cells(view.rows, view.value, names, view.log)
-    sizes = view.sizes()
-    known = any(row.get("converged") is not None for row in view.good)
-    lines: dict[Key, dict[Any, Cell]] = {}
-    for (*group, n), cell in found.items():
-        lines.setdefault(tuple(group), {})[n] = cell
+    *places, _ = query.places
+    names = [*places, "setup", *(["rescale"] if query.factors else []), "n_main"]
+    sizes = query.sizes()
+    known = any(row.get("converged") is not None for row in query.good)
     sheet = Sheet(
-        view.kind(),
+        query.kind(),
         [*names[:-1], *map(size_column, sizes), "seeds", "converged", "failed"],
         labels=len(names) - 1,
     )
-    sheet.notes += _notes(view, names)
-    for line, by_size in sorted(
-        lines.items(), key=lambda line: [order(*p) for p in zip(names, line[0], strict=False)]
-    ):
+    sheet.notes += _notes(query, names)
+    for line, by_size in _across(cells(query.rows, query.value, names, query.log).items()).items():
         stats = [by_size[n].stat if n in by_size else None for n in sizes]
         members = list(by_size.values())
         if not any(stats) and not any(cell.failed for cell in members):
@@ -40,90 +119,80 @@ def means(view: RowView) -> Sheet:
         sheet.rows.append(
             [
                 *map(spelled, line),
-                *map(view.number, stats),
+                *map(query.number, stats),
                 _range(stat.seeds for stat in stats if stat is not None),
                 _converged(members, known),
-                _count(sum(cell.failed for cell in members)),
+                str(sum(cell.failed for cell in members) or ""),
             ]
         )
     return sheet.without_empty("setup", "converged", "failed")
 
 
-def means_in_full(view: RowView) -> Sheet:
+def means_in_full(query: Query) -> Sheet:
     """Return the same as numbers, a line for each cell."""
-    names = [*view.places[:-1], "setup", "rescale", "n_main"]
-    unit = "mean_log10" if view.log else "mean"
+    names = [*query.places[:-1], "setup", "rescale", "n_main"]
+    unit = "mean_log10" if query.log else "mean"
     sheet = Sheet(
-        view.kind(), [*names, unit, "se", "seeds", "runs", "converged", "failed"], labels=len(names)
+        query.kind(), [*names, unit, "se", "seeds", "runs", "converged", "failed"], labels=len(names)
     )
-    for key, cell in cells(view.rows, view.value, names, view.log).items():
-        stat = cell.stat
-        numbers = ["", "", "0"] if stat is None else [repr(stat.mean), _exact(stat.error), str(stat.seeds)]
+    for key, cell in cells(query.rows, query.value, names, query.log).items():
         counts = [str(n) for n in (cell.runs, cell.converged, cell.failed)]
-        sheet.rows.append([*map(_joined, key), *numbers, *counts])
+        sheet.rows.append([*map(_joined, key), *_numbers(cell.stat), *counts])
     return sheet
 
 
-def table_of(view: RowView) -> Table:
+def table_of(query: Query) -> Table:
     """Return the cells by place and treatment."""
-    return by_treatment(cells(view.good, view.value, [*view.places, *_GROUP], view.log))
+    return by_treatment(cells(query.good, query.value, [*query.places, *_GROUP], query.log))
 
 
-def pairs(view: RowView, baseline: str) -> Sheet:
+def pairs(query: Query, baseline: str) -> Sheet:
     """Return paired differences: a line for each pair of setups and place in the grid, n_main across."""
-    places, sizes = view.places[:-1], view.sizes()
-    unit = f"log10 {view.value}" if view.log else view.value
-    seeds = any(row.get("seed") is not None for row in view.good)
+    places, sizes = query.places[:-1], query.sizes()
+    unit = f"log10 {query.value}" if query.log else query.value
+    seeds = any(row.get("seed") is not None for row in query.good)
     how = "paired by seed (in how many seeds it is lower)" if seeds else "of means over different seeds"
     sheet = Sheet(
         f"{unit}: mean difference ± standard error, {how}",
         ["setup", "against", *places, *map(size_column, sizes)],
         labels=2 + len(places),
     )
-    lines: dict[Key, dict[Any, Difference]] = {}
-    for found in differences(table_of(view), baseline):
-        *place, n = found.place
-        lines.setdefault((found.treatment, found.baseline, *place), {})[n] = found
-    for (one, other, *place), by_size in lines.items():
+    found = (((d.treatment, d.baseline, *d.place), d) for d in differences(table_of(query), baseline))
+    for (one, other, *place), by_size in _across(found).items():
         fields = [_difference(by_size[n]) if n in by_size else "-" for n in sizes]
-        sheet.rows.append([view.name(one), view.name(other), *map(spelled, place), *fields])
+        sheet.rows.append([query.name(one), query.name(other), *map(spelled, place), *fields])
     sheet.notes.append("* beyond 2 standard errors")
     return sheet
 
 
-def pairs_in_full(view: RowView, baseline: str) -> Sheet:
+def pairs_in_full(query: Query, baseline: str) -> Sheet:
     """Return the same as numbers, with 95 % intervals, a line for each pair of cells."""
-    names = ["setup", "rescale", "against", "against_rescale", *view.places]
-    numbers = ["difference_log10" if view.log else "difference", "se", "low_95", "high_95", "seeds", "lower"]
-    sheet = Sheet("paired differences", [*names, *numbers], labels=len(names))
-    for found in differences(table_of(view), baseline):
-        stat = found.stat
-        values = [repr(stat.mean), *map(_exact, (stat.error, *found.interval)), str(stat.seeds)]
+    names = ["setup", "rescale", "against", "against_rescale", *query.places]
+    columns = ["difference_log10" if query.log else "difference", "se", "low_95", "high_95", "seeds", "lower"]
+    sheet = Sheet("paired differences", [*names, *columns], labels=len(names))
+    for found in differences(table_of(query), baseline):
+        mean, error, seeds = _numbers(found.stat)
+        values = [mean, error, *map(exact, found.interval), seeds]
         key = [*found.treatment, *found.baseline, *found.place]
         sheet.rows.append([*map(_joined, key), *values, "" if found.lower is None else str(found.lower)])
     return sheet
 
 
-def who_wins(view: RowView) -> Sheet:
+def who_wins(query: Query) -> Sheet:
     """Return the best setup of each cell: a line for each place in the grid, n_main across."""
-    places, sizes = view.places[:-1], view.sizes()
-    better = "highest" if view.higher else "lowest"
-    title = f"Who wins: the {better} mean {view.value}; tie: the runner-up is within 2 standard errors"
+    places, sizes = query.places[:-1], query.sizes()
+    better = "highest" if query.higher else "lowest"
+    title = f"Who wins: the {better} mean {query.value}; tie: the runner-up is within 2 standard errors"
     sheet = Sheet(title, [*places, *map(size_column, sizes)], labels=len(places), wrap=True)
-    lines: dict[Key, dict[Any, Winner]] = {}
-    tally: Counter[str] = Counter()
-    for found in winners(table_of(view), bool(view.higher)):
-        *place, n = found.place
-        lines.setdefault(tuple(place), {})[n] = found
-        tally[
-            view.name(found.best) if found.decided else "tie" if found.decided is False else "one seed"
-        ] += 1
-    for line, by_size in lines.items():
-        fields = [_winner(view, by_size[n]) if n in by_size else "-" for n in sizes]
+    won = list(winners(table_of(query), bool(query.higher)))
+    unsure = {False: "tie", None: "one seed"}
+    counts = Counter(query.name(w.best) if w.decided else unsure[w.decided] for w in won)
+    for line, by_size in _across((w.place, w) for w in won).items():
+        fields = [_winner(query, by_size[n]) if n in by_size else "-" for n in sizes]
         sheet.rows.append([*map(spelled, line), *fields])
-    ranked = sorted(tally.items(), key=lambda item: (item[0] in ("tie", "one seed"), -item[1]))
+    ranked = sorted(counts.items(), key=lambda item: (item[0] in ("tie", "one seed"), -item[1]))
     sheet.notes.append(f"cells won: {', '.join(f'{name} {count}' for name, count in ranked)}")
-    if tally["one seed"]:
+    if counts["one seed"]:
         sheet.notes.append("? the two share fewer than two seeds, so that nothing is known of the difference")
     return sheet
 
@@ -138,22 +207,35 @@ def failures(rows: Iterable[Row]) -> list[str]:
     return [f"{errors.total()} runs failed and are left out: {'; '.join(shown)}{more}"]
 
 
-def _notes(view: RowView, names: list[str]) -> list[str]:
-    notes = [f"all rows: {view.same}"] if view.same else []
-    empty = sum(row.get(view.value) is None for row in view.good)
+def _across(found: Iterable[tuple[Key, T]]) -> dict[Key, dict[Any, T]]:
+    """Return what there is of each line of a table, by n_main, which is the last part of every key."""
+    lines: dict[Key, dict[Any, T]] = {}
+    for (*line, n), one in found:
+        lines.setdefault(tuple(line), {})[n] = one
+    return lines
+
+
+def size_column(n: int | None) -> str:
+    """Name the column of an n_main."""
+    return "all" if n is None else f"n {n}"
+
+
+def _notes(query: Query, names: list[str]) -> list[str]:
+    notes = [f"all rows: {query.same}"] if query.same else []
+    empty = sum(row.get(query.value) is None for row in query.good)
     if empty:
-        notes.append(f"{empty} of {len(view.good)} runs have no {view.value}")
+        notes.append(f"{empty} of {len(query.good)} runs have no {query.value}")
     if "task" in names:
         notes.append(
             "rows of different tasks are not compared; the row of a run of several tasks is of main or its "
             "first: --value TASK/test_accuracy compares another, lit-aux trajectories all of them"
         )
-    if repeated(view.rows, view.value, names):
+    if repeated(query.rows, query.value, names):
         notes.append(
             "a seed has several runs in some cells, which differ in options that are no column; their mean "
             "counts (--by OPTION tells them apart)"
         )
-    return notes + failures(view.rows)
+    return notes + failures(query.rows)
 
 
 def _difference(found: Difference) -> str:
@@ -164,14 +246,14 @@ def _difference(found: Difference) -> str:
     return f"{stat.mean:+.3g} ± {stat.error:.2g}{count}{'*' if found.clear else ' '}"
 
 
-def _winner(view: RowView, found: Winner) -> str:
-    best, second = view.name(found.best), view.name(found.second)
+def _winner(query: Query, found: Winner) -> str:
+    best, second = query.name(found.best), query.name(found.second)
     if found.decided:
         return best
     return f"tie: {best}, {second}" if found.decided is False else f"{best}?"
 
 
-def _converged(members: Iterable[Cell], known: bool) -> str:
+def _converged(members: Iterable[CellValues], known: bool) -> str:
     pairs = [(cell.converged, cell.runs) for cell in members]
     done, runs = (sum(column) for column in zip(*pairs, strict=True))
     return f"{done}/{runs}" if known else ""
@@ -182,14 +264,72 @@ def _range(counts: Iterable[int]) -> str:
     return str(found[0]) if len(found) == 1 else f"{found[0]}-{found[-1]}"
 
 
-def _count(number: int) -> str:
-    return str(number) if number else ""
-
-
-def _exact(number: float) -> str:
-    return "" if number != number else repr(number)
+def _numbers(stat: Stat | None) -> list[str]:
+    """Write mean, standard error and number of seeds in full."""
+    return ["", "", "0"] if stat is None else [repr(stat.mean), exact(stat.error), str(stat.seeds)]
 
 
 def _joined(value: Any) -> str:
     """Write a value as the results table does."""
     return "|".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else str(value)
+
+
+# Ours beside published ones
+
+
+def beside(comparison: ReferenceComparison) -> list[Sheet]:
+    """Return two tables: ours / published with n_main across, and how many cells agree by setup."""
+    sizes = list(dict.fromkeys(cell.key[-1] for cell in sorted(comparison.cells, key=lambda c: c.key[-1])))
+    places = comparison.names[:-1]
+    sheet = Sheet(
+        f"{comparison.value}, ours / published ({'geometric ' if comparison.log else ''}means over seeds)",
+        [*places, *map(size_column, sizes)],
+        labels=len(places),
+    )
+    for line, by_size in _across((cell.key, cell) for cell in comparison.cells).items():
+        fields = [_both(by_size[n], comparison.log) if n in by_size else "" for n in sizes]
+        sheet.rows.append([*map(spelled, line), *fields])
+    rule = (
+        "log10 means differ by at most the larger of 0.05 and "
+        if comparison.log
+        else "means differ by at most "
+    )
+    sheet.notes.append(f"! does not agree; cells agree where {rule}2 standard errors of the difference")
+    fewer = sum(c.ours is not None and c.ours.seeds < c.published.seeds for c in comparison.cells)
+    if fewer:
+        sheet.notes.append(f"{fewer} cells have fewer seeds than the published ones")
+    return [sheet, tally(comparison)]
+
+
+def tally(comparison: ReferenceComparison) -> Sheet:
+    """Return how many cells agree by setup."""
+    sheet = Sheet("Cells that agree with the published ones", ["setup", "agree", "compared", "published"])
+    counts = comparison.by_setup()
+    for setup, numbers in counts.items():
+        sheet.rows.append([setup, *map(str, numbers)])
+    if len(counts) > 1:
+        sheet.rows.append(["all", *(str(sum(column)) for column in zip(*counts.values(), strict=True))])
+    return sheet
+
+
+def in_full(comparison: ReferenceComparison) -> Sheet:
+    """Return every cell as numbers, a line each."""
+    unit = "_log10" if comparison.log else ""
+    numbers = [f"ours{unit}", "se", "seeds", f"published{unit}", "published_se", "published_seeds"]
+    sheet = Sheet("ours beside published", [*comparison.names, *numbers, "allowed", "agrees"])
+    for cell in comparison.cells:
+        key = ["|".join(map(str, v)) if isinstance(v, tuple) else spelled(v) for v in cell.key]
+        agrees = "" if cell.ours is None else str(cell.agrees).lower()
+        sheet.rows.append([*key, *_numbers(cell.ours), *_numbers(cell.published), repr(cell.allowed), agrees])
+    return sheet
+
+
+def _both(cell: Compared, log: bool) -> str:
+    published = _short(cell.published.mean, log)
+    if cell.ours is None:
+        return f"- / {published}"
+    return f"{_short(cell.ours.mean, log)} / {published}{'' if cell.agrees else ' !'}"
+
+
+def _short(mean: float, log: bool) -> str:
+    return f"{10**mean:.3g}" if log else f"{mean:.3f}"

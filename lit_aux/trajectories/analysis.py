@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.trajectories import transfer
-from lit_aux.trajectories.comparison import Comparison
+from lit_aux.trajectories.contrast import Contrast, Verdict, judge
 from lit_aux.trajectories.factors import FACTORS, Factor, summarize
-from lit_aux.trajectories.gap import Gap, LossPath, gap, overlap, path_of
+from lit_aux.trajectories.gap import Gap, gap, overlap
+from lit_aux.trajectories.reading import Trajectory
 from lit_aux.trajectories.study import Study
-from lit_aux.trajectories.trajectory import Trajectory
-from lit_aux.trajectories.verdict import Verdict, judge
+from lit_aux.trajectories.transfer import loss_paths
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class TaskAnalysis:
 
     method: str
     task: str
-    transfer: Comparison
+    transfer: Contrast
     gap: Gap | None
-    gap_mean: Comparison | None
-    factors: Mapping[str, Comparison]
+    gap_mean: Contrast | None
+    factors: Mapping[str, Contrast]
     verdicts: Mapping[str, Verdict]
 
 
@@ -110,11 +110,11 @@ def _of_task(study: Study, method: str, task: str, metric: str, select: str, hig
     def values(runs: Sequence[Trajectory]) -> list[tuple[int | None, float]]:
         return [(run.seed, transfer.reached(run, task, metric, select)) for run in runs]
 
-    moved = Comparison(values(single), values(multi))
-    found = gap(_paths(single, task, metric), _paths(multi, task, metric))
+    moved = Contrast(values(single), values(multi))
+    found = gap(loss_paths(single, task, metric), loss_paths(multi, task, metric))
     mean = None
     if found is not None:
-        mean = Comparison(
+        mean = Contrast(
             [(run.seed, float(a)) for run, a in zip(single, found.single.averages, strict=True)],
             [(run.seed, float(a)) for run, a in zip(multi, found.multi.averages, strict=True)],
         )
@@ -127,18 +127,9 @@ def _of_task(study: Study, method: str, task: str, metric: str, select: str, hig
     return TaskAnalysis(method, task, moved, found, mean, changes, verdicts)
 
 
-def _paths(runs: Sequence[Trajectory], task: str, metric: str) -> list[LossPath]:
-    found = []
-    for run in runs:
-        loss, test = (transfer.required(run, task, name) for name in ("train_loss", f"test_{metric}"))
-        # from the untrained network to the first checkpoint there is nothing to interpolate between
-        found.append(path_of(*loss.after_start().at(test)))
-    return found
-
-
 def _change(
     single: Sequence[Trajectory], multi: Sequence[Trajectory], task: str, factor: Factor
-) -> Comparison | None:
+) -> Contrast | None:
     """Return a factor in both kinds of runs, as far as they measured it; None where one kind did not."""
     kinds = []
     for runs in (single, multi):
@@ -149,14 +140,14 @@ def _change(
             if value is not None:
                 values.append((run.seed, value))
         kinds.append(values)
-    return Comparison(*kinds) if all(kinds) else None
+    return Contrast(*kinds) if all(kinds) else None
 
 
 def _ranges(study: Study, found: TaskAnalysis, metric: str) -> str:
     """Say which losses all runs of either kind passed through."""
     parts = []
     for kind, runs in (("single", study.single[found.task]), ("multi", study.multi[found.method])):
-        common = overlap(_paths(runs, found.task, metric))
+        common = overlap(loss_paths(runs, found.task, metric))
         shared = "runs share none" if common is None else f"{common[0]:.3g} to {common[1]:.3g}"
         parts.append(f"{found.task} {kind} {shared}")
     return ", ".join(parts)

@@ -14,9 +14,8 @@ from lit_aux.files import atomic_write
 from lit_aux.outputs import check_csv
 from lit_aux.storage import check_place
 from lit_aux.trajectories.analysis import Analysis, analyse
-from lit_aux.trajectories.files import tables
 from lit_aux.trajectories.reading import read_trajectories
-from lit_aux.trajectories.sheets import sheets
+from lit_aux.trajectories.sheets import sheets, tables
 from lit_aux.trajectories.study import study_of
 
 _DESCRIPTION = (

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from lit_aux.trajectories.series import Series
+from lit_aux.trajectories.reading import Series
 
 CHECKPOINTS = 20
 Summary = Literal["last", "largest", "mean"]

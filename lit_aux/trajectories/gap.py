@@ -7,8 +7,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lit_aux.trajectories.series import Floats
-from lit_aux.trajectories.spread import apart
+from lit_aux.trajectories.contrast import apart
+from lit_aux.trajectories.reading import Floats
 
 LossPath: TypeAlias = tuple[Floats, Floats]
 """Falling training losses, and the test metric at each."""

@@ -1,21 +1,37 @@
 """The pictures of ``lit-aux trajectories``."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_aux.figures.style import Look
-from lit_aux.trajectories.analysis import Analysis
-from lit_aux.trajectories.change_picture import draw_changes
+from lit_aux.figures.style import GREY, INK, Look, save, tidy
+from lit_aux.trajectories.analysis import Analysis, TaskAnalysis
 from lit_aux.trajectories.factors import Factor
-from lit_aux.trajectories.gap import Band, band, overlap, path_of
-from lit_aux.trajectories.grid import SINGLE, Line, draw_grid, looks
-from lit_aux.trajectories.series import Floats, Series
-from lit_aux.trajectories.transfer import required
+from lit_aux.trajectories.gap import Band, band, overlap
+from lit_aux.trajectories.grid import SINGLE, Line, canvas, draw_grid, looks
+from lit_aux.trajectories.reading import Floats, Series
+from lit_aux.trajectories.transfer import loss_paths
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MINUS = "\N{MINUS SIGN}"
+NO_BREAK = "\N{NO-BREAK SPACE}"
 _SPAN = 20  # from which ratio of values on an axis is logarithmic
+_WITH_BARS = 10  # most points of a panel at which bars can be told apart
+_GROUND = "#eceff3"
+_SIZE = (2.5, 2.0)  # of a panel in inches
+_NUMBER = (9.0, 7.5)  # of a number of two digits, in points
+_PLACES = tuple(
+    (side * (7.0 + 11.0 * step), rise)
+    for step in range(5)
+    for rise in (3.0, -3.0, 9.0, -9.0, 16.0, -16.0)
+    for side in (1, -1)
+)
+"""From the nearest to the farthest: offsets of a number's middle from its point, in points."""
 
 
 def draw(found: Analysis, folder: Path, kind: str = "png") -> Iterator[Path]:
@@ -54,18 +70,11 @@ def _loss_lines(found: Analysis, task: str) -> Iterator[Line]:
     kinds = [(SINGLE, found.study.single[task]), *found.study.multi.items()]
     gaps = {result.method: result.gap for result in found.results if result.task == task}
     for name, runs in kinds:
-        paths = [
-            path_of(
-                *required(run, task, "train_loss")
-                .after_start()
-                .at(required(run, task, f"test_{found.metric}"))
-            )
-            for run in runs
-        ]
+        paths = loss_paths(runs, task, found.metric)
         losses = overlap(paths)
         if losses is None:
             continue
-        drawn: Band = band(paths, losses)
+        drawn = band(paths, losses)
         gap = gaps.get(name)
         clear = () if gap is None else tuple(_stretches(gap.single.loss, gap.significant))
         mean, two_sd = drawn.mean, drawn.two_sd
@@ -97,7 +106,7 @@ def _draw_factor(found: Analysis, factor: Factor, path: Path, how: dict[str, Loo
         how,
         labels=("epoch", factor.title),
         title=f"{factor.title[0].upper()}{factor.title[1:]} over training",
-        note=f"{_over(found)}{', of the logarithm' if log and _several(found) else ''}",
+        note=f"{_over(found)}{', of the logarithm' if log and _counts(found)[1] > 1 else ''}",
         log_y=log,
     )
 
@@ -115,21 +124,160 @@ def _over_epochs(name: str, series: Sequence[Series], log: bool) -> Line | None:
     if not epochs:
         return None
     values = np.array([[own[epoch] for epoch in epochs] for own in by_epoch])
-    values = np.log(values) if log else values
-    mean = values.mean(axis=0)
-    two_sd = 2 * values.std(axis=0, ddof=1) if len(values) > 1 else np.full(len(epochs), np.nan)
-    ends = [mean, mean - two_sd, mean + two_sd]
-    return Line(name, np.array(epochs, float), *(np.exp(ends) if log else ends))
+    drawn = Band(np.array(epochs, float), np.log(values) if log else values)
+    ends = [drawn.mean, drawn.mean - drawn.two_sd, drawn.mean + drawn.two_sd]
+    return Line(name, drawn.loss, *(np.exp(ends) if log else ends))
 
 
-def _several(found: Analysis) -> bool:
-    """Whether there is an interval to be drawn."""
-    return any(len(runs) > 1 for part in (found.study.single, found.study.multi) for runs in part.values())
+def _counts(found: Analysis) -> tuple[int, int]:
+    """Return the fewest and the most runs of a kind."""
+    kinds = (*found.study.single.values(), *found.study.multi.values())
+    return min(map(len, kinds)), max(map(len, kinds))
 
 
 def _over(found: Analysis) -> str:
     """Say what the bands are."""
-    counts = {len(runs) for part in (found.study.single, found.study.multi) for runs in part.values()}
-    few, many = min(counts), max(counts)
+    few, many = _counts(found)
     seeds = f"{many}" if few == many else f"{few} to {many}"
     return f"Means over {seeds} runs; bands: 2 standard deviations" if many > 1 else "One run of each"
+
+
+# The change of each factor against the transfer, a point for each task
+
+
+def draw_changes(found: Analysis, path: Path, how: Mapping[str, Look]) -> Path:
+    """Draw a panel for each factor.
+
+    A point is filled where change and transfer are both significant. Where the change has the sign that
+    would explain the transfer the background is grey. For few points there are bars, as long as the
+    difference by which the two intervals would just touch: one that does not reach its thin line is of a
+    significant difference.
+
+    Args:
+        found: What is drawn.
+        path: The file.
+        how: The look of each method.
+    """
+    factors = found.factors
+    bars = len(found.results) <= _WITH_BARS
+    several = len(found.study.multi) > 1
+    made = canvas(
+        len(factors),
+        min(3, len(factors)),
+        _SIZE,
+        (0.65, 0.75),
+        "Change of each factor against the transfer, a point for each task",
+        [(method, how[method]) for method in found.study.multi if several],
+        _explained(found, bars),
+        lines=False,
+    )
+    for number, (axes, factor) in enumerate(zip(made.axes, factors, strict=True)):
+        _change_panel(axes, factor, found, how, bars)
+        if number % made.columns == 0:
+            axes.set_ylabel(f"transfer: {found.metric}, multi {MINUS} single", fontsize=8)
+    return save(made.figure, path, palette=True)
+
+
+def _change_panel(axes: "Axes", factor: Factor, found: Analysis, how: Mapping[str, Look], bars: bool) -> None:
+    results = [result for result in found.results if factor.measure in result.factors]
+    for result in results:
+        _point(axes, result, factor, how[result.method], bars)
+    _limits(axes)
+    axes.axhline(0, color=GREY, linewidth=0.8, zorder=1)
+    axes.axvline(0, color=GREY, linewidth=0.8, zorder=1)
+    if factor.sign:
+        _shade(axes, factor.sign if found.higher else -factor.sign)
+    points = [(r.factors[factor.measure].change, r.transfer.change) for r in results]
+    numbers = [str(found.study.tasks.index(r.task) + 1) for r in results]
+    write_numbers(axes, points, numbers, (72 * _SIZE[0], 72 * _SIZE[1]))
+    tidy(axes, factor.title, 9)
+    axes.set_xlabel(f"change, multi {MINUS} single", fontsize=8)
+    axes.locator_params(axis="x", nbins=6)
+    axes.ticklabel_format(axis="x", scilimits=(-2, 3))
+    axes.xaxis.get_offset_text().set_fontsize(7)
+
+
+def _point(axes: "Axes", result: TaskAnalysis, factor: Factor, look: Look, bars: bool) -> None:
+    change, moved = result.factors[factor.measure], result.transfer
+    both = change.significant and moved.significant
+    axes.errorbar(
+        [change.change],
+        [moved.change],
+        xerr=[change.reach] if bars and change.known else None,
+        yerr=[moved.reach] if bars and moved.known else None,
+        fmt=look.marker,
+        markersize=4.5,
+        color=look.colour,
+        markerfacecolor=look.colour if both else "white",
+        markeredgewidth=0.9,
+        elinewidth=0.6,
+        label=f"{result.method} {result.task}",
+        zorder=3,
+    )
+
+
+def _limits(axes: "Axes") -> None:
+    """Let both axes reach beyond 0, so that all four quarters are seen."""
+    for ends, set_ends in ((axes.get_xlim(), axes.set_xlim), (axes.get_ylim(), axes.set_ylim)):
+        low, high = min(*ends, 0), max(*ends, 0)
+        margin = 0.12 * (high - low)
+        set_ends(low - margin, high + margin)
+
+
+def _shade(axes: "Axes", sign: int) -> None:
+    """Give the two quarters in which the change would explain the transfer a grey ground."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    better, worse = ((0, right), (left, 0)) if sign > 0 else ((left, 0), (0, right))
+    axes.fill_between(better, 0, high, color=_GROUND, linewidth=0, zorder=0)
+    axes.fill_between(worse, low, 0, color=_GROUND, linewidth=0, zorder=0)
+    axes.set_xlim(left, right)
+    axes.set_ylim(low, high)
+
+
+def _explained(found: Analysis, bars: bool) -> list[str]:
+    """Say what is drawn, and which task has which number."""
+    text = "Grey ground: the sign would explain the transfer. Filled: change and transfer are significant"
+    text += ", neither bar reaches its line." if bars else "."
+    tasks = (task.replace(" ", NO_BREAK) for task in found.study.tasks)
+    return [text, "   ".join(f"{number}{NO_BREAK}{task}" for number, task in enumerate(tasks, 1))]
+
+
+def write_numbers(
+    axes: "Axes", points: Sequence[tuple[float, float]], numbers: Sequence[str], size: tuple[float, float]
+) -> None:
+    """Write a number at each point, each at the nearest place that no other number or point has.
+
+    Args:
+        axes: Where; its limits are set.
+        points: In the units of the axes.
+        numbers: What to write.
+        size: Width and height of the panel in points.
+    """
+    from matplotlib.patheffects import withStroke
+
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    on_page = [((x - left) / (right - left) * size[0], (y - low) / (high - low) * size[1]) for x, y in points]
+    written: list[tuple[float, float]] = []
+    for place, (number, point, (x, y)) in enumerate(zip(numbers, points, on_page, strict=True)):
+        taken = [*on_page[:place], *on_page[place + 1 :], *written]
+        free = [
+            (dx, dy)
+            for dx, dy in _PLACES
+            if 4 < x + dx < size[0] - 4
+            and not any(abs(x + dx - a) < _NUMBER[0] and abs(y + dy - b) < _NUMBER[1] for a, b in taken)
+        ]
+        dx, dy = free[0] if free else _PLACES[0]
+        written.append((x + dx, y + dy))
+        axes.annotate(
+            number,
+            point,
+            xytext=(dx, dy),
+            textcoords="offset points",
+            fontsize=6.5,
+            color=INK,
+            ha="center",
+            va="center",
+            zorder=4,
+            path_effects=[withStroke(linewidth=1.5, foreground="white")],
+            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.4} if abs(dx) > 8 else None,
+        )

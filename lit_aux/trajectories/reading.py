@@ -1,21 +1,97 @@
-"""``trajectory.csv`` files as trajectories: without torch, and quick to import."""
+"""Trajectories of runs, and how they are read from ``trajectory.csv``: without torch, and quick to import."""
 
 import csv
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.spreadsheets import meant
 from lit_aux.storage import check_given
-from lit_aux.trajectories.series import Series
-from lit_aux.trajectories.trajectory import Trajectory
+from lit_aux.tables.reading import PathLike, files_beneath
 
-PathLike: TypeAlias = str | os.PathLike[str]
+Floats: TypeAlias = NDArray[np.float64]
+Wholes: TypeAlias = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values of a measure in the order of training; arrays of one length.
+
+    Attributes:
+        epoch: Epochs that were done; 0 before the first.
+        step: Optimizer steps that were done.
+        value: What was measured then; all finite.
+    """
+
+    epoch: Wholes
+    step: Wholes
+    value: Floats
+
+    def until(self, step: int) -> "Series":
+        """Return what was measured up to a step."""
+        return self._kept(self.step <= step)
+
+    def after_start(self) -> "Series":
+        """Return the checkpoints of training: without what was measured before its first step."""
+        return self._kept(self.step > 0)
+
+    def at(self, other: "Series") -> tuple[Floats, Floats]:
+        """Return this one's values and another's where both were measured, in order."""
+        _, own, others = np.intersect1d(self.step, other.step, assume_unique=True, return_indices=True)
+        return self.value[own], other.value[others]
+
+    def _kept(self, which: NDArray[Any]) -> "Series":
+        return Series(self.epoch[which], self.step[which], self.value[which])
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A run: how it trained, and what was measured of which task.
+
+    Attributes:
+        path: The file it was read from.
+        method: The multi-task method; ``STL`` for a single task.
+        seed: Its seed; None where the run had none.
+        trained: The tasks that it trained on.
+        phase: The phase that is looked at.
+        series: Measures by task and name.
+    """
+
+    path: Path
+    method: str
+    seed: int | None
+    trained: tuple[str, ...]
+    phase: str
+    series: Mapping[tuple[str, str], Series]
+
+    @property
+    def single(self) -> bool:
+        """Whether it trained on one task alone."""
+        return len(self.trained) == 1
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that it trained on and measured, in the order of ``trained``."""
+        measured = {task for task, _ in self.series}
+        return tuple(task for task in self.trained if task in measured)
+
+    @property
+    def last_step(self) -> int:
+        """The last optimizer step at which anything was measured."""
+        return max((int(series.step[-1]) for series in self.series.values()), default=0)
+
+    def until(self, step: int) -> "Trajectory":
+        """Return the run as it was up to a step; measures of which nothing is left are gone."""
+        cut = {key: series.until(step) for key, series in self.series.items()}
+        return replace(self, series={key: series for key, series in cut.items() if len(series.value)})
+
+
 FILE = "trajectory.csv"
 COLUMNS = ("method", "seed", "trained", "phase", "epoch", "step", "task", "measure", "value")
 _Row: TypeAlias = tuple[str, str, str, int, int, float]  # phase, task, measure, epoch, step, value
@@ -33,11 +109,7 @@ def trajectory_files(paths: Iterable[PathLike]) -> list[Path]:
         check_given("RUN", given)
         path = Path(given)
         if path.is_dir():
-            inside = sorted(
-                file
-                for file in path.rglob(FILE)  # but for trash, snapshots and the like, and for what is no file
-                if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
-            )
+            inside = files_beneath(path, FILE)
             if not inside:
                 raise ConfigurationError(
                     f"RUN {path}: there is no {FILE} in this folder; runs with the callback TrajectoryLog "

@@ -1,18 +1,18 @@
-"""The tables of ``lit-aux trajectories`` in the terminal."""
+"""The tables of ``lit-aux trajectories``: in the terminal, and as CSV files with every number in full."""
 
+from collections.abc import Callable, Iterator, Sequence
 from math import isnan
+from typing import TypeAlias
 
-from lit_aux.tables.sheet import Sheet
+from lit_aux.tables.sheet import Sheet, exact
 from lit_aux.trajectories.analysis import Analysis, TaskAnalysis
-from lit_aux.trajectories.comparison import Comparison
+from lit_aux.trajectories.contrast import CAUTION, VERDICTS, Contrast, Spread, missing
 from lit_aux.trajectories.factors import SUMMARIES
-from lit_aux.trajectories.spread import Spread
 from lit_aux.trajectories.transfer import CHECKPOINTS, LAST
-from lit_aux.trajectories.verdict import CAUTION, VERDICTS
 
 STAR = "* the intervals (mean ± 2 standard deviations over seeds) of single and multi do not overlap"
 ARROW = "\N{RIGHTWARDS ARROW}"
-_LABELS = ("method", "task")
+_COMPARED = ("single", "single_2sd", "multi", "multi_2sd", "change", "change_2sd", "significant")
 
 
 def sheets(found: Analysis) -> list[Sheet]:
@@ -27,80 +27,64 @@ def sheets(found: Analysis) -> list[Sheet]:
 
 def transfer(found: Analysis) -> Sheet:
     """Return the test metric that both kinds of runs reached, and the difference."""
-    made = Sheet(
-        f"Transfer: test {found.metric}, multi-task minus single-task; {chosen(found)}",
-        [*_LABELS, "single", "multi", "transfer", "runs"],
-        labels=2,
-        notes=[STAR],
-    )
-    for result in found.results:
+
+    def fields(result: TaskAnalysis) -> list[str]:
         moved = result.transfer
         numbers = [_spread(moved.single), _spread(moved.multi), _signed(moved.change, moved.significant)]
-        made.rows.append([result.method, result.task, *numbers, f"{moved.single.count}+{moved.multi.count}"])
-    return _with_methods(made)
+        return [*numbers, f"{moved.single.count}+{moved.multi.count}"]
+
+    title = f"Transfer: test {found.metric}, multi-task minus single-task; {chosen(found)}"
+    return _by_task(found, title, ["single", "multi", "transfer", "runs"], fields, STAR)
 
 
 def gaps(found: Analysis) -> Sheet:
     """Return the difference at equal training loss, and over which losses."""
-    made = Sheet(
-        f"Generalization gap: test {found.metric} of multi-task minus single-task at the same training loss",
-        [*_LABELS, "losses", "mean gap", "higher in", "lower in"],
-        labels=2,
-        notes=[
-            "higher, lower in: the part of the losses (in log loss) at which the intervals do not overlap",
-        ],
-    )
-    for result in found.results:
+
+    def fields(result: TaskAnalysis) -> list[str]:
         if result.gap is None or result.gap_mean is None:
-            fields = ["none in common", "-", "-", "-"]
-        else:
-            high, low = result.gap.losses
-            shares = [f"{share:.0%}" for share in (result.gap.share_higher, result.gap.share_lower)]
-            mean = result.gap_mean
-            fields = [f"{high:.3g} to {low:.3g}", _signed(mean.change, mean.significant), *shares]
-        made.rows.append([result.method, result.task, *fields])
-    return _with_methods(made)
+            return ["none in common", "-", "-", "-"]
+        high, low = result.gap.losses
+        shares = [f"{share:.0%}" for share in (result.gap.share_higher, result.gap.share_lower)]
+        mean = result.gap_mean
+        return [f"{high:.3g} to {low:.3g}", _signed(mean.change, mean.significant), *shares]
+
+    what = f"test {found.metric} of multi-task minus single-task at the same training loss"
+    note = "higher, lower in: the part of the losses (in log loss) at which the intervals do not overlap"
+    return _by_task(
+        found, f"Generalization gap: {what}", ["losses", "mean gap", "higher in", "lower in"], fields, note
+    )
 
 
 def changes(found: Analysis) -> Sheet:
     """Return every factor in single-task and in multi-task runs."""
-    made = Sheet(
-        f"Factors: single-task {ARROW} multi-task",
-        [*_LABELS, *(factor.title for factor in found.factors)],
-        labels=2,
-        notes=[
-            f"{how}: {', '.join(factor.title for factor in found.factors if factor.summary == name)}"
-            for name, how in SUMMARIES.items()
-            if any(factor.summary == name for factor in found.factors)
-        ],
-    )
-    for result in found.results:
-        fields = []
-        for factor in found.factors:
-            change = result.factors.get(factor.measure)
-            fields.append("-" if change is None else _moved(change))
-        made.rows.append([result.method, result.task, *fields])
-    return _with_methods(made)
+
+    def fields(result: TaskAnalysis) -> list[str]:
+        found_changes = (result.factors.get(factor.measure) for factor in found.factors)
+        return ["-" if change is None else _moved(change) for change in found_changes]
+
+    notes = [
+        f"{how}: {', '.join(factor.title for factor in found.factors if factor.summary == name)}"
+        for name, how in SUMMARIES.items()
+        if any(factor.summary == name for factor in found.factors)
+    ]
+    titles = [factor.title for factor in found.factors]
+    return _by_task(found, f"Factors: single-task {ARROW} multi-task", titles, fields, *notes)
 
 
 def verdicts(found: Analysis) -> Sheet:
     """Return what every factor says of every task's transfer."""
     judged = [factor for factor in found.factors if factor.sign]
-    made = Sheet(
-        "Verdict: does the factor's change have the sign that would explain the transfer?",
-        [*_LABELS, "transfer", *(factor.title for factor in judged)],
-        labels=2,
-        notes=[
-            *(f"{factor.title}: {factor.source}" for factor in judged),
-            "insignificant: the transfer or the factor's change has no star above",
-        ],
-    )
-    for result in found.results:
+
+    def fields(result: TaskAnalysis) -> list[str]:
         moved = result.transfer
-        fields = ["insignificant" if not moved.significant else _helped(result, found.higher)]
-        fields += [result.verdicts.get(factor.measure) or "-" for factor in judged]
-        made.rows.append([result.method, result.task, *fields])
-    return _with_methods(made)
+        better = (moved.change > 0) == found.higher
+        said = ("better" if better else "worse") if moved.significant else "insignificant"
+        return [said, *(result.verdicts.get(factor.measure) or "-" for factor in judged)]
+
+    title = "Verdict: does the factor's change have the sign that would explain the transfer?"
+    notes = [f"{factor.title}: {factor.source}" for factor in judged]
+    last = "insignificant: the transfer or the factor's change has no star above"
+    return _by_task(found, title, ["transfer", *(factor.title for factor in judged)], fields, *notes, last)
 
 
 def counts(found: Analysis) -> Sheet:
@@ -121,8 +105,16 @@ def chosen(found: Analysis) -> str:
     return f"mean of the {CHECKPOINTS} checkpoints with the best {found.select}"
 
 
-def _helped(result: TaskAnalysis, higher: bool) -> str:
-    return "better" if (result.transfer.change > 0) == higher else "worse"
+def _by_task(
+    found: Analysis,
+    title: str,
+    columns: Sequence[str],
+    fields: Callable[[TaskAnalysis], list[str]],
+    *notes: str,
+) -> Sheet:
+    """Return a table with a row for each method and task."""
+    rows = [[result.method, result.task, *fields(result)] for result in found.results]
+    return _with_methods(Sheet(title, ["method", "task", *columns], rows, 2, [*notes]))
 
 
 def _with_methods(made: Sheet) -> Sheet:
@@ -143,6 +135,109 @@ def _signed(value: float, significant: bool) -> str:
     return f"{value:+.3g}" + ("*" if significant else " ")
 
 
-def _moved(change: Comparison) -> str:
+def _moved(change: Contrast) -> str:
     star = "*" if change.significant else " "
     return f"{change.single.mean:.3g} {ARROW} {change.multi.mean:.3g}{star}"
+
+
+# As CSV files
+
+
+def tables(found: Analysis) -> dict[str, Sheet]:
+    """Return the tables by the name of their file.
+
+    Everywhere ``_2sd`` is two standard deviations over seeds, ``change`` multi-task minus single-task,
+    ``change_2sd`` that of the differences by seed, and ``significant`` whether the intervals around
+    ``single`` and ``multi`` do not overlap. What is not known is empty.
+    """
+    return {name: Sheet(name, columns, list(rows(found))) for name, (columns, rows) in _FILES.items()}
+
+
+Rows: TypeAlias = Iterator[list[str]]
+
+
+def _transfer_rows(found: Analysis) -> Rows:
+    for r in found.results:
+        runs = [str(r.transfer.single.count), str(r.transfer.multi.count)]
+        yield [r.method, r.task, found.metric, found.select, *_compared(r.transfer), *runs]
+
+
+def _gap_rows(found: Analysis) -> Rows:
+    for r in found.results:
+        fields = [""] * (4 + len(_COMPARED))
+        if r.gap is not None and r.gap_mean is not None:
+            shares = (r.gap.share_higher, r.gap.share_lower)
+            fields = [*map(exact, r.gap.losses), *_compared(r.gap_mean), *map(exact, shares)]
+        yield [r.method, r.task, found.metric, *fields]
+
+
+def _curve_rows(found: Analysis) -> Rows:
+    for r in found.results:
+        if r.gap is None:
+            continue
+        single, multi = r.gap.single, r.gap.multi
+        columns = (single.loss, single.mean, single.two_sd, multi.mean, multi.two_sd, r.gap.difference)
+        for *numbers, significant in zip(*columns, r.gap.significant, strict=True):
+            yield [r.method, r.task, *map(exact, numbers), _truth(bool(significant))]
+
+
+def _factor_rows(found: Analysis) -> Rows:
+    for r in found.results:
+        for factor in found.factors:
+            if factor.measure in r.factors:
+                yield [
+                    r.method,
+                    r.task,
+                    factor.measure,
+                    factor.summary,
+                    *_compared(r.factors[factor.measure]),
+                ]
+
+
+def _verdict_rows(found: Analysis) -> Rows:
+    for r in found.results:
+        for name, verdict in r.verdicts.items():
+            change = r.factors[name]
+            numbers = map(exact, (r.transfer.change, change.change))
+            yield [r.method, r.task, name, verdict, missing(change, r.transfer), *numbers]
+
+
+def _run_rows(found: Analysis) -> Rows:
+    """Yield the one number of every run behind the means: what it reached, and its factors."""
+    rows: dict[tuple[str, ...], None] = {}  # single-task runs are compared with every method
+    for r in found.results:
+        alone = found.study.single[r.task][0].method
+        for name, compared in {f"test_{found.metric}": r.transfer, **r.factors}.items():
+            for method, runs in ((alone, compared.single_runs), (r.method, compared.multi_runs)):
+                for seed, value in runs:
+                    rows[method, "" if seed is None else str(seed), r.task, name, exact(value)] = None
+    yield from map(list, rows)
+
+
+_FILES: dict[str, tuple[tuple[str, ...], Callable[[Analysis], Rows]]] = {
+    "transfer.csv": (
+        ("method", "task", "metric", "select", *_COMPARED, "single_runs", "multi_runs"),
+        _transfer_rows,
+    ),
+    "gap.csv": (
+        ("method", "task", "metric", "loss_high", "loss_low", *_COMPARED, "share_higher", "share_lower"),
+        _gap_rows,
+    ),
+    "gap_curves.csv": (("method", "task", "train_loss", *_COMPARED[:5], "significant"), _curve_rows),
+    "factors.csv": (("method", "task", "factor", "summary", *_COMPARED), _factor_rows),
+    "verdict.csv": (
+        ("method", "task", "factor", "verdict", "not_significant", "transfer", "change"),
+        _verdict_rows,
+    ),
+    "runs.csv": (("method", "seed", "task", "quantity", "value"), _run_rows),
+}
+
+
+def _compared(found: Contrast) -> list[str]:
+    single, multi = found.single, found.multi
+    numbers = (single.mean, single.two_sd, multi.mean, multi.two_sd, found.change, found.paired_two_sd)
+    return [*map(exact, numbers), _truth(found.significant)]
+
+
+def _truth(value: bool) -> str:
+    return str(value).lower()

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.trajectories.trajectory import Trajectory
+from lit_aux.trajectories.reading import Trajectory
 
 _NAMED = 3  # of many runs that have the same trouble
 

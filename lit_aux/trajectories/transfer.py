@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.trajectories.series import Series
+from lit_aux.trajectories.gap import LossPath, path_of
+from lit_aux.trajectories.reading import Series, Trajectory
 from lit_aux.trajectories.study import Study
-from lit_aux.trajectories.trajectory import Trajectory
 
 CHECKPOINTS = 10
 LAST = "last"
@@ -31,6 +31,20 @@ def required(run: Trajectory, task: str, measure: str) -> Series:
             f"RUN {run.path}: has no {measure} of {task!r}; TrajectoryLog measures it in epochs of training "
             f"where {measure.partition('_')[0]!r} is among its splits and has examples"
         )
+    return found
+
+
+def loss_paths(runs: Sequence[Trajectory], task: str, metric: str) -> list[LossPath]:
+    """Return the test metric of each run along its falling training loss.
+
+    Raises:
+        ConfigurationError: If a run lacks one of the two.
+    """
+    found = []
+    for run in runs:
+        loss, test = (required(run, task, name) for name in ("train_loss", f"test_{metric}"))
+        # from the untrained network to the first checkpoint there is nothing to interpolate between
+        found.append(path_of(*loss.after_start().at(test)))
     return found
 
 

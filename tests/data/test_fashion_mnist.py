@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lit_aux.data import FashionMNISTDataModule
-from lit_aux.data import fashion_mnist as room
+from lit_aux.data import fashion_mnist as module
 from lit_aux.errors import ConfigurationError
 
 SIZES = {"train": 60, "t10k": 20}
@@ -37,7 +37,7 @@ def write(folder, compressed):
 
 @pytest.fixture(autouse=True)
 def no_system_data(monkeypatch, tmp_path):
-    monkeypatch.setattr(room, "DEBIAN_FOLDER", tmp_path / "system")
+    monkeypatch.setattr(module, "DEBIAN_FOLDER", tmp_path / "system")
     monkeypatch.setattr(FashionMNISTDataModule, "pool_counts", lambda self: None)  # these files are smaller
 
 
@@ -127,8 +127,8 @@ def test_a_failed_download_is_one_line(tmp_path, monkeypatch):
 
 def test_the_real_images_where_they_are_installed(monkeypatch, tmp_path):
     monkeypatch.undo()
-    if not room.DEBIAN_FOLDER.is_dir():
-        pytest.skip(f"Debian's package dataset-fashion-mnist is not installed ({room.DEBIAN_FOLDER})")
+    if not module.DEBIAN_FOLDER.is_dir():
+        pytest.skip(f"Debian's package dataset-fashion-mnist is not installed ({module.DEBIAN_FOLDER})")
     data = FashionMNISTDataModule(root=str(tmp_path), n_main=20)
     data.prepare_data()
     for (images, labels), count in ((data.load_pool(), 6000), (data.load_test(), 1000)):

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from lit_aux.data import ImageFolderDataModule, RandomCropFlip
-from lit_aux.data import image_folder as room
+from lit_aux.data import image_folder as module
 from lit_aux.errors import ConfigurationError
 
 NAMES = ["cat", "dog", "eel"]
@@ -132,12 +132,12 @@ def test_resize_and_crop(tmp_path):
 
 def test_memory_decides(flat, monkeypatch):
     needed = 30 * 3 * 8 * 8
-    monkeypatch.setattr(room, "free_memory", lambda: 4 * needed)
+    monkeypatch.setattr(module, "free_memory", lambda: 4 * needed)
     assert isinstance(folder(flat).samples("train", "main").images, torch.Tensor)
-    monkeypatch.setattr(room, "free_memory", lambda: 4 * needed - 4)
+    monkeypatch.setattr(module, "free_memory", lambda: 4 * needed - 4)
     assert not isinstance(folder(flat).samples("train", "main").images, torch.Tensor)
     monkeypatch.undo()
-    assert room.free_memory() > 2**20
+    assert module.free_memory() > 2**20
 
 
 def test_fingerprint_sees_changed_files(flat):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lit_aux.data import ImageFolderDataModule, image_copies
+from lit_aux.data import ImageFolderDataModule, image_folder
 from lit_aux.errors import ConfigurationError
 
 DRAW = np.random.default_rng(0)
@@ -207,7 +207,7 @@ def test_files_of_one_size_or_start_are_no_copies(tmp_path: Path, monkeypatch: p
         Image.new("RGB", (4, 4)).save(path)
         path.write_bytes(path.read_bytes() + bytes(5000) + end)
     quiet(tmp_path)
-    monkeypatch.setattr(image_copies, "MOST", 11)
+    monkeypatch.setattr(image_folder, "MOST", 11)
     assert said(tmp_path)[1].endswith("copies were not looked for among 12 images")
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lit_aux.data import DigitsDataModule
-from lit_aux.data.label_noise import noisy_labels
+from lit_aux.data.samples import noisy_labels
 from lit_aux.errors import ConfigurationError
 
 CLASSES = {"low": [0, 1, 2, 3, 4], "high": [5, 6, 7, 8, 9]}

@@ -3,7 +3,7 @@ from itertools import chain
 import pytest
 import torch
 
-from lit_aux.data.order import BatchOrder, derive_seed
+from lit_aux.data.loader import BatchOrder, derive_seed
 
 
 def order(size, batch_size, *, training=True, shuffle=True, **kwargs):

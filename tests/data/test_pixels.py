@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_aux.data.files import read_image
-from lit_aux.data.input_format import InputFormat
+from lit_aux.data.transforms import InputFormat
 from lit_aux.errors import ConfigurationError
 
 RAMP = np.arange(65536, dtype=np.uint16).reshape(256, 256)

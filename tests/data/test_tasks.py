@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 import torch
 
-from lit_aux.data.order import generator_for
+from lit_aux.data.loader import generator_for
 from lit_aux.data.tasks import assign_classes, draw_samples
 from lit_aux.errors import ConfigurationError
 

@@ -6,8 +6,7 @@ from jsonargparse import ArgumentParser
 from lightning import LightningDataModule
 from teacher_helpers import diagonal, relu
 
-from lit_aux.data.teacher_base import TeacherDataModule
-from lit_aux.data.tensor_cache import TensorCache
+from lit_aux.data.teacher_base import TeacherDataModule, TensorCache
 from lit_aux.errors import ConfigurationError
 
 

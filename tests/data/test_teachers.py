@@ -8,7 +8,7 @@ import pytest
 import torch
 from teacher_helpers import diagonal, relu
 
-from lit_aux.data.relu_teacher_net import correlated_directions
+from lit_aux.data.relu_teacher import correlated_directions
 
 SAMPLINGS = ["published", "independent"]
 

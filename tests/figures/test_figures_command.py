@@ -3,8 +3,8 @@
 import pytest
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.figures.catalogue import FIGURES
 from lit_aux.figures.command import PICTURES, run
+from lit_aux.figures.results import FIGURES
 
 
 @pytest.mark.parametrize("name", PICTURES)

@@ -19,7 +19,7 @@ from figure_helpers import (
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.figures import draw_figure
-from lit_aux.figures.request import Request
+from lit_aux.figures.layout import Request
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 

@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.figures import MapPoints, draw_l_order, draw_penalties, draw_regime_map, draw_regimes
-from lit_aux.figures.map_points import decades
-from lit_aux.figures.regime_map import BANDS, LEVELS
+from lit_aux.figures.regime_map import BANDS, LEVELS, decades
 
 MAGIC = {"png": b"\x89PNG\r\n", "svg": b"<?xml", "pdf": b"%PDF"}
 

@@ -8,8 +8,7 @@ import torch
 
 from lit_aux.functional import nested_ratios
 from lit_aux.regimes import StudentFeatures, suggest, summarize
-from lit_aux.regimes.student_summary import groups_of, weighted_median
-from lit_aux.regimes.suggestion import nested_shares
+from lit_aux.regimes.student_summary import groups_of, nested_shares, weighted_median
 
 
 def student(beta: Any, w: Any, gamma: float = 1e-9, **options: Any) -> StudentFeatures:

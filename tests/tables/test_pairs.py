@@ -9,12 +9,10 @@ import pytest
 from scipy.stats import ttest_rel
 from table_helpers import failed, plain_csv, row, table
 
-from lit_aux.tables.pairs import Difference, differences, winners
 from lit_aux.tables.reading import read_rows
-from lit_aux.tables.row_view import RowView
 from lit_aux.tables.selection import is_higher_better
-from lit_aux.tables.sheets import table_of
-from lit_aux.tables.statistics import cells, repeated
+from lit_aux.tables.sheets import Query, table_of
+from lit_aux.tables.statistics import Difference, cells, differences, repeated, winners
 
 
 def random_rows(
@@ -32,8 +30,8 @@ def random_rows(
     return rows
 
 
-def view_of(path: Path, rows: list[dict[str, Any]], value: str = "loss_best", log: bool = True) -> RowView:
-    return RowView(read_rows(table(path, rows)), value, log, is_higher_better(value))
+def view_of(path: Path, rows: list[dict[str, Any]], value: str = "loss_best", log: bool = True) -> Query:
+    return Query(read_rows(table(path, rows)), value, log, is_higher_better(value))
 
 
 def by_brute_force(
@@ -79,7 +77,7 @@ def test_several_runs_of_a_seed_are_one_value(tmp_path: Path) -> None:
     assert cells(read, "loss_best", ["setup"])[("STL",)].by_seed == {0: 2.0, 1: 5.0}
 
 
-def found_pairs(view: RowView, baseline: str = "STL") -> dict[Any, Difference]:
+def found_pairs(view: Query, baseline: str = "STL") -> dict[Any, Difference]:
     return {(p.treatment, p.baseline, p.place): p for p in differences(table_of(view), baseline)}
 
 
@@ -162,7 +160,7 @@ def test_published_means_are_compared_without_seeds(tmp_path: Path) -> None:
         {"setup": "MTL", **head, "accuracy": 0.7, "accuracy_se": 0.04},
         {"setup": "PT+FT", **head, "accuracy": 0.69, "accuracy_se": 0.04},
     ]
-    view = RowView(read_rows(plain_csv(tmp_path / "a.csv", rows)), "accuracy", False, True)
+    view = Query(read_rows(plain_csv(tmp_path / "a.csv", rows)), "accuracy", False, True)
     pair = found_pairs(view)[("MTL", None), ("STL", None), (10,)]
     assert (pair.stat.mean, pair.stat.error) == (pytest.approx(0.2), pytest.approx(0.05))
     assert (pair.lower, pair.clear) == (None, True)

@@ -15,10 +15,12 @@ from table_helpers import REFERENCE, needs_reference, plain_csv, row, table
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.tables.reading import read_rows
-from lit_aux.tables.reference import Comparison, compare
+from lit_aux.tables.reference import ReferenceComparison, compare
 
 
-def compared(folder: Path, ours: list[dict[str, Any]], published: list[dict[str, Any]]) -> Comparison:
+def compared(
+    folder: Path, ours: list[dict[str, Any]], published: list[dict[str, Any]]
+) -> ReferenceComparison:
     mine, theirs = table(folder / "ours.csv", ours), plain_csv(folder / "published.csv", published)
     return compare(read_rows(mine), read_rows(theirs))
 

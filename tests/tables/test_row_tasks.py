@@ -13,8 +13,8 @@ from lit_aux.cli import main
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.fit_rows import write_rows
 from lit_aux.experiments.task_measures import CLASSES, TASK, task_measures
-from lit_aux.figures.catalogue import laid_out
-from lit_aux.figures.request import Request
+from lit_aux.figures.layout import Request
+from lit_aux.figures.results import laid_out
 from lit_aux.figures.tables import load
 from lit_aux.modules import MultiTaskModule
 from lit_aux.phases import PhaseSettings

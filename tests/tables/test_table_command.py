@@ -9,7 +9,7 @@ import pytest
 from table_helpers import failed, plain_csv, row, table
 
 from lit_aux.cli import main
-from lit_aux.tables.row_view import TIMES
+from lit_aux.experiments.means import TIMES
 from lit_aux.tables.sheet import Sheet
 
 LOSSES = {"STL": (1e-2, 4e-2), "MTL": (1e-3, 4e-3), "PT+FT": (1e-5, 9e-5)}

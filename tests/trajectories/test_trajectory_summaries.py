@@ -10,14 +10,11 @@ from trajectory_helpers import line, small_study, write_run
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.trajectories.analysis import analyse
-from lit_aux.trajectories.comparison import Comparison
+from lit_aux.trajectories.contrast import Contrast, judge
 from lit_aux.trajectories.factors import FACTORS, summarize
-from lit_aux.trajectories.reading import read_trajectories
-from lit_aux.trajectories.series import Series
+from lit_aux.trajectories.reading import Series, Trajectory, read_trajectories
 from lit_aux.trajectories.study import Study, study_of
-from lit_aux.trajectories.trajectory import Trajectory
 from lit_aux.trajectories.transfer import higher_is_better, reached, selection
-from lit_aux.trajectories.verdict import judge
 
 
 def run_of(folder: Path, **measures) -> Trajectory:
@@ -98,19 +95,19 @@ def test_factors_over_training(count: int) -> None:
 
 def test_two_standard_deviations_and_what_is_significant() -> None:
     single, multi = [1.0, 2.0, 3.0], [5.5, 6.5, 7.5]  # standard deviations of 1: they touch at 4
-    found = Comparison(values(single), values(multi))
+    found = Contrast(values(single), values(multi))
     assert found.change == pytest.approx(4.5)
     assert found.single.two_sd == pytest.approx(2 * stdev(single))
     assert found.significant
-    assert not Comparison(values(single), values([v - 0.6 for v in multi])).significant
-    assert Comparison(values(multi), values(single)).significant
+    assert not Contrast(values(single), values([v - 0.6 for v in multi])).significant
+    assert Contrast(values(multi), values(single)).significant
     assert found.paired_two_sd == pytest.approx(0)  # every seed moved by the same
-    assert isnan(Comparison([(0, 1.0), (1, 2.0)], [(2, 1.0), (3, 2.0)]).paired_two_sd)
-    shuffled = Comparison(values(single), values(multi)[::-1])
+    assert isnan(Contrast([(0, 1.0), (1, 2.0)], [(2, 1.0), (3, 2.0)]).paired_two_sd)
+    shuffled = Contrast(values(single), values(multi)[::-1])
     assert shuffled.paired_two_sd == pytest.approx(0)  # paired by seed, not by place
-    assert not Comparison(values([1.0]), values([9.0])).significant
-    assert not Comparison(values([1.0, 1.0]), values([1.0, 1.0])).significant
-    assert Comparison(values([1.0, 1.0]), values([1.1, 1.1])).significant
+    assert not Contrast(values([1.0]), values([9.0])).significant
+    assert not Contrast(values([1.0, 1.0]), values([1.0, 1.0])).significant
+    assert Contrast(values([1.0, 1.0]), values([1.1, 1.1])).significant
 
 
 UP, DOWN, SAME = ([0.0, 0.1], [1.0, 1.1]), ([1.0, 1.1], [0.0, 0.1]), ([0.0, 1.0], [0.1, 1.1])
@@ -129,7 +126,7 @@ UP, DOWN, SAME = ([0.0, 0.1], [1.0, 1.1]), ([1.0, 1.1], [0.0, 0.1]), ([0.0, 1.0]
     ],
 )
 def test_verdicts(change, moved, sign: int, expected: str) -> None:
-    change, moved = (Comparison(*map(values, pair)) for pair in (change, moved))
+    change, moved = (Contrast(*map(values, pair)) for pair in (change, moved))
     assert judge(change, moved, sign, higher=True) == expected
     opposite = {"explains": "contradicts", "contradicts": "explains"}.get(expected, expected)
     assert judge(change, moved, sign, higher=False) == opposite
