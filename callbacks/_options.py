@@ -1,18 +1,9 @@
-"""Checks of options."""
+"""Checks of options that are no numbers (see :mod:`lit_aux.ranges`), and asking functions of the user's."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.ranges import is_whole
-
-
-def check_least(option: str, number: Any, bound: int) -> None:
-    """Raise for a count below its bound, and for what is no count."""
-    if not is_whole(number):
-        raise ConfigurationError(f"{option}: {number!r} is not a whole number")
-    if number < bound:
-        raise ConfigurationError(f"{option}: {number} is too few; use at least {bound}")
 
 
 def names_of(option: str, value: Iterable[str] | None) -> list[str] | None:
@@ -35,10 +26,11 @@ def check_text(option: str, value: object) -> None:
         raise ConfigurationError(f"{option}: {value!r} is no text")
 
 
-def check_choice(option: str, value: str, *choices: str) -> None:
+def check_choice(option: str, value: object, *choices: object) -> None:
     """Raise for a value that is not one of the choices."""
     if value not in choices:
-        raise ConfigurationError(f"{option}: {value!r} is unknown; use {' or '.join(map(repr, choices))}")
+        words = " or ".join("null" if choice is None else repr(choice) for choice in choices)
+        raise ConfigurationError(f"{option}: {value!r} is unknown; use {words}")
 
 
 def check_source(option: str, value: Any, what: str) -> None:

@@ -2,19 +2,20 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lit_aux.callbacks._probe_rows import permuted_batches
-from lit_aux.callbacks.task_data import TaskData
+from lit_aux.callbacks._task_model import on_device
+from lit_aux.callbacks.task_data import permuted_batches
 from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
-from lit_aux.callbacks.undisturbed import on_device
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.gradient_coherence import gradient_coherence
 from lit_aux.ranges import Range, check
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class GradientCoherence(TaskDiagnostic):
     r"""Measures how per-example gradients of a task scatter around their mean.
 
@@ -42,29 +43,12 @@ class GradientCoherence(TaskDiagnostic):
             examples for them; and as for :class:`~lit_aux.callbacks.TaskDiagnostic`.
     """
 
-    def __init__(
-        self,
-        *,
-        batch_size: int = 32,
-        num_batches: int | None = None,
-        every_n_epochs: int | None = None,
-        every_n_steps: int | None = None,
-        tasks: Sequence[str] | None = None,
-        shared: Sequence[str] | None = None,
-        num_samples: int = 2048,
-        data: TaskData = None,
-    ) -> None:
-        super().__init__(
-            every_n_epochs=every_n_epochs,
-            every_n_steps=every_n_steps,
-            tasks=tasks,
-            shared=shared,
-            num_samples=num_samples,
-            batch_size=batch_size,
-            data=data,
-        )
-        check("num_batches", num_batches, Range(least=2))
-        self.num_batches = num_batches
+    batch_size: int = 32
+    num_batches: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("num_batches", self.num_batches, Range(least=2))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Collect the examples, of which there must be enough."""

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,14 +11,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lit_aux.callbacks._parameters import by_first_name
-from lit_aux.callbacks.task_data import TaskData
+from lit_aux.callbacks._task_model import on_device
 from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
-from lit_aux.callbacks.undisturbed import on_device
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.gradient_conflict import gradient_cosine
 from lit_aux.ranges import Range, check
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class GradientConflict(TaskDiagnostic):
     """Measures how each task's gradient lies to the step that was taken, and to the other tasks' gradients.
 
@@ -50,28 +51,15 @@ class GradientConflict(TaskDiagnostic):
         ConfigurationError: As for :class:`~lit_aux.callbacks.TaskDiagnostic`.
     """
 
-    def __init__(
-        self,
-        *,
-        every_n_steps: int = 50,
-        pairwise_every: int = 2,
-        tasks: Sequence[str] | None = None,
-        shared: Sequence[str] | None = None,
-        num_samples: int = 2048,
-        batch_size: int | None = None,
-        data: TaskData = None,
-    ) -> None:
-        super().__init__(
-            every_n_steps=every_n_steps,
-            tasks=tasks,
-            shared=shared,
-            num_samples=num_samples,
-            batch_size=128 if batch_size is None else batch_size,
-            data=data,
-        )
-        check("pairwise_every", pairwise_every, Range(least=1, also={0: "never"}))
-        self.pairwise_every = pairwise_every
-        self._given_size = batch_size
+    every_n_epochs: int | None = field(default=None, init=False)
+    every_n_steps: int = 50
+    pairwise_every: int = 2
+    batch_size: int | None = None  # type: ignore[assignment]  # settled as training starts
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("pairwise_every", self.pairwise_every, Range(least=1, also={0: "never"}))
+        self._given_size = self.batch_size
 
     def _forget(self) -> None:
         super()._forget()

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lit_aux.callbacks._labels import labelled_rows, labels_in
-from lit_aux.callbacks._never_fatal import never_fatal
+from lit_aux.callbacks._measurements import TaskMeasurement, folder_of
+from lit_aux.callbacks._no_trace import never_fatal
 from lit_aux.callbacks._options import names_of
-from lit_aux.callbacks.task_data import TaskData, phase_tasks, task_batches
+from lit_aux.callbacks._task_model import TaskModel, on_device
+from lit_aux.callbacks.task_data import labelled_rows, labels_in, phase_tasks, task_batches
 from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
-from lit_aux.callbacks.task_measurement import TaskMeasurement
-from lit_aux.callbacks.task_model import TaskModel
-from lit_aux.callbacks.undisturbed import on_device
 from lit_aux.errors import ConfigurationError
 from lit_aux.files import atomic_write
 from lit_aux.spreadsheets import as_csv
@@ -27,6 +26,7 @@ COLUMNS = ("method", "seed", "trained", "phase", "epoch", "step", "task", "measu
 FILE = "trajectory.csv"
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class TrajectoryLog(TaskDiagnostic):
     """Evaluates every task on all of its training, validation and test examples, and writes the trajectory.
 
@@ -52,26 +52,18 @@ class TrajectoryLog(TaskDiagnostic):
         ConfigurationError: As for :class:`~lit_aux.callbacks.TaskDiagnostic`, and for an unknown split.
     """
 
+    splits: Sequence[str] = SPLITS
+    shared: Sequence[str] | None = field(default=None, init=False)
+    num_samples: int = field(init=False)
+    batch_size: int = field(init=False)
+
     needs_shared = False
     output_files = ((FILE, "table of a trajectory"),)
 
-    def __init__(
-        self,
-        *,
-        every_n_epochs: int | None = None,
-        every_n_steps: int | None = None,
-        splits: Sequence[str] = SPLITS,
-        tasks: Sequence[str] | None = None,
-        data: TaskData = None,
-    ) -> None:
-        super().__init__(
-            every_n_epochs=every_n_epochs,
-            every_n_steps=every_n_steps,
-            tasks=tasks,
-            num_samples=1000,
-            data=data,
-        )
-        chosen = names_of("splits", splits) or []
+    def __post_init__(self) -> None:
+        self.num_samples, self.batch_size = 1000, 128
+        super().__post_init__()
+        chosen = names_of("splits", self.splits) or []
         if not chosen or not {*chosen} <= {*SPLITS}:
             raise ConfigurationError(f"splits: {chosen} must be some of {', '.join(SPLITS)}")
         self.splits = tuple(chosen)
@@ -88,7 +80,7 @@ class TrajectoryLog(TaskDiagnostic):
         """Measure, and write the file unless that takes too much of the time."""
         super().on_train_epoch_end(trainer, pl_module)
         begin = time.monotonic()
-        folder = self._folder(trainer)
+        folder = folder_of(trainer)
         if begin >= self._next_write:
             self._write(trainer, pl_module, folder)
             self._next_write = 21 * time.monotonic() - 20 * begin
@@ -98,7 +90,7 @@ class TrajectoryLog(TaskDiagnostic):
         if self.results and self.results[-1].step != trainer.global_step:
             self.try_to_observe(trainer, pl_module)
         with never_fatal(f"Writing {FILE}"):
-            self._write(trainer, pl_module, self._folder(trainer))
+            self._write(trainer, pl_module, folder_of(trainer))
 
     def measure(self, trainer: Trainer, module: LightningModule) -> dict[str, dict[str, float]]:
         """Return loss and metrics by task, over all processes."""
@@ -140,13 +132,8 @@ class TrajectoryLog(TaskDiagnostic):
             return found | {name: float(metric.compute()) for name, metric in metrics.items()}
         return found | ({"accuracy": correct / count} if classified else {})
 
-    @staticmethod
-    def _folder(trainer: Trainer) -> Path:
-        """Return the run's folder; every process must ask for it, since the first one tells the others."""
-        return Path(os.fspath(trainer.log_dir or trainer.default_root_dir))
-
-    def _write(self, trainer: Trainer, module: LightningModule, folder: Path) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+    def _write(self, trainer: Trainer, module: LightningModule, folder: Path | None) -> None:
+        if folder is None:
             return
         trained = phase_tasks(trainer, module, self.data, self.user)
         named = getattr(module, "method", None) or ("MTL" if len(trained) > 1 else "STL")

@@ -1,37 +1,38 @@
 """Multiply weights by a factor once, before finetuning starts."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from statistics import fmean
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
-from lit_aux.callbacks._averaging import begun_before
-from lit_aux.callbacks._batchnorm import by_pass, total_over_processes, warn_of_layers
-from lit_aux.callbacks._brought_back import BringsBack, Brought
+from lit_aux.callbacks._averages import begun_before
 from lit_aux.callbacks._inputs import Inputs
-from lit_aux.callbacks._logging import log_scalars
-from lit_aux.callbacks._names import READOUTS, match
-from lit_aux.callbacks._network import Reader, call, read_ahead
+from lit_aux.callbacks._measurements import log_scalars
+from lit_aux.callbacks._network import Reader, call, default_to_input, read_ahead
+from lit_aux.callbacks._no_trace import traceless
 from lit_aux.callbacks._options import names_of
 from lit_aux.callbacks._parameters import (
+    READOUTS,
     by_any_name,
     by_first_name,
+    clean,
     integer_names,
     is_continuous,
     listed,
+    match,
+    readout_parameters,
     refuse_uninitialized,
     squares,
 )
-from lit_aux.callbacks._readout import readout_parameters
-from lit_aux.callbacks._traceless import traceless
-from lit_aux.callbacks.probe import default_to_input, training_batches, transfer
+from lit_aux.callbacks._processes import BringsBack, Brought, total_over_processes
+from lit_aux.callbacks.probe import training_batches, transfer
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.batchnorm import batchnorm_layers
 from lit_aux.functional.batchnorm import reestimate_batchnorm as reestimate
@@ -281,11 +282,11 @@ class WeightRescaling(BringsBack):
 
         if not batchnorm_layers(module):
             return
-        reader = Reader(trainer, module, self.to_input, default_to_input, training=True)
+        reader = Reader(trainer, module, self.to_input, training=True)
 
         def read(batch: Any) -> list[Inputs]:
             moved = transfer(trainer, module, batch)
-            tasks = by_pass(moved) if self.to_input is None else None
+            tasks = _by_pass(moved) if self.to_input is None else None
             return [reader(moved)] if tasks is None else tasks
 
         def forward(passes: list[Inputs]) -> int:
@@ -304,7 +305,7 @@ class WeightRescaling(BringsBack):
                 forward,
                 max_samples=share,
                 reduce=partial(total_over_processes, trainer),
-                on_unreached=lambda layers: warn_of_layers(type(self).__name__, module, layers, _UNREACHED),
+                on_unreached=lambda layers: _warn_of_layers(type(self).__name__, module, layers, _UNREACHED),
             )
             batches.close()
 
@@ -316,9 +317,37 @@ class WeightRescaling(BringsBack):
         if self._warned or not layers or readout_alone or self.factor == 1:
             return
         self._warned = True
-        warn_of_layers(type(self).__name__, module, layers, _STALE)
+        _warn_of_layers(type(self).__name__, module, layers, _STALE)
 
 
 def _norm(parameters: dict[str, nn.Parameter]) -> float:
     """Joint Euclidean norm in float64, of complex numbers that of their moduli."""
     return math.sqrt(sum(float(squares(p.detach().cpu()).sum()) for p in parameters.values()))
+
+
+def _by_pass(batch: Any) -> list[Inputs] | None:
+    """Return what to run the network on, pass by pass, so that it sees the inputs of all tasks of a batch.
+
+    Of ``{task: (x, y)}`` tasks whose inputs have the same shape and dtype share a pass, as in the project's
+    networks; a task that a batch has nothing of may be None.
+
+    Args:
+        batch: A training batch; None is returned for any other than this.
+    """
+    held = {k: pair for k, pair in batch.items() if pair is not None} if isinstance(batch, Mapping) else {}
+    if not held or not all(isinstance(pair, tuple | list) for pair in held.values()):
+        return None
+    kinds: dict[Any, dict[str, Any]] = {}
+    for task, pair in held.items():
+        x = default_to_input(pair)
+        kinds.setdefault((x.shape[1:], x.dtype), {})[task] = pair
+    passes = [default_to_input(alike) for alike in kinds.values()]
+    return [Inputs((x,), size=len(x)) for x in passes]
+
+
+def _warn_of_layers(user: str, module: nn.Module, layers: Iterable[nn.Module], text: str) -> None:
+    """Warn about some layers of a module; the text says what about them."""
+    names = {id(layer): clean(name) for name, layer in module.named_modules()}
+    found = [names.get(id(layer), type(layer).__name__) for layer in layers]
+    shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+    rank_zero_warn(f"{user}: {text.format(layers=shown)}")

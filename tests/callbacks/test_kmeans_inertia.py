@@ -158,7 +158,7 @@ def test_two_callbacks_for_one_layer_can_live_together(tmp_path: Any) -> None:
         ({"k": 0}, "k: 0 is not a count"),
         ({"k": [2, 2]}, r"k: \[2, 2\] is not"),
         ({"k": "many"}, "k: 'many' is not"),
-        ({"every_n_epochs": 0}, "every_n_epochs: 0 is too few"),
+        ({"every_n_epochs": 0}, "every_n_epochs: 0 must be at least 1"),
         ({"unit_weights": "norm"}, "unit_weights: 'norm' is unknown"),
         ({"unit_weights": "contribution"}, "readout: None does not go with unit_weights 'contribution'"),
         ({"readout": "net.readout"}, "readout: 'net.readout' does not go with unit_weights None"),
