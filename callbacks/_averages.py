@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -14,13 +14,8 @@ from torch.optim.swa_utils import AveragedModel
 _CLASS = re.compile(r"EMA|Ema(?![a-z])|MovingAverage|WeightAverag|AveragedModel|Polyak")
 _NAME = re.compile(r"(^|_)(ema|swa|polyak|average|averaged|shadow)(_|$)")
 _LATER = (
-    "on_train_start",
-    "on_train_epoch_start",
-    "on_train_batch_start",
-    "on_train_batch_end",
-    "on_train_epoch_end",
-    "on_before_zero_grad",
-    "on_before_optimizer_step",
+    *("on_train_start", "on_train_epoch_start", "on_train_batch_start", "on_train_batch_end"),
+    *("on_train_epoch_end", "on_before_zero_grad", "on_before_optimizer_step"),
 )
 _DEPTH = 4
 
@@ -103,10 +98,9 @@ def averaging_callbacks(trainer: Trainer, asking: Any) -> str:
     return ""
 
 
-def which_weights(trainer: Trainer, module: LightningModule, asking: Any, ran: Ran | None = None) -> str:
+def which_weights(trainer: Trainer, asking: Any, ran: Ran) -> str:
     """Say which weights were measured, where there are averages of them; nothing otherwise."""
-    parts = [(ran or Ran(module)).told(), averaging_callbacks(trainer, asking)]
-    return "; ".join(part for part in parts if part)
+    return "; ".join(filter(None, (ran.told(), averaging_callbacks(trainer, asking))))
 
 
 def begun_before(trainer: Trainer, weights: Iterable[Tensor], *, started: bool) -> Callback | None:

@@ -137,14 +137,11 @@ def hooked(module: nn.Module, layers: Iterable[str], record: Record) -> Iterator
     Layers that do not exist are left out.
     """
     named = named_layers(module)
-
-    def hook_for(name: str) -> Callable[[nn.Module, object, object], None]:
-        return lambda _module, _inputs, output: record(name, output)
-
     with ExitStack() as stack:
         for name in layers:
             if name in named:
-                stack.callback(named[name].register_forward_hook(hook_for(name)).remove)
+                hook = named[name].register_forward_hook(lambda *given, name=name: record(name, given[-1]))
+                stack.callback(hook.remove)
         yield
 
 
@@ -290,11 +287,11 @@ def run(
     module: LightningModule,
     chunks: Iterable[Inputs],
     layers: Iterable[str],
-    record: Record,
+    record: Callable[[int, str, object], None],
     *,
     batch_statistics: bool = False,
 ) -> None:
-    """Run ``module`` on chunks of inputs, calling ``record(layer, output)`` as layers run.
+    """Run ``module`` on chunks of inputs, calling ``record(chunk number, layer, output)`` as layers run.
 
     Compiled modules run uncompiled, and transformers layer by layer, since hooks are not called otherwise.
     Precision is the Trainer's; gradients are off; nothing about the module or the random state has changed
@@ -303,17 +300,18 @@ def run(
     Raises:
         ConfigurationError: If the network cannot be called with the inputs.
     """
+    number = 0
     with (
         fixed_rng(),
         torch.no_grad(),
         _every_layer_runs(),
         traceless(trainer, module),
-        hooked(module, layers, record),
+        hooked(module, layers, lambda layer, output: record(number, layer, output)),
     ):
         module.eval()
         for norm in (m for m in module.modules() if batch_statistics and isinstance(m, _BatchNorm)):
             norm.training = True
-        for chunk in chunks:
+        for number, chunk in enumerate(chunks):  # noqa: B007  which the recorder reads
             call(trainer, module, moved(chunk, trainer.strategy.root_device))
 
 
@@ -345,7 +343,7 @@ def look(
     chunk, found = slices(pieces[0], 2)[0], dict[str, Look]()
     named = named_layers(module)
 
-    def record(layer: str, output: object) -> None:
+    def record(number: int, layer: str, output: object) -> None:
         values, _ = samples_first(layer, named[layer], first_tensor(layer, output), chunk)
         numbers = values.detach().double().cpu() if values.is_floating_point() else torch.zeros(1)
         sums = (float(numbers.sum()), float(numbers.abs().sum()), float(numbers.square().sum()))
@@ -387,12 +385,11 @@ def activations(
     chunks = [chunk for piece in pieces for chunk in slices(piece, batch_size)]
     found: dict[str, dict[int, Tensor]] = {}
     wrong: dict[str, str] = {}
-    named, current = named_layers(module), [0]
+    named = named_layers(module)
 
-    def record(layer: str, output: object) -> None:
+    def record(number: int, layer: str, output: object) -> None:
         try:
-            tensor = first_tensor(layer, output)
-            values, masks = samples_first(layer, named[layer], tensor, chunks[current[0]])
+            values, masks = samples_first(layer, named[layer], first_tensor(layer, output), chunks[number])
         except ConfigurationError as error:
             wrong[layer] = str(error)
             return
@@ -400,21 +397,15 @@ def activations(
         if not told:
             unmasked(layer)
         # Copied at once: the next layer may work in place on what this one gave.
-        found.setdefault(layer, {})[current[0]] = features.clone()
+        found.setdefault(layer, {})[number] = features.clone()
 
-    def counted() -> Iterator[Inputs]:
-        for index, chunk in enumerate(chunks):
-            current[0] = index
-            yield chunk
-
-    run(trainer, module, counted(), layers, record, batch_statistics=batch_statistics)
+    run(trainer, module, chunks, layers, record, batch_statistics=batch_statistics)
     whole: dict[str, Tensor] = {}
     for layer in layers:
         parts = found.pop(layer, {})
-        if layer not in wrong:
-            wrong[layer] = _why_not(parts, chunks)
-        if not wrong[layer]:
-            del wrong[layer]
+        if why := wrong.get(layer) or _why_not(parts, chunks):
+            wrong[layer] = why
+        else:
             whole[layer] = _together([parts[i] for i in range(len(chunks))])
     return whole, wrong
 

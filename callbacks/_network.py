@@ -126,10 +126,8 @@ class Reader:
                 if layer is not self.module and next(layer.parameters(recurse=False), None) is not None:
                     hook = layer.register_forward_pre_hook(lambda m, _: ran.append(m))
                     stack.callback(hook.remove)
-            if self.network is not None:
-                own = vars(self.network).get("forward")
-                vars(self.network)["forward"] = catch  # also where code calls forward by its name
-                stack.callback(_put_back, self.network, own)
+            if self.network is not None:  # also where code calls forward by its name
+                vars(self.network)["forward"] = catch
             stack.enter_context(self.trainer.precision_plugin.forward_context())
             try:
                 run_step(self.module, Inputs((batch,), step=step, loader=loader))
@@ -146,8 +144,9 @@ class Reader:
         if callable(self.mask):
             given = asked("mask", self.mask, batch)
             if not isinstance(given, Tensor) or given.ndim < 2 or len(given) != found.size:
-                shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-                raise ConfigurationError(f"mask: {shape} for {found.size} samples; give (samples, positions)")
+                raise ConfigurationError(
+                    f"mask: {_described(given)} for {found.size} samples; give (samples, positions)"
+                )
             return {GIVEN: given.detach()}
         members = {k: v for k, v in members_of(batch).items() if isinstance(v, Tensor)}
         if not isinstance(self.mask, str):  # maps of pixels may be what is to be learned
@@ -217,8 +216,10 @@ def call(trainer: Trainer, module: LightningModule, inputs: Inputs) -> None:
         raise
     except Exception as error:
         what = inputs.step or "forward"
+        given = [_described(value) for value in inputs.args]
+        given += [f"{name}={_described(value)}" for name, value in inputs.kwargs.items()]
         raise ConfigurationError(
-            f"to_input, probe: {type(module).__name__}.{what} fails on {_described(inputs)} "
+            f"to_input, probe: {type(module).__name__}.{what} fails on ({', '.join(given)}) "
             f"({told(error)}); give to_input=, a function of a batch that "
             "returns what forward takes (one argument, or a tuple or dictionary of several), or the inputs "
             "themselves as probe="
@@ -235,25 +236,11 @@ def run_step(module: LightningModule, inputs: Inputs) -> None:
     function(*given[: max(1, min(wanted, 3))])
 
 
-def _put_back(layer: nn.Module, own: Any) -> None:
-    """Give a module its own forward again."""
-    vars(layer).pop("forward", None)
-    if own is not None:
-        vars(layer)["forward"] = own
-
-
-def _described(inputs: Inputs) -> str:
-    """Say in words what a network was called with."""
-
-    def one(value: Any) -> str:
-        return (
-            f"{tuple(value.shape)}"
-            if isinstance(value, Tensor) and not value.is_nested
-            else type(value).__name__
-        )
-
-    parts = [*(one(v) for v in inputs.args), *(f"{k}={one(v)}" for k, v in inputs.kwargs.items())]
-    return f"({', '.join(parts)})"
+def _described(value: Any) -> str:
+    """Return the shape of a tensor, in words what else it is."""
+    return (
+        f"{tuple(value.shape)}" if isinstance(value, Tensor) and not value.is_nested else type(value).__name__
+    )
 
 
 def as_inputs(found: Any, network: nn.Module | None) -> Inputs:
@@ -264,11 +251,11 @@ def as_inputs(found: Any, network: nn.Module | None) -> Inputs:
     """
     if isinstance(found, Inputs):
         return found
-    if network is not None and isinstance(found, Mapping) and _binds(network, (), found):
+    if network is not None and isinstance(found, Mapping) and _bound(network, (), found) is not None:
         return Inputs((), {str(key): value for key, value in found.items()})
     if network is not None and isinstance(found, tuple | list) and len(found) > 1:
         required, _, several = _parameters(network)
-        if (len(required) > 1 or several) and _binds(network, tuple(found), {}):
+        if (len(required) > 1 or several) and _bound(network, tuple(found), {}) is not None:
             return Inputs(tuple(found))
     return Inputs((found,))
 
@@ -296,13 +283,12 @@ def _parameters(network: nn.Module) -> tuple[list[str], list[str], bool]:
     return required, [p.name for p in plain], any(p.kind is variable[0] for p in known)
 
 
-def _binds(network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[Any, Any]) -> bool:
-    """Whether a network's ``forward`` takes these arguments."""
+def _bound(network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[Any, Any]) -> dict[str, Any] | None:
+    """Return arguments by the names that a network's ``forward`` gives them; None where it refuses them."""
     try:
-        inspect.signature(network.forward).bind(*args, **kwargs)
+        return dict(inspect.signature(network.forward).bind(*args, **kwargs).arguments)
     except (TypeError, ValueError):
-        return False
-    return True
+        return None
 
 
 def members_of(batch: Any) -> dict[str, Any]:
@@ -322,10 +308,7 @@ def named_arguments(found: Inputs, network: nn.Module | None) -> dict[str, Any]:
     """Return the arguments of a call by the names that the network gives them, and what they hold by name."""
     if found.step or network is None:
         return {}
-    try:
-        named = dict(inspect.signature(network.forward).bind(*found.args, **found.kwargs).arguments)
-    except (TypeError, ValueError):
-        named = dict(found.kwargs)
+    named = _bound(network, found.args, found.kwargs) or dict(found.kwargs)
     for value in [*named.values()]:
         named |= members_of(value) if not isinstance(value, list) else {}
     return named

@@ -6,8 +6,13 @@ from typing import Any
 from lit_aux.errors import ConfigurationError
 
 
-def names_of(option: str, value: Iterable[str] | None) -> list[str] | None:
+def names_of(option: str, value: Iterable[str] | None, one: str = "") -> list[str] | None:
     """Return names or patterns as a list; None, which leaves the choice to the callback, as it is.
+
+    Args:
+        option: The option.
+        value: Its value.
+        one: What each of them names, where a list of none makes no sense.
 
     Raises:
         ConfigurationError: For what is no list of texts, as one text is none; it names option and value.
@@ -17,6 +22,8 @@ def names_of(option: str, value: Iterable[str] | None) -> list[str] | None:
     names: list[Any] = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [None]
     if not all(isinstance(name, str) for name in names):
         raise ConfigurationError(f"{option}: {value!r} is no list of names")
+    if one and not names:
+        raise ConfigurationError(f"{option}: [] names no {one}; leave it out for the default")
     return names
 
 

@@ -121,15 +121,21 @@ class WeightMeasures(Measuring):
         """Say which weights are read where there are averages of them, too."""
         ran, layer = Ran(module), str(getattr(self, "layer", "") or getattr(self, "first", ""))
         ran.names = {name for name in ran.copies if f"{layer}.".startswith(f"{name}.")}
-        if weights := which_weights(trainer, module, self, ran):
+        if weights := which_weights(trainer, self, ran):
             rank_zero_warn(f"{self.user}: {weights}")
 
-    def _each(self, what: str, count: int, value: Callable[[int], Tensor | float]) -> list[float]:
-        """Return one value a replica, NaN with a warning where a network does not let itself be measured."""
+    def _each(self, what: str, measure: Callable[..., Tensor], *replicas: Iterable[Any]) -> list[float]:
+        """Return a measure of every replica, NaN with a warning where it is not defined.
+
+        Args:
+            what: Its name, for the warning.
+            measure: A function of what follows, of one replica.
+            replicas: What it takes, replica by replica.
+        """
         values = []
-        for replica in range(count):
+        for replica, given in enumerate(zip(*replicas, strict=True)):
             try:
-                values.append(float(value(replica)))
+                values.append(float(measure(*given)))
             except ConfigurationError as error:
                 # A diverged or collapsed replica must not end the fit of all the others.
                 values.append(NAN)

@@ -105,15 +105,9 @@ class FeatureAlignment(WeightMeasures):
                 teachers = self._teachers(trainer, task, networks)
                 for k in self._counts:
                     measure = f"alignment_k{k}" if len(tasks) == 1 else f"alignment_k{k}_{task}"
-                    one = partial(self._alignment, networks, teachers, k)
-                    found[name, measure] = self._each(f"{name}/{measure}", len(networks), one)
+                    one = partial(feature_alignment, k=k, similarity=self.similarity, seed=self.seed)
+                    found[name, measure] = self._each(f"{name}/{measure}", one, networks, teachers)
         return found
-
-    def _alignment(self, networks: Tensor, teachers: list[Tensor], k: int, replica: int) -> Tensor:
-        """Return the alignment of one replica."""
-        return feature_alignment(
-            networks[replica], teachers[replica], k, similarity=self.similarity, seed=self.seed
-        )
 
     def _tasks(self, module: LightningModule) -> list[str]:
         """Return the tasks whose teachers count."""

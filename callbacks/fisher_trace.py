@@ -1,6 +1,5 @@
 """How strongly the outputs for each task react to the shared weights."""
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ from torch.func import functional_call
 
 from lit_aux.callbacks._parameters import by_first_name
 from lit_aux.callbacks._task_model import TaskModel, on_device, undisturbed
+from lit_aux.callbacks.task_data import seeded
 from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.fisher_trace import check_logits, fisher_trace
@@ -74,17 +74,16 @@ class FisherTrace(TaskDiagnostic):
         sums = dict.fromkeys(sizes, 0.0)
         for task, start in self.share(trainer, work):
             x, _ = on_device(trainer, module, self.probe[task], slice(start, start + self.batch_size))
-            seed = zlib.crc32(f"{task} {start}".encode())
             trace = fisher_trace(
                 partial(_logits, _Outputs(module, model, task), places),
                 shared,
                 x,
-                generator=torch.Generator().manual_seed(seed),
+                generator=seeded(f"{task} {start}"),
                 chunk=self.chunk,
             )
             sums[task] += trace * len(x)
-        total = self.total(trainer, torch.tensor(list(sums.values()), dtype=torch.float64)).tolist()
-        return {task: {"fisher_trace": value / sizes[task]} for task, value in zip(sums, total, strict=True)}
+        totals = self.totals(trainer, sums)
+        return {task: {"fisher_trace": value / sizes[task]} for task, value in totals.items()}
 
 
 def _places(module: nn.Module) -> dict[str, list[str]]:

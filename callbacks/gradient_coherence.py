@@ -1,13 +1,10 @@
 """How much the gradients of a task's examples agree."""
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
 
-from lit_aux.callbacks._task_model import on_device
 from lit_aux.callbacks.task_data import permuted_batches
 from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
 from lit_aux.errors import ConfigurationError
@@ -70,7 +67,10 @@ class GradientCoherence(TaskDiagnostic):
             seed = f"{task} {trainer.global_step}"
             batches = permuted_batches(len(y), self.batch_size, seed=seed)[: self.num_batches]
             found = gradient_coherence(
-                self._gradients(trainer, module, task, self.share(trainer, batches)),
+                (
+                    self.gradient(module, self.loss(trainer, module, task, rows))
+                    for rows in self.share(trainer, batches)
+                ),
                 batch_size=self.batch_size,
                 total=len(y),
                 like=parameters,
@@ -81,13 +81,3 @@ class GradientCoherence(TaskDiagnostic):
                 "gradient_norm": math.sqrt(max(found.squared_norm, 0.0)),
             }
         return values
-
-    def _gradients(
-        self, trainer: Trainer, module: LightningModule, task: str, batches: list[Tensor]
-    ) -> Iterator[Sequence[Tensor]]:
-        """Yield the shared parameters' gradient of the task's loss on each batch."""
-        model = self.model(module)
-        for rows in batches:
-            x, y = on_device(trainer, module, self.probe[task], rows)
-            loss = model.task_loss(task, model.task_outputs(task, x), y)
-            yield self.gradient(module, loss)

@@ -1,5 +1,6 @@
 """Follow how few directions the input weights of hidden units lie in."""
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Literal
@@ -103,29 +104,30 @@ class KMeansInertia(WeightMeasures):
             networks, counted = stacked(weights), self._contributions(pl_module, name, weights)
             for k in self._counts:
                 measure = f"inertia_k{k}"
-                one = partial(self._inertia, networks, counted, k)
-                found[name, measure] = self._each(f"{name}/{measure}", len(networks), one)
+                one = partial(self._inertia, k)
+                found[name, measure] = self._each(f"{name}/{measure}", one, networks, counted)
         return found
 
-    def _inertia(self, networks: Tensor, counted: Tensor | None, k: int, replica: int) -> Tensor:
+    def _inertia(self, k: int, network: Tensor, unit_weights: Tensor | None) -> Tensor:
         """Return the inertia of one replica."""
         return kmeans_inertia(
-            networks[replica],
+            network,
             k,
-            unit_weights=None if counted is None else counted[replica],
+            unit_weights=unit_weights,
             reference=self.reference,
             min_norm=self.min_norm,
             seed=self.seed,
         )
 
-    def _contributions(self, module: LightningModule, name: str, weights: Tensor) -> Tensor | None:
-        """Return what each unit contributes (R, H), or None where units count equally."""
+    def _contributions(self, module: LightningModule, name: str, weights: Tensor) -> Sequence[Tensor | None]:
+        """Return what each unit of each replica contributes (H,), or None where units count equally."""
+        first = stacked(weights)
         if self.readout is None:
-            return None
-        first, readout = stacked(weights), stacked(find_one("readout", module, self.readout))
+            return [None] * len(first)
+        readout = stacked(find_one("readout", module, self.readout))
         if readout.shape[-1] != first.shape[-2] or len(readout) != len(first):
             raise ConfigurationError(
                 f"readout: {self.readout!r} of shape {tuple(readout.shape)} does not read the units of "
                 f"{name!r}, {tuple(first.shape)}; name one of shape (replicas, outputs, units)"
             )
-        return unit_contributions(first.double(), readout.double())
+        return list(unit_contributions(first.double(), readout.double()))

@@ -103,17 +103,16 @@ def training_batches(trainer: Trainer) -> Generator[Any, None, None]:
     about to do the same, and what that draws belongs to the fit.
     """
     trainer.fit_loop.setup_data()
-    return _training_batches(trainer)
 
+    def batches() -> Generator[Any, None, None]:
+        if trainer.train_dataloader is None:
+            return
+        combined = CombinedLoader(trainer.train_dataloader, _mode(trainer.fit_loop, "max_size_cycle"))
+        with _detached(combined):
+            for batch, _, _ in combined:
+                yield batch
 
-def _training_batches(trainer: Trainer) -> Generator[Any, None, None]:
-    """Iterate copies of the training loaders, combined as the fit combines them."""
-    if trainer.train_dataloader is None:
-        return
-    combined = CombinedLoader(trainer.train_dataloader, _mode(trainer.fit_loop, "max_size_cycle"))
-    with _detached(combined):
-        for batch, _, _ in combined:
-            yield batch
+    return batches()
 
 
 def _from_loaders(reader: Reader, n: int, combined: CombinedLoader, shuffle: bool) -> list[Inputs]:

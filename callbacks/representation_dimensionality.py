@@ -119,9 +119,7 @@ class RepresentationDimensionality(Measuring):
         check_choice("spatial", self.spatial, "flatten", "mean")
         check_choice("pairing", self.pairing, "feature", "sample")
         check_choice("batchnorm", self.batchnorm, "eval", "train")
-        if self.layers is not None and not self.layers:
-            raise ConfigurationError("layers: [] names no layer; leave it out for the default")
-        self.layers = names_of("layers", self.layers)
+        self.layers = names_of("layers", self.layers, "layer")
 
     def _forget(self) -> None:
         super()._forget()
@@ -187,7 +185,7 @@ class RepresentationDimensionality(Measuring):
         silent = [layer for layer in layers if layer not in self._looks]
         if silent and (self.layers is not None or not self._looks):
             raise ConfigurationError(f"layers: {silent[0]!r} does not run in forward(x); choose another")
-        self._weights = which_weights(trainer, pl_module, self, ran)
+        self._weights = which_weights(trainer, self, ran)
         if self._before is None:
             self._before = snapshot(pl_module)
 
@@ -280,24 +278,22 @@ class RepresentationDimensionality(Measuring):
         """Return one layer's row, of its activations (samples x features) where it has any."""
         notes = [note] if note else []
         x, y = (None if t is None or not bool(t.isfinite().all()) else t for t in (before, after))
-        pr_x, pr_y, ensd = math.nan, math.nan, math.nan
+        measures = math.nan, math.nan, math.nan
         if any(t is not None and found is None for t, found in ((before, x), (after, y))):
             notes.append("activations are not finite")
         elif x is not None and y is not None and (x.shape[1] == y.shape[1] or self.pairing == "sample"):
             shared = shared_dimensionality(
                 x, y, pairing=self.pairing, center=self.center, unbiased=self.unbiased
             )
-            pr_x, pr_y, ensd = float(shared.pr_x), float(shared.pr_y), float(shared.ensd)
+            measures = float(shared.pr_x), float(shared.pr_y), float(shared.ensd)
         else:
-            pr_x, pr_y = self._pr(x), self._pr(y)
+            measures = self._pr(x), self._pr(y), math.nan
             if x is not None and y is not None:
                 notes.append(f"the layer had {x.shape[1]} features before and has {y.shape[1]} now")
         return LayerDimensionality.compare(
             phase,
             layer,
-            pr_x,
-            pr_y,
-            ensd,
+            *measures,
             nested_below=self.nested_below,
             replaced_below=self.replaced_below,
             note="; ".join(notes),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -77,24 +78,16 @@ class Sharpness(TaskDiagnostic):
             weights = by_first_name(module)
             shared = [weights[name] for name in names]
             for task, number in self.share(trainer, work):
-                sums[task] += self._batch(trainer, module, shared, task, number, batches[task][number])
-        total = self.total(trainer, torch.tensor(list(sums.values()), dtype=torch.float64)).tolist()
-        return {
-            task: {"sharpness": value / len(batches[task])} for task, value in zip(sums, total, strict=True)
-        }
+                batch = widened(on_device(trainer, module, self.probe[task], batches[task][number]))
+                sums[task] += self._batch(module, shared, task, batch, number)
+        totals = self.totals(trainer, sums)
+        return {task: {"sharpness": value / len(batches[task])} for task, value in totals.items()}
 
     def _batch(
-        self,
-        trainer: Trainer,
-        module: LightningModule,
-        shared: Sequence[Tensor],
-        task: str,
-        number: int,
-        rows: Tensor,
+        self, module: LightningModule, shared: Sequence[Tensor], task: str, batch: Any, number: int
     ) -> float:
         """Return the sharpness of one batch."""
-        model = self.model(module)
-        x, y = widened(on_device(trainer, module, self.probe[task], rows))
+        (x, y), model = batch, self.model(module)
         return adaptive_sharpness(
             lambda: model.task_loss(task, model.task_outputs(task, x), y),
             shared,

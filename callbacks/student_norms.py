@@ -19,7 +19,7 @@ from lit_aux.callbacks._weight_measures import (
     rows_of,
     stacked,
 )
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import unknown_name
 from lit_aux.functional._scale import scaled_norm
 from lit_aux.functional.norms import (
     entry_share,
@@ -79,12 +79,10 @@ class StudentNorms(WeightMeasures):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tasks is not None and not self.tasks:
-            raise ConfigurationError("tasks: [] names no task; leave it out for those that train")
         for option in ("aux", "first", "readout"):
             check_text(option, getattr(self, option))
-        self.tasks = names_of("tasks", self.tasks)
-        self._counts = None if self.top_k is None else counts("top_k", self.top_k)
+        self.tasks = names_of("tasks", self.tasks, "task")
+        self.top_k = self._counts = None if self.top_k is None else counts("top_k", self.top_k)
         self._teachers: dict[tuple[str, int], Any] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -140,6 +140,11 @@ def _cpu(batch: Any, rows: slice) -> Any:
     return apply_to_collection(batch, Tensor, lambda tensor: tensor[rows].detach().cpu().clone())
 
 
+def seeded(text: str) -> torch.Generator:
+    """Return a generator whose draws a text determines, on every process and machine."""
+    return torch.Generator().manual_seed(zlib.crc32(text.encode()))
+
+
 def permuted_batches(total: int, size: int, *, seed: str) -> list[Tensor]:
     """Cut a random order of ``total`` examples into whole batches; one of all if there are fewer than that.
 
@@ -150,7 +155,7 @@ def permuted_batches(total: int, size: int, *, seed: str) -> list[Tensor]:
         size: Examples in a batch.
         seed: A text that determines the order, on every process and machine.
     """
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(zlib.crc32(seed.encode())))
+    order = torch.randperm(total, generator=seeded(seed))
     return [order[start : start + size] for start in range(0, max(total - size, 0) + 1, size)]
 
 

@@ -4,7 +4,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass
 from typing import Any, TypeVar, cast
 
 import torch
@@ -13,18 +13,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from lit_aux.callbacks._averages import Ran, which_weights
-from lit_aux.callbacks._measurements import (
-    FailedMeasurement,
-    Measuring,
-    TaskMeasurement,
-    log_scalars,
-    phase_of,
-)
+from lit_aux.callbacks._measurements import Measuring, TaskMeasurement, log_scalars, phase_of
 from lit_aux.callbacks._no_trace import told
 from lit_aux.callbacks._options import check_source, names_of
 from lit_aux.callbacks._parameters import refuse_sparse, refuse_sparse_layers, shared_parameters
 from lit_aux.callbacks._processes import Brought, total_over_processes
-from lit_aux.callbacks._task_model import TaskModel, task_model, undisturbed
+from lit_aux.callbacks._task_model import TaskModel, on_device, task_model, undisturbed
 from lit_aux.callbacks.task_data import WHAT, TaskData, phase_tasks, task_probe
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.ranges import WHOLE, check
@@ -84,9 +78,7 @@ class TaskDiagnostic(Measuring):
             self.every_n_epochs = 1
         for option in ("every_n_steps", "num_samples", "batch_size"):
             check(option, getattr(self, option), WHOLE)
-        if self.tasks is not None and not self.tasks:
-            raise ConfigurationError("tasks: [] names no task; leave it out for all that train")
-        self.tasks = names_of("tasks", self.tasks)
+        self.tasks = names_of("tasks", self.tasks, "task")
         self.shared = names_of("shared", self.shared)
 
     # What subclasses say
@@ -109,8 +101,7 @@ class TaskDiagnostic(Measuring):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
-        kinds = {len(fields(kind)): kind for kind in (TaskMeasurement, FailedMeasurement)}
-        self.results = [kinds[len(row)](*row) for row in state_dict["results"]]
+        self.results = [TaskMeasurement(*row) for row in state_dict["results"]]
         self._epochs = state_dict["epochs"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -193,7 +184,7 @@ class TaskDiagnostic(Measuring):
         phase = phase_of(module)
         known = dict.fromkeys((row.task, row.measure) for row in self.results if row.phase == phase)
         self.results += [
-            FailedMeasurement(phase, self._epochs, trainer.global_step, task, measure, math.nan, why)
+            TaskMeasurement(phase, self._epochs, trainer.global_step, task, measure, math.nan, why)
             for task, measure in known
         ]
 
@@ -213,7 +204,7 @@ class TaskDiagnostic(Measuring):
             if ran is not None:
                 stack.enter_context(ran.watching())
             yield
-        weights = "" if ran is None else which_weights(trainer, pl_module, self, ran)
+        weights = "" if ran is None else which_weights(trainer, self, ran)
         if weights:
             rank_zero_warn(f"{self.user}: {weights}")
         self._told = True
@@ -254,6 +245,12 @@ class TaskDiagnostic(Measuring):
             refuse_sparse(self.user, name, part)
         return list(found)
 
+    def loss(self, trainer: Trainer, module: LightningModule, task: str, rows: Any) -> Tensor:
+        """Return a task's loss on some rows of its examples."""
+        x, y = on_device(trainer, module, self.probe[task], rows)
+        model = self.model(module)
+        return model.task_loss(task, model.task_outputs(task, x), y)
+
     @staticmethod
     def share(trainer: Trainer, items: Sequence[Item]) -> list[Item]:
         """Return this process's part of some work, which is dealt out in turn."""
@@ -263,3 +260,8 @@ class TaskDiagnostic(Measuring):
     def total(trainer: Trainer, tensor: Tensor) -> Tensor:
         """Return the sum of a tensor over all processes, on the CPU; every process must call this."""
         return total_over_processes(trainer, tensor)
+
+    def totals(self, trainer: Trainer, sums: Mapping[str, float]) -> dict[str, float]:
+        """Return the sum over all processes of a number for each task; every process must call this."""
+        found = self.total(trainer, torch.tensor([*sums.values()], dtype=torch.float64))
+        return dict(zip(sums, found.tolist(), strict=True))

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lit_aux.callbacks._measurements import TaskMeasurement, folder_of
+from lit_aux.callbacks._measurements import folder_of
 from lit_aux.callbacks._no_trace import never_fatal
 from lit_aux.callbacks._options import names_of
 from lit_aux.callbacks._task_model import TaskModel, on_device
@@ -107,6 +107,7 @@ class TrajectoryLog(TaskDiagnostic):
     def _evaluate(self, trainer: Trainer, module: LightningModule, split: str, task: str) -> dict[str, float]:
         model = self.model(module)
         metrics = _metrics(model, task, module.device)
+        score = getattr(model, "task_score", lambda _, metric, *pair: metric.update(*pair))
         sums = torch.zeros(3, dtype=torch.float64)  # of losses, of right answers, of targets
         classified = True
         batches = task_batches(trainer, self.data, split, task, self.user)
@@ -122,7 +123,7 @@ class TrajectoryLog(TaskDiagnostic):
             right = (outputs.argmax(1) == y).sum() if classified and metrics is None else 0
             sums += torch.tensor([loss * size, float(right), size], dtype=torch.float64)
             for metric in (metrics or {}).values():
-                _score(model, task, metric, outputs, y)
+                score(task, metric, outputs, y)
         classified = not self.total(trainer, torch.tensor(float(not classified)))
         loss_sum, correct, count = self.total(trainer, sums).tolist()
         if not count:
@@ -139,7 +140,12 @@ class TrajectoryLog(TaskDiagnostic):
         named = getattr(module, "method", None) or ("MTL" if len(trained) > 1 else "STL")
         others = [c for c in trainer.callbacks if isinstance(c, TaskDiagnostic)]  # type: ignore[attr-defined]
         head = (named, _seed(trainer), "|".join(trained))
-        rows = [(*head, *row) for row in _rows(c.results for c in others)]
+        rows = [
+            (*head, row.phase, row.epoch, row.step, row.task, row.measure, repr(row.value))
+            for callback in others
+            for row in callback.results
+            if not row.note  # a measurement that failed is no point of a trajectory
+        ]
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write(folder / FILE, as_csv([COLUMNS, *rows]))
 
@@ -160,22 +166,6 @@ def _mean_loss(
         return float(mean), float(size)
     loss = float(model.task_loss(task, outputs, y).double())
     return loss, float(labels_in(module, y, task).sum()) if isinstance(y, Tensor) else len(y)
-
-
-def _score(model: TaskModel, task: str, metric: Any, outputs: Tensor, y: Any) -> None:
-    own = getattr(model, "task_score", None)
-    if own is None:
-        metric.update(outputs, y)
-    else:
-        own(task, metric, outputs, y)
-
-
-def _rows(results: Iterable[list[TaskMeasurement]]) -> Iterator[tuple[Any, ...]]:
-    for rows in results:
-        for row in rows:
-            if row.note:
-                continue  # a measurement that failed is no point of a trajectory
-            yield row.phase, row.epoch, row.step, row.task, row.measure, repr(row.value)
 
 
 def _seed(trainer: Trainer) -> Any:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from statistics import fmean
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from lit_aux.callbacks._inputs import Inputs
 from lit_aux.callbacks._measurements import log_scalars
 from lit_aux.callbacks._network import Reader, call, default_to_input, read_ahead
 from lit_aux.callbacks._no_trace import traceless
-from lit_aux.callbacks._options import names_of
+from lit_aux.callbacks._options import check_choice, names_of
 from lit_aux.callbacks._parameters import (
     READOUTS,
     by_any_name,
@@ -50,6 +51,7 @@ _UNREACHED = (
 )
 
 
+@dataclass(eq=False, repr=False)
 class WeightRescaling(BringsBack):
     """Multiplies parameters by ``factor`` at the start of a fit: once, in place, on every process.
 
@@ -92,46 +94,36 @@ class WeightRescaling(BringsBack):
             without, or with another, rescaling.
     """
 
-    names: Brought[list[str]] = Brought()
-    norm_before: Brought[float | None] = Brought()
-    norm_after: Brought[float | None] = Brought()
+    factor: float | Sequence[float]
+    _: KW_ONLY
+    preset: Preset = "all"
+    include: list[str] | None = None
+    exclude: list[str] | None = None
+    reestimate_batchnorm: bool = False
+    batchnorm_samples: int = 1000
+    to_input: Callable[[Any], Any] | None = None
 
-    def __init__(
-        self,
-        factor: float | Sequence[float],
-        *,
-        preset: Preset = "all",
-        include: list[str] | None = None,
-        exclude: list[str] | None = None,
-        reestimate_batchnorm: bool = False,
-        batchnorm_samples: int = 1000,
-        to_input: Callable[[Any], Any] | None = None,
-    ) -> None:
+    names = Brought[list[str]]()
+    norm_before = Brought[float | None]()
+    norm_after = Brought[float | None]()
+
+    def __post_init__(self) -> None:
         super().__init__()
-        given: Any = factor
-        given = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
-        check("factor", given, POSITIVE)
-        factors = [float(one) for one in given]
-        for one in factors:
-            check("factor", one, SCALE)
-        if not factors:
+        given: Any = self.factor
+        several = isinstance(given, Sequence) and not isinstance(given, str)
+        for allowed in (POSITIVE, SCALE):
+            check("factor", list(given) if several else [given], allowed)
+        if several and not given:
             raise ConfigurationError("factor: [] is no factor; give a number, or one a replica")
-        if preset not in ("all", "weights", "backbone"):
-            raise ConfigurationError(f"preset: {preset!r} is unknown; use 'all', 'weights' or 'backbone'")
-        check("batchnorm_samples", batchnorm_samples, LIMIT)
-        self.factor: float | list[float] = factors if isinstance(factor, Sequence) else factors[0]
-        self.preset = preset
-        self.include = names_of("include", include)
-        self.exclude = names_of("exclude", exclude)
-        self.reestimate_batchnorm = reestimate_batchnorm
-        self.batchnorm_samples = batchnorm_samples
-        self.to_input = to_input
+        check_choice("preset", self.preset, "all", "weights", "backbone")
+        check("batchnorm_samples", self.batchnorm_samples, LIMIT)
+        self.factor = [float(one) for one in given] if several else float(given)
+        self.include = names_of("include", self.include)
+        self.exclude = names_of("exclude", self.exclude)
         self.names = []
         self.left_out: list[str] = []
-        self.norm_before = None
-        self.norm_after = None
-        self._applied = False
-        self._warned = False
+        self.norm_before = self.norm_after = None
+        self._applied = self._warned = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start afresh in every fit; a resume restores the state after this."""
@@ -184,15 +176,9 @@ class WeightRescaling(BringsBack):
             self._reestimate(trainer, pl_module)
         else:
             self._warn_of_batchnorm(pl_module, chosen)
-        log_scalars(
-            trainer,
-            pl_module,
-            {
-                "rescale/factor": fmean(self.factor) if isinstance(self.factor, list) else self.factor,
-                "rescale/norm_before": self.norm_before,
-                "rescale/norm_after": self.norm_after,
-            },
-        )
+        factor = fmean(self.factor) if isinstance(self.factor, Sequence) else self.factor
+        values = {"factor": factor, "norm_before": self.norm_before, "norm_after": self.norm_after}
+        log_scalars(trainer, pl_module, {f"rescale/{name}": value for name, value in values.items()})
 
     def check(self, trainer: Trainer, module: nn.Module, *, started: bool = False) -> None:
         """Say now what the start of the fit would refuse.
@@ -212,7 +198,7 @@ class WeightRescaling(BringsBack):
                 f"factor: {type(average).__name__} averages weights and would undo the rescale; remove it "
                 "from callbacks, start it after the first step, or rescale the weights before the fit"
             )
-        if isinstance(self.factor, list):
+        if isinstance(self.factor, Sequence):
             for name, parameter in chosen.items():
                 if parameter.ndim == 0 or len(parameter) != len(self.factor):
                     raise ConfigurationError(
@@ -258,11 +244,10 @@ class WeightRescaling(BringsBack):
         left = {name: p for name, p in by_first_name(module).items() if id(p) not in ids}
         self.left_out = list(left)
         integers = integer_names(left)
-        others = [name for name in left if name not in readout and name not in integers]
         kinds = {
             "the readout": [name for name in left if name in readout],
             "integer or quantised": list(integers.values()),
-            "as asked": others,
+            "as asked": [name for name in left if name not in readout and name not in integers],
         }
         parts = [f"{listed(names)} ({kind})" for kind, names in kinds.items() if names]
         if parts:
@@ -271,7 +256,7 @@ class WeightRescaling(BringsBack):
     @torch.no_grad()
     def _scale(self, parameter: nn.Parameter) -> None:
         """Multiply in place; one replica after another, so that each is scaled as it would be alone."""
-        if not isinstance(self.factor, list):
+        if not isinstance(self.factor, Sequence):
             parameter.mul_(self.factor)
             return
         for replica, factor in enumerate(self.factor):
@@ -279,7 +264,6 @@ class WeightRescaling(BringsBack):
 
     def _reestimate(self, trainer: Trainer, module: LightningModule) -> None:
         """Compute the statistics of batch normalization anew on this fit's training data."""
-
         if not batchnorm_layers(module):
             return
         reader = Reader(trainer, module, self.to_input, training=True)
