@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -10,6 +10,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+
+from lit_aux.callbacks._no_trace import attached
 
 _CLASS = re.compile(r"EMA|Ema(?![a-z])|MovingAverage|WeightAverag|AveragedModel|Polyak")
 _NAME = re.compile(r"(^|_)(ema|swa|polyak|average|averaged|shadow)(_|$)")
@@ -58,16 +60,14 @@ class Ran:
         self.copies = averaged_copies(module)
         self.names: set[str] = set()
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self) -> AbstractContextManager[None]:
         """Note what runs meanwhile."""
-        with ExitStack() as stack:
-            for name, copy in self.copies.items():
-                if isinstance(copy, nn.Module):
-                    for part in copy.modules():
-                        hook = part.register_forward_pre_hook(lambda *_, name=name: self.names.add(name))
-                        stack.callback(hook.remove)
-            yield
+        return attached(
+            part.register_forward_pre_hook(lambda *_, name=name: self.names.add(name))
+            for name, copy in self.copies.items()
+            if isinstance(copy, nn.Module)
+            for part in copy.modules()
+        )
 
     def told(self) -> str:
         """Say which weights were measured; nothing where the module holds no averages."""

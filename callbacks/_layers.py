@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
 
 from lit_aux.callbacks._inputs import Inputs, fitting, lengths_mask, moved, pads, parts_of, slices, tensors_of
 from lit_aux.callbacks._network import call
-from lit_aux.callbacks._no_trace import fixed_rng, traceless
+from lit_aux.callbacks._no_trace import attached, fixed_rng, traceless
 from lit_aux.callbacks._parameters import clean, is_readout, match
 from lit_aux.errors import ConfigurationError
 
@@ -130,19 +130,17 @@ def _network_layers(net: nn.Module) -> list[str]:
     return [clean(name) for name in names]
 
 
-@contextmanager
-def hooked(module: nn.Module, layers: Iterable[str], record: Record) -> Iterator[None]:
+def hooked(module: nn.Module, layers: Iterable[str], record: Record) -> AbstractContextManager[None]:
     """Call ``record(layer, output)`` whenever a layer has run; every hook is gone afterwards.
 
     Layers that do not exist are left out.
     """
     named = named_layers(module)
-    with ExitStack() as stack:
-        for name in layers:
-            if name in named:
-                hook = named[name].register_forward_hook(lambda *given, name=name: record(name, given[-1]))
-                stack.callback(hook.remove)
-        yield
+    return attached(
+        named[name].register_forward_hook(lambda *given, name=name: record(name, given[-1]))
+        for name in layers
+        if name in named
+    )
 
 
 def first_tensor(layer: str, output: object) -> Tensor | PackedSequence:

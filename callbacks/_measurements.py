@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 
@@ -105,7 +105,7 @@ class TaskMeasurement:
         task: The task's name.
         measure: The measure's name, such as ``"sharpness"`` or ``"train_loss"``.
         value: Its value; NaN where measuring failed.
-        note: Why there is no value; mostly empty.
+        note: Why there is no value; empty but for a :class:`FailedMeasurement`.
     """
 
     phase: str
@@ -114,7 +114,18 @@ class TaskMeasurement:
     task: str
     measure: str
     value: float
-    note: str = ""
+    note: ClassVar[str] = ""
+
+
+@dataclass(frozen=True)
+class FailedMeasurement(TaskMeasurement):
+    """A row that says that a measure of a task could not be taken.
+
+    Attributes:
+        note: Why there is no value.
+    """
+
+    note: str  # type: ignore[misc]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import fields, is_dataclass
 from itertools import chain, islice
 from typing import Any, TypeVar
@@ -13,7 +12,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from lit_aux.callbacks._inputs import GIVEN, Inputs, Mask, candidates, first_sizes, size_of
-from lit_aux.callbacks._no_trace import told, traceless
+from lit_aux.callbacks._no_trace import attached, told, traceless
 from lit_aux.callbacks._options import asked, name_of
 from lit_aux.callbacks._parameters import uncompiled
 from lit_aux.errors import ConfigurationError
@@ -117,18 +116,18 @@ class Reader:
             found.append(Inputs(args, kwargs))
             raise _Caught
 
-        with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-            stack.enter_context(traceless(self.trainer, self.module))
+        layers = [layer for layer in self.module.modules() if layer is not self.module]
+        layers = [layer for layer in layers if next(layer.parameters(recurse=False), None) is not None]
+        with (
+            torch.no_grad(),
+            torch.compiler.set_stance("force_eager"),
+            traceless(self.trainer, self.module),
+            attached(layer.register_forward_pre_hook(lambda m, _: ran.append(m)) for layer in layers),
+            self.trainer.precision_plugin.forward_context(),
+        ):
             self.module.eval()
-            for layer in self.module.modules():
-                if layer is not self.module and next(layer.parameters(recurse=False), None) is not None:
-                    hook = layer.register_forward_pre_hook(lambda m, _: ran.append(m))
-                    stack.callback(hook.remove)
             if self.network is not None:  # also where code calls forward by its name
                 vars(self.network)["forward"] = catch
-            stack.enter_context(self.trainer.precision_plugin.forward_context())
             try:
                 run_step(self.module, Inputs((batch,), step=step, loader=loader))
             except _Caught:

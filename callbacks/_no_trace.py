@@ -2,14 +2,15 @@
 
 What may change has one context each that puts it back, also after an error: :func:`traceless` all that a
 module holds beside its weights, and the Trainer's loggers; :func:`swapped` and :func:`full_precision` the
-weights; :func:`fixed_rng` the random states; and :func:`never_fatal` lets the fit go on where looking failed.
+weights; :func:`attached` hooks; :func:`fixed_rng` the random states. :func:`never_fatal` lets the fit go on
+where looking failed.
 """
 
 import copy
 import random
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -23,6 +24,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils.hooks import RemovableHandle
 
 from lit_aux.callbacks._parameters import clean
 
@@ -155,16 +157,14 @@ def _remember(value: Any, depth: int) -> Callable[[], object] | None:
         return lambda: None if torch.equal(value, copied) else _fill(value, copied)
     if isinstance(value, torch.Generator):
         return partial(value.set_state, value.get_state())
-    if depth and isinstance(value, list | dict | set | deque):
-        held = copy.copy(value)
-        members = list(value.values()) if isinstance(value, dict) else list(value)
-        inner = [r for m in members[:10_000] if (r := _remember(m, depth - 1)) is not None]
-        return lambda: _refill(value, held, inner)
-    if depth and _plain_object(value):
-        state_before = dict(vars(value))
-        inner = [r for m in state_before.values() if (r := _remember(m, depth - 1)) is not None]
-        return lambda: _refill(vars(value), state_before, inner)
-    return None
+    container = isinstance(value, list | dict | set | deque)
+    if not depth or not (container or _plain_object(value)):
+        return None
+    held = value if container else vars(value)
+    before = copy.copy(held)
+    members = list(held.values()) if isinstance(held, dict) else list(held)
+    inner = [r for m in members[:10_000] if (r := _remember(m, depth - 1)) is not None]
+    return lambda: _refill(held, before, inner)
 
 
 def _plain_object(value: Any) -> bool:
@@ -191,6 +191,18 @@ def _refill(held: Any, before: Any, inner: list[Callable[[], object]]) -> None:
     put(before)
     for restore in inner:
         restore()
+
+
+@contextmanager
+def attached(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Remove hooks that were just registered when the block ends."""
+    handles: list[RemovableHandle] = []
+    try:
+        handles.extend(hooks)
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

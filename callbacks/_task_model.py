@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.data import extract_batch_size
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-from lit_aux.callbacks._no_trace import fixed_rng, traceless
+from lit_aux.callbacks._no_trace import attached, fixed_rng, traceless
 from lit_aux.callbacks.probe import transfer
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.batchnorm import batchnorm_layers, reestimate_batchnorm, uncompiled
@@ -154,15 +154,8 @@ def _reached(
 ) -> set[nn.Module]:
     """Return the batch-normalization layers that run for a task, from a pass on one example."""
     found: set[nn.Module] = set()
-    hooks = [
-        layer.register_forward_pre_hook(lambda layer, _: found.add(layer))
-        for layer in batchnorm_layers(module)
-    ]
-    try:
-        if hooks:
-            with torch.no_grad(), uncompiled():
-                model.task_outputs(task, on_device(trainer, module, batch, slice(0, 1))[0])
-    finally:
-        for hook in hooks:
-            hook.remove()
+    if layers := batchnorm_layers(module):
+        hooks = (layer.register_forward_pre_hook(lambda layer, _: found.add(layer)) for layer in layers)
+        with attached(hooks), torch.no_grad(), uncompiled():
+            model.task_outputs(task, on_device(trainer, module, batch, slice(0, 1))[0])
     return found

@@ -231,7 +231,7 @@ def check_counts(k: Iterable[int], units: int, layer: str) -> None:
         )
 
 
-def phase_tasks(module: object, tasks: Iterable[str] | str | None) -> list[str]:
+def chosen_tasks(module: object, tasks: Iterable[str] | str | None) -> list[str]:
     """Return the tasks given, else those of the module's phase; none where there are no phases."""
     if tasks is not None:
         return [tasks] if isinstance(tasks, str) else list(tasks)

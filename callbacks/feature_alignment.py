@@ -13,9 +13,9 @@ from lit_aux.callbacks._weight_measures import (
     Measures,
     WeightMeasures,
     check_counts,
+    chosen_tasks,
     counts,
     find_weights,
-    phase_tasks,
     stacked,
 )
 from lit_aux.errors import ConfigurationError
@@ -111,7 +111,7 @@ class FeatureAlignment(WeightMeasures):
 
     def _tasks(self, module: LightningModule) -> list[str]:
         """Return the tasks whose teachers count."""
-        known = phase_tasks(module, self.tasks)
+        known = chosen_tasks(module, self.tasks)
         return known if known and (self.tasks is not None or "main" not in known) else ["main"]
 
     def _teachers(self, trainer: Trainer, task: str, networks: Tensor) -> list[Tensor]:

@@ -13,9 +13,9 @@ from lit_aux.callbacks._options import check_text, names_of
 from lit_aux.callbacks._weight_measures import (
     Measures,
     WeightMeasures,
+    chosen_tasks,
     counts,
     find_one,
-    phase_tasks,
     rows_of,
     stacked,
 )
@@ -109,7 +109,7 @@ class StudentNorms(WeightMeasures):
     def _linear(self, trainer: Trainer, module: LightningModule) -> Measures:
         """Measure a student given by coefficients, and its teachers."""
         net: Any = getattr(module, "net", module)
-        tasks = phase_tasks(module, self.tasks)
+        tasks = chosen_tasks(module, self.tasks)
         betas = {task: _float64(net.coefficients(task)) for task in tasks}
         betas = betas or {"main": _float64(net.coefficients())}
         count = len(next(iter(betas.values())))
@@ -138,7 +138,7 @@ class StudentNorms(WeightMeasures):
         """Measure a student given by input and output weights, and its teachers."""
         first = _float64(find_one("first", module, self.first))
         readout = _float64(find_one("readout", module, self.readout))
-        tasks = phase_tasks(module, self.tasks)
+        tasks = chosen_tasks(module, self.tasks)
         net, outputs = getattr(module, "net", module), readout.shape[1]
         rows = [readout[:, rows_of(net, task, outputs)] for task in tasks] or [readout]
         # One slice a task, unless the module does not tell which rows are whose.

@@ -4,7 +4,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import Any, TypeVar, cast
 
 import torch
@@ -13,7 +13,13 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from lit_aux.callbacks._averages import Ran, which_weights
-from lit_aux.callbacks._measurements import Measuring, TaskMeasurement, log_scalars, phase_of
+from lit_aux.callbacks._measurements import (
+    FailedMeasurement,
+    Measuring,
+    TaskMeasurement,
+    log_scalars,
+    phase_of,
+)
 from lit_aux.callbacks._no_trace import told
 from lit_aux.callbacks._options import check_source, names_of
 from lit_aux.callbacks._parameters import refuse_sparse, refuse_sparse_layers, shared_parameters
@@ -101,7 +107,8 @@ class TaskDiagnostic(Measuring):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
-        self.results = [TaskMeasurement(*row) for row in state_dict["results"]]
+        kinds = {len(fields(kind)): kind for kind in (TaskMeasurement, FailedMeasurement)}
+        self.results = [kinds[len(row)](*row) for row in state_dict["results"]]
         self._epochs = state_dict["epochs"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -184,7 +191,7 @@ class TaskDiagnostic(Measuring):
         phase = phase_of(module)
         known = dict.fromkeys((row.task, row.measure) for row in self.results if row.phase == phase)
         self.results += [
-            TaskMeasurement(phase, self._epochs, trainer.global_step, task, measure, math.nan, why)
+            FailedMeasurement(phase, self._epochs, trainer.global_step, task, measure, math.nan, why)
             for task, measure in known
         ]
 
