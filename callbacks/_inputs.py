@@ -1,15 +1,30 @@
-"""What a network is called with: any collection of tensors, ragged ones too, cut into rows and joined."""
+"""What a network is called with: any collection of tensors, ragged and padded ones too, cut and joined."""
 
 import copy
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from lit_aux.errors import ConfigurationError, unknown_name
+
+Mask = str | Callable[[Any], Tensor] | Literal[False] | None
+"""Where the mask of padded inputs comes from: found in the batch (None), the name that it has there, a
+function of the batch that returns (n, positions), True where an input is real, or False for none."""
+
+GIVEN = "mask="
+_NAME = re.compile(r"(^|_)(masks?|pad|padding)$")
+_OF_SCORES = re.compile(r"^(src|tgt|memory|attn)_mask$|causal")
+_LENGTHS = re.compile(r"^(\w+_)?(lengths?|lens?)$|^lengths?_\w+$")
+_REAL = re.compile(r"(^|_)(attention|attn|valid|token|input|pixel)_mask(s)?$")
+_PADDING = re.compile(r"key_padding_mask$")
 
 
 @dataclass
@@ -34,24 +49,36 @@ class Inputs:
     loader: int = 0
 
 
-def mapped(value: Any, function: Callable[[Any], Any]) -> Any:
-    """Apply a function to every tensor (and packed sequence) in a collection, whatever holds them."""
-    if isinstance(value, Tensor | PackedSequence):
+def mapped(
+    value: Any, function: Callable[[Any], Any], leaf: Callable[[Any], bool] = lambda value: False
+) -> Any:
+    """Apply a function to every tensor (and packed sequence) in a collection, whatever holds them.
+
+    Args:
+        value: The collection.
+        function: What to apply.
+        leaf: Which collections it is applied to as they are.
+    """
+    if isinstance(value, Tensor | PackedSequence) or leaf(value):
         return function(value)
     if isinstance(value, Mapping):
-        return rebuilt(value, {key: mapped(inner, function) for key, inner in value.items()})
+        return _rebuilt(value, {key: mapped(inner, function, leaf) for key, inner in value.items()})
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(mapped(inner, function) for inner in value))
+        return type(value)(*(mapped(inner, function, leaf) for inner in value))
     if isinstance(value, list | tuple):
-        return type(value)(mapped(inner, function) for inner in value)
+        return type(value)(mapped(inner, function, leaf) for inner in value)
     if is_dataclass(value) and not isinstance(value, type):
-        return _with_fields(value, lambda inner: mapped(inner, function))
+        made = copy.copy(value)
+        for one in fields(value):
+            if hasattr(value, one.name):  # also where the class is frozen
+                object.__setattr__(made, one.name, mapped(getattr(value, one.name), function, leaf))
+        return made
     if not isinstance(value, type) and callable(getattr(value, "to", None)):
         return function(value)  # somebody's batch object, which knows how to move
     return value
 
 
-def rebuilt(like: Mapping[Any, Any], members: dict[Any, Any]) -> Any:
+def _rebuilt(like: Mapping[Any, Any], members: dict[Any, Any]) -> Any:
     """Return a mapping of the same kind with other members."""
     if type(like) is dict:
         return members
@@ -65,15 +92,6 @@ def rebuilt(like: Mapping[Any, Any], members: dict[Any, Any]) -> Any:
         except Exception:
             return members
         return made
-
-
-def _with_fields(value: Any, function: Callable[[Any], Any]) -> Any:
-    """Return a copy of a dataclass instance, frozen ones too, with every field changed."""
-    made = copy.copy(value)
-    for one in fields(value):
-        if hasattr(value, one.name):
-            object.__setattr__(made, one.name, function(getattr(value, one.name)))
-    return made
 
 
 def tensors_of(value: Any) -> list[Tensor]:
@@ -112,6 +130,15 @@ def size_of(value: Any) -> int:
     return max(votes, key=lambda size: votes[size]) if votes else 0
 
 
+def parts_of(value: Any) -> list[Any]:
+    """Return what a collection holds: values of a mapping, fields of a dataclass, members of a list."""
+    if isinstance(value, Mapping):
+        return list(value.values())
+    if is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, one.name, None) for one in fields(value)]
+    return list(value) if isinstance(value, list | tuple) else []
+
+
 def first_sizes(value: Any) -> Iterator[int]:
     """Yield the first dimension of each member of a batch: what it says of the number of samples."""
     if isinstance(value, PackedSequence):
@@ -119,14 +146,8 @@ def first_sizes(value: Any) -> Iterator[int]:
     elif isinstance(value, Tensor):
         if value.ndim:
             yield value.size(0)
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from first_sizes(inner)
-    elif is_dataclass(value) and not isinstance(value, type):
-        for one in fields(value):
-            yield from first_sizes(getattr(value, one.name, None))
-    elif isinstance(value, list | tuple):
-        inside = [size for inner in value for size in first_sizes(inner)]
+    else:
+        inside = [size for inner in parts_of(value) for size in first_sizes(inner)]
         ragged = isinstance(value, list) and len({*inside}) > 1 and len(inside) == len(value)
         if inside and not ragged:
             yield from inside
@@ -138,27 +159,22 @@ def rows(value: Any, total: int, start: int, stop: int) -> Any:
     """Return some samples of a collection; what has another first dimension than ``total`` stays whole."""
     if start <= 0 and stop >= total:
         return value
-    if isinstance(value, PackedSequence):
-        padded, lengths = pad_packed_sequence(value, batch_first=True)
-        chosen, sizes = padded[start:stop], lengths[start:stop]
-        return pack_padded_sequence(chosen, sizes, batch_first=True, enforce_sorted=False)
-    if isinstance(value, Tensor):
-        if not value.ndim or value.size(0) != total:
-            return value
-        if value.is_nested:
-            return torch.nested.as_nested_tensor(list(value.unbind())[start:stop], layout=value.layout)
-        return value[start:stop]
-    if isinstance(value, Mapping):
-        return rebuilt(value, {key: rows(inner, total, start, stop) for key, inner in value.items()})
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(rows(inner, total, start, stop) for inner in value))
-    if isinstance(value, list | tuple):
-        if isinstance(value, list) and len(value) == total and total not in {*first_sizes(value[0])}:
-            return value[start:stop]  # one member a sample
-        return type(value)(rows(inner, total, start, stop) for inner in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return _with_fields(value, lambda inner: rows(inner, total, start, stop))
-    return value
+
+    def a_member_a_sample(part: Any) -> bool:
+        return isinstance(part, list) and len(part) == total and total not in {*first_sizes(part[0])}
+
+    def cut(leaf: Any) -> Any:
+        if isinstance(leaf, PackedSequence):
+            padded, lengths = pad_packed_sequence(leaf, batch_first=True)
+            chosen, sizes = padded[start:stop], lengths[start:stop]
+            return pack_padded_sequence(chosen, sizes, batch_first=True, enforce_sorted=False)
+        if isinstance(leaf, Tensor) and leaf.ndim and leaf.size(0) == total:
+            if leaf.is_nested:
+                return torch.nested.as_nested_tensor(list(leaf.unbind())[start:stop], layout=leaf.layout)
+            return leaf[start:stop]
+        return leaf[start:stop] if isinstance(leaf, list) else leaf
+
+    return mapped(value, cut, a_member_a_sample)
 
 
 def slices(inputs: Any, size: int) -> list[Any]:
@@ -206,3 +222,118 @@ def _plain(piece: Inputs) -> bool:
         isinstance(t, Tensor) and not t.is_nested and t.ndim > 0 and len(t) == piece.size
         for t in _flat(piece)
     )
+
+
+def candidates(named: Mapping[str, Any], size: int) -> dict[str, Tensor]:
+    """Return what may be a mask, or the lengths of sequences, among named members of a batch or call.
+
+    Args:
+        named: The members.
+        size: Number of samples.
+    """
+    found: dict[str, Tensor] = {}
+    for name, value in named.items():
+        if not isinstance(value, Tensor) or value.is_nested or not value.ndim or len(value) != size:
+            continue
+        if _NAME.search(name) and value.ndim > 1:
+            if _OF_SCORES.search(name) and value.shape[0] == value.shape[1]:
+                continue  # (positions, positions), by chance as many as samples
+            inner = [d for d in value.shape[1:] if d != 1] if value.ndim > 2 else list(value.shape[1:])
+            found[name] = value.reshape(size, *inner)
+        elif _LENGTHS.search(name) and value.ndim == 1 and not value.is_floating_point():
+            found[name] = value
+    return found
+
+
+def resolved(found: Iterable[Mapping[str, Tensor]], mask: Mask) -> list[dict[str, Tensor]]:
+    """Say of every candidate which positions are real, in the same way for all pieces of a probe.
+
+    Names with a fixed meaning are believed: ``attention_mask`` is true where an input is real, torch's
+    ``..._key_padding_mask`` where it is padding. Others are read off the data: no sample is all padding.
+
+    Args:
+        found: The candidates of every piece, see :func:`candidates`.
+        mask: The option.
+
+    Returns:
+        For every piece the masks by name, boolean and true where an input is real; lengths stay as they are.
+
+    Raises:
+        ConfigurationError: If ``mask`` names what is not there, or what may mean either.
+    """
+    pieces = [dict(each) for each in found]
+    names = list(dict.fromkeys(name for piece in pieces for name in piece))
+    if mask is False:
+        return [{} for _ in pieces]
+    if mask is not None and not callable(mask) and not isinstance(mask, str):
+        raise ConfigurationError(f"mask: {mask!r} is no name, no function of a batch, and not false")
+    if isinstance(mask, str):
+        if mask not in names:
+            raise unknown_name("mask", mask, names)
+        names = [mask]
+    elif mask is not None:
+        names = [GIVEN]
+    for name in names:
+        values = [piece[name] for piece in pieces if name in piece]
+        if values[0].ndim == 1:
+            continue
+        meant = True if name == GIVEN else _meaning(name, values)
+        if meant is None:
+            how = f"mask: {name!r} may be true for what is real or for padding"
+            if isinstance(mask, str):
+                raise ConfigurationError(f"{how}; give a function of the batch that returns what is real")
+            rank_zero_warn(f"{how}, so that it is not used; give mask= (or False)")
+        for piece in pieces:
+            if name in piece:
+                value = piece.pop(name)
+                if meant is not None:
+                    piece[name] = _true(value) == meant
+    return [{name: value for name, value in piece.items() if name in names} for piece in pieces]
+
+
+def _true(mask: Tensor) -> Tensor:
+    """Return where a mask is set; an additive one is set where it takes something away."""
+    return mask < 0 if mask.is_floating_point() and bool((mask < 0).any()) else mask != 0
+
+
+def _meaning(name: str, masks: list[Tensor]) -> bool | None:
+    """Return whether a mask is set where inputs are real (True) or padding (False); None if either may be."""
+    if any(m.is_floating_point() and bool((m < 0).any()) for m in masks):
+        return False  # added to the scores of attention
+    if any(bool(((m != 0) & (m != 1)).any()) for m in masks):
+        return None
+    if _PADDING.search(name):
+        return False
+    if _REAL.search(name):
+        return True
+    rows = torch.cat(
+        [torch.stack([_true(m).flatten(1).all(1), ~_true(m).flatten(1).any(1)]) for m in masks], 1
+    )
+    full, empty = rows.any(1).tolist()
+    if full != empty:
+        return bool(full)
+    return False if "pad" in name and not full else None
+
+
+def pads(mask: Tensor) -> bool:
+    """Whether a mask, or lengths, say that something is padding."""
+    return bool(mask.min() < mask.max()) if mask.ndim == 1 else not bool(mask.all())
+
+
+def lengths_mask(lengths: Tensor, positions: int) -> Tensor:
+    """Return (n, positions), true for the first positions of every sample."""
+    return torch.arange(positions, device=lengths.device)[None] < lengths[:, None]
+
+
+def fitting(masks: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor | None:
+    """Return the mask of a shape (n, positions, ...), if there is one and no other that says otherwise."""
+    fits = [mask for mask in masks.values() if tuple(mask.shape) == shape]
+    if not fits and len(shape) == 2:
+        lengths = [
+            m for m in masks.values() if m.ndim == 1 and len(m) == shape[0] and int(m.max()) <= shape[1]
+        ]
+        exact = [m for m in lengths if int(m.min()) >= 0]
+        fits = [lengths_mask(m, shape[1]) for m in exact]
+    if not fits or any(not torch.equal(fits[0], other) for other in fits[1:]):
+        return None
+    return fits[0]

@@ -1,17 +1,37 @@
-"""Which layers are measured, and recording what they give."""
+"""Which layers of a network are measured, and what they give as (samples x features)."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import fields, is_dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Literal
 
+import torch
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
-from torch.nn.utils.rnn import PackedSequence
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
 
-from lit_aux.callbacks._names import clean, is_readout, match
+from lit_aux.callbacks._inputs import Inputs, fitting, lengths_mask, moved, pads, parts_of, slices, tensors_of
+from lit_aux.callbacks._network import call
+from lit_aux.callbacks._no_trace import attached, fixed_rng, traceless
+from lit_aux.callbacks._parameters import clean, is_readout, match
 from lit_aux.errors import ConfigurationError
 
 Record = Callable[[str, object], None]
+Spatial = Literal["flatten", "mean"]
+
+_CHANNELS_FIRST = (
+    "Conv",
+    "MaxPool",
+    "AvgPool",
+    "AdaptiveMaxPool",
+    "AdaptiveAvgPool",
+    "BatchNorm",
+    "InstanceNorm",
+)
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
 
 def named_layers(module: nn.Module) -> dict[str, nn.Module]:
@@ -67,9 +87,6 @@ def default_layers(module: nn.Module) -> list[str]:
     return [name for name in named if name in set(useful)]
 
 
-_CONTAINERS = (nn.ModuleList, nn.ModuleDict)
-
-
 def _has_parameters(module: nn.Module) -> bool:
     """Whether any parameter lies in ``module``."""
     return next(module.parameters(), None) is not None
@@ -113,22 +130,17 @@ def _network_layers(net: nn.Module) -> list[str]:
     return [clean(name) for name in names]
 
 
-@contextmanager
-def hooked(module: nn.Module, layers: Iterable[str], record: Record) -> Iterator[None]:
+def hooked(module: nn.Module, layers: Iterable[str], record: Record) -> AbstractContextManager[None]:
     """Call ``record(layer, output)`` whenever a layer has run; every hook is gone afterwards.
 
     Layers that do not exist are left out.
     """
     named = named_layers(module)
-
-    def hook_for(name: str) -> Callable[[nn.Module, object, object], None]:
-        return lambda _module, _inputs, output: record(name, output)
-
-    with ExitStack() as stack:
-        for name in layers:
-            if name in named:
-                stack.callback(named[name].register_forward_hook(hook_for(name)).remove)
-        yield
+    return attached(
+        named[name].register_forward_hook(lambda *given, name=name: record(name, given[-1]))
+        for name in layers
+        if name in named
+    )
 
 
 def first_tensor(layer: str, output: object) -> Tensor | PackedSequence:
@@ -146,10 +158,272 @@ def _first(output: object) -> Tensor | PackedSequence | None:
         return output.detach()
     if isinstance(output, PackedSequence):
         return output
-    if is_dataclass(output) and not isinstance(output, type) and not isinstance(output, Mapping):
-        values: Iterable[object] = (getattr(output, one.name, None) for one in fields(output))
-    elif isinstance(output, Mapping):
-        values = output.values()
-    else:
-        values = output if isinstance(output, tuple | list) else ()
-    return next((found for value in values if (found := _first(value)) is not None), None)
+    return next((found for value in parts_of(output) if (found := _first(value)) is not None), None)
+
+
+def samples_first(
+    name: str, layer: nn.Module, output: Tensor | PackedSequence, inputs: Inputs
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return a layer's output with samples first, and the masks that tell of its positions.
+
+    Packed and nested sequences are padded and know their own lengths; (positions, n, width) of layers with
+    ``batch_first=False`` is turned; tokens that were flattened, (n x positions, width), or the real ones
+    alone, become (n, positions, width) again.
+
+    Raises:
+        ConfigurationError: If the samples cannot be told apart.
+    """
+    n, masks = inputs.size, inputs.masks
+    if isinstance(output, PackedSequence):
+        padded, lengths = pad_packed_sequence(output, batch_first=True)
+        return padded, {"lengths": lengths_mask(lengths, padded.shape[1]).to(padded.device)}
+    if output.is_nested:
+        parts = list(output.unbind())
+        lengths = torch.tensor([len(part) for part in parts], device=parts[0].device)
+        padded = pad_sequence(parts, batch_first=True)
+        return padded, {"lengths": lengths_mask(lengths, padded.shape[1])}
+    if output.ndim > 2 and output.shape[1] == n and (len(output) != n or _batch_second(layer)):
+        output = output.transpose(0, 1)
+    if output.ndim and len(output) == n:
+        return output, dict(masks)
+    unfolded = _unfolded(output, inputs)
+    if unfolded is None:
+        raise ConfigurationError(
+            f"layers: {name!r} gives shape {tuple(output.shape)} for {n} samples; "
+            "the first dimension must be the samples"
+        )
+    return unfolded, dict(masks)
+
+
+def _batch_second(layer: nn.Module) -> bool:
+    """Whether a layer says that its second dimension is the samples."""
+    inner = getattr(layer, "layers", None)
+    first = inner[0] if isinstance(inner, nn.ModuleList) and len(inner) else layer
+    for one in (layer, getattr(first, "self_attn", first)):
+        told = getattr(one, "batch_first", None)
+        if isinstance(told, bool):
+            return not told
+    return False
+
+
+def _unfolded(output: Tensor, inputs: Inputs) -> Tensor | None:
+    """Return (n, positions, ...) of flattened tokens; None where it cannot be told which is whose."""
+    if not output.ndim:
+        return None
+    tokens = [t for t in tensors_of((inputs.args, inputs.kwargs)) if not t.is_nested]
+    shapes = {tuple(m.shape) for m in inputs.masks.values() if m.ndim == 2}
+    shapes |= {tuple(t.shape[:2]) for t in tokens if t.ndim > 1 and len(t) == inputs.size}
+    if any(n * length == len(output) for n, length in shapes) and len(output) % inputs.size == 0:
+        return output.reshape(inputs.size, -1, *output.shape[1:])
+    for shape in shapes:
+        mask = fitting(inputs.masks, shape)
+        if mask is not None and int(mask.sum()) == len(output):
+            whole = output.new_zeros(*shape, *output.shape[1:])
+            whole[mask.to(output.device)] = output
+            return whole
+    return None
+
+
+def reduce_positions(
+    output: Tensor,
+    spatial: Spatial,
+    masks: Mapping[str, Tensor] | None = None,
+    layer: nn.Module | None = None,
+) -> tuple[Tensor, bool]:
+    """Make (samples x features), or (samples x tokens x width) of flattened tokens, of a layer's output.
+
+    ``"flatten"`` counts every position as features of its own, padded ones as 0; ``"mean"`` averages over the
+    real positions first: the trailing dimensions of (n, channels, height, width), the middle one of (n,
+    tokens, width), the last one of what a one-dimensional convolution gives, (n, channels, length).
+
+    Returns:
+        The features, and whether positions that are not real were left out as far as masks are known.
+    """
+    if output.ndim < 3:
+        return output.reshape(len(output), -1), True
+    masks = masks or {}
+    last = output.ndim > 3 or _channels_first(layer, output, masks)
+    positions = output.shape[2:] if last else output.shape[1:2]
+    mask = fitting(masks, (len(output), *positions))
+    if mask is not None:
+        mask = mask.to(output.device)
+        wide = mask[:, None] if last else mask[:, :, None]
+        output = torch.where(wide, output, torch.zeros_like(output))
+    told = mask is not None or not any(pads(m) for m in masks.values())
+    if spatial == "flatten":
+        return (output if output.ndim == 3 and not last else output.flatten(1)), told
+    dims = tuple(range(2, output.ndim)) if last else (1,)
+    if mask is None:
+        return output.mean(dims), told
+    count = mask.flatten(1).sum(1).clamp(min=1)
+    return output.sum(dims) / count[:, None].to(output.dtype), told
+
+
+def _channels_first(layer: nn.Module | None, output: Tensor, masks: Mapping[str, Tensor]) -> bool:
+    """Whether (n, a, b) is (n, channels, length): by its mask, else by the kind of layer."""
+    n, a, b = output.shape
+    second, third = (fitting(masks, (n, length)) is not None for length in (a, b))
+    if second != third:
+        return third
+    return type(layer).__name__.startswith(_CHANNELS_FIRST) and type(layer).__module__.startswith("torch.nn")
+
+
+@contextmanager
+def _every_layer_runs() -> Iterator[None]:
+    """Switch off what skips hooks: code that was compiled, and the fused path of torch's transformers."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def run(
+    trainer: Trainer,
+    module: LightningModule,
+    chunks: Iterable[Inputs],
+    layers: Iterable[str],
+    record: Callable[[int, str, object], None],
+    *,
+    batch_statistics: bool = False,
+) -> None:
+    """Run ``module`` on chunks of inputs, calling ``record(chunk number, layer, output)`` as layers run.
+
+    Compiled modules run uncompiled, and transformers layer by layer, since hooks are not called otherwise.
+    Precision is the Trainer's; gradients are off; nothing about the module or the random state has changed
+    afterwards.
+
+    Raises:
+        ConfigurationError: If the network cannot be called with the inputs.
+    """
+    number = 0
+    with (
+        fixed_rng(),
+        torch.no_grad(),
+        _every_layer_runs(),
+        traceless(trainer, module),
+        hooked(module, layers, lambda layer, output: record(number, layer, output)),
+    ):
+        module.eval()
+        for norm in (m for m in module.modules() if batch_statistics and isinstance(m, _BatchNorm)):
+            norm.training = True
+        for number, chunk in enumerate(chunks):  # noqa: B007  which the recorder reads
+            call(trainer, module, moved(chunk, trainer.strategy.root_device))
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a layer gives for the first two inputs of a probe.
+
+    Attributes:
+        size: Bytes for each sample.
+        sums: The sums of its numbers, of their sizes and of their squares, to know them again.
+    """
+
+    size: int
+    sums: tuple[float, float, float]
+
+    def same(self, other: "Look | None") -> bool:
+        """Whether another look saw the same numbers, but for rounding."""
+        if other is None or not all(map(math.isfinite, (*self.sums, *other.sums))):
+            return other is not None
+        scale = max(self.sums[1], other.sums[1], 1e-12)
+        close = all(abs(a - b) <= 1e-2 * scale for a, b in zip(self.sums[:2], other.sums[:2], strict=True))
+        return close and math.isclose(self.sums[2], other.sums[2], rel_tol=2e-2, abs_tol=1e-12)
+
+
+def look(
+    trainer: Trainer, module: LightningModule, pieces: list[Inputs], layers: list[str]
+) -> dict[str, Look]:
+    """Return what each layer that runs gives in a forward pass on two samples."""
+    chunk, found = slices(pieces[0], 2)[0], dict[str, Look]()
+    named = named_layers(module)
+
+    def record(number: int, layer: str, output: object) -> None:
+        values, _ = samples_first(layer, named[layer], first_tensor(layer, output), chunk)
+        numbers = values.detach().double().cpu() if values.is_floating_point() else torch.zeros(1)
+        sums = (float(numbers.sum()), float(numbers.abs().sum()), float(numbers.square().sum()))
+        found[layer] = Look(values.numel() * values.element_size() // chunk.size, sums)
+
+    run(trainer, module, [chunk], layers, record)
+    return found
+
+
+def activations(
+    trainer: Trainer,
+    module: LightningModule,
+    pieces: list[Inputs],
+    layers: list[str],
+    *,
+    batch_size: int,
+    spatial: Spatial,
+    batch_statistics: bool,
+    unmasked: Callable[[str], None] = lambda layer: None,
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the (samples x features) activations of each layer, in the precision it computes in.
+
+    A layer that runs several times in one forward pass counts by its last run. Tokens of ragged batches that
+    count as features of their own are filled up with zeros.
+
+    Args:
+        trainer: The Trainer, inside a fit.
+        module: Its module.
+        pieces: The probe.
+        layers: Names of layers that exist.
+        batch_size: Samples per forward pass, at most.
+        spatial: What becomes of positions.
+        batch_statistics: Whether batch normalization uses those of each forward pass.
+        unmasked: Called with the layers whose positions are not those of any mask that there is.
+
+    Returns:
+        The activations, and for layers without any, why.
+    """
+    chunks = [chunk for piece in pieces for chunk in slices(piece, batch_size)]
+    found: dict[str, dict[int, Tensor]] = {}
+    wrong: dict[str, str] = {}
+    named = named_layers(module)
+
+    def record(number: int, layer: str, output: object) -> None:
+        try:
+            values, masks = samples_first(layer, named[layer], first_tensor(layer, output), chunks[number])
+        except ConfigurationError as error:
+            wrong[layer] = str(error)
+            return
+        features, told = reduce_positions(values, spatial, masks, named[layer])
+        if not told:
+            unmasked(layer)
+        # Copied at once: the next layer may work in place on what this one gave.
+        found.setdefault(layer, {})[number] = features.clone()
+
+    run(trainer, module, chunks, layers, record, batch_statistics=batch_statistics)
+    whole: dict[str, Tensor] = {}
+    for layer in layers:
+        parts = found.pop(layer, {})
+        if why := wrong.get(layer) or _why_not(parts, chunks):
+            wrong[layer] = why
+        else:
+            whole[layer] = _together([parts[i] for i in range(len(chunks))])
+    return whole, wrong
+
+
+def _why_not(parts: dict[int, Tensor], chunks: list[Inputs]) -> str:
+    """Say why the outputs of a layer cannot be put together; nothing if they can."""
+    if not parts:
+        return "the layer did not run"
+    if len(parts) < len(chunks):
+        ran = sum(chunks[i].size for i in parts)
+        return f"the layer ran for {ran} of {sum(chunk.size for chunk in chunks)} inputs"
+    shapes = {(p.ndim, p.shape[-1]) for p in parts.values()}
+    if len(shapes) > 1:
+        return f"the layer gives {' and '.join(str(size) for _, size in sorted(shapes))} features in turn"
+    return ""
+
+
+def _together(parts: list[Tensor]) -> Tensor:
+    """Make (samples x features) of the outputs for chunks, filling tokens up to the longest sequence."""
+    if parts[0].ndim == 3:
+        longest = max(part.shape[1] for part in parts)
+        parts = [nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])).flatten(1) for part in parts]
+    return torch.cat(parts)

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from dataclasses import fields, is_dataclass
 from itertools import chain, islice
 from typing import Any, TypeVar
 
@@ -11,11 +11,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
-from lit_aux.callbacks._arguments import as_inputs, matching, members_of, named_arguments
-from lit_aux.callbacks._inputs import Inputs, first_sizes, size_of
-from lit_aux.callbacks._masks import GIVEN, Mask, candidates
+from lit_aux.callbacks._inputs import GIVEN, Inputs, Mask, candidates, first_sizes, size_of
+from lit_aux.callbacks._no_trace import attached, told, traceless
 from lit_aux.callbacks._options import asked, name_of
-from lit_aux.callbacks._traceless import traceless
+from lit_aux.callbacks._parameters import uncompiled
 from lit_aux.errors import ConfigurationError
 
 Read = TypeVar("Read")
@@ -38,7 +37,6 @@ class Reader:
         trainer: The Trainer, inside a fit.
         module: Its module.
         to_input: Finds the input in a batch: one argument, or a tuple or dictionary of several.
-        fallback: Finds one argument where nothing else does.
         mask: Where masks of padded inputs come from.
         training: Whether batches are those of training.
         own: Whether they come from the Trainer's loaders, so that the module's steps know them; of others, a
@@ -50,13 +48,12 @@ class Reader:
         trainer: Trainer,
         module: LightningModule,
         to_input: Callable[[Any], Any] | None,
-        fallback: Callable[[Any], Any],
         *,
         mask: Mask = False,
         training: bool = False,
         own: bool = True,
     ) -> None:
-        self.trainer, self.module, self.to_input, self.fallback = trainer, module, to_input, fallback
+        self.trainer, self.module, self.to_input = trainer, module, to_input
         self.mask, self.network, self.own = mask, network_of(module), own
         steps = [name for name in _STEPS if is_overridden(name, module, LightningModule)]
         if training:
@@ -95,7 +92,7 @@ class Reader:
             return found
         if isinstance(batch, Mapping) and batch and all(isinstance(v, tuple | list) for v in batch.values()):
             try:  # {task: (x, y)}: the inputs of all tasks
-                return Inputs((self.fallback(batch),))
+                return Inputs((default_to_input(batch),))
             except (ConfigurationError, RuntimeError):
                 pass
         if isinstance(batch, Tensor) and not self.own:
@@ -108,7 +105,7 @@ class Reader:
                 self._steps, self._whole = [step], caught.step  # and so for every batch
                 return caught
         matched = None if self.network is None else matching(batch, self.network)
-        return matched or Inputs((self.fallback(batch),))
+        return matched or Inputs((default_to_input(batch),))
 
     def _caught(self, step: str, batch: Any, loader: int) -> Inputs | None:
         """Return what a step passes to the network; None where it cannot be run or runs nothing."""
@@ -119,20 +116,18 @@ class Reader:
             found.append(Inputs(args, kwargs))
             raise _Caught
 
-        with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-            stack.enter_context(traceless(self.trainer, self.module))
-            stack.enter_context(_evaluating(self.module))
-            for layer in self.module.modules():
-                if layer is not self.module and next(layer.parameters(recurse=False), None) is not None:
-                    hook = layer.register_forward_pre_hook(lambda m, _: ran.append(m))
-                    stack.callback(hook.remove)
-            if self.network is not None:
-                own = vars(self.network).get("forward")
-                vars(self.network)["forward"] = catch  # also where code calls forward by its name
-                stack.callback(_put_back, self.network, own)
-            stack.enter_context(self.trainer.precision_plugin.forward_context())
+        layers = [layer for layer in self.module.modules() if layer is not self.module]
+        layers = [layer for layer in layers if next(layer.parameters(recurse=False), None) is not None]
+        with (
+            torch.no_grad(),
+            torch.compiler.set_stance("force_eager"),
+            traceless(self.trainer, self.module),
+            attached(layer.register_forward_pre_hook(lambda m, _: ran.append(m)) for layer in layers),
+            self.trainer.precision_plugin.forward_context(),
+        ):
+            self.module.eval()
+            if self.network is not None:  # also where code calls forward by its name
+                vars(self.network)["forward"] = catch
             try:
                 run_step(self.module, Inputs((batch,), step=step, loader=loader))
             except _Caught:
@@ -148,8 +143,9 @@ class Reader:
         if callable(self.mask):
             given = asked("mask", self.mask, batch)
             if not isinstance(given, Tensor) or given.ndim < 2 or len(given) != found.size:
-                shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-                raise ConfigurationError(f"mask: {shape} for {found.size} samples; give (samples, positions)")
+                raise ConfigurationError(
+                    f"mask: {_described(given)} for {found.size} samples; give (samples, positions)"
+                )
             return {GIVEN: given.detach()}
         members = {k: v for k, v in members_of(batch).items() if isinstance(v, Tensor)}
         if not isinstance(self.mask, str):  # maps of pixels may be what is to be learned
@@ -157,15 +153,38 @@ class Reader:
         return candidates(members | named_arguments(found, self.network), found.size)
 
 
+def default_to_input(batch: Any) -> Any:
+    """Find the network's input in a batch.
+
+    A tensor is itself; of a tuple or list, the first element counts; a mapping whose values are tuples or
+    lists (``{task: (x, y)}``) gives the inputs of all of them, one after another; any other mapping gives its
+    first tensor.
+
+    Raises:
+        ConfigurationError: If there is no tensor where one is looked for.
+    """
+    if isinstance(batch, Tensor):
+        return batch
+    if isinstance(batch, Mapping) and batch:
+        values = list(batch.values())
+        if all(isinstance(value, tuple | list) for value in values):
+            return torch.cat([default_to_input(value) for value in values])
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        if tensors:
+            return tensors[0]
+    if isinstance(batch, tuple | list) and batch:
+        return default_to_input(batch[0])
+    raise ConfigurationError(
+        f"to_input: no tensor found in a batch of type {type(batch).__name__}; pass to_input="
+    )
+
+
 def network_of(module: LightningModule) -> nn.Module | None:
     """Return what is called: the module, or its only child with parameters if it defines no ``forward``."""
     if type(module).forward is not LightningModule.forward:
         return module
     children = [c for c in module.children() if next(c.parameters(), None) is not None]
-    if len(children) != 1:
-        return None
-    inner = getattr(children[0], "_orig_mod", children[0])
-    return inner if isinstance(inner, nn.Module) else children[0]
+    return uncompiled(children[0]) if len(children) == 1 else None
 
 
 def read_ahead(reader: Callable[[Any], Read], batches: Iterable[Any]) -> Iterator[Read]:
@@ -196,9 +215,11 @@ def call(trainer: Trainer, module: LightningModule, inputs: Inputs) -> None:
         raise
     except Exception as error:
         what = inputs.step or "forward"
+        given = [_described(value) for value in inputs.args]
+        given += [f"{name}={_described(value)}" for name, value in inputs.kwargs.items()]
         raise ConfigurationError(
-            f"to_input, probe: {type(module).__name__}.{what} fails on {_described(inputs)} "
-            f"({type(error).__name__}: {_first_line(error)}); give to_input=, a function of a batch that "
+            f"to_input, probe: {type(module).__name__}.{what} fails on ({', '.join(given)}) "
+            f"({told(error)}); give to_input=, a function of a batch that "
             "returns what forward takes (one argument, or a tuple or dictionary of several), or the inputs "
             "themselves as probe="
         ) from error
@@ -214,39 +235,79 @@ def run_step(module: LightningModule, inputs: Inputs) -> None:
     function(*given[: max(1, min(wanted, 3))])
 
 
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module in eval mode for a while."""
-    modes = [(layer, layer.training) for layer in module.modules()]
-    module.eval()
+def _described(value: Any) -> str:
+    """Return the shape of a tensor, in words what else it is."""
+    return (
+        f"{tuple(value.shape)}" if isinstance(value, Tensor) and not value.is_nested else type(value).__name__
+    )
+
+
+def as_inputs(found: Any, network: nn.Module | None) -> Inputs:
+    """Return what was given as the arguments that the network takes.
+
+    A dictionary is passed by name and a tuple or list in order where the network takes them so; anything is
+    one argument otherwise.
+    """
+    if isinstance(found, Inputs):
+        return found
+    if network is not None and isinstance(found, Mapping) and _bound(network, (), found) is not None:
+        return Inputs((), {str(key): value for key, value in found.items()})
+    if network is not None and isinstance(found, tuple | list) and len(found) > 1:
+        required, _, several = _parameters(network)
+        if (len(required) > 1 or several) and _bound(network, tuple(found), {}) is not None:
+            return Inputs(tuple(found))
+    return Inputs((found,))
+
+
+def matching(batch: Any, network: nn.Module) -> Inputs | None:
+    """Return the members of a batch that have the names of a network's arguments, or come first in it."""
+    required, names, _ = _parameters(network)
+    members = members_of(batch)
+    if members and required and all(name in members for name in required):
+        return Inputs((), {name: members[name] for name in names if name in members})
+    if isinstance(batch, tuple | list) and 1 < len(required) <= len(batch):
+        return Inputs(tuple(batch[: len(required)]))
+    return None
+
+
+def _parameters(network: nn.Module) -> tuple[list[str], list[str], bool]:
+    """Return the names that a network's ``forward`` needs, all its names, and whether it takes any number."""
     try:
-        yield
-    finally:
-        for layer, mode in modes:
-            layer.training = mode
+        known = inspect.signature(network.forward).parameters.values()
+    except (TypeError, ValueError):
+        return [], [], False
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    plain = [p for p in known if p.kind not in variable]
+    required = [p.name for p in plain if p.default is inspect.Parameter.empty]
+    return required, [p.name for p in plain], any(p.kind is variable[0] for p in known)
 
 
-def _put_back(layer: nn.Module, own: Any) -> None:
-    """Give a module its own forward again."""
-    vars(layer).pop("forward", None)
-    if own is not None:
-        vars(layer)["forward"] = own
+def _bound(network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[Any, Any]) -> dict[str, Any] | None:
+    """Return arguments by the names that a network's ``forward`` gives them; None where it refuses them."""
+    try:
+        return dict(inspect.signature(network.forward).bind(*args, **kwargs).arguments)
+    except (TypeError, ValueError):
+        return None
 
 
-def _described(inputs: Inputs) -> str:
-    """Say in words what a network was called with."""
+def members_of(batch: Any) -> dict[str, Any]:
+    """Return what a batch holds by name."""
+    if isinstance(batch, Mapping):
+        return {str(key): value for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return dict(zip(batch._fields, batch, strict=True))
+    if is_dataclass(batch) and not isinstance(batch, type):
+        return {one.name: getattr(batch, one.name, None) for one in fields(batch)}
+    if isinstance(batch, list | tuple):  # a dictionary beside its labels
+        return {k: v for inner in batch if isinstance(inner, Mapping) for k, v in members_of(inner).items()}
+    return {}
 
-    def one(value: Any) -> str:
-        return (
-            f"{tuple(value.shape)}"
-            if isinstance(value, Tensor) and not value.is_nested
-            else type(value).__name__
-        )
 
-    parts = [*(one(v) for v in inputs.args), *(f"{k}={one(v)}" for k, v in inputs.kwargs.items())]
-    return f"({', '.join(parts)})"
-
-
-def _first_line(error: BaseException) -> str:
-    """Return the first line of an error's text."""
-    return (str(error).strip().splitlines() or [""])[0]
+def named_arguments(found: Inputs, network: nn.Module | None) -> dict[str, Any]:
+    """Return the arguments of a call by the names that the network gives them, and what they hold by name."""
+    if found.step or network is None:
+        return {}
+    named = _bound(network, found.args, found.kwargs) or dict(found.kwargs)
+    for value in [*named.values()]:
+        named |= members_of(value) if not isinstance(value, list) else {}
+    return named

@@ -1,22 +1,18 @@
-"""Checks of options."""
+"""Checks of options that are no numbers (see :mod:`lit_aux.ranges`), and asking functions of the user's."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.ranges import is_whole
 
 
-def check_least(option: str, number: Any, bound: int) -> None:
-    """Raise for a count below its bound, and for what is no count."""
-    if not is_whole(number):
-        raise ConfigurationError(f"{option}: {number!r} is not a whole number")
-    if number < bound:
-        raise ConfigurationError(f"{option}: {number} is too few; use at least {bound}")
-
-
-def names_of(option: str, value: Iterable[str] | None) -> list[str] | None:
+def names_of(option: str, value: Iterable[str] | None, one: str = "") -> list[str] | None:
     """Return names or patterns as a list; None, which leaves the choice to the callback, as it is.
+
+    Args:
+        option: The option.
+        value: Its value.
+        one: What each of them names, where a list of none makes no sense.
 
     Raises:
         ConfigurationError: For what is no list of texts, as one text is none; it names option and value.
@@ -26,6 +22,8 @@ def names_of(option: str, value: Iterable[str] | None) -> list[str] | None:
     names: list[Any] = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [None]
     if not all(isinstance(name, str) for name in names):
         raise ConfigurationError(f"{option}: {value!r} is no list of names")
+    if one and not names:
+        raise ConfigurationError(f"{option}: [] names no {one}; leave it out for the default")
     return names
 
 
@@ -35,10 +33,11 @@ def check_text(option: str, value: object) -> None:
         raise ConfigurationError(f"{option}: {value!r} is no text")
 
 
-def check_choice(option: str, value: str, *choices: str) -> None:
+def check_choice(option: str, value: object, *choices: object) -> None:
     """Raise for a value that is not one of the choices."""
     if value not in choices:
-        raise ConfigurationError(f"{option}: {value!r} is unknown; use {' or '.join(map(repr, choices))}")
+        words = " or ".join("null" if choice is None else repr(choice) for choice in choices)
+        raise ConfigurationError(f"{option}: {value!r} is unknown; use {words}")
 
 
 def check_source(option: str, value: Any, what: str) -> None:

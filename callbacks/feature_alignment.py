@@ -1,7 +1,7 @@
 """Follow how close the directions of hidden units come to a teacher's."""
 
 import reprlib
-from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any
 
@@ -9,13 +9,21 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from lit_aux.callbacks._options import check_text
-from lit_aux.callbacks._units import check_counts, find_weights, phase_tasks, stacked
-from lit_aux.callbacks._weight_measures import Measures, WeightMeasures, counts
+from lit_aux.callbacks._weight_measures import (
+    Measures,
+    WeightMeasures,
+    check_counts,
+    chosen_tasks,
+    counts,
+    find_weights,
+    stacked,
+)
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional._kmeans import check_seed
 from lit_aux.functional.alignment import Similarity, check_similarity, feature_alignment
 
 
+@dataclass(eq=False, repr=False)
 class FeatureAlignment(WeightMeasures):
     """Measures how well the cluster centres of a layer's units match a teacher's directions.
 
@@ -30,7 +38,7 @@ class FeatureAlignment(WeightMeasures):
     sharded.
 
     Attributes:
-        results: A :class:`~lit_aux.callbacks.weight_measurement.WeightMeasurement` for each moment, layer, K
+        results: A :class:`~lit_aux.callbacks.WeightMeasurement` for each moment, layer, K
             and task, in order of time; a new fit of a phase replaces that phase's rows.
 
     Args:
@@ -52,32 +60,25 @@ class FeatureAlignment(WeightMeasures):
             without directions or of another number of inputs, or more clusters than units.
     """
 
-    def __init__(
-        self,
-        layer: str,
-        teacher: Any = None,
-        k: int | list[int] = 6,
-        *,
-        tasks: list[str] | None = None,
-        every_n_epochs: int | None = None,
-        at_start: bool = True,
-        similarity: Similarity = "cosine",
-        seed: int = 0,
-    ) -> None:
-        super().__init__(every_n_epochs=every_n_epochs, at_start=at_start)
-        check_similarity(similarity)
-        check_seed(seed)
-        if tasks is not None and (teacher is not None or not tasks):
+    layer: str
+    teacher: Any = None
+    k: int | list[int] = 6
+    _: KW_ONLY
+    tasks: list[str] | None = None
+    similarity: Similarity = "cosine"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_similarity(self.similarity)
+        check_seed(self.seed)
+        if self.tasks is not None and (self.teacher is not None or not self.tasks):
             raise ConfigurationError(
-                f"tasks: {tasks} with teacher {type(teacher).__name__}; give names of tasks, or a teacher"
+                f"tasks: {self.tasks} with teacher {type(self.teacher).__name__}; give names of tasks, or a "
+                "teacher"
             )
-        check_text("layer", layer)
-        self.layer = layer
-        self.teacher = teacher
-        self.k: Sequence[int] = counts("k", k)
-        self.tasks = tasks
-        self.similarity: Similarity = similarity
-        self.seed = seed
+        check_text("layer", self.layer)
+        self.k = self._counts = counts("k", self.k)
 
     @property
     def state_key(self) -> str:
@@ -90,7 +91,7 @@ class FeatureAlignment(WeightMeasures):
         """Refuse what cannot be measured before anything is trained."""
         for name, weights in find_weights("layer", pl_module, self.layer).items():
             networks = stacked(weights)
-            check_counts(self.k, networks.shape[1], name)
+            check_counts(self._counts, networks.shape[1], name)
             for task in self._tasks(pl_module):
                 self._teachers(trainer, task, networks)
 
@@ -102,21 +103,15 @@ class FeatureAlignment(WeightMeasures):
             networks = stacked(weights)
             for task in tasks:
                 teachers = self._teachers(trainer, task, networks)
-                for k in self.k:
+                for k in self._counts:
                     measure = f"alignment_k{k}" if len(tasks) == 1 else f"alignment_k{k}_{task}"
-                    one = partial(self._alignment, networks, teachers, k)
-                    found[name, measure] = self._each(f"{name}/{measure}", len(networks), one)
+                    one = partial(feature_alignment, k=k, similarity=self.similarity, seed=self.seed)
+                    found[name, measure] = self._each(f"{name}/{measure}", one, networks, teachers)
         return found
-
-    def _alignment(self, networks: Tensor, teachers: list[Tensor], k: int, replica: int) -> Tensor:
-        """Return the alignment of one replica."""
-        return feature_alignment(
-            networks[replica], teachers[replica], k, similarity=self.similarity, seed=self.seed
-        )
 
     def _tasks(self, module: LightningModule) -> list[str]:
         """Return the tasks whose teachers count."""
-        known = phase_tasks(module, self.tasks)
+        known = chosen_tasks(module, self.tasks)
         return known if known and (self.tasks is not None or "main" not in known) else ["main"]
 
     def _teachers(self, trainer: Trainer, task: str, networks: Tensor) -> list[Tensor]:

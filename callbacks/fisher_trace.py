@@ -1,7 +1,7 @@
 """How strongly the outputs for each task react to the shared weights."""
 
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lit_aux.callbacks._parameters import by_first_name
-from lit_aux.callbacks.task_data import TaskData
+from lit_aux.callbacks._task_model import TaskModel, on_device, undisturbed
+from lit_aux.callbacks.task_data import seeded
 from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
-from lit_aux.callbacks.task_model import TaskModel
-from lit_aux.callbacks.undisturbed import on_device, undisturbed
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.fisher_trace import check_logits, fisher_trace
 from lit_aux.ranges import LIMIT, check
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class FisherTrace(TaskDiagnostic):
     r"""Measures ``fisher_trace``, :math:`E_x E_{y \sim p(y|x)} \|\nabla_\theta \log p(y|x)\|^2` of each task.
 
@@ -46,29 +46,12 @@ class FisherTrace(TaskDiagnostic):
             and as for :class:`~lit_aux.callbacks.TaskDiagnostic`.
     """
 
-    def __init__(
-        self,
-        *,
-        chunk: int | None = None,
-        every_n_epochs: int | None = None,
-        every_n_steps: int | None = None,
-        tasks: Sequence[str] | None = None,
-        shared: Sequence[str] | None = None,
-        num_samples: int = 512,
-        batch_size: int = 128,
-        data: TaskData = None,
-    ) -> None:
-        super().__init__(
-            every_n_epochs=every_n_epochs,
-            every_n_steps=every_n_steps,
-            tasks=tasks,
-            shared=shared,
-            num_samples=num_samples,
-            batch_size=batch_size,
-            data=data,
-        )
-        check("chunk", chunk, LIMIT)
-        self.chunk = chunk
+    chunk: int | None = None
+    num_samples: int = 512
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("chunk", self.chunk, LIMIT)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Collect the examples, and see on every process that outputs are logits."""
@@ -91,17 +74,16 @@ class FisherTrace(TaskDiagnostic):
         sums = dict.fromkeys(sizes, 0.0)
         for task, start in self.share(trainer, work):
             x, _ = on_device(trainer, module, self.probe[task], slice(start, start + self.batch_size))
-            seed = zlib.crc32(f"{task} {start}".encode())
             trace = fisher_trace(
                 partial(_logits, _Outputs(module, model, task), places),
                 shared,
                 x,
-                generator=torch.Generator().manual_seed(seed),
+                generator=seeded(f"{task} {start}"),
                 chunk=self.chunk,
             )
             sums[task] += trace * len(x)
-        total = self.total(trainer, torch.tensor(list(sums.values()), dtype=torch.float64)).tolist()
-        return {task: {"fisher_trace": value / sizes[task]} for task, value in zip(sums, total, strict=True)}
+        totals = self.totals(trainer, sums)
+        return {task: {"fisher_trace": value / sizes[task]} for task, value in totals.items()}
 
 
 def _places(module: nn.Module) -> dict[str, list[str]]:

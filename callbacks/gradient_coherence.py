@@ -1,20 +1,18 @@
 """How much the gradients of a task's examples agree."""
 
 import math
-from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
 
-from lit_aux.callbacks._probe_rows import permuted_batches
-from lit_aux.callbacks.task_data import TaskData
+from lit_aux.callbacks.task_data import permuted_batches
 from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
-from lit_aux.callbacks.undisturbed import on_device
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.gradient_coherence import gradient_coherence
 from lit_aux.ranges import Range, check
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class GradientCoherence(TaskDiagnostic):
     r"""Measures how per-example gradients of a task scatter around their mean.
 
@@ -42,29 +40,12 @@ class GradientCoherence(TaskDiagnostic):
             examples for them; and as for :class:`~lit_aux.callbacks.TaskDiagnostic`.
     """
 
-    def __init__(
-        self,
-        *,
-        batch_size: int = 32,
-        num_batches: int | None = None,
-        every_n_epochs: int | None = None,
-        every_n_steps: int | None = None,
-        tasks: Sequence[str] | None = None,
-        shared: Sequence[str] | None = None,
-        num_samples: int = 2048,
-        data: TaskData = None,
-    ) -> None:
-        super().__init__(
-            every_n_epochs=every_n_epochs,
-            every_n_steps=every_n_steps,
-            tasks=tasks,
-            shared=shared,
-            num_samples=num_samples,
-            batch_size=batch_size,
-            data=data,
-        )
-        check("num_batches", num_batches, Range(least=2))
-        self.num_batches = num_batches
+    batch_size: int = 32
+    num_batches: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("num_batches", self.num_batches, Range(least=2))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Collect the examples, of which there must be enough."""
@@ -86,7 +67,10 @@ class GradientCoherence(TaskDiagnostic):
             seed = f"{task} {trainer.global_step}"
             batches = permuted_batches(len(y), self.batch_size, seed=seed)[: self.num_batches]
             found = gradient_coherence(
-                self._gradients(trainer, module, task, self.share(trainer, batches)),
+                (
+                    self.gradient(module, self.loss(trainer, module, task, rows))
+                    for rows in self.share(trainer, batches)
+                ),
                 batch_size=self.batch_size,
                 total=len(y),
                 like=parameters,
@@ -97,13 +81,3 @@ class GradientCoherence(TaskDiagnostic):
                 "gradient_norm": math.sqrt(max(found.squared_norm, 0.0)),
             }
         return values
-
-    def _gradients(
-        self, trainer: Trainer, module: LightningModule, task: str, batches: list[Tensor]
-    ) -> Iterator[Sequence[Tensor]]:
-        """Yield the shared parameters' gradient of the task's loss on each batch."""
-        model = self.model(module)
-        for rows in batches:
-            x, y = on_device(trainer, module, self.probe[task], rows)
-            loss = model.task_loss(task, model.task_outputs(task, x), y)
-            yield self.gradient(module, loss)

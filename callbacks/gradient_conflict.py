@@ -1,7 +1,7 @@
 """Whether tasks pull the shared weights in directions that oppose each other."""
 
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lit_aux.callbacks._parameters import by_first_name
-from lit_aux.callbacks.task_data import TaskData
+from lit_aux.callbacks.task_data import seeded
 from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
-from lit_aux.callbacks.undisturbed import on_device
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.gradient_conflict import gradient_cosine
 from lit_aux.ranges import Range, check
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class GradientConflict(TaskDiagnostic):
     """Measures how each task's gradient lies to the step that was taken, and to the other tasks' gradients.
 
@@ -50,34 +50,23 @@ class GradientConflict(TaskDiagnostic):
         ConfigurationError: As for :class:`~lit_aux.callbacks.TaskDiagnostic`.
     """
 
-    def __init__(
-        self,
-        *,
-        every_n_steps: int = 50,
-        pairwise_every: int = 2,
-        tasks: Sequence[str] | None = None,
-        shared: Sequence[str] | None = None,
-        num_samples: int = 2048,
-        batch_size: int | None = None,
-        data: TaskData = None,
-    ) -> None:
-        super().__init__(
-            every_n_steps=every_n_steps,
-            tasks=tasks,
-            shared=shared,
-            num_samples=num_samples,
-            batch_size=128 if batch_size is None else batch_size,
-            data=data,
-        )
-        check("pairwise_every", pairwise_every, Range(least=1, also={0: "never"}))
-        self.pairwise_every = pairwise_every
-        self._given_size = batch_size
+    every_n_epochs: int | None = field(init=False)
+    every_n_steps: int = 50
+    pairwise_every: int = 2
+    batch_size: int | None = None  # type: ignore[assignment]  # settled as training starts
+
+    def __post_init__(self) -> None:
+        self.every_n_epochs, self._given_size = None, self.batch_size
+        if self.batch_size is None:
+            self.batch_size = 128
+        super().__post_init__()
+        check("pairwise_every", self.pairwise_every, Range(least=1, also={0: "never"}))
 
     def _forget(self) -> None:
         super()._forget()
         self._before: dict[str, Tensor] | None = None
         self._steps_of_shared = 0
-        self._due = self.every_n_steps or 1
+        self._due = self.every_n_steps
         self._stepped = False
         self._sums: dict[str, dict[str, tuple[float, int]]] = {}
         self._measured = 0
@@ -135,7 +124,7 @@ class GradientConflict(TaskDiagnostic):
 
     def why_nothing(self, trainer: Trainer) -> str:
         """Say why a fit ended without a measurement."""
-        every, done = self.every_n_steps or 1, self._steps_of_shared
+        every, done = self.every_n_steps, self._steps_of_shared
         if not self._started or not self.probe:
             return super().why_nothing(trainer)
         if not done:
@@ -166,7 +155,7 @@ class GradientConflict(TaskDiagnostic):
         self._check_shapes(pl_module, before)
         if all(torch.equal(before[name], p) for name, p in self.parameters(pl_module).items()):
             return  # a step that the loss scaler left out has no direction
-        every = self.every_n_steps or 1
+        every = self.every_n_steps
         self._due = (self._steps_of_shared // every + 1) * every
         _exchange(pl_module, before)
         try:
@@ -222,21 +211,17 @@ class GradientConflict(TaskDiagnostic):
         direction: Callable[[], Iterable[Tensor]],
     ) -> dict[str, float]:
         """Return the cosines of tasks' gradients with a direction, over all processes."""
-        cosines = torch.zeros(len(tasks), dtype=torch.float64)
+        cosines = dict.fromkeys(tasks, 0.0)
         for task in self.share(trainer, tasks):
             # no name for the gradient: it must be gone before the next one is made
-            cosines[tasks.index(task)] = gradient_cosine(self._gradient(trainer, module, task), direction())
-        return dict(zip(tasks, self.total(trainer, cosines).tolist(), strict=True))
+            cosines[task] = float(gradient_cosine(self._gradient(trainer, module, task), direction()))
+        return self.totals(trainer, cosines)
 
     def _gradient(self, trainer: Trainer, module: LightningModule, task: str) -> list[Tensor]:
         """Return the gradient of a task's loss on a batch that step and task determine."""
         size = len(self.probe[task][1])
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{task} {trainer.global_step}".encode()))
-        rows = torch.randperm(size, generator=generator)[: self.batch_size]
-        x, y = on_device(trainer, module, self.probe[task], rows)
-        model = self.model(module)
-        loss = model.task_loss(task, model.task_outputs(task, x), y)
-        return self.gradient(module, loss)
+        rows = torch.randperm(size, generator=seeded(f"{task} {trainer.global_step}"))[: self.batch_size]
+        return self.gradient(module, self.loss(trainer, module, task, rows))
 
     def _add(self, values: Mapping[str, Mapping[str, float]]) -> None:
         for task, found in values.items():

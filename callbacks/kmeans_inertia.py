@@ -1,21 +1,30 @@
 """Follow how few directions the input weights of hidden units lie in."""
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lit_aux.callbacks._options import check_text
-from lit_aux.callbacks._units import check_counts, find_one, find_weights, stacked
-from lit_aux.callbacks._weight_measures import Measures, WeightMeasures, counts
+from lit_aux.callbacks._options import check_choice, check_text
+from lit_aux.callbacks._weight_measures import (
+    Measures,
+    WeightMeasures,
+    check_counts,
+    counts,
+    find_one,
+    find_weights,
+    stacked,
+)
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional._kmeans import check_seed
-from lit_aux.functional._scale import scaled_norm
 from lit_aux.functional.clustering import Reference, check_min_norm, check_reference, kmeans_inertia
+from lit_aux.functional.norms import unit_contributions
 
 
+@dataclass(eq=False, repr=False)
 class KMeansInertia(WeightMeasures):
     """Measures the share of the variance of units' directions that K clusters leave unexplained.
 
@@ -29,7 +38,7 @@ class KMeansInertia(WeightMeasures):
     sharded.
 
     Attributes:
-        results: A :class:`~lit_aux.callbacks.weight_measurement.WeightMeasurement` for each moment, layer and
+        results: A :class:`~lit_aux.callbacks.WeightMeasurement` for each moment, layer and
             K, in order of time; a new fit of a phase replaces that phase's rows.
 
     Args:
@@ -52,38 +61,28 @@ class KMeansInertia(WeightMeasures):
             of another number of units, or more clusters than units.
     """
 
-    def __init__(
-        self,
-        layer: str,
-        k: int | list[int],
-        *,
-        every_n_epochs: int | None = None,
-        at_start: bool = True,
-        unit_weights: Literal["contribution"] | None = None,
-        readout: str | None = None,
-        reference: Reference = "mean",
-        min_norm: float = 0.0,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(every_n_epochs=every_n_epochs, at_start=at_start)
-        if unit_weights not in (None, "contribution"):
-            raise ConfigurationError(f"unit_weights: {unit_weights!r} is unknown; use 'contribution' or null")
-        if (unit_weights is None) != (readout is None):
+    layer: str
+    k: int | list[int]
+    _: KW_ONLY
+    unit_weights: Literal["contribution"] | None = None
+    readout: str | None = None
+    reference: Reference = "mean"
+    min_norm: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("unit_weights", self.unit_weights, "contribution", None)
+        if (self.unit_weights is None) != (self.readout is None):
             raise ConfigurationError(
-                f"readout: {readout!r} does not go with unit_weights {unit_weights!r}; "
+                f"readout: {self.readout!r} does not go with unit_weights {self.unit_weights!r}; "
                 "give both ('contribution' and the readout's name) or neither"
             )
-        check_reference(reference)
-        check_min_norm(min_norm)
-        check_seed(seed)
-        check_text("layer", layer)
-        self.layer = layer
-        self.k: Sequence[int] = counts("k", k)
-        self.unit_weights = unit_weights
-        self.readout = readout
-        self.reference: Reference = reference
-        self.min_norm = min_norm
-        self.seed = seed
+        check_reference(self.reference)
+        check_min_norm(self.min_norm)
+        check_seed(self.seed)
+        check_text("layer", self.layer)
+        self.k = self._counts = counts("k", self.k)
 
     @property
     def state_key(self) -> str:
@@ -95,7 +94,7 @@ class KMeansInertia(WeightMeasures):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what cannot be measured before anything is trained."""
         for name, weights in find_weights("layer", pl_module, self.layer).items():
-            check_counts(self.k, weights.shape[-2], name)
+            check_counts(self._counts, weights.shape[-2], name)
             self._contributions(pl_module, name, weights)
 
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> Measures:
@@ -103,31 +102,32 @@ class KMeansInertia(WeightMeasures):
         found: Measures = {}
         for name, weights in find_weights("layer", pl_module, self.layer).items():
             networks, counted = stacked(weights), self._contributions(pl_module, name, weights)
-            for k in self.k:
+            for k in self._counts:
                 measure = f"inertia_k{k}"
-                one = partial(self._inertia, networks, counted, k)
-                found[name, measure] = self._each(f"{name}/{measure}", len(networks), one)
+                one = partial(self._inertia, k)
+                found[name, measure] = self._each(f"{name}/{measure}", one, networks, counted)
         return found
 
-    def _inertia(self, networks: Tensor, counted: Tensor | None, k: int, replica: int) -> Tensor:
+    def _inertia(self, k: int, network: Tensor, unit_weights: Tensor | None) -> Tensor:
         """Return the inertia of one replica."""
         return kmeans_inertia(
-            networks[replica],
+            network,
             k,
-            unit_weights=None if counted is None else counted[replica],
+            unit_weights=unit_weights,
             reference=self.reference,
             min_norm=self.min_norm,
             seed=self.seed,
         )
 
-    def _contributions(self, module: LightningModule, name: str, weights: Tensor) -> Tensor | None:
-        """Return what each unit contributes (R, H), or None where units count equally."""
+    def _contributions(self, module: LightningModule, name: str, weights: Tensor) -> Sequence[Tensor | None]:
+        """Return what each unit of each replica contributes (H,), or None where units count equally."""
+        first = stacked(weights)
         if self.readout is None:
-            return None
-        first, readout = stacked(weights), stacked(find_one("readout", module, self.readout))
+            return [None] * len(first)
+        readout = stacked(find_one("readout", module, self.readout))
         if readout.shape[-1] != first.shape[-2] or len(readout) != len(first):
             raise ConfigurationError(
                 f"readout: {self.readout!r} of shape {tuple(readout.shape)} does not read the units of "
                 f"{name!r}, {tuple(first.shape)}; name one of shape (replicas, outputs, units)"
             )
-        return scaled_norm(readout.double(), -2) * scaled_norm(first.double(), -1)
+        return list(unit_contributions(first.double(), readout.double()))

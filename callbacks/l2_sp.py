@@ -9,17 +9,17 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lit_aux.callbacks._from_start import FromStart
-from lit_aux.callbacks._logging import log_scalars
+from lit_aux.callbacks._measurements import log_scalars
 from lit_aux.callbacks._options import names_of
 from lit_aux.callbacks._parameters import (
     by_first_name,
     refuse_sparse,
     refuse_sparse_layers,
     refuse_uninitialized,
+    shared_parameters,
     squares,
 )
-from lit_aux.callbacks.task_model import shared_parameters
+from lit_aux.callbacks._start import FromStart
 from lit_aux.errors import ConfigurationError
 from lit_aux.ranges import NOT_NEGATIVE, RATE, Range, check
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lit_aux.callbacks.layer_dimensionality import LayerDimensionality
+from lit_aux.callbacks._measurements import LayerDimensionality
 from lit_aux.files import atomic_path
 
 if TYPE_CHECKING:

@@ -1,7 +1,6 @@
 """The probe: fixed inputs on which representations are compared, the same ones on every process."""
 
 import copy
-import random
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -10,7 +9,6 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import (
     DataLoader,
@@ -21,55 +19,10 @@ from torch.utils.data import (
     Subset,
 )
 
-from lit_aux.callbacks._inputs import Inputs, joined, moved, part, slices, tensors_of
-from lit_aux.callbacks._masks import Mask, resolved
+from lit_aux.callbacks._inputs import Inputs, Mask, joined, moved, part, resolved, slices, tensors_of
 from lit_aux.callbacks._network import Reader
+from lit_aux.callbacks._no_trace import fixed_rng
 from lit_aux.callbacks._options import asked, check_source
-from lit_aux.errors import ConfigurationError
-
-ToInput = Callable[[Any], Any]
-
-
-def default_to_input(batch: Any) -> Any:
-    """Find the network's input in a batch.
-
-    A tensor is itself; of a tuple or list, the first element counts; a mapping whose values are tuples or
-    lists (``{task: (x, y)}``) gives the inputs of all of them, one after another; any other mapping gives its
-    first tensor.
-
-    Raises:
-        ConfigurationError: If there is no tensor where one is looked for.
-    """
-    if isinstance(batch, Tensor):
-        return batch
-    if isinstance(batch, Mapping) and batch:
-        values = list(batch.values())
-        if all(isinstance(value, tuple | list) for value in values):
-            return torch.cat([default_to_input(value) for value in values])
-        tensors = [value for value in values if isinstance(value, Tensor)]
-        if tensors:
-            return tensors[0]
-    if isinstance(batch, tuple | list) and batch:
-        return default_to_input(batch[0])
-    raise ConfigurationError(
-        f"to_input: no tensor found in a batch of type {type(batch).__name__}; pass to_input="
-    )
-
-
-@contextmanager
-def fixed_rng(seed: int = 0) -> Iterator[None]:
-    """Run with random generators seeded alike every time, and put their states back afterwards."""
-    import numpy as np
-
-    isolated = isolate_rng()
-    isolated.__enter__()
-    try:
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002  the global state is what datasets draw from
-        torch.manual_seed(seed)
-        yield
-    finally:  # which isolate_rng by itself does not do after an error
-        isolated.__exit__(None, None, None)
 
 
 def transfer(trainer: Trainer, module: LightningModule, batch: Any, loader: int = 0) -> Any:
@@ -84,7 +37,7 @@ def collect_probe(
     module: LightningModule,
     n: int,
     probe: Any,
-    to_input: ToInput | None,
+    to_input: Callable[[Any], Any] | None,
     mask: Mask = None,
 ) -> list[Inputs]:
     """Return the probe's inputs as a list of pieces in CPU memory, equal on every process.
@@ -108,17 +61,15 @@ def collect_probe(
     if callable(probe) and not isinstance(probe, Tensor):
         probe = asked("probe", probe, trainer)
     check_source("probe", probe, "loader, function of the Trainer, tensor or other inputs")
-    reader = Reader(trainer, module, to_input, default_to_input, mask=mask)
+    reading = partial(Reader, trainer, module, to_input, mask=mask)
     with fixed_rng():
         if probe is None:
             combined, stochastic = _trainer_loaders(trainer)
-            reader = Reader(trainer, module, to_input, default_to_input, mask=mask, training=stochastic)
-            pieces = _from_loaders(trainer, module, n, combined, reader, stochastic)
+            pieces = _from_loaders(reading(training=stochastic), n, combined, stochastic)
         elif isinstance(probe, Tensor | Mapping | tuple | list):
-            pieces = [reader.given(trainer.precision_plugin.convert_input(probe))]
+            pieces = [reading().given(trainer.precision_plugin.convert_input(probe))]
         else:
-            reader.own = False
-            pieces = _from_loaders(trainer, module, n, CombinedLoader(probe, "sequential"), reader, False)
+            pieces = _from_loaders(reading(own=False), n, CombinedLoader(probe, "sequential"), False)
     pieces = [moved(piece, "cpu") for piece in pieces]
     for piece, masks in zip(pieces, resolved([piece.masks for piece in pieces], mask), strict=True):
         piece.masks = masks
@@ -152,28 +103,21 @@ def training_batches(trainer: Trainer) -> Generator[Any, None, None]:
     about to do the same, and what that draws belongs to the fit.
     """
     trainer.fit_loop.setup_data()
-    return _training_batches(trainer)
+
+    def batches() -> Generator[Any, None, None]:
+        if trainer.train_dataloader is None:
+            return
+        combined = CombinedLoader(trainer.train_dataloader, _mode(trainer.fit_loop, "max_size_cycle"))
+        with _detached(combined):
+            for batch, _, _ in combined:
+                yield batch
+
+    return batches()
 
 
-def _training_batches(trainer: Trainer) -> Generator[Any, None, None]:
-    """Iterate copies of the training loaders, combined as the fit combines them."""
-    if trainer.train_dataloader is None:
-        return
-    combined = CombinedLoader(trainer.train_dataloader, _mode(trainer.fit_loop, "max_size_cycle"))
-    with _detached(combined):
-        for batch, _, _ in combined:
-            yield batch
-
-
-def _from_loaders(
-    trainer: Trainer,
-    module: LightningModule,
-    n: int,
-    combined: CombinedLoader,
-    reader: Reader,
-    shuffle: bool,
-) -> list[Inputs]:
+def _from_loaders(reader: Reader, n: int, combined: CombinedLoader, shuffle: bool) -> list[Inputs]:
     """Take the first ``n`` inputs of loaders, in evaluation mode as far as batch hooks can tell."""
+    trainer = reader.trainer
     ordered = [_whole_set(loader, n, shuffle) for loader in combined.flattened]
     combined.flattened = [a or b for a, b in zip(ordered, combined.flattened, strict=True)]
     pieces: list[Inputs] = []
@@ -182,7 +126,7 @@ def _from_loaders(
     try:
         with _detached(combined):
             for batch, _, loader in combined:
-                inputs = reader(transfer(trainer, module, batch, loader), loader)
+                inputs = reader(transfer(trainer, reader.module, batch, loader), loader)
                 size = min(inputs.size, n - count)
                 pieces.append(moved(part(inputs, inputs.size, 0, size), "cpu"))
                 count += size

@@ -1,39 +1,41 @@
 """Compare the dimensionality of layers before and after a fit."""
 
-import os
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import KW_ONLY, asdict, dataclass
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lit_aux.callbacks._activations import Look, activations, look
 from lit_aux.callbacks._averages import Ran, which_weights
-from lit_aux.callbacks._brought_back import BringsBack, Brought
-from lit_aux.callbacks._inputs import Inputs
-from lit_aux.callbacks._layer_rows import Comparison, Pairing, grouped
-from lit_aux.callbacks._layers import refuse_lazy, resolve_layers
-from lit_aux.callbacks._logging import log_scalars, prefix_of
-from lit_aux.callbacks._masks import Mask
-from lit_aux.callbacks._never_fatal import never_fatal, told
-from lit_aux.callbacks._options import check_choice, check_least, check_source, names_of
-from lit_aux.callbacks._positions import Spatial
-from lit_aux.callbacks._untrained import starts_untrained
-from lit_aux.callbacks._weights import snapshot, swapped
-from lit_aux.callbacks.layer_dimensionality import UNTRAINED, LayerDimensionality
+from lit_aux.callbacks._inputs import Inputs, Mask
+from lit_aux.callbacks._layers import Look, Spatial, activations, look, refuse_lazy, resolve_layers
+from lit_aux.callbacks._measurements import (
+    UNTRAINED,
+    LayerDimensionality,
+    Measuring,
+    folder_of,
+    log_scalars,
+    phase_of,
+)
+from lit_aux.callbacks._no_trace import never_fatal, snapshot, swapped, told
+from lit_aux.callbacks._options import check_choice, check_source, names_of
+from lit_aux.callbacks._processes import Brought
+from lit_aux.callbacks._start import starts_untrained
 from lit_aux.callbacks.picture import plot
 from lit_aux.callbacks.probe import collect_probe
 from lit_aux.errors import ConfigurationError
-from lit_aux.ranges import POSITIVE, check
+from lit_aux.functional.dimensionality import participation_ratio, shared_dimensionality
+from lit_aux.ranges import POSITIVE, Range, check
 
 GROUP_BYTES = 3 << 29
 """Activations (before and after) held at a time; more layers than fit take further passes of the probe."""
 
 
-class RepresentationDimensionality(BringsBack):
+@dataclass(eq=False, repr=False)
+class RepresentationDimensionality(Measuring):
     """Measures, layer by layer, how many dimensions a fit uses and how many of them it found there.
 
     At the start of every fit (``on_train_start``: after a rescale, whatever the order of callbacks) a copy
@@ -41,7 +43,7 @@ class RepresentationDimensionality(BringsBack):
     and the new weights, and the participation ratios (PR) of both and the effective number of dimensions they
     share (ENSD; Giaffar, Buxo & Aoi, AISTATS 2024) are compared: PR falling while ENSD stays close to it is
     the signature of nested feature selection (Lippl & Lindsey). See
-    :func:`~lit_aux.callbacks.layer_dimensionality.verdict` for the verdicts.
+    :func:`~lit_aux.callbacks.verdict` for the verdicts.
 
     Where a fit starts from random weights there were no features to be reused, and rows have no verdict. A
     module that knows says so by an attribute ``starts_untrained``; else it shows in the weights (gains and
@@ -88,64 +90,40 @@ class RepresentationDimensionality(BringsBack):
             run, or a probe that is too small.
     """
 
-    changes_training = False
+    layers: list[str] | None = None
+    _: KW_ONLY
+    num_samples: int = 1000
+    probe: Any = None
+    to_input: Callable[[Any], Any] | None = None
+    spatial: Spatial = "flatten"
+    mask: Mask = None
+    pairing: Literal["feature", "sample"] = "feature"
+    center: bool = True
+    unbiased: bool = False
+    batchnorm: Literal["eval", "train"] = "eval"
+    batch_size: int = 250
+    nested_below: float = 0.8
+    replaced_below: float = 0.5
+    picture: bool = True
 
-    results: Brought[list[LayerDimensionality]] = Brought()
+    results = Brought[list[LayerDimensionality]]()
 
-    def __init__(
-        self,
-        layers: list[str] | None = None,
-        *,
-        num_samples: int = 1000,
-        probe: Any = None,
-        to_input: Callable[[Any], Any] | None = None,
-        every_n_epochs: int | None = None,
-        spatial: Spatial = "flatten",
-        mask: Mask = None,
-        pairing: Pairing = "feature",
-        center: bool = True,
-        unbiased: bool = False,
-        batchnorm: Literal["eval", "train"] = "eval",
-        batch_size: int = 250,
-        nested_below: float = 0.8,
-        replaced_below: float = 0.5,
-        picture: bool = True,
-    ) -> None:
-        super().__init__()
-        self._least = 4 if unbiased else 2
-        check_least("num_samples", num_samples, self._least)
-        check_least("batch_size", batch_size, 2)
-        check_least("every_n_epochs", 1 if every_n_epochs is None else every_n_epochs, 1)
-        for option, threshold in {"nested_below": nested_below, "replaced_below": replaced_below}.items():
-            check(option, threshold, POSITIVE)
-        check_source("probe", probe, "loader, function of the Trainer, tensor or other inputs")
-        check_choice("spatial", spatial, "flatten", "mean")
-        check_choice("pairing", pairing, "feature", "sample")
-        check_choice("batchnorm", batchnorm, "eval", "train")
-        if layers is not None and not layers:
-            raise ConfigurationError("layers: [] names no layer; leave it out for the default")
-        self.layers = names_of("layers", layers)
-        self.num_samples = num_samples
-        self.probe = probe
-        self.to_input = to_input
-        self.every_n_epochs = every_n_epochs
-        self.spatial: Spatial = spatial
-        self.mask = mask
-        self.pairing = pairing
-        self.center = center
-        self.unbiased = unbiased
-        self.batchnorm = batchnorm
-        self.batch_size = batch_size
-        self.nested_below = nested_below
-        self.replaced_below = replaced_below
-        self.picture = picture
-        self.results = []
-        self._forget()
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._least = 4 if self.unbiased else 2
+        check("num_samples", self.num_samples, Range(least=self._least, whole=True))
+        check("batch_size", self.batch_size, Range(least=2, whole=True))
+        check("nested_below", self.nested_below, POSITIVE)
+        check("replaced_below", self.replaced_below, POSITIVE)
+        check_source("probe", self.probe, "loader, function of the Trainer, tensor or other inputs")
+        check_choice("spatial", self.spatial, "flatten", "mean")
+        check_choice("pairing", self.pairing, "feature", "sample")
+        check_choice("batchnorm", self.batchnorm, "eval", "train")
+        self.layers = names_of("layers", self.layers, "layer")
 
     def _forget(self) -> None:
-        """Drop what belongs to one fit."""
+        super()._forget()
         self._before: dict[str, Tensor] | None = None
-        self._epochs = 0
         self._pieces: list[Inputs] = []
         self._looks: dict[str, Look] = {}
         self._weights = ""
@@ -179,8 +157,8 @@ class RepresentationDimensionality(BringsBack):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start afresh in every fit; a resume restores the state after this."""
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            self._forget()
             self._untrained = starts_untrained(pl_module)  # now, before anything is rescaled
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -189,7 +167,7 @@ class RepresentationDimensionality(BringsBack):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights, collect the probe and see that every layer runs."""
-        refuse_lazy(pl_module, type(self).__name__)
+        refuse_lazy(pl_module, self.user)
         self._pieces = collect_probe(
             trainer, pl_module, self.num_samples, self.probe, self.to_input, self.mask
         )
@@ -207,83 +185,78 @@ class RepresentationDimensionality(BringsBack):
         silent = [layer for layer in layers if layer not in self._looks]
         if silent and (self.layers is not None or not self._looks):
             raise ConfigurationError(f"layers: {silent[0]!r} does not run in forward(x); choose another")
-        self._weights = which_weights(trainer, pl_module, self, ran)
+        self._weights = which_weights(trainer, self, ran)
         if self._before is None:
             self._before = snapshot(pl_module)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare every few epochs."""
-        self._epochs += 1
-        if self.every_n_epochs is not None and self._epochs % self.every_n_epochs == 0:
-            with never_fatal(f"{type(self).__name__} after epoch {self._epochs}"):
-                self.compare(trainer, pl_module)
+    def try_to_observe(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare now; what goes wrong is a warning."""
+        with never_fatal(f"{self.user} after epoch {self._epochs}"):
+            self.compare(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare, keep the results and draw them."""
         rows = self.compare(trainer, pl_module)
-        phase = prefix_of(pl_module).rstrip("/")
+        phase = phase_of(pl_module)
         self.results = [row for row in self.results if row.phase != phase] + rows
         self._tell(rows)
-        # Every process must ask for the directory: the first one tells the others.
-        folder = trainer.log_dir or trainer.default_root_dir
-        if self.picture and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        folder = folder_of(trainer)
+        if self.picture and folder is not None:
             name = f"{phase}_dimensionality.png" if phase else "dimensionality.png"
             with never_fatal("Drawing dimensionality"):
-                plot(rows, Path(os.fspath(folder)) / name.replace("/", "_"))
+                plot(rows, folder / name.replace("/", "_"))
 
     def _tell(self, rows: list[LayerDimensionality]) -> None:
         """Warn of what the table alone would not say loudly enough."""
-        name = type(self).__name__
         if self._weights:
-            rank_zero_warn(f"{name}: {self._weights}")
+            rank_zero_warn(f"{self.user}: {self._weights}")
         for layer in sorted(self._unmasked):
             rank_zero_warn(
-                f"{name}: the mask does not fit the positions of {layer!r}, so that padding is not left out "
-                "there; give mask= for it, or choose another layer"
+                f"{self.user}: the mask does not fit the positions of {layer!r}, so that padding is not left "
+                "out there; give mask= for it, or choose another layer"
             )
         for row in rows:
             note = row.note.removesuffix(UNTRAINED).removesuffix("; ")
             if note not in ("", self._weights):
-                rank_zero_warn(f"{name}: {row.layer}: {note}")
+                rank_zero_warn(f"{self.user}: {row.layer}: {note}")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so if nothing was measured, and free the memory."""
         if not self._looks:
-            rank_zero_warn(f"{type(self).__name__} measured nothing: the fit trained no step.")
+            rank_zero_warn(f"{self.user} measured nothing: the fit trained no step.")
         self._forget()
 
     def compare(self, trainer: Trainer, pl_module: LightningModule) -> list[LayerDimensionality]:
         """Measure all layers now, inside a fit; log and return one row per layer."""
-        phase = prefix_of(pl_module).rstrip("/")
-        rows = [
-            row for group in self._groups() for row in self._compare_group(trainer, pl_module, phase, group)
-        ]
+        rows = [row for group in self._groups() for row in self._compare_group(trainer, pl_module, group)]
         measures = ("pr_before", "pr_after", "ensd", "pr_ratio", "ensd_ratio")
         values = {f"{row.layer}/{key}": float(getattr(row, key)) for row in rows for key in measures}
         log_scalars(trainer, pl_module, values)
         return rows
 
     def _groups(self) -> Iterator[list[str]]:
-        """Cut the layers into groups whose activations fit into memory together."""
+        """Cut the layers into groups whose activations fit into memory together, or of one layer."""
         n = sum(piece.size for piece in self._pieces)
-        return grouped({layer: 2 * n * seen.size for layer, seen in self._looks.items()}, GROUP_BYTES)
+        group: list[str] = []
+        used = 0
+        for layer, seen in self._looks.items():
+            size = 2 * n * seen.size
+            if group and used + size > GROUP_BYTES:
+                yield group
+                group, used = [], 0
+            group.append(layer)
+            used += size
+        if group:
+            yield group
 
     def _compare_group(
-        self, trainer: Trainer, module: LightningModule, phase: str, layers: list[str]
+        self, trainer: Trainer, module: LightningModule, layers: list[str]
     ) -> Iterator[LayerDimensionality]:
         """Run the probe through both sets of weights and compare some layers; never raise."""
         with swapped(module, self._before):
             old, old_wrong = self._run(trainer, module, layers)
             changed = self._changed(trainer, module, layers) if old else []
         new, new_wrong = self._run(trainer, module, layers)
-        how = Comparison(
-            self.pairing,
-            self.center,
-            self.unbiased,
-            self.nested_below,
-            self.replaced_below,
-            untrained=self._untrained,
-        )
         for layer in layers:
             if layer in changed:
                 old.pop(layer, None)
@@ -293,10 +266,44 @@ class RepresentationDimensionality(BringsBack):
             why = {"now": new_wrong.get(layer), "with the weights before": old_wrong.get(layer)}
             wrong = [f"{reason}, {when}" for when, reason in why.items() if reason]
             note = wrong[0] if wrong else self._weights
+            phase = phase_of(module)
             try:
-                yield how.row(phase, layer, old.pop(layer, None), new.pop(layer, None), note)
+                yield self._row(phase, layer, old.pop(layer, None), new.pop(layer, None), note)
             except Exception as error:
-                yield how.row(phase, layer, None, None, told(error))
+                yield self._row(phase, layer, None, None, told(error))
+
+    def _row(
+        self, phase: str, layer: str, before: Tensor | None, after: Tensor | None, note: str
+    ) -> LayerDimensionality:
+        """Return one layer's row, of its activations (samples x features) where it has any."""
+        notes = [note] if note else []
+        x, y = (None if t is None or not bool(t.isfinite().all()) else t for t in (before, after))
+        measures = math.nan, math.nan, math.nan
+        if any(t is not None and found is None for t, found in ((before, x), (after, y))):
+            notes.append("activations are not finite")
+        elif x is not None and y is not None and (x.shape[1] == y.shape[1] or self.pairing == "sample"):
+            shared = shared_dimensionality(
+                x, y, pairing=self.pairing, center=self.center, unbiased=self.unbiased
+            )
+            measures = float(shared.pr_x), float(shared.pr_y), float(shared.ensd)
+        else:
+            measures = self._pr(x), self._pr(y), math.nan
+            if x is not None and y is not None:
+                notes.append(f"the layer had {x.shape[1]} features before and has {y.shape[1]} now")
+        return LayerDimensionality.compare(
+            phase,
+            layer,
+            *measures,
+            nested_below=self.nested_below,
+            replaced_below=self.replaced_below,
+            note="; ".join(notes),
+            untrained=self._untrained,
+        )
+
+    def _pr(self, x: Tensor | None) -> float:
+        if x is None:
+            return math.nan
+        return float(participation_ratio(x, center=self.center, unbiased=self.unbiased))
 
     def _run(
         self, trainer: Trainer, module: LightningModule, layers: list[str]

@@ -1,21 +1,23 @@
 """How much each task's loss rises in the worst case when every weight may move a little."""
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lit_aux.callbacks._full_precision import full_precision, widened
+from lit_aux.callbacks._no_trace import full_precision, widened
 from lit_aux.callbacks._parameters import by_first_name
-from lit_aux.callbacks._probe_rows import permuted_batches
-from lit_aux.callbacks.task_data import TaskData
+from lit_aux.callbacks._task_model import on_device
+from lit_aux.callbacks.task_data import permuted_batches
 from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
-from lit_aux.callbacks.undisturbed import on_device
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.sharpness import Start, adaptive_sharpness, check_sharpness
 
 
+@dataclass(eq=False, repr=False)
 class Sharpness(TaskDiagnostic):
     r"""Measures ``sharpness``, how much a task's loss rises, at worst, when shared weights move a little.
 
@@ -46,31 +48,14 @@ class Sharpness(TaskDiagnostic):
         ConfigurationError: For ``rho`` not above 0, and as for :class:`~lit_aux.callbacks.TaskDiagnostic`.
     """
 
-    def __init__(
-        self,
-        rho: float = 1e-3,
-        *,
-        iterations: int = 20,
-        start: Start = "zero",
-        every_n_epochs: int | None = None,
-        every_n_steps: int | None = None,
-        tasks: Sequence[str] | None = None,
-        shared: Sequence[str] | None = None,
-        num_samples: int = 2048,
-        batch_size: int = 128,
-        data: TaskData = None,
-    ) -> None:
-        super().__init__(
-            every_n_epochs=every_n_epochs,
-            every_n_steps=every_n_steps,
-            tasks=tasks,
-            shared=shared,
-            num_samples=num_samples,
-            batch_size=batch_size,
-            data=data,
-        )
-        check_sharpness(rho, iterations, start)
-        self.rho, self.iterations, self.start = rho, iterations, start
+    rho: float = 1e-3
+    _: KW_ONLY
+    iterations: int = 20
+    start: Start = "zero"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sharpness(self.rho, self.iterations, self.start)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse weights that have no box of real numbers around them."""
@@ -93,24 +78,16 @@ class Sharpness(TaskDiagnostic):
             weights = by_first_name(module)
             shared = [weights[name] for name in names]
             for task, number in self.share(trainer, work):
-                sums[task] += self._batch(trainer, module, shared, task, number, batches[task][number])
-        total = self.total(trainer, torch.tensor(list(sums.values()), dtype=torch.float64)).tolist()
-        return {
-            task: {"sharpness": value / len(batches[task])} for task, value in zip(sums, total, strict=True)
-        }
+                batch = widened(on_device(trainer, module, self.probe[task], batches[task][number]))
+                sums[task] += self._batch(module, shared, task, batch, number)
+        totals = self.totals(trainer, sums)
+        return {task: {"sharpness": value / len(batches[task])} for task, value in totals.items()}
 
     def _batch(
-        self,
-        trainer: Trainer,
-        module: LightningModule,
-        shared: Sequence[Tensor],
-        task: str,
-        number: int,
-        rows: Tensor,
+        self, module: LightningModule, shared: Sequence[Tensor], task: str, batch: Any, number: int
     ) -> float:
         """Return the sharpness of one batch."""
-        model = self.model(module)
-        x, y = widened(on_device(trainer, module, self.probe[task], rows))
+        (x, y), model = batch, self.model(module)
         return adaptive_sharpness(
             lambda: model.task_loss(task, model.task_outputs(task, x), y),
             shared,

@@ -8,8 +8,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 
-from lit_aux.callbacks._brought_back import BringsBack, Brought
-from lit_aux.callbacks._labels import labels_in
+from lit_aux.callbacks._processes import BringsBack, Brought
+from lit_aux.callbacks.task_data import labels_in
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.ranges import POSITIVE
 

@@ -1,17 +1,25 @@
 """Follow the norms that theory says training keeps small, for student and teacher."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lit_aux.callbacks._logging import prefix_of
+from lit_aux.callbacks._measurements import phase_of
 from lit_aux.callbacks._options import check_text, names_of
-from lit_aux.callbacks._units import find_one, phase_tasks, rows_of, stacked
-from lit_aux.callbacks._weight_measures import Measures, WeightMeasures, counts
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.callbacks._weight_measures import (
+    Measures,
+    WeightMeasures,
+    chosen_tasks,
+    counts,
+    find_one,
+    rows_of,
+    stacked,
+)
+from lit_aux.errors import unknown_name
 from lit_aux.functional._scale import scaled_norm
 from lit_aux.functional.norms import (
     entry_share,
@@ -24,6 +32,7 @@ from lit_aux.functional.norms import (
 )
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class StudentNorms(WeightMeasures):
     r"""Measures norms of a student network as a function, and where a linear student's weight lies.
 
@@ -44,7 +53,7 @@ class StudentNorms(WeightMeasures):
     Shares of a student of zeros are NaN. Training is bit for bit what it is without the callback.
 
     Attributes:
-        results: A :class:`~lit_aux.callbacks.weight_measurement.WeightMeasurement` for each moment and
+        results: A :class:`~lit_aux.callbacks.WeightMeasurement` for each moment and
             measure, in order of time; a new fit of a phase replaces that phase's rows.
 
     Args:
@@ -62,27 +71,18 @@ class StudentNorms(WeightMeasures):
             such weights.
     """
 
-    def __init__(
-        self,
-        *,
-        tasks: list[str] | None = None,
-        aux: str = "aux",
-        top_k: int | list[int] | None = None,
-        first: str = "net.first.weight",
-        readout: str = "net.readout.weight",
-        every_n_epochs: int | None = None,
-        at_start: bool = True,
-    ) -> None:
-        super().__init__(every_n_epochs=every_n_epochs, at_start=at_start)
-        if tasks is not None and not tasks:
-            raise ConfigurationError("tasks: [] names no task; leave it out for those that train")
-        for option, name in {"aux": aux, "first": first, "readout": readout}.items():
-            check_text(option, name)
-        self.tasks = names_of("tasks", tasks)
-        self.aux = aux
-        self.top_k = None if top_k is None else counts("top_k", top_k)
-        self.first = first
-        self.readout = readout
+    tasks: list[str] | None = None
+    aux: str = "aux"
+    top_k: int | list[int] | None = None
+    first: str = "net.first.weight"
+    readout: str = "net.readout.weight"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option in ("aux", "first", "readout"):
+            check_text(option, getattr(self, option))
+        self.tasks = names_of("tasks", self.tasks, "task")
+        self.top_k = self._counts = None if self.top_k is None else counts("top_k", self.top_k)
         self._teachers: dict[tuple[str, int], Any] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -102,14 +102,14 @@ class StudentNorms(WeightMeasures):
         """Return every replica's norms and shares, of the student as it is now and, once, of the teacher."""
         linear = callable(getattr(getattr(pl_module, "net", pl_module), "coefficients", None))
         found = self._linear(trainer, pl_module) if linear else self._relu(trainer, pl_module)
-        phase = prefix_of(pl_module).rstrip("/")
+        phase = phase_of(pl_module)
         told = any(row.layer == "teacher" and row.phase == phase for row in self.results)
         return {key: values for key, values in found.items() if key[0] == "student" or not told}
 
     def _linear(self, trainer: Trainer, module: LightningModule) -> Measures:
         """Measure a student given by coefficients, and its teachers."""
         net: Any = getattr(module, "net", module)
-        tasks = phase_tasks(module, self.tasks)
+        tasks = chosen_tasks(module, self.tasks)
         betas = {task: _float64(net.coefficients(task)) for task in tasks}
         betas = betas or {"main": _float64(net.coefficients())}
         count = len(next(iter(betas.values())))
@@ -123,7 +123,7 @@ class StudentNorms(WeightMeasures):
             for task, beta in parts.items():
                 end = f"_{task}" if len(parts) > 1 else ""
                 sizes = scaled_norm(beta, 1)  # one entry an input, over the task's outputs
-                for k in self.top_k or []:
+                for k in self._counts or []:
                     found[layer, f"top{k}_share{end}"] = top_share(sizes, k).tolist()
                 if self.top_k is None and all(isinstance(t, Tensor) for t in truths[task]):
                     actives = [int((t != 0).any(0).sum()) for t in truths[task]]
@@ -138,7 +138,7 @@ class StudentNorms(WeightMeasures):
         """Measure a student given by input and output weights, and its teachers."""
         first = _float64(find_one("first", module, self.first))
         readout = _float64(find_one("readout", module, self.readout))
-        tasks = phase_tasks(module, self.tasks)
+        tasks = chosen_tasks(module, self.tasks)
         net, outputs = getattr(module, "net", module), readout.shape[1]
         rows = [readout[:, rows_of(net, task, outputs)] for task in tasks] or [readout]
         # One slice a task, unless the module does not tell which rows are whose.

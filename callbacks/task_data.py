@@ -1,5 +1,6 @@
-"""The images of each task, as callbacks want them: in a fixed order, without augmentation."""
+"""The examples of each task, as callbacks want them: in a fixed order, with targets, not augmented."""
 
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -8,12 +9,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.data import extract_batch_size
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
+from torch.nn.modules.loss import _Loss
 from torch.utils.data import DataLoader, Dataset
 
-from lit_aux.callbacks._labels import labelled_rows
+from lit_aux.callbacks._no_trace import fixed_rng
 from lit_aux.callbacks._options import asked
-from lit_aux.callbacks.probe import fixed_rng
 from lit_aux.errors import ConfigurationError
+from lit_aux.functional._labels import known_labels
 
 Splits = Mapping[str, Mapping[str, Any]]
 TaskData = Splits | Callable[[Trainer], Splits] | None
@@ -136,3 +138,57 @@ def _first(trainer: Trainer, data: TaskData, task: str, n: int, user: str) -> tu
 
 def _cpu(batch: Any, rows: slice) -> Any:
     return apply_to_collection(batch, Tensor, lambda tensor: tensor[rows].detach().cpu().clone())
+
+
+def seeded(text: str) -> torch.Generator:
+    """Return a generator whose draws a text determines, on every process and machine."""
+    return torch.Generator().manual_seed(zlib.crc32(text.encode()))
+
+
+def permuted_batches(total: int, size: int, *, seed: str) -> list[Tensor]:
+    """Cut a random order of ``total`` examples into whole batches; one of all if there are fewer than that.
+
+    Data may lie sorted by class, and batches are to be draws from all of them.
+
+    Args:
+        total: Number of examples.
+        size: Examples in a batch.
+        seed: A text that determines the order, on every process and machine.
+    """
+    order = torch.randperm(total, generator=seeded(seed))
+    return [order[start : start + size] for start in range(0, max(total - size, 0) + 1, size)]
+
+
+def labels_in(module: LightningModule | None, y: Tensor, task: str | None = None) -> Tensor:
+    """Return which targets are there, bool in the shape of ``y``.
+
+    The module's ``task_labels(task, y)`` says it; else NaN is missing, and so are the class numbers -100 and
+    the ``ignore_index`` of the module's losses.
+
+    Args:
+        module: The module of a fit.
+        y: Targets.
+        task: The task whose they are, where it is known.
+    """
+    own = getattr(module, "task_labels", None)
+    if task is not None and callable(own):
+        known: Tensor = own(task, y)
+        return known
+    known = known_labels(y)
+    if not y.is_floating_point() and module is not None:
+        losses = [part for part in module.modules() if isinstance(part, _Loss)]
+        for number in {getattr(loss, "ignore_index", None) for loss in losses} - {None}:
+            known = known & (y != number)
+    return known
+
+
+def labelled_rows(module: LightningModule | None, task: str, batch: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Return the examples ``(x, y)`` of a batch of one task that have a target."""
+    y = batch[1]
+    if not isinstance(y, Tensor) or not y.ndim:
+        return batch
+    rows = labels_in(module, y, task).reshape(len(y), -1).any(1)
+    if bool(rows.all()):
+        return batch
+    x, y = apply_to_collection(batch, Tensor, lambda tensor: tensor[rows.to(tensor.device)])
+    return x, y

@@ -1,10 +1,10 @@
 """What callbacks that measure something of each task have in common."""
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import astuple, fields
+from dataclasses import astuple, dataclass, fields
 from typing import Any, TypeVar, cast
 
 import torch
@@ -13,22 +13,27 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from lit_aux.callbacks._averages import Ran, which_weights
-from lit_aux.callbacks._brought_back import BringsBack, Brought
-from lit_aux.callbacks._logging import log_scalars, prefix_of
-from lit_aux.callbacks._never_fatal import told
+from lit_aux.callbacks._measurements import (
+    FailedMeasurement,
+    Measuring,
+    TaskMeasurement,
+    log_scalars,
+    phase_of,
+)
+from lit_aux.callbacks._no_trace import told
 from lit_aux.callbacks._options import check_source, names_of
-from lit_aux.callbacks._parameters import refuse_sparse, refuse_sparse_layers
+from lit_aux.callbacks._parameters import refuse_sparse, refuse_sparse_layers, shared_parameters
+from lit_aux.callbacks._processes import Brought, total_over_processes
+from lit_aux.callbacks._task_model import TaskModel, on_device, task_model, undisturbed
 from lit_aux.callbacks.task_data import WHAT, TaskData, phase_tasks, task_probe
-from lit_aux.callbacks.task_measurement import FailedMeasurement, TaskMeasurement
-from lit_aux.callbacks.task_model import TaskModel, shared_parameters, task_model
-from lit_aux.callbacks.undisturbed import undisturbed
 from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.ranges import LIMIT, check, is_whole
+from lit_aux.ranges import WHOLE, check
 
 Item = TypeVar("Item")
 
 
-class TaskDiagnostic(BringsBack, ABC):
+@dataclass(eq=False, repr=False, kw_only=True)
+class TaskDiagnostic(Measuring):
     """Measures something of each task every so many epochs or steps, and leaves training as it was.
 
     Values are logged as ``{task}/{measure}`` after the module's ``log_prefix``. Examples are the first of
@@ -55,49 +60,32 @@ class TaskDiagnostic(BringsBack, ABC):
             data, a module that is no :class:`~lit_aux.callbacks.TaskModel`, or sparse gradients.
     """
 
-    results: Brought[list[TaskMeasurement]] = Brought()
+    every_n_steps: int | None = None
+    tasks: Sequence[str] | None = None
+    shared: Sequence[str] | None = None
+    num_samples: int = 2048
+    batch_size: int = 128
+    data: TaskData = None
+
+    results = Brought[list[TaskMeasurement]]()
 
     needs_shared = True
     """Whether it measures gradients of shared parameters."""
 
-    changes_training = False
-
-    def __init__(
-        self,
-        *,
-        every_n_epochs: int | None = None,
-        every_n_steps: int | None = None,
-        tasks: Sequence[str] | None = None,
-        shared: Sequence[str] | None = None,
-        num_samples: int = 2048,
-        batch_size: int = 128,
-        data: TaskData = None,
-    ) -> None:
-        super().__init__()
-        check_source("data", data, WHAT)
-        if every_n_epochs is not None and every_n_steps is not None:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_source("data", self.data, WHAT)
+        if self.every_n_epochs is not None and self.every_n_steps is not None:
             raise ConfigurationError(
-                f"every_n_steps: {every_n_steps} is given beside every_n_epochs {every_n_epochs}; give one"
+                f"every_n_steps: {self.every_n_steps} is given beside every_n_epochs {self.every_n_epochs}; "
+                "give one"
             )
-        if every_n_epochs is None and every_n_steps is None:
-            every_n_epochs = 1
-        for option, number in {
-            "every_n_epochs": every_n_epochs,
-            "every_n_steps": every_n_steps,
-            "num_samples": num_samples,
-            "batch_size": batch_size,
-        }.items():
-            check(option, number, LIMIT)
-            if not (number is None or is_whole(number)):
-                raise ConfigurationError(f"{option}: {number!r} is not a whole number")
-        if tasks is not None and not tasks:
-            raise ConfigurationError("tasks: [] names no task; leave it out for all that train")
-        self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
-        self.tasks = names_of("tasks", tasks)
-        self.shared = names_of("shared", shared)
-        self.num_samples, self.batch_size, self.data = num_samples, batch_size, data
-        self.results = []
-        self._forget()
+        if self.every_n_epochs is None and self.every_n_steps is None:
+            self.every_n_epochs = 1
+        for option in ("every_n_steps", "num_samples", "batch_size"):
+            check(option, getattr(self, option), WHOLE)
+        self.tasks = names_of("tasks", self.tasks, "task")
+        self.shared = names_of("shared", self.shared)
 
     # What subclasses say
 
@@ -107,15 +95,10 @@ class TaskDiagnostic(BringsBack, ABC):
 
     # The fit
 
-    @property
-    def user(self) -> str:
-        """The class's name, for errors."""
-        return type(self).__name__
-
     def _forget(self) -> None:
-        """Drop what belongs to one fit."""
+        super()._forget()
         self.probe: dict[str, Any] = {}
-        self._epochs = self._steps = self._kept = 0
+        self._steps = self._kept = 0
         self._started = self._told = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -127,11 +110,6 @@ class TaskDiagnostic(BringsBack, ABC):
         kinds = {len(fields(kind)): kind for kind in (TaskMeasurement, FailedMeasurement)}
         self.results = [kinds[len(row)](*row) for row in state_dict["results"]]
         self._epochs = state_dict["epochs"]
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Start afresh in every fit; a resume restores the state after this."""
-        if stage == "fit":
-            self._forget()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a module without the protocol before anything is loaded."""
@@ -172,16 +150,10 @@ class TaskDiagnostic(BringsBack, ABC):
         ):
             self.try_to_observe(trainer, pl_module)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure every few epochs."""
-        self._epochs += 1
-        if self.every_n_epochs is not None and self._epochs % self.every_n_epochs == 0:
-            self.try_to_observe(trainer, pl_module)
-
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so if nothing was measured, and free the memory."""
         if not self._kept:
-            phase = prefix_of(pl_module).rstrip("/")
+            phase = phase_of(pl_module)
             where = f" in phase {phase}" if phase else ""
             say = rank_zero_info if self._started and not self.probe else rank_zero_warn
             say(f"{self.user} measured nothing{where}: {self.why_nothing(trainer)}.")
@@ -216,7 +188,7 @@ class TaskDiagnostic(BringsBack, ABC):
 
     def _note_failure(self, trainer: Trainer, module: LightningModule, why: str) -> None:
         """Keep rows without a value for what was measured before and was to be measured now."""
-        phase = prefix_of(module).rstrip("/")
+        phase = phase_of(module)
         known = dict.fromkeys((row.task, row.measure) for row in self.results if row.phase == phase)
         self.results += [
             FailedMeasurement(phase, self._epochs, trainer.global_step, task, measure, math.nan, why)
@@ -239,7 +211,7 @@ class TaskDiagnostic(BringsBack, ABC):
             if ran is not None:
                 stack.enter_context(ran.watching())
             yield
-        weights = "" if ran is None else which_weights(trainer, pl_module, self, ran)
+        weights = "" if ran is None else which_weights(trainer, self, ran)
         if weights:
             rank_zero_warn(f"{self.user}: {weights}")
         self._told = True
@@ -248,7 +220,7 @@ class TaskDiagnostic(BringsBack, ABC):
         self, trainer: Trainer, pl_module: LightningModule, values: Mapping[str, Mapping[str, float]]
     ) -> None:
         """Add values ``{task: {measure: value}}`` to the results and log them."""
-        phase = prefix_of(pl_module).rstrip("/")
+        phase = phase_of(pl_module)
         self._kept += sum(map(len, values.values()))
         self.results += [
             TaskMeasurement(phase, self._epochs, trainer.global_step, task, name, float(value))
@@ -280,6 +252,12 @@ class TaskDiagnostic(BringsBack, ABC):
             refuse_sparse(self.user, name, part)
         return list(found)
 
+    def loss(self, trainer: Trainer, module: LightningModule, task: str, rows: Any) -> Tensor:
+        """Return a task's loss on some rows of its examples."""
+        x, y = on_device(trainer, module, self.probe[task], rows)
+        model = self.model(module)
+        return model.task_loss(task, model.task_outputs(task, x), y)
+
     @staticmethod
     def share(trainer: Trainer, items: Sequence[Item]) -> list[Item]:
         """Return this process's part of some work, which is dealt out in turn."""
@@ -288,7 +266,9 @@ class TaskDiagnostic(BringsBack, ABC):
     @staticmethod
     def total(trainer: Trainer, tensor: Tensor) -> Tensor:
         """Return the sum of a tensor over all processes, on the CPU; every process must call this."""
-        if trainer.world_size == 1:  # also where the device has no float64
-            return tensor.detach().cpu()
-        moved = tensor.detach().clone().to(trainer.strategy.root_device)  # which is summed in place
-        return torch.as_tensor(trainer.strategy.reduce(moved, reduce_op="sum")).cpu()
+        return total_over_processes(trainer, tensor)
+
+    def totals(self, trainer: Trainer, sums: Mapping[str, float]) -> dict[str, float]:
+        """Return the sum over all processes of a number for each task; every process must call this."""
+        found = self.total(trainer, torch.tensor([*sums.values()], dtype=torch.float64))
+        return dict(zip(sums, found.tolist(), strict=True))

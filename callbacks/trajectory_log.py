@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lit_aux.callbacks._labels import labelled_rows, labels_in
-from lit_aux.callbacks._never_fatal import never_fatal
+from lit_aux.callbacks._measurements import folder_of
+from lit_aux.callbacks._no_trace import never_fatal
 from lit_aux.callbacks._options import names_of
-from lit_aux.callbacks.task_data import TaskData, phase_tasks, task_batches
+from lit_aux.callbacks._task_model import TaskModel, on_device
+from lit_aux.callbacks.task_data import labelled_rows, labels_in, phase_tasks, task_batches
 from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
-from lit_aux.callbacks.task_measurement import TaskMeasurement
-from lit_aux.callbacks.task_model import TaskModel
-from lit_aux.callbacks.undisturbed import on_device
 from lit_aux.errors import ConfigurationError
 from lit_aux.files import atomic_write
 from lit_aux.spreadsheets import as_csv
@@ -27,6 +26,7 @@ COLUMNS = ("method", "seed", "trained", "phase", "epoch", "step", "task", "measu
 FILE = "trajectory.csv"
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class TrajectoryLog(TaskDiagnostic):
     """Evaluates every task on all of its training, validation and test examples, and writes the trajectory.
 
@@ -52,26 +52,18 @@ class TrajectoryLog(TaskDiagnostic):
         ConfigurationError: As for :class:`~lit_aux.callbacks.TaskDiagnostic`, and for an unknown split.
     """
 
+    splits: Sequence[str] = SPLITS
+    shared: Sequence[str] | None = field(default=None, init=False)
+    num_samples: int = field(init=False)
+    batch_size: int = field(init=False)
+
     needs_shared = False
     output_files = ((FILE, "table of a trajectory"),)
 
-    def __init__(
-        self,
-        *,
-        every_n_epochs: int | None = None,
-        every_n_steps: int | None = None,
-        splits: Sequence[str] = SPLITS,
-        tasks: Sequence[str] | None = None,
-        data: TaskData = None,
-    ) -> None:
-        super().__init__(
-            every_n_epochs=every_n_epochs,
-            every_n_steps=every_n_steps,
-            tasks=tasks,
-            num_samples=1000,
-            data=data,
-        )
-        chosen = names_of("splits", splits) or []
+    def __post_init__(self) -> None:
+        self.num_samples, self.batch_size = 1000, 128
+        super().__post_init__()
+        chosen = names_of("splits", self.splits) or []
         if not chosen or not {*chosen} <= {*SPLITS}:
             raise ConfigurationError(f"splits: {chosen} must be some of {', '.join(SPLITS)}")
         self.splits = tuple(chosen)
@@ -88,7 +80,7 @@ class TrajectoryLog(TaskDiagnostic):
         """Measure, and write the file unless that takes too much of the time."""
         super().on_train_epoch_end(trainer, pl_module)
         begin = time.monotonic()
-        folder = self._folder(trainer)
+        folder = folder_of(trainer)
         if begin >= self._next_write:
             self._write(trainer, pl_module, folder)
             self._next_write = 21 * time.monotonic() - 20 * begin
@@ -98,7 +90,7 @@ class TrajectoryLog(TaskDiagnostic):
         if self.results and self.results[-1].step != trainer.global_step:
             self.try_to_observe(trainer, pl_module)
         with never_fatal(f"Writing {FILE}"):
-            self._write(trainer, pl_module, self._folder(trainer))
+            self._write(trainer, pl_module, folder_of(trainer))
 
     def measure(self, trainer: Trainer, module: LightningModule) -> dict[str, dict[str, float]]:
         """Return loss and metrics by task, over all processes."""
@@ -115,6 +107,7 @@ class TrajectoryLog(TaskDiagnostic):
     def _evaluate(self, trainer: Trainer, module: LightningModule, split: str, task: str) -> dict[str, float]:
         model = self.model(module)
         metrics = _metrics(model, task, module.device)
+        score = getattr(model, "task_score", lambda _, metric, *pair: metric.update(*pair))
         sums = torch.zeros(3, dtype=torch.float64)  # of losses, of right answers, of targets
         classified = True
         batches = task_batches(trainer, self.data, split, task, self.user)
@@ -130,7 +123,7 @@ class TrajectoryLog(TaskDiagnostic):
             right = (outputs.argmax(1) == y).sum() if classified and metrics is None else 0
             sums += torch.tensor([loss * size, float(right), size], dtype=torch.float64)
             for metric in (metrics or {}).values():
-                _score(model, task, metric, outputs, y)
+                score(task, metric, outputs, y)
         classified = not self.total(trainer, torch.tensor(float(not classified)))
         loss_sum, correct, count = self.total(trainer, sums).tolist()
         if not count:
@@ -140,19 +133,19 @@ class TrajectoryLog(TaskDiagnostic):
             return found | {name: float(metric.compute()) for name, metric in metrics.items()}
         return found | ({"accuracy": correct / count} if classified else {})
 
-    @staticmethod
-    def _folder(trainer: Trainer) -> Path:
-        """Return the run's folder; every process must ask for it, since the first one tells the others."""
-        return Path(os.fspath(trainer.log_dir or trainer.default_root_dir))
-
-    def _write(self, trainer: Trainer, module: LightningModule, folder: Path) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+    def _write(self, trainer: Trainer, module: LightningModule, folder: Path | None) -> None:
+        if folder is None:
             return
         trained = phase_tasks(trainer, module, self.data, self.user)
         named = getattr(module, "method", None) or ("MTL" if len(trained) > 1 else "STL")
         others = [c for c in trainer.callbacks if isinstance(c, TaskDiagnostic)]  # type: ignore[attr-defined]
         head = (named, _seed(trainer), "|".join(trained))
-        rows = [(*head, *row) for row in _rows(c.results for c in others)]
+        rows = [
+            (*head, row.phase, row.epoch, row.step, row.task, row.measure, repr(row.value))
+            for callback in others
+            for row in callback.results
+            if not row.note  # a measurement that failed is no point of a trajectory
+        ]
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write(folder / FILE, as_csv([COLUMNS, *rows]))
 
@@ -173,22 +166,6 @@ def _mean_loss(
         return float(mean), float(size)
     loss = float(model.task_loss(task, outputs, y).double())
     return loss, float(labels_in(module, y, task).sum()) if isinstance(y, Tensor) else len(y)
-
-
-def _score(model: TaskModel, task: str, metric: Any, outputs: Tensor, y: Any) -> None:
-    own = getattr(model, "task_score", None)
-    if own is None:
-        metric.update(outputs, y)
-    else:
-        own(task, metric, outputs, y)
-
-
-def _rows(results: Iterable[list[TaskMeasurement]]) -> Iterator[tuple[Any, ...]]:
-    for rows in results:
-        for row in rows:
-            if row.note:
-                continue  # a measurement that failed is no point of a trajectory
-            yield row.phase, row.epoch, row.step, row.task, row.measure, repr(row.value)
 
 
 def _seed(trainer: Trainer) -> Any:

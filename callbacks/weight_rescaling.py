@@ -1,37 +1,39 @@
 """Multiply weights by a factor once, before finetuning starts."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from statistics import fmean
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
-from lit_aux.callbacks._averaging import begun_before
-from lit_aux.callbacks._batchnorm import by_pass, total_over_processes, warn_of_layers
-from lit_aux.callbacks._brought_back import BringsBack, Brought
+from lit_aux.callbacks._averages import begun_before
 from lit_aux.callbacks._inputs import Inputs
-from lit_aux.callbacks._logging import log_scalars
-from lit_aux.callbacks._names import READOUTS, match
-from lit_aux.callbacks._network import Reader, call, read_ahead
-from lit_aux.callbacks._options import names_of
+from lit_aux.callbacks._measurements import log_scalars
+from lit_aux.callbacks._network import Reader, call, default_to_input, read_ahead
+from lit_aux.callbacks._no_trace import traceless
+from lit_aux.callbacks._options import check_choice, names_of
 from lit_aux.callbacks._parameters import (
+    READOUTS,
     by_any_name,
     by_first_name,
+    clean,
     integer_names,
     is_continuous,
     listed,
+    match,
+    readout_parameters,
     refuse_uninitialized,
     squares,
 )
-from lit_aux.callbacks._readout import readout_parameters
-from lit_aux.callbacks._traceless import traceless
-from lit_aux.callbacks.probe import default_to_input, training_batches, transfer
+from lit_aux.callbacks._processes import BringsBack, Brought, total_over_processes
+from lit_aux.callbacks.probe import training_batches, transfer
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.batchnorm import batchnorm_layers
 from lit_aux.functional.batchnorm import reestimate_batchnorm as reestimate
@@ -49,6 +51,7 @@ _UNREACHED = (
 )
 
 
+@dataclass(eq=False, repr=False)
 class WeightRescaling(BringsBack):
     """Multiplies parameters by ``factor`` at the start of a fit: once, in place, on every process.
 
@@ -91,46 +94,36 @@ class WeightRescaling(BringsBack):
             without, or with another, rescaling.
     """
 
-    names: Brought[list[str]] = Brought()
-    norm_before: Brought[float | None] = Brought()
-    norm_after: Brought[float | None] = Brought()
+    factor: float | Sequence[float]
+    _: KW_ONLY
+    preset: Preset = "all"
+    include: list[str] | None = None
+    exclude: list[str] | None = None
+    reestimate_batchnorm: bool = False
+    batchnorm_samples: int = 1000
+    to_input: Callable[[Any], Any] | None = None
 
-    def __init__(
-        self,
-        factor: float | Sequence[float],
-        *,
-        preset: Preset = "all",
-        include: list[str] | None = None,
-        exclude: list[str] | None = None,
-        reestimate_batchnorm: bool = False,
-        batchnorm_samples: int = 1000,
-        to_input: Callable[[Any], Any] | None = None,
-    ) -> None:
+    names = Brought[list[str]]()
+    norm_before = Brought[float | None]()
+    norm_after = Brought[float | None]()
+
+    def __post_init__(self) -> None:
         super().__init__()
-        given: Any = factor
-        given = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
-        check("factor", given, POSITIVE)
-        factors = [float(one) for one in given]
-        for one in factors:
-            check("factor", one, SCALE)
-        if not factors:
+        given: Any = self.factor
+        several = isinstance(given, Sequence) and not isinstance(given, str)
+        for allowed in (POSITIVE, SCALE):
+            check("factor", list(given) if several else [given], allowed)
+        if several and not given:
             raise ConfigurationError("factor: [] is no factor; give a number, or one a replica")
-        if preset not in ("all", "weights", "backbone"):
-            raise ConfigurationError(f"preset: {preset!r} is unknown; use 'all', 'weights' or 'backbone'")
-        check("batchnorm_samples", batchnorm_samples, LIMIT)
-        self.factor: float | list[float] = factors if isinstance(factor, Sequence) else factors[0]
-        self.preset = preset
-        self.include = names_of("include", include)
-        self.exclude = names_of("exclude", exclude)
-        self.reestimate_batchnorm = reestimate_batchnorm
-        self.batchnorm_samples = batchnorm_samples
-        self.to_input = to_input
+        check_choice("preset", self.preset, "all", "weights", "backbone")
+        check("batchnorm_samples", self.batchnorm_samples, LIMIT)
+        self.factor = [float(one) for one in given] if several else float(given)
+        self.include = names_of("include", self.include)
+        self.exclude = names_of("exclude", self.exclude)
         self.names = []
         self.left_out: list[str] = []
-        self.norm_before = None
-        self.norm_after = None
-        self._applied = False
-        self._warned = False
+        self.norm_before = self.norm_after = None
+        self._applied = self._warned = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start afresh in every fit; a resume restores the state after this."""
@@ -183,15 +176,9 @@ class WeightRescaling(BringsBack):
             self._reestimate(trainer, pl_module)
         else:
             self._warn_of_batchnorm(pl_module, chosen)
-        log_scalars(
-            trainer,
-            pl_module,
-            {
-                "rescale/factor": fmean(self.factor) if isinstance(self.factor, list) else self.factor,
-                "rescale/norm_before": self.norm_before,
-                "rescale/norm_after": self.norm_after,
-            },
-        )
+        factor = fmean(self.factor) if isinstance(self.factor, Sequence) else self.factor
+        values = {"factor": factor, "norm_before": self.norm_before, "norm_after": self.norm_after}
+        log_scalars(trainer, pl_module, {f"rescale/{name}": value for name, value in values.items()})
 
     def check(self, trainer: Trainer, module: nn.Module, *, started: bool = False) -> None:
         """Say now what the start of the fit would refuse.
@@ -211,7 +198,7 @@ class WeightRescaling(BringsBack):
                 f"factor: {type(average).__name__} averages weights and would undo the rescale; remove it "
                 "from callbacks, start it after the first step, or rescale the weights before the fit"
             )
-        if isinstance(self.factor, list):
+        if isinstance(self.factor, Sequence):
             for name, parameter in chosen.items():
                 if parameter.ndim == 0 or len(parameter) != len(self.factor):
                     raise ConfigurationError(
@@ -257,11 +244,10 @@ class WeightRescaling(BringsBack):
         left = {name: p for name, p in by_first_name(module).items() if id(p) not in ids}
         self.left_out = list(left)
         integers = integer_names(left)
-        others = [name for name in left if name not in readout and name not in integers]
         kinds = {
             "the readout": [name for name in left if name in readout],
             "integer or quantised": list(integers.values()),
-            "as asked": others,
+            "as asked": [name for name in left if name not in readout and name not in integers],
         }
         parts = [f"{listed(names)} ({kind})" for kind, names in kinds.items() if names]
         if parts:
@@ -270,7 +256,7 @@ class WeightRescaling(BringsBack):
     @torch.no_grad()
     def _scale(self, parameter: nn.Parameter) -> None:
         """Multiply in place; one replica after another, so that each is scaled as it would be alone."""
-        if not isinstance(self.factor, list):
+        if not isinstance(self.factor, Sequence):
             parameter.mul_(self.factor)
             return
         for replica, factor in enumerate(self.factor):
@@ -278,14 +264,13 @@ class WeightRescaling(BringsBack):
 
     def _reestimate(self, trainer: Trainer, module: LightningModule) -> None:
         """Compute the statistics of batch normalization anew on this fit's training data."""
-
         if not batchnorm_layers(module):
             return
-        reader = Reader(trainer, module, self.to_input, default_to_input, training=True)
+        reader = Reader(trainer, module, self.to_input, training=True)
 
         def read(batch: Any) -> list[Inputs]:
             moved = transfer(trainer, module, batch)
-            tasks = by_pass(moved) if self.to_input is None else None
+            tasks = _by_pass(moved) if self.to_input is None else None
             return [reader(moved)] if tasks is None else tasks
 
         def forward(passes: list[Inputs]) -> int:
@@ -304,7 +289,7 @@ class WeightRescaling(BringsBack):
                 forward,
                 max_samples=share,
                 reduce=partial(total_over_processes, trainer),
-                on_unreached=lambda layers: warn_of_layers(type(self).__name__, module, layers, _UNREACHED),
+                on_unreached=lambda layers: _warn_of_layers(type(self).__name__, module, layers, _UNREACHED),
             )
             batches.close()
 
@@ -316,9 +301,37 @@ class WeightRescaling(BringsBack):
         if self._warned or not layers or readout_alone or self.factor == 1:
             return
         self._warned = True
-        warn_of_layers(type(self).__name__, module, layers, _STALE)
+        _warn_of_layers(type(self).__name__, module, layers, _STALE)
 
 
 def _norm(parameters: dict[str, nn.Parameter]) -> float:
     """Joint Euclidean norm in float64, of complex numbers that of their moduli."""
     return math.sqrt(sum(float(squares(p.detach().cpu()).sum()) for p in parameters.values()))
+
+
+def _by_pass(batch: Any) -> list[Inputs] | None:
+    """Return what to run the network on, pass by pass, so that it sees the inputs of all tasks of a batch.
+
+    Of ``{task: (x, y)}`` tasks whose inputs have the same shape and dtype share a pass, as in the project's
+    networks; a task that a batch has nothing of may be None.
+
+    Args:
+        batch: A training batch; None is returned for any other than this.
+    """
+    held = {k: pair for k, pair in batch.items() if pair is not None} if isinstance(batch, Mapping) else {}
+    if not held or not all(isinstance(pair, tuple | list) for pair in held.values()):
+        return None
+    kinds: dict[Any, dict[str, Any]] = {}
+    for task, pair in held.items():
+        x = default_to_input(pair)
+        kinds.setdefault((x.shape[1:], x.dtype), {})[task] = pair
+    passes = [default_to_input(alike) for alike in kinds.values()]
+    return [Inputs((x,), size=len(x)) for x in passes]
+
+
+def _warn_of_layers(user: str, module: nn.Module, layers: Iterable[nn.Module], text: str) -> None:
+    """Warn about some layers of a module; the text says what about them."""
+    names = {id(layer): clean(name) for name, layer in module.named_modules()}
+    found = [names.get(id(layer), type(layer).__name__) for layer in layers]
+    shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+    rank_zero_warn(f"{user}: {text.format(layers=shown)}")

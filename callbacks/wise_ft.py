@@ -1,6 +1,5 @@
 """Weights between those before and after finetuning."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -11,25 +10,24 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lit_aux.callbacks._brought_back import Brought
-from lit_aux.callbacks._from_start import FromStart
-from lit_aux.callbacks._logging import log_scalars, prefix_of
-from lit_aux.callbacks._never_fatal import never_fatal
+from lit_aux.callbacks._measurements import MixingMeasurement, folder_of, log_scalars, phase_of
+from lit_aux.callbacks._no_trace import live_tensors, never_fatal, restore
 from lit_aux.callbacks._options import check_source, names_of
-from lit_aux.callbacks._parameters import by_first_name, is_continuous, without_integers
-from lit_aux.callbacks._weights import live_tensors, restore
-from lit_aux.callbacks.mixing_measurement import MixingMeasurement
+from lit_aux.callbacks._parameters import by_first_name, is_continuous, refuse_uninitialized, without_integers
+from lit_aux.callbacks._processes import Brought
+from lit_aux.callbacks._start import FromStart
+from lit_aux.callbacks._task_model import task_model, undisturbed
 from lit_aux.callbacks.task_data import WHAT, TaskData, phase_tasks, task_probe
-from lit_aux.callbacks.task_model import task_model
 from lit_aux.callbacks.trajectory_log import TrajectoryLog
-from lit_aux.callbacks.undisturbed import undisturbed
 from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.files import atomic_write
+from lit_aux.files import atomic_path, atomic_write
 from lit_aux.ranges import Range, check
 from lit_aux.spreadsheets import as_csv
 
 COLUMNS = ("phase", "mixing", "task", "measure", "value")
 FILE = "wise_ft.csv"
+_COLORS = ("#1f4e79", "#f0a030", "#3a7d44", "#8c3b5a", "#6b7280")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 class WiSEFT(FromStart):
@@ -104,7 +102,9 @@ class WiSEFT(FromStart):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a module without the protocol; name the parameters that cannot be mixed."""
         task_model(pl_module, type(self).__name__)
-        without_integers(type(self).__name__, by_first_name(pl_module))
+        named = by_first_name(pl_module)
+        refuse_uninitialized(type(self).__name__, named)
+        without_integers(type(self).__name__, named)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights and collect examples."""
@@ -133,7 +133,7 @@ class WiSEFT(FromStart):
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate every mixture, choose and write."""
         after = {name: value.detach().clone() for name, value in live_tensors(pl_module).items()}
-        phase = prefix_of(pl_module).rstrip("/")
+        phase = phase_of(pl_module)
         try:
             for mixing in self.mixing:
                 self._set(pl_module, after, mixing)
@@ -200,12 +200,63 @@ class WiSEFT(FromStart):
         log_scalars(trainer, module, {"wise_ft/best": self.best, **there})
 
     def _write(self, trainer: Trainer) -> None:
-        folder = Path(os.fspath(trainer.log_dir or trainer.default_root_dir))  # all processes must ask
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        folder = folder_of(trainer)
+        if folder is None:
             return
-        from lit_aux.callbacks.mixing_picture import plot
-
         text = as_csv([COLUMNS, *map(astuple, self.results)])
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write(folder / FILE, text)
-        plot(self.results, self.best, folder / "wise_ft.png")
+        _plot(self.results, self.best, folder / "wise_ft.png")
+
+
+def _plot(results: Sequence[MixingMeasurement], best: float | None, path: Path) -> None:
+    """Draw each task's test (and validation) metric against the mixing weight, and write a PNG.
+
+    Args:
+        results: Rows of one fit.
+        best: The mixing weight best on validation data, marked by a line; None for none.
+        path: Where to write; the file appears whole or not at all.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    metric = _metric(results)
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    tasks = list(dict.fromkeys(row.task for row in results))
+    for number, task in enumerate(tasks):
+        color, marker = _COLORS[number % len(_COLORS)], _MARKERS[number % len(_MARKERS)]
+        for split, line in (("test", "-"), ("val", ":")):
+            rows = [r for r in results if (r.task, r.measure) == (task, f"{split}_{metric}")]
+            if rows:
+                label = f"{task}, {'test' if split == 'test' else 'validation'}"
+                face = color if split == "test" else "white"
+                axis.plot(
+                    [r.mixing for r in rows],
+                    [r.value for r in rows],
+                    line,
+                    label=label,
+                    markersize=5,
+                    markerfacecolor=face,
+                    color=color,
+                    marker=marker,
+                )
+    if best is not None:
+        axis.axvline(best, color="#b0b7c0", linewidth=1, zorder=0, label="best on validation")
+    axis.set_xlabel("mixing weight (0: before the fit, 1: after)")
+    axis.set_ylabel(metric.replace("_", " "))
+    axis.grid(color="#d9dee4", linewidth=0.7)
+    axis.set_axisbelow(True)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+    if tasks:
+        axis.legend(frameon=False, fontsize=9, loc="best" if len(tasks) < 5 else "outside right upper")
+    with atomic_path(path) as part:
+        figure.savefig(part, dpi=160, format="png", facecolor="white")
+
+
+def _metric(results: Sequence[MixingMeasurement]) -> str:
+    """Return the first metric that is no loss, else the loss."""
+    names = [row.measure.partition("_")[2] for row in results]
+    return next((name for name in names if name != "loss"), "loss")

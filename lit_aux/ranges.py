@@ -22,6 +22,7 @@ class Range:
         most: The largest.
         below: What it must be below, in place of ``most``.
         also: Numbers that have a meaning of their own, each with it.
+        whole: Whether only whole numbers make sense.
     """
 
     least: float = -inf
@@ -29,6 +30,7 @@ class Range:
     most: float = inf
     below: float = inf
     also: Mapping[int, str] | None = None
+    whole: bool = False
 
     def __contains__(self, value: Any) -> bool:
         """Say whether a number makes sense."""
@@ -37,7 +39,7 @@ class Range:
         number: Any = value
         if self.also and number in self.also:
             return True
-        if not isinstance(number, Integral) and not isfinite(number):
+        if not isinstance(number, Integral) and (self.whole or not isfinite(number)):
             return False
         return bool(self.least <= number <= self.most and self.above < number < self.below)
 
@@ -75,6 +77,8 @@ FACTOR = Range(least=0, most=1e12)
 """The same where 0, a readout that starts at nothing, makes sense."""
 LIMIT = Range(least=1)
 """Of what ends something: however large, it is a limit."""
+WHOLE = Range(least=1, whole=True)
+"""Of what is counted, however much of it: samples, epochs."""
 
 
 def is_whole(value: object) -> TypeGuard[int]:
@@ -122,7 +126,8 @@ def check(option: str, value: Any, allowed: Range) -> None:
                 if isinstance(one, float) and not isfinite(one) and str(allowed) != "finite"
                 else ""
             )
-            raise ConfigurationError(f"{option}: {one} must be {finite}{allowed}")
+            right = "a whole number" if allowed.whole and not is_whole(one) else f"{finite}{allowed}"
+            raise ConfigurationError(f"{option}: {one} must be {right}")
 
 
 def check_all(ranges: Mapping[str, Range], values: Mapping[str, Any]) -> None:

@@ -132,7 +132,7 @@ def test_trajectories_come_back() -> None:
 
 def test_measurements_of_callbacks(tmp_path: Path) -> None:
     """``wise_ft.csv``, ``trajectory.csv`` and ``regime.csv`` are written with names that others chose."""
-    from lit_aux.callbacks.layer_dimensionality import LayerDimensionality
+    from lit_aux.callbacks import LayerDimensionality
     from lit_aux.regimes.sweep import NUMBERS, FactorFit
     from lit_aux.regimes.sweep_summary import as_csv
 

@@ -22,6 +22,7 @@ from lit_aux.functional.norms import (
     l2_norm,
     l12_norm,
     top_share,
+    unit_contributions,
     unit_products,
 )
 from lit_aux.functional.orders import NESTED, REGIMES, feature_dependence, l_order, nested_ratios, regime
@@ -77,5 +78,6 @@ __all__ = [
     "relu_input_norm",
     "shared_dimensionality",
     "top_share",
+    "unit_contributions",
     "unit_products",
 ]

@@ -78,12 +78,18 @@ def unit_products(first: Tensor, readout: Tensor) -> Tensor:
     Arguments and errors are those of `f1_norm`.
     """
     first, readout = _outputs("first", first), _outputs("readout", readout)
-    if first.shape[-2] != readout.shape[-1] or first.shape[:-2] != readout.shape[:-2]:
-        raise ConfigurationError(
-            f"readout: shape {tuple(readout.shape)} does not fit first {tuple(first.shape)}; "
-            "give (..., O, H) for (..., H, d)"
-        )
+    _check_units(first, readout)
     return readout * scaled_norm(first, -1).unsqueeze(-2)
+
+
+def unit_contributions(first: Tensor, readout: Tensor) -> Tensor:
+    r"""Compute :math:`\|w_h\| (\sum_o v_{oh}^2)^{1/2}` (..., H): what a unit contributes to all outputs.
+
+    Their sum is `f12_norm`. Arguments and errors are those of `f1_norm`.
+    """
+    first, readout = _outputs("first", first), _outputs("readout", readout)
+    _check_units(first, readout)
+    return scaled_norm(readout, -2) * scaled_norm(first, -1)
 
 
 def top_share(beta: Tensor, k: int) -> Tensor:
@@ -142,6 +148,15 @@ def _outputs(option: str, tensor: Tensor) -> Tensor:
             "dimensions"
         )
     return tensor if tensor.ndim > 1 else tensor[None]
+
+
+def _check_units(first: Tensor, readout: Tensor) -> None:
+    """Raise if output weights are not those of the units of the input weights."""
+    if first.shape[-2] != readout.shape[-1] or first.shape[:-2] != readout.shape[:-2]:
+        raise ConfigurationError(
+            f"readout: shape {tuple(readout.shape)} does not fit first {tuple(first.shape)}; "
+            "give (..., O, H) for (..., H, d)"
+        )
 
 
 def _sum(values: Tensor, dim: int | tuple[int, ...]) -> Tensor:

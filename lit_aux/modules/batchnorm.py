@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lit_aux.callbacks._batchnorm import total_over_processes
+from lit_aux.callbacks._processes import total_over_processes
 from lit_aux.callbacks.probe import training_batches, transfer
 from lit_aux.functional.batchnorm import batchnorm_layers, reestimate_batchnorm
 from lit_aux.modules.evaluation_steps import present

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from lit_aux.callbacks._names import uncompiled
+from lit_aux.callbacks._parameters import uncompiled
 from lit_aux.errors import ConfigurationError
 from lit_aux.models import MultiHeadNet
 from lit_aux.phases.phase import Phase

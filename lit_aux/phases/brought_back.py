@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
-from lit_aux.callbacks._brought_back import fetch, read, write
+from lit_aux.callbacks._processes import fetch, read, write
 from lit_aux.errors import ConfigurationError
 
 if TYPE_CHECKING:

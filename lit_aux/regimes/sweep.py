@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any
 
 import lit_aux
-from lit_aux.callbacks.layer_dimensionality import LayerDimensionality
+from lit_aux.callbacks import LayerDimensionality
 from lit_aux.errors import NonFiniteLossError
 from lit_aux.experiments.one_fit import Fit, fit_config
 from lit_aux.files import atomic_write

@@ -7,8 +7,8 @@ from math import isfinite
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from lit_aux.callbacks._names import is_readout
-from lit_aux.callbacks.layer_dimensionality import LayerDimensionality
+from lit_aux.callbacks import LayerDimensionality
+from lit_aux.callbacks._parameters import is_readout
 from lit_aux.errors import unknown_name
 from lit_aux.regimes.sweep import NUMBERS, FactorFit
 from lit_aux.reporting import borderline_caption, short_layer

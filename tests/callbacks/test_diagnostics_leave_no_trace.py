@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from toys import ToyData, toy_module, toy_trainer
 
 from lit_aux.callbacks import FisherTrace, GradientCoherence, GradientConflict, Sharpness
+from lit_aux.callbacks._task_model import on_device, undisturbed
 from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
-from lit_aux.callbacks.undisturbed import on_device, undisturbed
 from lit_aux.errors import ConfigurationError
 
 ONE_OF_EACH = [Sharpness, GradientCoherence, FisherTrace]

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from lit_aux.callbacks._inputs import slices
 from lit_aux.callbacks._layers import resolve_layers
-from lit_aux.callbacks._weights import snapshot, swapped
-from lit_aux.callbacks.probe import default_to_input, slices
+from lit_aux.callbacks._network import default_to_input
+from lit_aux.callbacks._no_trace import snapshot, swapped
 from lit_aux.errors import ConfigurationError
 
 

@@ -24,7 +24,7 @@ from lit_aux.callbacks import (
     TrajectoryLog,
     WiSEFT,
 )
-from lit_aux.callbacks.layer_dimensionality import UNTRAINED
+from lit_aux.callbacks._measurements import UNTRAINED
 from lit_aux.errors import ConfigurationError
 
 LAYERS = ["net.0", "net.5"]

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 from torch.utils.data import DataLoader
 
 from lit_aux.callbacks import RepresentationDimensionality
-from lit_aux.callbacks._masks import resolved
+from lit_aux.callbacks._inputs import resolved
 from lit_aux.errors import ConfigurationError
 
 WIDTH = 8

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from lit_aux.callbacks import LayerDimensionality, RepresentationDimensionality, WeightRescaling
-from lit_aux.callbacks._untrained import looks_untrained, starts_untrained
+from lit_aux.callbacks._start import looks_untrained, starts_untrained
 from lit_aux.models import LeNet
 from lit_aux.modules import SingleTaskModule
 

@@ -23,7 +23,7 @@ from lit_aux.callbacks import (
     WiSEFT,
 )
 from lit_aux.callbacks._layers import resolve_layers
-from lit_aux.callbacks.task_model import shared_parameters
+from lit_aux.callbacks._parameters import shared_parameters
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional import fisher_trace, gradient_coherence, gradient_cosine
 

@@ -125,6 +125,7 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "l12_norm": (functional.l12_norm, ROWS[:1]),
     "f1_norm": (functional.f1_norm, LAYERS),
     "f12_norm": (functional.f12_norm, LAYERS),
+    "unit_contributions": (functional.unit_contributions, LAYERS),
     "unit_products": (functional.unit_products, LAYERS),
     "top_share": (lambda x: functional.top_share(x, 2), ROWS[:1]),
     "entry_share": (lambda x: functional.entry_share(x, [0, 2]), ROWS[:1]),

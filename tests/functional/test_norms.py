@@ -15,6 +15,7 @@ from lit_aux.functional import (
     l2_norm,
     l12_norm,
     top_share,
+    unit_contributions,
     unit_products,
 )
 
@@ -59,6 +60,7 @@ def test_norms_of_relu_networks_are_their_sums():
         assert f1_norm(first, readout)[r].item() == pytest.approx(f1)
         assert f12_norm(first, readout)[r].item() == pytest.approx(f12)
     assert unit_products(first, readout).shape == (3, 2, 6)
+    torch.testing.assert_close(unit_contributions(first, readout).sum(-1), f12_norm(first, readout))
     one = readout[:, :1]
     torch.testing.assert_close(f1_norm(first, one), f12_norm(first, one))
     # Moving a unit's size from one layer to the other leaves the function and both norms.

@@ -23,7 +23,7 @@ from method_helpers import (
 )
 from torch import Tensor, nn
 
-from lit_aux.callbacks.task_model import shared_parameters
+from lit_aux.callbacks._parameters import shared_parameters
 from lit_aux.errors import ConfigurationError
 from lit_aux.models import DiagonalNet
 from lit_aux.modules import MultiTaskModule

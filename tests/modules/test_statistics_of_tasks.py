@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from toys import toy_trainer
 
 from lit_aux.callbacks import WeightRescaling
-from lit_aux.callbacks.undisturbed import undisturbed
+from lit_aux.callbacks._task_model import undisturbed
 from lit_aux.modules import MultiTaskModule
 from lit_aux.modules.batchnorm import of_all_tasks
 from lit_aux.phases import PhaseSettings

@@ -164,7 +164,7 @@ def test_seeds_and_infinite_losses(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def fits(*cells: tuple[float, str, float | None]) -> list[FactorFit]:
-    from lit_aux.callbacks.layer_dimensionality import LayerDimensionality
+    from lit_aux.callbacks import LayerDimensionality
 
     return [
         FactorFit(f, i, (LayerDimensionality("finetune", "pool", 9, 3, 3, 0.3, 1.0, v),), accuracy)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What a callback measured in a process that a strategy started comes back to the caller's callback."""
+"""What processes tell each other: sums, and what callbacks measured in those that a strategy started."""
 
 import os
 import pickle
@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 from weakref import WeakKeyDictionary, finalize
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -102,3 +104,11 @@ def read(path: str) -> Any:
         content = pickle.load(file)
     os.unlink(path)
     return content
+
+
+def total_over_processes(trainer: Trainer, tensor: Tensor) -> Tensor:
+    """Return the sum of a tensor over the processes, on the CPU; every process must call this."""
+    if trainer.world_size == 1:  # also where the device has no float64
+        return tensor.detach().cpu()
+    moved = tensor.detach().clone().to(trainer.strategy.root_device)  # which is summed in place
+    return torch.as_tensor(trainer.strategy.reduce(moved, reduce_op="sum")).cpu()

@@ -1,8 +1,8 @@
-"""Looking at a network in the middle of its training without leaving a trace."""
+"""What a module has to offer so that callbacks can evaluate its tasks, and how they do so without a trace."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -10,12 +10,57 @@ from lightning.pytorch.utilities.data import extract_batch_size
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-from lit_aux.callbacks._traceless import traceless
-from lit_aux.callbacks.probe import fixed_rng, transfer
-from lit_aux.callbacks.task_model import TaskModel
+from lit_aux.callbacks._no_trace import attached, fixed_rng, traceless
+from lit_aux.callbacks.probe import transfer
+from lit_aux.errors import ConfigurationError
 from lit_aux.functional.batchnorm import batchnorm_layers, reestimate_batchnorm, uncompiled
 
 _BATCH = 256
+
+
+class TaskModel(Protocol):
+    """A module whose tasks can be evaluated one by one; all of the project's modules are such.
+
+    Neither method may log, count or change anything. ``readout_parameters`` is needed only where no
+    ``shared`` patterns are given; ``task_metrics(task)``, a dictionary of fresh torchmetrics, only by those
+    who want other metrics than accuracy.
+
+    Targets may be missing: NaN, and the class numbers -100 and the ``ignore_index`` of the module's losses.
+    Examples without any target are left out. Modules whose missing targets look otherwise say so by
+    ``task_labels(task, y)``, bool in the shape of y. A loss counts, beside those of other batches, by its
+    number of targets; where that is not what it divides by, ``task_mean(task, outputs, y)`` returns the mean
+    and what it divides by. ``task_score(task, metric, outputs, y)`` replaces ``metric.update(outputs, y)``.
+    """
+
+    def task_outputs(self, task: str, x: Any) -> Tensor:
+        """Return the outputs (logits, for classification) of one task on inputs of a batch."""
+
+    def task_loss(self, task: str, outputs: Tensor, y: Any) -> Tensor:
+        """Return the loss of one task, a scalar: the mean over the batch."""
+
+    def readout_parameters(self) -> Iterable[nn.Parameter]:
+        """Return the parameters that are no task's but its own: everything else is shared."""
+
+
+def task_model(module: LightningModule, user: str) -> TaskModel:
+    """Return a module as a :class:`TaskModel`.
+
+    Args:
+        module: The module of a fit.
+        user: Who needs it, for the error.
+
+    Raises:
+        ConfigurationError: If it lacks a method, or its network is a student.
+    """
+    if getattr(module, "students", None) is not None:
+        raise ConfigurationError(f"{user}: students train replicas, not tasks; leave this callback out")
+    missing = [name for name in ("task_outputs", "task_loss") if not callable(getattr(module, name, None))]
+    if missing:
+        raise ConfigurationError(
+            f"{user}: {type(module).__name__} has no {missing[0]}; give it task_outputs(task, x) and "
+            "task_loss(task, outputs, y), see lit_aux.callbacks.TaskModel"
+        )
+    return cast(TaskModel, module)
 
 
 @contextmanager
@@ -36,23 +81,18 @@ def undisturbed(
         probe: Examples ``{task: (x, y)}`` from which statistics of batch normalization are estimated anew,
             where the module's ``reestimate_batchnorm`` is true; running averages lag behind the weights.
     """
-    modes = [(layer, layer.training) for layer in module.modules()]
     device = trainer.strategy.root_device.type
-    module.eval()
-    try:
-        with (
-            traceless(trainer, module),
-            fixed_rng(),
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            torch.autocast(device, enabled=False),
-        ):
-            if probe and getattr(module, "reestimate_batchnorm", False):
-                _reestimate(trainer, module, model, probe)
-            yield
-    finally:
-        for layer, mode in modes:
-            layer.training = mode
+    with (
+        traceless(trainer, module),
+        fixed_rng(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device, enabled=False),
+    ):
+        module.eval()
+        if probe and getattr(module, "reestimate_batchnorm", False):
+            _reestimate(trainer, module, model, probe)
+        yield
 
 
 def on_device(trainer: Trainer, module: LightningModule, batch: Any, rows: Any = None) -> Any:
@@ -114,15 +154,8 @@ def _reached(
 ) -> set[nn.Module]:
     """Return the batch-normalization layers that run for a task, from a pass on one example."""
     found: set[nn.Module] = set()
-    hooks = [
-        layer.register_forward_pre_hook(lambda layer, _: found.add(layer))
-        for layer in batchnorm_layers(module)
-    ]
-    try:
-        if hooks:
-            with torch.no_grad(), uncompiled():
-                model.task_outputs(task, on_device(trainer, module, batch, slice(0, 1))[0])
-    finally:
-        for hook in hooks:
-            hook.remove()
+    if layers := batchnorm_layers(module):
+        hooks = (layer.register_forward_pre_hook(lambda layer, _: found.add(layer)) for layer in layers)
+        with attached(hooks), torch.no_grad(), uncompiled():
+            model.task_outputs(task, on_device(trainer, module, batch, slice(0, 1))[0])
     return found
