@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from lit_aux.cli import main
+from lit_aux.cli.reproduce import _parse as parse_reproduce
 from lit_aux.experiments import EXPERIMENTS, cells
-from lit_aux.experiments.command import _parse as parse_reproduce
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

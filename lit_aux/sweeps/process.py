@@ -17,7 +17,7 @@ from lit_aux.sweeps.run import SweepRun
 _LATE = ("reporting", "experiments.fit_rows", "experiments.student_report", "sweeps.child")
 _OF_PROGRAM = {
     "lit_aux.cli": (
-        "lit_aux.auxiliary_cli",
+        "lit_aux.cli.lightning_cli",
         "omegaconf",
         "rich.table",
         *(f"lit_aux.{name}" for name in _LATE),

@@ -2,9 +2,9 @@
 
 import pytest
 
+from lit_aux.cli.figures import PICTURES, run
 from lit_aux.errors import ConfigurationError
 from lit_aux.figures.catalogue import FIGURES
-from lit_aux.figures.command import PICTURES, run
 
 
 @pytest.mark.parametrize("name", PICTURES)

@@ -14,10 +14,10 @@ import pytest
 from sweep_helpers import ROOT, rows_of, toy, write_sweep
 from toys import until
 
+from lit_aux.cli.sweep import run
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import ResultsTable
 from lit_aux.experiments.display import GridProgress
-from lit_aux.sweeps.command import run
 from lit_aux.sweeps.file import read_sweep
 from lit_aux.sweeps.points import points
 from lit_aux.sweeps.run import sweep_runs
@@ -27,7 +27,7 @@ PROGRAM = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 from sweep_helpers import toy
-from lit_aux.sweeps.command import run
+from lit_aux.cli.sweep import run
 sys.exit(run(sys.argv[1:], toy))
 """
 TABLE = "runs/sweeps/s/results.csv"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from lit_aux.commands import command_parser, parse
+from lit_aux.cli.parser import Options, command_parser, parse
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.experiments.duplicates import check_duplicates
 from lit_aux.figures.catalogue import FIGURES
@@ -22,17 +22,26 @@ PICTURES = {
 }
 """Of the theory: module, function and what it shows."""
 ALL = "all"
-_OPTIONS = (
-    "--results",
-    "--reference",
-    "--experiment",
-    "--network",
-    "--where",
-    "--duplicates",
-    "--value",
-    "--mean",
-    "--out",
-)
+_OPTIONS: Options = {
+    "results": (
+        list[str],
+        [],
+        "results.csv, or folders that hold one, of reproduce, sweep or fit; published ones too",
+    ),
+    "reference": (str | None, None, "folder of published tables to lay over, dashed"),
+    "experiment": (str | None, None, "draw the rows of this experiment"),
+    "network": (str | None, None, "draw the rows of diagonal, relu or image networks"),
+    "where": (list[str], [], 'draw rows with these values only, as in "k_main=5,10"'),
+    "duplicates": (
+        str | None,
+        None,
+        "first, last or mean: what counts where rows of one run differ by more than 1 %%",
+    ),
+    "value": (Literal["loss_best", "loss_final"], "loss_best", "the loss of students"),
+    "mean": (Literal["arithmetic", "geometric"], "arithmetic", "of losses over seeds"),
+    "out": (str | None, None, "the file, in png, svg or pdf by its ending; NAME.png by default"),
+}
+_OF_RESULTS = ("results", "reference", "experiment", "network", "where", "duplicates")
 
 
 def parser() -> ArgumentParser:
@@ -46,47 +55,9 @@ def parser() -> ArgumentParser:
             f"  {ALL:18} every figure that the tables cover, into the folder --out\n\n"
             "Error bars are 2 standard errors over seeds."
         ),
+        _OPTIONS,
     )
     made.add_argument("name", type=str, help="one of those above")
-    made.add_argument(
-        "--results",
-        type=str,
-        nargs="+",
-        default=[],
-        help="results.csv, or folders that hold one, of reproduce, sweep or fit; published ones too",
-    )
-    made.add_argument(
-        "--reference", type=str | None, default=None, help="folder of published tables to lay over, dashed"
-    )
-    made.add_argument("--experiment", type=str | None, default=None, help="draw the rows of this experiment")
-    made.add_argument(
-        "--network", type=str | None, default=None, help="draw the rows of diagonal, relu or image networks"
-    )
-    made.add_argument(
-        "--where",
-        type=str,
-        nargs="+",
-        default=[],
-        help='draw rows with these values only, as in "k_main=5,10"',
-    )
-    made.add_argument(
-        "--duplicates",
-        type=str | None,
-        default=None,
-        help="first, last or mean: what counts where rows of one run differ by more than 1 %%",
-    )
-    made.add_argument(
-        "--value", type=Literal["loss_best", "loss_final"], default="loss_best", help="the loss of students"
-    )
-    made.add_argument(
-        "--mean", type=Literal["arithmetic", "geometric"], default="arithmetic", help="of losses over seeds"
-    )
-    made.add_argument(
-        "--out",
-        type=str | None,
-        default=None,
-        help="the file, in png, svg or pdf by its ending; NAME.png by default",
-    )
     return made
 
 
@@ -123,10 +94,7 @@ def run(arguments: Sequence[str]) -> int:
     check_duplicates(given.duplicates)
     from lit_aux.figures.results import draw_all, draw_figure
 
-    source = {
-        name: getattr(given, name)
-        for name in ("results", "reference", "experiment", "network", "where", "duplicates")
-    }
+    source = {name: given[name] for name in _OF_RESULTS}
     how = Request(given.value, given.mean)
     if given.name == ALL:
         lines = draw_all(Path("figures" if given.out is None else given.out), how=how, **source)
@@ -139,12 +107,12 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _refuse_options_of_results(given: Any) -> None:
-    for option in _OPTIONS[:6]:
-        value = getattr(given, option.removeprefix("--"))
-        if value:
-            text = " ".join(map(str, value)) if isinstance(value, list) else value
+    for option in _OF_RESULTS:
+        if value := given[option]:
+            text = " ".join(value) if isinstance(value, list) else value
             raise ConfigurationError(
-                f"{option} {text or repr(text)}: {given.name} is a picture of the theory, drawn from no rows"
+                f"--{option} {text or repr(text)}: {given.name} is a picture of the theory, drawn from "
+                "no rows"
             )
 
 
@@ -152,7 +120,6 @@ def _parse(arguments: Sequence[str]) -> Any:
     return parse(
         parser(),
         arguments,
-        _OPTIONS,
         nothing=f"NAME: nothing is given; name one of {', '.join([*PICTURES, *FIGURES, ALL])}",
         stray="draw one figure at a time",
         missing={"--out": "name a file", "--where": "as in k_main=5", "": "name one"},

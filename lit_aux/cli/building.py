@@ -7,8 +7,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from lit_aux._options import option_of
-from lit_aux._typed_values import as_typed
+from lit_aux.cli.messages import as_typed, option_of
 from lit_aux.errors import ConfigurationError, NonFiniteLossError
 from lit_aux.storage import StorageError
 

@@ -1,5 +1,7 @@
 """What is wrong with configuration files, said before they are parsed: by file, and in one line."""
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
@@ -9,10 +11,16 @@ from typing import Any
 import yaml
 
 from lit_aux import _yaml
-from lit_aux._options import option_of
+from lit_aux.cli.messages import option_of
 from lit_aux.errors import ConfigurationError
 
 _CONFIG = ("--config", "-c")
+
+
+def know_working_folder() -> None:
+    """Let classes of the user's own be named as ``module.Class``: the working folder is looked at last."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def configuration_files(words: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -4,14 +4,16 @@ import ast
 import inspect
 import re
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
+from typing import Any
 
-from lit_aux._options import option_of
+import yaml
 
-OWN = "sweep, reproduce, table, figures, trajectories, regime"
-"""Commands that are not Lightning's."""
+from lit_aux.cli.commands import unknown_command
+
 _KEY = re.compile(r'Parser key "([^"]+)":')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
 _UNKNOWN = re.compile(r"Option '([^']+)' is not accepted|unrecognized arguments: --(\S+)")
@@ -33,6 +35,11 @@ _EXAMPLES = {
 _NOTHING = ("NoneType", "dot import path", "path but")
 
 
+def option_of(path: Iterable[str]) -> str:
+    """Write a path of keys as the option that sets it."""
+    return "--" + ".".join(key for key in path if key != "init_args")
+
+
 def parsing_message(error: str) -> str:
     """Make one readable line of what jsonargparse says.
 
@@ -51,10 +58,10 @@ def parsing_message(error: str) -> str:
         return f"--config: what is given is not valid YAML ({reason})"
     if match := re.match(r'Parser key "config": (.+)', error):
         return f"--config: {match[1][0].lower()}{match[1][1:]}"
-    if match := re.match(r"argument subcommand: invalid choice: (\S+) \(choose from (.+)\)", error):
-        return f"{match[1]} is no command; choose {match[2]}, {OWN}".replace("'", "")
-    if match := re.match(r'expected "subcommand" to be one of \{(.+)\}', error):
-        return f"no command is given; choose {match[1].replace(',', ', ')}, {OWN}"
+    if match := re.match(r"argument subcommand: invalid choice: '?([^\s']+)", error):
+        return str(unknown_command(match[1]))
+    if error.startswith('expected "subcommand" to be one of'):
+        return str(unknown_command(""))
     return _nested(error) or error
 
 
@@ -286,3 +293,70 @@ def _unrecognized(words: str) -> str:
     if near := get_close_matches(head, roots, n=1):
         return f"{name}: unknown option; did you mean '--{near[0]}{'.' if tail else ''}{tail}'?"
     return f"{name}: unknown option; options begin with --config, --model, --data or --trainer"
+
+
+def as_typed(message: str, words: Any) -> str:
+    """Return a message that echoes the value of its option as it was typed.
+
+    Args:
+        message: Begins with an option.
+        words: The command line; anything but a list of words has nothing typed.
+    """
+    if not isinstance(words, list | tuple):
+        return message
+    option = re.match(r"--[\w.+-]+", message)
+    if option and (name := _spelled(option[0], words)):
+        message = name + message[option.end() :]
+        option = re.match(r"--[\w.+-]+", message)
+    for name, value in _within(option[0], words) if option else ():  # of the class that is told of
+        if value.isprintable() and value not in message and name in message:
+            message = _with_typed(message, len(option[0]) if option else 0, value) or message
+    typed = option and _value_of(option[0].rstrip(":"), words)
+    if not option or not typed or typed in message[option.end() :] or len(typed) > 200:
+        return message
+    if not typed.isprintable():  # as Python writes it one sees what is odd
+        return message
+    module, _, name = typed.rpartition(".")
+    if module and name.isidentifier() and name in message:  # a class, whose module need not be told
+        return message
+    found = _with_typed(message, option.end(), typed)
+    return found or f"{message} (given: {typed})"
+
+
+def _with_typed(message: str, start: int, typed: str) -> str | None:
+    """Return a message with a value as it was typed in place of how Python writes it; None if it has none."""
+    try:
+        value = yaml.safe_load(typed)
+    except yaml.YAMLError:
+        value = typed
+    forms = [str(value), repr(value)]
+    with suppress(ValueError):
+        forms += [str(float(typed)), repr(float(typed))]
+    for form in forms:
+        if quoted := re.search(rf"(?<![\w.]){re.escape(form)}(?![\w.]*\w)", message[start:]):
+            return f"{message[: start + quoted.start()]}{typed}{message[start + quoted.end() :]}"
+    return None
+
+
+def _within(option: str, words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the last names and the values of options of an option that were typed."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, sign, value = word.partition("=")
+        if name.replace(".init_args", "").startswith(f"{option}."):
+            yield name.rpartition(".")[2], value if sign else following
+
+
+def _spelled(option: str, words: Sequence[str]) -> str | None:
+    """Return an option as it was typed, where only hyphens and underscores differ."""
+    typed = [word.partition("=")[0] for word in words]
+    return next((name for name in typed if name.replace("_", "-") == option.replace("_", "-")), None)
+
+
+def _value_of(option: str, words: Sequence[str]) -> str | None:
+    """Return what an option was given last on the command line."""
+    found = None
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, sign, value = word.partition("=")
+        if name.replace(".init_args", "").replace("_", "-") == option.replace("_", "-"):
+            found = value if sign else following
+    return found

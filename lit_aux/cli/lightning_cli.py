@@ -1,11 +1,13 @@
 """Lightning's command line as this project has it."""
 
+import ast
+import json
 import logging
 import re
 import sys
 import warnings
-from argparse import Action
-from collections.abc import Mapping
+from argparse import Action, ArgumentError
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jsonargparse import DefaultHelpFormatter, Namespace
@@ -15,29 +17,21 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 import lit_aux.data
 import lit_aux.modules  # noqa: F401 - so that their classes can be named without a path
-from lit_aux._building import build_plainly, located, noting, of_callback, of_trainer, raised_by_lightning
-from lit_aux._configurations import check_configurations, given_values, told_of_references
-from lit_aux._options import with_class_paths, with_nulls
-from lit_aux.commands import know_working_folder
+from lit_aux.cli.building import build_plainly, located, noting, of_callback, of_trainer, raised_by_lightning
+from lit_aux.cli.commands import MORE_HELP
+from lit_aux.cli.configuration import (
+    check_configurations,
+    given_values,
+    know_working_folder,
+    told_of_references,
+)
+from lit_aux.cli.messages import parsing_message
 from lit_aux.errors import ConfigurationError
+from lit_aux.integrators import INTEGRATORS
 from lit_aux.phases import PhaseTrainer
 from lit_aux.phases.state import check_archive
 from lit_aux.ranges import SEED
 from lit_aux.storage import storage_trouble
-
-_DESCRIPTION = (
-    "Train a network on one task, on several at once, or by pretraining and finetuning; rescale its weights "
-    "in between; see which features were reused. Start with: lit-aux fit --config configs/quickstart.yaml. "
-    "Many runs of one W&B sweep file, with or without W&B: lit-aux sweep FILE. The paper's experiments: "
-    "lit-aux reproduce EXPERIMENT. Means and winners of a results table: lit-aux table FILE; its pictures: "
-    "lit-aux figures NAME. Is a network lazy, nested or rich: lit-aux regime RUN. Why did multi-task "
-    "training help or hurt: lit-aux trajectories RUN... (Each has its own --help.)"
-)
-_MORE_HELP = (
-    "The options of a model or of data: lit-aux fit --model.help PretrainFinetuneModule, "
-    "lit-aux fit --data.help DigitsDataModule."
-)
-
 
 _KNOWN = re.compile(r"known subclasses: ([\w., ]+)")
 _PUBLIC = re.compile(r"lit_aux\.\w+\.\w+")
@@ -117,7 +111,7 @@ class AuxiliaryCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Return a parser whose help ends with how to see what only a model's or data's own help lists."""
-        return super().init_parser(**{"epilog": _MORE_HELP, **kwargs})
+        return super().init_parser(**{"epilog": MORE_HELP, **kwargs})
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what must agree."""
@@ -254,17 +248,20 @@ class _ParsedOnly(AuxiliaryCLI):
         """Run nothing."""
 
 
-def parse(args: list[str]) -> None:
-    """Parse a command line of ``fit`` and do no more.
+def check_fit(options: list[str]) -> None:
+    """Parse the options of ``fit`` and do no more.
 
     Args:
-        args: The command line, from ``fit`` on.
+        options: What follows ``fit``.
 
     Raises:
-        ConfigurationError: For files that cannot be read, and references that lead nowhere.
-        ArgumentError: For options that are unknown or of the wrong kind.
+        ConfigurationError: For options that are unknown or of the wrong kind, for files that cannot be read,
+            and references that lead nowhere.
     """
-    _command_line(_ParsedOnly, args)
+    try:
+        _command_line(_ParsedOnly, ["fit", *options])
+    except ArgumentError as error:
+        raise ConfigurationError(parsing_message(str(error))) from error
 
 
 def run(args: ArgsType) -> None:
@@ -289,7 +286,11 @@ def _command_line(kind: type[AuxiliaryCLI], args: ArgsType) -> None:
         args=args,
         seed_everything_default=0,
         auto_configure_optimizers=False,
-        parser_kwargs={"description": _DESCRIPTION, "parser_mode": "omegaconf+", "exit_on_error": False},
+        parser_kwargs={
+            "description": "All commands: lit-aux --help",
+            "parser_mode": "omegaconf+",
+            "exit_on_error": False,
+        },
     )
 
 
@@ -312,3 +313,48 @@ def _hush() -> None:
         "Detected pickle protocol",
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+def with_class_paths(words: Sequence[str]) -> list[str]:
+    """Write integrators that are named by their word (``gradient_descent``) as classes.
+
+    Only then do options of theirs that follow (``--model.settings.integrator.lr 0.1``) have an owner.
+
+    Args:
+        words: The command line.
+    """
+    classes = {name: f"lit_aux.integrators.{kind.__qualname__}" for name, kind in INTEGRATORS.items()}
+    written: list[str] = []
+    for word in words:
+        option, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        owner = option or (written[-1] if written else "")
+        if owner.endswith(".integrator"):
+            value = classes.get(value, value)
+        written.append(f"{option}{sign}{value}")
+    return written
+
+
+def with_nulls(words: Sequence[str]) -> list[str]:
+    """Write None as null, as the parser reads it: W&B agents spell values as Python does.
+
+    Args:
+        words: The command line.
+    """
+    written: list[str] = []
+    for word in words:
+        option, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        is_value = sign or (written and written[-1].startswith("--") and "=" not in written[-1])
+        written.append(f"{option}{sign}{_null(value)}" if is_value and "None" in value else word)
+    return written
+
+
+def _null(value: str) -> str:
+    """Return a value with Python's None as YAML's null, also within a list or a dictionary of Python's."""
+    if value == "None":
+        return "null"
+    if value[:1] not in ("[", "{"):
+        return value
+    try:
+        return json.dumps(ast.literal_eval(value))
+    except (ValueError, SyntaxError, TypeError):
+        return value
