@@ -7,7 +7,8 @@ from argparse import ArgumentError
 from typing import TYPE_CHECKING, Any
 
 from lit_aux.cli.commands import dispatch
-from lit_aux.errors import ConfigurationError, NonFiniteLossError, RankError, printable
+from lit_aux.cli.words import as_typed, with_values
+from lit_aux.errors import ConfigurationError, NonFiniteLossError, RankError, causes, printable
 from lit_aux.storage import TOO_LONG, StorageError, is_too_long, storage_trouble
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ def main(args: "ArgsType" = None) -> int:
         nobody read the output.
     """
     if args is None:  # also for further processes of a run, which Lightning starts with the same words
-        sys.argv[1:] = _with_home(sys.argv[1:])
+        sys.argv[1:] = with_values(sys.argv[1:], _with_home)
     elif isinstance(args, list):
-        args = _with_home(args)
+        args = with_values(args, _with_home)
     if os.environ.get("LIT_AUX_DEBUG"):
         return dispatch(args)
     try:
@@ -54,7 +55,7 @@ def main(args: "ArgsType" = None) -> int:
         known = _known_cause(error) or storage_trouble(error, os.curdir) or _of_name(error, words)
         if known is None:
             raise
-        from lit_aux.cli.messages import as_typed, parsing_message
+        from lit_aux.cli.messages import parsing_message
 
         message = str(known)
         if isinstance(known, ArgumentError):
@@ -65,25 +66,17 @@ def main(args: "ArgsType" = None) -> int:
         return 1 if isinstance(known, NonFiniteLossError | StorageError | RankError) else 2
 
 
-def _with_home(words: list[str]) -> list[str]:
+def _with_home(_: str, value: str) -> str:
     """Write ``~/`` at the beginning of a value as the home folder, as a shell does where it stands alone."""
-    written = []
-    for word in words:
-        option, sign, value = word.partition("=") if word.startswith("-") else ("", "", word)
-        written.append(option + sign + os.path.expanduser(value) if value.startswith("~/") else word)
-    return written
+    return os.path.expanduser(value) if value.startswith("~/") else value
 
 
-def _known_cause(error: BaseException | None) -> BaseException | None:
+def _known_cause(error: BaseException) -> BaseException | None:
     """Find the error that was meant for people among those that it led to."""
     known = [StorageError, ConfigurationError, NonFiniteLossError, RankError, ArgumentError]
     if lightning := sys.modules.get("lightning.fabric.utilities.exceptions"):  # else it raised nothing
         known.insert(4, lightning.MisconfigurationException)
-    chain = []
-    while error is not None:
-        chain.append(error)
-        error = error.__cause__ or error.__context__
-    return next((e for kind in known for e in chain if isinstance(e, kind)), None)
+    return next((e for kind in known for e in causes(error) if isinstance(e, kind)), None)
 
 
 def _of_name(error: BaseException, words: Any) -> ConfigurationError | None:

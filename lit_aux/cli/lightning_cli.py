@@ -7,7 +7,7 @@ import re
 import sys
 import warnings
 from argparse import Action, ArgumentError
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from jsonargparse import DefaultHelpFormatter, Namespace
@@ -26,7 +26,8 @@ from lit_aux.cli.configuration import (
     told_of_references,
 )
 from lit_aux.cli.messages import parsing_message
-from lit_aux.errors import ConfigurationError
+from lit_aux.cli.words import with_values
+from lit_aux.errors import ConfigurationError, causes
 from lit_aux.integrators import INTEGRATORS
 from lit_aux.phases import PhaseTrainer
 from lit_aux.phases.state import check_archive
@@ -63,7 +64,9 @@ class _Parser(LightningArgumentParser):
 
     def parse_args(self, args: Any = None, *others: Any, **options: Any) -> Namespace:  # type: ignore[override]
         """Parse a command line, None in it being null."""
-        return super().parse_args(with_nulls(args) if isinstance(args, list) else args, *others, **options)
+        return super().parse_args(
+            with_values(args, _null) if isinstance(args, list) else args, *others, **options
+        )
 
     def add_instantiator(self, instantiator: Any, *others: Any, **options: Any) -> None:
         """Add what builds a class; an error knows then what was being built."""
@@ -79,7 +82,8 @@ class AuxiliaryCLI(LightningCLI):
         try:
             super().__init__(*args, **kwargs)
         except Exception as error:
-            known = _configuration_error(error) or self._of_trainer(error)
+            found = (one for one in causes(error) if isinstance(one, ConfigurationError))
+            known = next(found, None) or self._of_trainer(error)
             if known is None:
                 trouble = storage_trouble(error, self._folder())
                 if trouble is None:
@@ -126,7 +130,7 @@ class AuxiliaryCLI(LightningCLI):
         """Parse the command line, with words that stand for classes written out."""
         if isinstance(args, Mapping | Namespace):
             return super().parse_arguments(parser, args)
-        words = with_class_paths(self._words)
+        words = with_values(self._words, _class_path)
         check_configurations(words)
         try:
             with told_of_references(words):
@@ -189,22 +193,13 @@ class AuxiliaryCLI(LightningCLI):
             text = self._parser("fit").dump(self.config["fit"], skip_none=False)
             self.trainer.configuration = yaml.safe_load(text)
 
-    def before_validate(self) -> None:
+    def check_checkpoint(self) -> None:
         """Refuse a checkpoint that is none, before anything is written."""
-        self._check_checkpoint("validate")
-
-    def before_test(self) -> None:
-        """Refuse a checkpoint that is none, before anything is written."""
-        self._check_checkpoint("test")
-
-    def before_predict(self) -> None:
-        """Refuse a checkpoint that is none, before anything is written."""
-        self._check_checkpoint("predict")
-
-    def _check_checkpoint(self, command: str) -> None:
-        path = self.config[command].get("ckpt_path")
+        path = self.config[self.subcommand].get("ckpt_path")
         if path is not None and path not in ("best", "last", "hpc") and "registry" not in str(path):
             check_archive(path, "--ckpt_path")
+
+    before_validate = before_test = before_predict = check_checkpoint
 
     def after_fit(self) -> None:
         """Print and draw what came out."""
@@ -212,13 +207,6 @@ class AuxiliaryCLI(LightningCLI):
 
         if not getattr(self.trainer, "fast_dev_run", False):
             report(self.trainer)
-
-
-def _configuration_error(error: BaseException | None) -> ConfigurationError | None:
-    """Find the error that was meant for people among those that an error came from."""
-    while error is not None and not isinstance(error, ConfigurationError):
-        error = error.__cause__ or error.__context__
-    return error
 
 
 def _tasks(data: Any) -> dict[str, int] | None:
@@ -315,44 +303,20 @@ def _hush() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def with_class_paths(words: Sequence[str]) -> list[str]:
-    """Write integrators that are named by their word (``gradient_descent``) as classes.
+def _class_path(option: str, value: str) -> str:
+    """Write an integrator that is named by its word (``gradient_descent``) as its class.
 
-    Only then do options of theirs that follow (``--model.settings.integrator.lr 0.1``) have an owner.
-
-    Args:
-        words: The command line.
+    Only then do options of its own that follow (``--model.settings.integrator.lr 0.1``) have an owner.
     """
-    classes = {name: f"lit_aux.integrators.{kind.__qualname__}" for name, kind in INTEGRATORS.items()}
-    written: list[str] = []
-    for word in words:
-        option, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
-        owner = option or (written[-1] if written else "")
-        if owner.endswith(".integrator"):
-            value = classes.get(value, value)
-        written.append(f"{option}{sign}{value}")
-    return written
+    known = INTEGRATORS.get(value) if option.endswith(".integrator") else None
+    return value if known is None else f"lit_aux.integrators.{known.__qualname__}"
 
 
-def with_nulls(words: Sequence[str]) -> list[str]:
-    """Write None as null, as the parser reads it: W&B agents spell values as Python does.
-
-    Args:
-        words: The command line.
-    """
-    written: list[str] = []
-    for word in words:
-        option, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
-        is_value = sign or (written and written[-1].startswith("--") and "=" not in written[-1])
-        written.append(f"{option}{sign}{_null(value)}" if is_value and "None" in value else word)
-    return written
-
-
-def _null(value: str) -> str:
-    """Return a value with Python's None as YAML's null, also within a list or a dictionary of Python's."""
-    if value == "None":
+def _null(option: str, value: str) -> str:
+    """Write None as null, also within a list or a dictionary: W&B agents spell values as Python does."""
+    if option and value == "None":
         return "null"
-    if value[:1] not in ("[", "{"):
+    if "None" not in value or value[:1] not in ("[", "{"):
         return value
     try:
         return json.dumps(ast.literal_eval(value))

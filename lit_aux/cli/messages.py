@@ -4,15 +4,14 @@ import ast
 import inspect
 import re
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
-import yaml
-
 from lit_aux.cli.commands import unknown_command
+from lit_aux.cli.words import option_of
 
 _KEY = re.compile(r'Parser key "([^"]+)":')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
@@ -33,11 +32,6 @@ _EXAMPLES = {
     "callbacks": "lit_aux.callbacks.WeightRescaling",
 }
 _NOTHING = ("NoneType", "dot import path", "path but")
-
-
-def option_of(path: Iterable[str]) -> str:
-    """Write a path of keys as the option that sets it."""
-    return "--" + ".".join(key for key in path if key != "init_args")
 
 
 def parsing_message(error: str) -> str:
@@ -89,8 +83,7 @@ def _nested(error: str) -> str | None:
                 implied = (depth, owner)
         elif match := _UNKNOWN.search(text):
             name, _, value = (match[1] or match[2]).partition("=")
-            given = next((m[1] for one in lines[number:] if (m := _GIVEN.match(one.strip()))), "")
-            if name == "class_path" and (said := _of_class_entry(path, given)):
+            if name == "class_path" and (said := _of_class_entry(path, _given(lines[number:]))):
                 return said
             if callable_class := _CALLABLE.search(text):
                 owner = callable_class[1]
@@ -100,8 +93,7 @@ def _nested(error: str) -> str | None:
         elif _NO_CLASS.search(text):
             if callable_class := _CALLABLE.search(text):
                 owner = callable_class[1]
-            given = next((m[1] for one in lines[number:] if (m := _GIVEN.match(one.strip()))), "")
-            return _no_class(path, owner or given, text)
+            return _no_class(path, owner or _given(lines[number:]), text)
         elif match := _REQUIRED.search(text):
             return f"{option_of([*path, match[1]])}: {_last(owner)} needs it, and nothing is given"
         if match := _KEY.search(text):
@@ -115,6 +107,11 @@ def _nested(error: str) -> str | None:
         elif (match := _GIVEN.match(text)) and expected:
             return _wrong_type(path, expected, match[1])
     return None
+
+
+def _given(lines: list[str]) -> str:
+    """Return the value that the first of some lines tells."""
+    return next((match[1] for line in lines if (match := _GIVEN.match(line.strip()))), "")
 
 
 def _is_implied(class_path: str, depth: int, lines: list[str]) -> bool:
@@ -201,10 +198,7 @@ def _example(path: list[str]) -> str:
 
 def _of_class_entry(path: list[str], given: str) -> str | None:
     """Say what is wrong with an entry that should choose a class, by its keys; None for anything else."""
-    try:
-        entry = ast.literal_eval(given)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
+    entry = _literal(given)
     if not isinstance(entry, dict) or "class_path" not in entry:
         return None
     option, name = option_of(path), entry["class_path"]
@@ -229,12 +223,15 @@ def _of_class_entry(path: list[str], given: str) -> str | None:
     return f"{option}: {name} is none that is asked for here; name one as {example}" if path else None
 
 
+def _literal(given: str) -> Any:
+    """Return a value that a message quotes as Python writes it; None where that is no literal."""
+    with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        return ast.literal_eval(given)
+
+
 def _of_list_entry(path: list[str], given: str) -> str | None:
     """Say which entry of a list of callbacks within a list (of phases) chooses no class."""
-    try:
-        entries = ast.literal_eval(given)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
+    entries = _literal(given)
     for entry in entries if isinstance(entries, list) else ():
         inner = entry.get("callbacks") if isinstance(entry, dict) else None
         for one in inner if isinstance(inner, list) else ():
@@ -261,13 +258,16 @@ def _of_import(module: str, error: Exception) -> str | None:
     return f"its module cannot be imported ({place}: {type(error).__name__}: {text})"
 
 
+def imported(class_path: Any) -> Any:
+    """Return what a dotted name means; None where there is no such thing."""
+    module, _, name = str(class_path).rpartition(".")
+    with suppress(ImportError, ValueError):
+        return getattr(import_module(module), name, None)
+
+
 def options_of(class_path: str | None) -> list[str]:
     """Return the arguments of a class, those of its bases included where it passes them on."""
-    module, _, name = (class_path or "").rpartition(".")
-    try:
-        cls = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        return []
+    cls = imported(class_path)
     names: list[str] = []
     for base in inspect.getmro(cls) if isinstance(cls, type) else ():
         if "__init__" not in vars(base):
@@ -293,70 +293,3 @@ def _unrecognized(words: str) -> str:
     if near := get_close_matches(head, roots, n=1):
         return f"{name}: unknown option; did you mean '--{near[0]}{'.' if tail else ''}{tail}'?"
     return f"{name}: unknown option; options begin with --config, --model, --data or --trainer"
-
-
-def as_typed(message: str, words: Any) -> str:
-    """Return a message that echoes the value of its option as it was typed.
-
-    Args:
-        message: Begins with an option.
-        words: The command line; anything but a list of words has nothing typed.
-    """
-    if not isinstance(words, list | tuple):
-        return message
-    option = re.match(r"--[\w.+-]+", message)
-    if option and (name := _spelled(option[0], words)):
-        message = name + message[option.end() :]
-        option = re.match(r"--[\w.+-]+", message)
-    for name, value in _within(option[0], words) if option else ():  # of the class that is told of
-        if value.isprintable() and value not in message and name in message:
-            message = _with_typed(message, len(option[0]) if option else 0, value) or message
-    typed = option and _value_of(option[0].rstrip(":"), words)
-    if not option or not typed or typed in message[option.end() :] or len(typed) > 200:
-        return message
-    if not typed.isprintable():  # as Python writes it one sees what is odd
-        return message
-    module, _, name = typed.rpartition(".")
-    if module and name.isidentifier() and name in message:  # a class, whose module need not be told
-        return message
-    found = _with_typed(message, option.end(), typed)
-    return found or f"{message} (given: {typed})"
-
-
-def _with_typed(message: str, start: int, typed: str) -> str | None:
-    """Return a message with a value as it was typed in place of how Python writes it; None if it has none."""
-    try:
-        value = yaml.safe_load(typed)
-    except yaml.YAMLError:
-        value = typed
-    forms = [str(value), repr(value)]
-    with suppress(ValueError):
-        forms += [str(float(typed)), repr(float(typed))]
-    for form in forms:
-        if quoted := re.search(rf"(?<![\w.]){re.escape(form)}(?![\w.]*\w)", message[start:]):
-            return f"{message[: start + quoted.start()]}{typed}{message[start + quoted.end() :]}"
-    return None
-
-
-def _within(option: str, words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the last names and the values of options of an option that were typed."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        name, sign, value = word.partition("=")
-        if name.replace(".init_args", "").startswith(f"{option}."):
-            yield name.rpartition(".")[2], value if sign else following
-
-
-def _spelled(option: str, words: Sequence[str]) -> str | None:
-    """Return an option as it was typed, where only hyphens and underscores differ."""
-    typed = [word.partition("=")[0] for word in words]
-    return next((name for name in typed if name.replace("_", "-") == option.replace("_", "-")), None)
-
-
-def _value_of(option: str, words: Sequence[str]) -> str | None:
-    """Return what an option was given last on the command line."""
-    found = None
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        name, sign, value = word.partition("=")
-        if name.replace(".init_args", "").replace("_", "-") == option.replace("_", "-"):
-            found = value if sign else following
-    return found
