@@ -157,7 +157,11 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda p: p.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"],
+    ids=lambda p: p.relative_to(ROOT).as_posix(),
+)
 def test_links_and_pictures_lead_somewhere(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -169,6 +173,15 @@ def test_links_and_pictures_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(file), f"{target}: no such heading"
     for name in re.findall(r"(?:configs/[\w/]+\.yaml|scripts/\w+\.\w+)", page.read_text()):
         assert (ROOT / name).is_file(), name
+
+
+def test_contributors_are_told_of_what_is_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"`((?:lit_aux|callbacks|tests|docs|configs|scripts|\.ci|\.github)/[\w./]*)", text)
+    assert len(named) > 25
+    assert [n for n in named if not re.search(r"[A-Z]{4}", n) and not (ROOT / n).exists()] == []
+    parts = {path.name for path in (ROOT / "tests").iterdir() if any(path.glob("test_*.py"))}
+    assert parts == {part for part in parts if f"`{part}`" in text}
 
 
 def test_every_page_is_in_the_contents() -> None:
