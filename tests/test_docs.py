@@ -28,6 +28,7 @@ SHORT = {
 PACKAGES = [
     "lit_aux",
     "lit_aux.callbacks",
+    "lit_aux.cli",
     "lit_aux.data",
     "lit_aux.experiments",
     "lit_aux.figures",
@@ -177,7 +178,7 @@ def test_links_and_pictures_lead_somewhere(page: Path) -> None:
 
 def test_contributors_are_told_of_what_is_there() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
-    named = re.findall(r"`((?:lit_aux|callbacks|tests|docs|configs|scripts|\.ci|\.github)/[\w./]*)", text)
+    named = re.findall(r"`((?:lit_aux|callbacks|tests|docs|configs|scripts|\.ci|\.github)/[\w./-]*)", text)
     assert len(named) > 25
     assert [n for n in named if not re.search(r"[A-Z]{4}", n) and not (ROOT / n).exists()] == []
     parts = {path.name for path in (ROOT / "tests").iterdir() if any(path.glob("test_*.py"))}
@@ -269,6 +270,11 @@ def test_every_public_name_is_in_the_reference(package: str) -> None:
         twice = ("lit_aux", "lit_aux.phases")  # the trainer is described where it is imported from
         homes = [f"{home}.{name}" for home in (twice if package in twice else [package])]
         assert any(home in described for home in homes), f"{package}.{name}"
+
+
+def test_every_package_has_a_page_in_the_reference() -> None:
+    packages = {path.parent.name for path in ROOT.glob("lit_aux/*/__init__.py")}
+    assert packages - {path.stem for path in (DOCS / "api").glob("*.md")} == set()
 
 
 def test_the_reference_names_nothing_twice_or_gone() -> None:

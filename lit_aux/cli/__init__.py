@@ -35,7 +35,7 @@ def main(args: "ArgsType" = None) -> int:
         args: Arguments in place of ``sys.argv``.
 
     Returns:
-        The exit code: 0 when all went well, 1 when training failed, one of its processes died or a disk is
+        The exit code, 0 when all went well, 1 when training failed, one of its processes died or a disk is
         full, 2 for a wrong option, 130 when Ctrl-C ended ``reproduce``, ``sweep`` or ``regime``, 141 when
         nobody read the output.
     """

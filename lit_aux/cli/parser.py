@@ -95,8 +95,9 @@ def parse(
             hint = known.get(match[1], known.get("", "give a value")).format(option=match[1])
             raise ConfigurationError(f"{match[1]}: nothing is given; {hint}") from None
         if match := re.match(r"argument (--[\w-]+)\S*: ignored explicit argument (.*)", text):
+            word = next(word for word in arguments if word.startswith(f"{match[1]}="))
             raise ConfigurationError(
-                f"{match[1]}: {match[2]} is given, and it takes no value; write it alone, or leave it out"
+                f"{word}: {match[2]} is given, and {match[1]} takes no value; write it alone, or leave it out"
             ) from None
         raise
 

@@ -60,7 +60,7 @@ def test_a_mistyped_option(name: str, capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_flag_takes_no_value(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     option = words[-1].partition("=")[0]
-    assert f"error: {option}: 'yes' is given, and it takes no value" in capsys.readouterr().err
+    assert f"error: {words[-1]}: 'yes' is given, and {option} takes no value" in capsys.readouterr().err
 
 
 def test_help_of_own_commands_needs_neither_torch_nor_lightning() -> None:
