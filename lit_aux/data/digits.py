@@ -16,6 +16,17 @@ class DigitsDataModule(TaskDataModule):
 
     Args:
         **kwargs: See :class:`TaskDataModule`.
+
+    Example:
+        >>> from lit_aux.data import DigitsDataModule
+        >>> data = DigitsDataModule(classes={"main": 2, "aux": 8}, n_main=20, n_aux=100)
+        >>> data.num_classes
+        {'main': 2, 'aux': 8}
+        >>> data.prepare_data()
+        >>> data.setup("fit")
+        >>> x, y = next(iter(data.train_dataloader()))["main"]
+        >>> x.shape
+        torch.Size([20, 3, 16, 16])
     """
 
     default_size = 16
