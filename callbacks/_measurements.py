@@ -272,6 +272,13 @@ def verdict(
 
     The published work gives no thresholds. The defaults tell its examples apart: ResNet-18's last block with
     PR 6.80, then 2.05, and ENSD 2.62 is nested; 6.90, 6.75, 6.70 is lazy; a ViT with 23.7, 9.4, 6.7 nested.
+
+    Example:
+        >>> from lit_aux.callbacks import verdict
+        >>> verdict(pr_ratio=0.3, ensd_ratio=0.9)
+        'nested'
+        >>> verdict(pr_ratio=1.0, ensd_ratio=1.0)
+        'lazy'
     """
     if not (math.isfinite(pr_ratio) and math.isfinite(ensd_ratio)):
         return "undefined"

@@ -92,6 +92,12 @@ class WeightRescaling(BringsBack):
             next to a callback whose average of the weights began before (it would undo the rescale; one that
             starts later, like ``StochasticWeightAveraging``, does not), or on resuming a run that was started
             without, or with another, rescaling.
+
+    Example:
+        >>> from lit_aux.callbacks import WeightRescaling
+        >>> rescale = WeightRescaling(0.5, exclude=["*.bias"])  # for any Trainer(callbacks=[rescale])
+        >>> rescale.factor
+        0.5
     """
 
     factor: float | Sequence[float]

@@ -1,7 +1,7 @@
 """Errors meant for people: one line that names the option, its value and what would be right."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
@@ -21,6 +21,17 @@ class ClusterError(RuntimeError):
 
 class RankError(RuntimeError):
     """Another process of the run has ended; the message is one line that names it."""
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, the one that it came from, and so on.
+
+    Args:
+        error: What was raised.
+    """
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def unknown_name(option: str, value: object, choices: Iterable[object]) -> ConfigurationError:

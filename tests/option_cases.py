@@ -7,7 +7,8 @@ from typing import Any
 
 from test_bad_input import base, students
 
-from lit_aux._messages import options_of
+from lit_aux.cli.commands import COMMANDS as TABLE
+from lit_aux.cli.messages import options_of
 from lit_aux.experiments.grids import EXPERIMENTS
 
 Config = dict[str, Any]
@@ -361,26 +362,14 @@ _OUTPUTS = ("out", "output", "slurm", "store")
 
 
 def _own_options(command: str) -> list[str]:
-    from lit_aux.experiments import command as reproduce
-    from lit_aux.figures import command as figures
-    from lit_aux.regimes import command as regime
-    from lit_aux.sweeps import command as sweep
-    from lit_aux.tables import command as tables
-    from lit_aux.trajectories import command as trajectories
+    from importlib import import_module
 
-    if command == "regime":
-        return [name.lstrip("-") for name in regime._OWN]
     if command in _OF_LIGHTNING:
         return list(_OF_LIGHTNING[command])
-    rooms = {
-        "reproduce": reproduce,
-        "figures": figures,
-        "sweep": sweep,
-        "table": tables,
-        "trajectories": trajectories,
-    }
-    actions = rooms[command].parser()._actions
+    actions = import_module(TABLE[command].module).parser()._actions
     found = [a.option_strings[0].lstrip("-") for a in actions if a.option_strings and a.dest != "help"]
+    if command == "regime":
+        return found
     return [*found, "no_such_option", ""]  # the last is the argument without option
 
 

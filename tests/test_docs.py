@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from lit_aux.cli import main
+from lit_aux.cli.reproduce import _parse as parse_reproduce
 from lit_aux.experiments import EXPERIMENTS, cells
-from lit_aux.experiments.command import _parse as parse_reproduce
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -28,6 +28,7 @@ SHORT = {
 PACKAGES = [
     "lit_aux",
     "lit_aux.callbacks",
+    "lit_aux.cli",
     "lit_aux.data",
     "lit_aux.experiments",
     "lit_aux.figures",
@@ -157,7 +158,11 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda p: p.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"],
+    ids=lambda p: p.relative_to(ROOT).as_posix(),
+)
 def test_links_and_pictures_lead_somewhere(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -169,6 +174,15 @@ def test_links_and_pictures_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(file), f"{target}: no such heading"
     for name in re.findall(r"(?:configs/[\w/]+\.yaml|scripts/\w+\.\w+)", page.read_text()):
         assert (ROOT / name).is_file(), name
+
+
+def test_contributors_are_told_of_what_is_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"`((?:lit_aux|callbacks|tests|docs|configs|scripts|\.ci|\.github)/[\w./-]*)", text)
+    assert len(named) > 25
+    assert [n for n in named if not re.search(r"[A-Z]{4}", n) and not (ROOT / n).exists()] == []
+    parts = {path.name for path in (ROOT / "tests").iterdir() if any(path.glob("test_*.py"))}
+    assert parts == {part for part in parts if f"`{part}`" in text}
 
 
 def test_every_page_is_in_the_contents() -> None:
@@ -256,6 +270,11 @@ def test_every_public_name_is_in_the_reference(package: str) -> None:
         twice = ("lit_aux", "lit_aux.phases")  # the trainer is described where it is imported from
         homes = [f"{home}.{name}" for home in (twice if package in twice else [package])]
         assert any(home in described for home in homes), f"{package}.{name}"
+
+
+def test_every_package_has_a_page_in_the_reference() -> None:
+    packages = {path.parent.name for path in ROOT.glob("lit_aux/*/__init__.py")}
+    assert packages - {path.stem for path in (DOCS / "api").glob("*.md")} == set()
 
 
 def test_the_reference_names_nothing_twice_or_gone() -> None:

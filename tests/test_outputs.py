@@ -117,7 +117,7 @@ def test_nothing_is_destroyed(
 
 
 def test_regime_and_trajectories_leave_files_of_others(folder: Path) -> None:
-    from lit_aux.regimes.command import _out
+    from lit_aux.cli.regime import _out
 
     (folder / "regime.json").write_text('{"mine": 1}')
     with pytest.raises(ConfigurationError, match=r"--out .*regime\.json: is there already"):

@@ -12,6 +12,17 @@ class DigitsDataModule(TaskDataModule):
     Nothing is downloaded. Every fifth image of a class is a test image, always the same ones; the others are
     the pool that training and validation images are drawn from. Images are resized to 16 x 16 by default.
     The options are those of :class:`TaskDataModule`.
+
+    Example:
+        >>> from lit_aux.data import DigitsDataModule
+        >>> data = DigitsDataModule(classes={"main": 2, "aux": 8}, n_main=20, n_aux=100)
+        >>> data.num_classes
+        {'main': 2, 'aux': 8}
+        >>> data.prepare_data()
+        >>> data.setup("fit")
+        >>> x, y = next(iter(data.train_dataloader()))["main"]
+        >>> x.shape
+        torch.Size([20, 3, 16, 16])
     """
 
     default_size = 16

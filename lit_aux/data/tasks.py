@@ -36,6 +36,11 @@ def assign_classes(
     Raises:
         ConfigurationError: For no tasks, a task of fewer than two classes, a name that cannot be a task's, an
             unknown class, a class in two tasks, or more classes than there are.
+
+    Example:
+        >>> from lit_aux.data import assign_classes
+        >>> assign_classes({"main": ["cat", "dog"], "aux": 2}, ["ant", "bee", "cat", "dog"], seed=0)
+        {'main': [2, 3], 'aux': [0, 1]}
     """
     if not classes:
         raise ConfigurationError(f"{_CLASSES} {{}}: name at least one task, as in {{main: 2, aux: 8}}")
@@ -119,6 +124,14 @@ def draw_samples(
 
     Raises:
         ValueError: If there are fewer than ``n`` samples.
+
+    Example:
+        >>> import torch
+        >>> from lit_aux.data import draw_samples
+        >>> labels = torch.tensor([0, 0, 0, 1, 1, 1])
+        >>> chosen = draw_samples(labels, [0, 1], 2, torch.Generator().manual_seed(0))
+        >>> labels[chosen].sort().values
+        tensor([0, 1])
     """
     wanted = torch.as_tensor(list(classes))
     candidates = torch.isin(labels, wanted).nonzero().flatten()

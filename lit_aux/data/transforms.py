@@ -82,6 +82,12 @@ class RandomCropFlip(nn.Module):
 
     Raises:
         ConfigurationError: For a negative padding.
+
+    Example:
+        >>> import torch
+        >>> from lit_aux.data import RandomCropFlip
+        >>> RandomCropFlip(padding=4)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 3, 32, 32])
     """
 
     def __init__(self, padding: int = 4, flip: bool = True) -> None:

@@ -55,6 +55,14 @@ def feature_alignment(
     Raises:
         ConfigurationError: For bad shapes, values that are not finite, a teacher unit without direction, no
             living unit, a seed out of range, or ``k`` above the number of different directions.
+
+    Example:
+        >>> from torch import tensor
+        >>> from lit_aux.functional import feature_alignment
+        >>> teacher = tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> weights = tensor([[2.0, 0.0], [3.0, 0.0], [0.0, 0.5]])
+        >>> round(feature_alignment(weights, teacher, k=2).item(), 6)
+        1.0
     """
     check_similarity(similarity)
     check_seed(seed)

@@ -149,6 +149,16 @@ def reestimate_batchnorm(
 
     Returns:
         The number of samples that were used, over all processes; 0 where there is nothing to do.
+
+    Example:
+        >>> import torch
+        >>> from lit_aux.functional import reestimate_batchnorm
+        >>> net = torch.nn.BatchNorm1d(1)
+        >>> batches = [torch.tensor([[1.0], [3.0]])]
+        >>> reestimate_batchnorm(net, batches, lambda x: len(net(x)))  # how many samples were used
+        2
+        >>> net.running_mean
+        tensor([2.])
     """
     layers = batchnorm_layers(model) if layers is None else layers
     if not layers:

@@ -69,6 +69,13 @@ def kmeans_inertia(
     Raises:
         ConfigurationError: For bad shapes, values that are not finite, negative ``unit_weights``, no living
             unit, a seed out of range, or ``k`` above the number of different directions.
+
+    Example:
+        >>> from torch import tensor
+        >>> from lit_aux.functional import kmeans_inertia
+        >>> weights = tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 3.0]])  # two directions
+        >>> round(kmeans_inertia(weights, k=2).item(), 6)
+        0.0
     """
     check_reference(reference)
     check_min_norm(min_norm)

@@ -49,6 +49,13 @@ def participation_ratio(x: Tensor, *, center: bool = True, unbiased: bool = Fals
 
     Raises:
         ConfigurationError: If there are too few samples or a value is not finite.
+
+    Example:
+        >>> import torch
+        >>> from lit_aux.functional import participation_ratio
+        >>> x = torch.eye(4)[:, :3]  # four samples that fill three dimensions
+        >>> participation_ratio(x, center=False)
+        tensor(3., dtype=torch.float64)
     """
     x = _prepare("x", x, unbiased)
     return _evaluate(x, x, pairing="sample", center=center, unbiased=unbiased).pr_x
@@ -81,6 +88,13 @@ def effective_shared_dimensions(
     Raises:
         ConfigurationError: If the numbers of samples differ (or of features, with ``pairing="feature"``),
             the pairing is unknown, there are too few samples, or a value is not finite.
+
+    Example:
+        >>> import torch
+        >>> from lit_aux.functional import effective_shared_dimensions
+        >>> x = torch.eye(6)[:, :4]
+        >>> effective_shared_dimensions(x, x[:, [1, 0, 2, 3]], center=False)
+        tensor(4., dtype=torch.float64)
     """
     return shared_dimensionality(x, y, pairing=pairing, center=center, unbiased=unbiased).ensd
 
@@ -92,6 +106,14 @@ def shared_dimensionality(
     """Compute the participation ratio of ``x`` and of ``y`` and what they share, from one set of matrices.
 
     Arguments, errors and NaN are those of `effective_shared_dimensions`.
+
+    Example:
+        >>> import torch
+        >>> from lit_aux.functional import shared_dimensionality
+        >>> x = torch.eye(6)[:, :4]
+        >>> both = shared_dimensionality(x, x, center=False)
+        >>> both.pr_x.item(), both.pr_y.item(), round(both.ensd.item(), 6)
+        (4.0, 4.0, 4.0)
     """
     check_pairing(pairing)
     x, y = _prepare("x", x, unbiased), _prepare("y", y, unbiased)

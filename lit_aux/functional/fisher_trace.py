@@ -45,6 +45,15 @@ def fisher_trace(
 
     Raises:
         ConfigurationError: If ``chunk`` is below 1, there are no inputs, or outputs are not (n, classes).
+
+    Example:
+        >>> import torch
+        >>> from lit_aux.functional import fisher_trace
+        >>> net = torch.nn.Linear(2, 3)
+        >>> def logits_of(parameters, x):
+        ...     return torch.func.functional_call(net, dict(parameters), (x,))
+        >>> fisher_trace(logits_of, dict(net.named_parameters()), torch.zeros(4, 2)) > 0
+        True
     """
     if chunk is not None and chunk < 1:
         raise ConfigurationError(f"chunk: {chunk} must be at least 1")
@@ -64,6 +73,12 @@ def draw_labels(logits: Tensor, generator: torch.Generator | None = None) -> Ten
 
     Raises:
         ConfigurationError: If logits are of another shape, or have one class only.
+
+    Example:
+        >>> from torch import tensor
+        >>> from lit_aux.functional import draw_labels
+        >>> draw_labels(tensor([[0.0, 100.0], [100.0, 0.0]]))
+        tensor([1, 0])
     """
     check_logits(logits)
     # The largest of logits plus Gumbel noise is a draw from their softmax; no error for a net that diverged.

@@ -43,6 +43,12 @@ def moments_from_norms(
 
     Raises:
         ConfigurationError: If the sizes are not 1 <= B < L <= N.
+
+    Example:
+        >>> from lit_aux.functional import moments_from_norms
+        >>> found = moments_from_norms(3.0, 2.0, small=1, large=2, total=100)
+        >>> round(found.trace, 2), round(found.squared_norm, 2)
+        (1.98, 1.02)
     """
     if not 1 <= small < large <= total:
         raise ConfigurationError(
@@ -80,6 +86,14 @@ def gradient_coherence(
 
     Raises:
         ConfigurationError: For fewer than two batches, or more than N examples in them.
+
+    Example:
+        >>> from torch import tensor
+        >>> from lit_aux.functional import gradient_coherence
+        >>> batches = [[tensor([1.0, 0.0])], [tensor([1.0, 0.2])]]
+        >>> found = gradient_coherence(batches, batch_size=8, total=64)
+        >>> found.squared_norm > 0
+        True
     """
     sums = [] if like is None else [_zeros(tensor) for tensor in like]
     counted = torch.zeros(2, dtype=torch.float64)  # batches, and the squared norms of their gradients

@@ -30,6 +30,12 @@ def gradient_cosine(a: Gradient | Iterable[Tensor], b: Gradient | Iterable[Tenso
 
     Raises:
         ConfigurationError: If there is no tensor, or shapes differ.
+
+    Example:
+        >>> from torch import tensor
+        >>> from lit_aux.functional import gradient_cosine
+        >>> round(gradient_cosine(tensor([1.0, 0.0]), tensor([1.0, 1.0])).item(), 4)
+        0.7071
     """
     sums: _Products | None = None
     for x, y in zip_longest(_tensors(a), _tensors(b)):
@@ -104,6 +110,14 @@ def pairwise_cosines(gradients: Sequence[Gradient]) -> Tensor:
 
     Raises:
         ConfigurationError: As for :func:`gradient_cosine`, and if there is no gradient.
+
+    Example:
+        >>> from torch import tensor
+        >>> from lit_aux.functional import pairwise_cosines
+        >>> pairwise_cosines([tensor([1.0, 0.0]), tensor([0.0, 2.0]), tensor([-1.0, 0.0])])
+        tensor([[ 1.,  0., -1.],
+                [ 0.,  1.,  0.],
+                [-1.,  0.,  1.]], dtype=torch.float64)
     """
     _check_some(gradients)
     cosines = torch.zeros(len(gradients), len(gradients), dtype=torch.float64)
@@ -129,6 +143,12 @@ def gradient_conflict(gradients: Sequence[Gradient], direction: Gradient) -> Ten
 
     Raises:
         ConfigurationError: As for :func:`gradient_cosine`, and if there is no gradient.
+
+    Example:
+        >>> from torch import tensor
+        >>> from lit_aux.functional import gradient_conflict
+        >>> gradient_conflict([tensor([1.0, 0.0]), tensor([0.0, 1.0])], tensor([1.0, 0.0]))
+        tensor([1., 0.], dtype=torch.float64)
     """
     _check_some(gradients)
     return torch.stack([gradient_cosine(gradient, direction).cpu() for gradient in gradients])

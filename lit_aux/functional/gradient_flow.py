@@ -61,6 +61,14 @@ def gradient_flow_limit(x: Tensor, y: Tensor, weights: Mapping[str, Tensor]) -> 
         ConfigurationError: For shapes that do not fit, values that are not finite, targets that no
             coefficients fit, and starts from which the flow cannot fit them (where w and v are both 0,
             beta stays 0).
+
+    Example:
+        >>> import torch
+        >>> from lit_aux.functional import gradient_flow_limit
+        >>> start = {name: torch.full((2,), 0.1) for name in ("w_plus", "v_plus", "w_minus", "v_minus")}
+        >>> found = gradient_flow_limit(torch.tensor([[1.0, 0.0]]), torch.tensor([2.0]), start)
+        >>> found.beta.round(decimals=3)
+        tensor([2., 0.], dtype=torch.float64)
     """
     exact = x.dtype == y.dtype == torch.float64  # else targets are rounded to float32
     x, y, start = checked_problem(x, y, weights)
@@ -102,6 +110,14 @@ def conserved(weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
 
     2 sqrt(AB) is the scale below which the penalty of beta is quadratic and above which it is like l1; where
     both pathways are alike and balanced, w = v, it is w^2 + v^2.
+
+    Example:
+        >>> import torch
+        >>> from lit_aux.functional import conserved
+        >>> start = {name: torch.ones(2) for name in ("w_plus", "v_plus", "w_minus", "v_minus")}
+        >>> plus, minus = conserved(start)
+        >>> plus
+        tensor([1., 1.])
     """
     plus, minus = weights["w_plus"], weights["w_minus"]
     v_plus, v_minus = weights["v_plus"], weights["v_minus"]

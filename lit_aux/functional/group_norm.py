@@ -111,6 +111,13 @@ def minimal_group_norm(inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> T
     Raises:
         ConfigurationError: For shapes that do not fit, values that are not finite, targets that no
             coefficients give, without cvxpy and Clarabel, and where the solver gets nowhere.
+
+    Example:
+        >>> import torch
+        >>> from lit_aux.functional import minimal_group_norm
+        >>> one_task = minimal_group_norm([torch.eye(2)], [torch.tensor([1.0, 0.0])])
+        >>> one_task.round(decimals=3)
+        tensor([[1., 0.]], dtype=torch.float64)
     """
     tasks = _tasks(inputs, targets)
     d = inputs[0].shape[1]

@@ -20,6 +20,12 @@ def l1_norm(beta: Tensor) -> Tensor:
 
     Raises:
         ConfigurationError: If ``beta`` is not of floating point or has no dimension.
+
+    Example:
+        >>> from torch import tensor
+        >>> from lit_aux.functional import l1_norm
+        >>> l1_norm(tensor([3.0, -4.0]))
+        tensor(7.)
     """
     return _sum(_outputs("beta", beta).abs(), (-2, -1))
 
@@ -28,6 +34,12 @@ def l2_norm(beta: Tensor) -> Tensor:
     r"""Compute :math:`(\sum_{o,d} \beta_{od}^2)^{1/2}`, which training from large weights keeps small.
 
     Arguments, answer and errors are those of `l1_norm`.
+
+    Example:
+        >>> from torch import tensor
+        >>> from lit_aux.functional import l2_norm
+        >>> l2_norm(tensor([3.0, -4.0]))
+        tensor(5.)
     """
     return scaled_norm(_outputs("beta", beta), (-2, -1))
 
@@ -40,6 +52,12 @@ def l12_norm(beta: Tensor) -> Tensor:
     with these coefficients (Lippl & Lindsey; Dai, Karzand & Srebro, 2021).
 
     Arguments, answer and errors are those of `l1_norm`.
+
+    Example:
+        >>> from torch import tensor
+        >>> from lit_aux.functional import l12_norm
+        >>> l12_norm(tensor([[3.0, 0.0], [4.0, 1.0]]))  # two tasks, two features
+        tensor(6.)
     """
     return _sum(scaled_norm(_outputs("beta", beta), -2), -1)
 
@@ -59,6 +77,12 @@ def f1_norm(first: Tensor, readout: Tensor) -> Tensor:
 
     Raises:
         ConfigurationError: If shapes do not fit together or a tensor is not of floating point.
+
+    Example:
+        >>> from torch import tensor
+        >>> from lit_aux.functional import f1_norm
+        >>> f1_norm(tensor([[3.0, 4.0]]), tensor([[2.0]]))  # one unit of norm 5, its readout 2
+        tensor(10.)
     """
     return l1_norm(unit_products(first, readout))
 
@@ -68,6 +92,12 @@ def f12_norm(first: Tensor, readout: Tensor) -> Tensor:
 
     What multi-task training keeps small; for one output it is `f1_norm`. Arguments, answer and errors are
     those of `f1_norm`.
+
+    Example:
+        >>> from torch import tensor
+        >>> from lit_aux.functional import f12_norm
+        >>> f12_norm(tensor([[3.0, 4.0]]), tensor([[2.0]]))
+        tensor(10.)
     """
     return l12_norm(unit_products(first, readout))
 
@@ -76,6 +106,12 @@ def unit_products(first: Tensor, readout: Tensor) -> Tensor:
     r"""Compute :math:`v_{oh} \|w_h\|` (..., O, H): what each ReLU unit contributes to each output.
 
     Arguments and errors are those of `f1_norm`.
+
+    Example:
+        >>> from torch import tensor
+        >>> from lit_aux.functional import unit_products
+        >>> unit_products(tensor([[3.0, 4.0]]), tensor([[2.0]]))
+        tensor([[10.]])
     """
     first, readout = _outputs("first", first), _outputs("readout", readout)
     _check_units(first, readout)
@@ -106,6 +142,12 @@ def top_share(beta: Tensor, k: int) -> Tensor:
 
     Raises:
         ConfigurationError: If ``k`` is out of range or ``beta`` not of floating point.
+
+    Example:
+        >>> from torch import tensor
+        >>> from lit_aux.functional import top_share
+        >>> top_share(tensor([3.0, -4.0, 1.0]), k=2)
+        tensor(0.9615)
     """
     squares = _scaled_squares(beta)
     if not 1 <= k <= squares.shape[-1]:
@@ -126,6 +168,12 @@ def entry_share(beta: Tensor, entries: Tensor | Sequence[int]) -> Tensor:
     Raises:
         ConfigurationError: For an index out of range or given twice, a mask of another shape, or if ``beta``
             is not of floating point.
+
+    Example:
+        >>> from torch import tensor
+        >>> from lit_aux.functional import entry_share
+        >>> entry_share(tensor([3.0, -4.0, 1.0]), [0, 2])
+        tensor(0.3846)
     """
     squares = _scaled_squares(beta)
     chosen = torch.as_tensor(entries, device=squares.device)

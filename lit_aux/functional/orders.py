@@ -44,6 +44,13 @@ def l_order(penalty: str, beta: Values, beta_aux: Values, **kwargs: Values) -> T
     Raises:
         ConfigurationError: For an unknown penalty, an option that it does not have, or values that it
             refuses.
+
+    Example:
+        >>> from lit_aux.functional import l_order
+        >>> round(l_order("q", 1e6, beta_aux=1e-6).item(), 1)  # as an l1 norm
+        1.0
+        >>> round(l_order("q", 1e-3, beta_aux=1.0).item(), 1)  # as an l2 norm
+        2.0
     """
     return _orders(penalty, beta, beta_aux, kwargs)[0]
 
@@ -59,6 +66,11 @@ def feature_dependence(penalty: str, beta: Values, beta_aux: Values, **kwargs: V
     * ``"relu"``: :math:`m_0(m_0 - m\rho)/R` at the best m.
 
     Arguments, answer and errors are those of `l_order`.
+
+    Example:
+        >>> from lit_aux.functional import feature_dependence
+        >>> round(feature_dependence("q", 1e-3, beta_aux=1.0).item(), 1)  # lazy
+        -1.0
     """
     return _orders(penalty, beta, beta_aux, kwargs)[1]
 
@@ -76,6 +88,12 @@ def regime(dependence: Tensor) -> Tensor:
 
     Raises:
         ConfigurationError: For NaN: a feature without weight in either task has no regime.
+
+    Example:
+        >>> from torch import tensor
+        >>> from lit_aux.functional import REGIMES, regime
+        >>> [REGIMES[i] for i in regime(tensor([0.0, -0.5, -1.0]))]
+        ['rich', 'nested', 'lazy']
     """
     values = torch.as_tensor(dependence)
     if bool(values.isnan().any()):
@@ -105,6 +123,11 @@ def nested_ratios(penalty: str, **kwargs: float) -> tuple[float, float]:
     Raises:
         ConfigurationError: If the dependence is nowhere nested (correlations below .722), for an unknown
             penalty, or for an option other than ``correlation``.
+
+    Example:
+        >>> from lit_aux.functional import nested_ratios
+        >>> [round(ratio, 2) for ratio in nested_ratios("q")]  # of |beta| to |beta_aux|
+        [6.53, 29926.07]
     """
     from scipy.optimize import brentq  # type: ignore[import-untyped]
 

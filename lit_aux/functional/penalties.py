@@ -36,6 +36,11 @@ def q_penalty(beta: Values, beta_aux: Values, gamma: Values = 0.0) -> Tensor:
 
     Raises:
         ConfigurationError: For a negative ``gamma``, values that are not finite, or shapes that do not fit.
+
+    Example:
+        >>> from lit_aux.functional import q_penalty
+        >>> q_penalty(1.0, beta_aux=1.0) < q_penalty(1.0, beta_aux=0.01)  # cheap where pretraining used it
+        tensor(True)
     """
     (beta, beta_aux, gamma), dtype = elementwise(beta=beta, beta_aux=beta_aux, gamma=gamma)
     # alpha q = 2 beta (a - tanh(a/2)), a = asinh(beta / alpha): the same without a difference of large terms
@@ -102,6 +107,12 @@ def group_penalty(beta: Tensor) -> Tensor:
 
     Raises:
         ConfigurationError: If there is no dimension of tasks, or a value is not finite.
+
+    Example:
+        >>> from torch import tensor
+        >>> from lit_aux.functional import group_penalty
+        >>> group_penalty(tensor([[3.0, 0.0], [4.0, 1.0]]))  # two tasks, two features
+        tensor([10.,  2.])
     """
     (values,), dtype = elementwise(beta=beta)
     if values.ndim == 0 or len(values) == 0:
@@ -130,6 +141,13 @@ def mtl_marginal_penalty(beta: Values, beta_aux: Values) -> Tensor:
 
     Raises:
         ConfigurationError: For values that are not finite, or shapes that do not fit.
+
+    Example:
+        >>> from lit_aux.functional import mtl_marginal_penalty
+        >>> mtl_marginal_penalty(1.0, beta_aux=0.0).item()
+        1.0
+        >>> round(mtl_marginal_penalty(1.0, beta_aux=1.0).item(), 3)  # cheaper where the other task uses it
+        0.414
     """
     (beta, beta_aux), dtype = elementwise(beta=beta, beta_aux=beta_aux)
     size = beta_aux.abs()
@@ -174,6 +192,13 @@ def relu_finetuning_penalty(
     Raises:
         ConfigurationError: For a negative ``beta_aux``, a correlation beyond 1, values that are not finite,
             or shapes that do not fit.
+
+    Example:
+        >>> from lit_aux.functional import relu_finetuning_penalty
+        >>> same = relu_finetuning_penalty(1.0, beta_aux=1.0, correlation=1.0)
+        >>> other = relu_finetuning_penalty(1.0, beta_aux=1.0, correlation=0.0)
+        >>> same < other  # a pretrained direction is cheaper than one at a right angle
+        tensor(True)
     """
     inputs, unit, dtype = relu_arguments(beta, beta_aux, correlation, readout)
     return (distance(*inputs) * unit * unit).to(dtype)
@@ -195,6 +220,11 @@ def relu_input_norm(
     Returns:
         A tensor of the common shape, at least 0, in the dtype of the tensors given, relative error below
         1e-14 but where roots meet; first derivatives by autograd are right.
+
+    Example:
+        >>> from lit_aux.functional import relu_input_norm
+        >>> round(relu_input_norm(1.0, beta_aux=0.0).item(), 3)
+        1.0
     """
     inputs, unit, dtype = relu_arguments(beta, beta_aux, correlation, readout)
     return (cheapest_move(*inputs).norm * unit).to(dtype)

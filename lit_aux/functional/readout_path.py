@@ -123,6 +123,15 @@ def gradient_descent_probe(
     Raises:
         ConfigurationError: For shapes that do not fit, values that are not finite, or a learning rate at
             which descent diverges.
+
+    Example:
+        >>> import torch
+        >>> from lit_aux.functional import gradient_descent_probe
+        >>> zero, one = torch.zeros(1), torch.ones(1)
+        >>> start = {"w_plus": one, "v_plus": zero, "w_minus": zero, "v_minus": zero}
+        >>> found = gradient_descent_probe(torch.ones(1, 1), torch.ones(1), start, lr=0.1, steps=1000)
+        >>> found.beta.round(decimals=3)
+        tensor([1.], dtype=torch.float64)
     """
     if not (lr > 0 and lr < inf):
         raise ConfigurationError(f"lr: {lr} must be a finite number above 0")
@@ -142,6 +151,15 @@ def gradient_flow_probe(x: Tensor, y: Tensor, weights: Mapping[str, Tensor], tim
 
     Raises:
         ConfigurationError: As there.
+
+    Example:
+        >>> import torch
+        >>> from lit_aux.functional import gradient_flow_probe
+        >>> zero, one = torch.zeros(1), torch.ones(1)
+        >>> start = {"w_plus": one, "v_plus": zero, "w_minus": zero, "v_minus": zero}
+        >>> found = gradient_flow_probe(torch.ones(1, 1), torch.ones(1), start, time=100.0)
+        >>> found.beta.round(decimals=3)
+        tensor([1.], dtype=torch.float64)
     """
     if not time >= 0:
         raise ConfigurationError(f"time: {time} must be at least 0")

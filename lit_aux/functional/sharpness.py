@@ -50,6 +50,14 @@ def adaptive_sharpness(
     Raises:
         ConfigurationError: For an option out of range, or where parameters cannot hold such small changes:
             of half precision, or with a rho below their rounding.
+
+    Example:
+        >>> import torch
+        >>> from lit_aux.functional import adaptive_sharpness
+        >>> w = torch.tensor([1.0], requires_grad=True)
+        >>> sharpness = adaptive_sharpness(lambda: (w**2).sum(), [w], rho=0.1)
+        >>> round(sharpness, 2)  # from 1 up to 1.1 squared
+        0.21
     """
     check_sharpness(rho, iterations, start)
     for parameter in parameters:

@@ -9,7 +9,17 @@ from lit_aux.integrators.state import IntegratorState
 
 
 class GradientDescent(Descent):
-    """Steps y <- y - lr grad L(y), as in the published experiments; see :class:`Descent` for the options."""
+    """Steps y <- y - lr grad L(y), as in the published experiments; see :class:`Descent` for the options.
+
+    Example:
+        >>> from torch import tensor
+        >>> from lit_aux.integrators import GradientDescent
+        >>> def loss(w):
+        ...     return (w - 3.0).square().sum()
+        >>> found = GradientDescent(lr=0.1).run(loss, tensor([0.0]), threshold=1e-6)
+        >>> found.parameters.round(decimals=2)
+        tensor([3.])
+    """
 
     name = "gradient_descent"
 

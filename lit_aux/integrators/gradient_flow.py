@@ -40,6 +40,15 @@ class GradientFlow(Integrator):
 
     Raises:
         ConfigurationError: If an option is out of range.
+
+    Example:
+        >>> from torch import tensor
+        >>> from lit_aux.integrators import GradientFlow
+        >>> def loss(w):
+        ...     return (w - 3.0).square().sum()
+        >>> found = GradientFlow().run(loss, tensor([0.0]), threshold=1e-6)
+        >>> found.parameters.round(decimals=2)
+        tensor([3.])
     """
 
     name = "gradient_flow"

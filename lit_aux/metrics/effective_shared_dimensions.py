@@ -29,6 +29,15 @@ class EffectiveSharedDimensions(DimensionalityMetric):
 
     Raises:
         ConfigurationError: If options exclude each other, or D is too large for second moments.
+
+    Example:
+        >>> import torch
+        >>> from lit_aux.metrics import EffectiveSharedDimensions
+        >>> metric = EffectiveSharedDimensions(center=False)
+        >>> x = torch.eye(4)[:, :3]
+        >>> metric.update(x, x)
+        >>> round(metric.compute().item(), 6)
+        3.0
     """
 
     def __init__(

@@ -26,6 +26,15 @@ class ParticipationRatio(DimensionalityMetric):
 
     Raises:
         ConfigurationError: If options exclude each other, or D is too large for second moments.
+
+    Example:
+        >>> import torch
+        >>> from lit_aux.metrics import ParticipationRatio
+        >>> metric = ParticipationRatio(center=False)
+        >>> for batch in torch.eye(4)[:, :3].split(2):
+        ...     metric.update(batch)
+        >>> round(metric.compute().item(), 6)
+        3.0
     """
 
     def __init__(

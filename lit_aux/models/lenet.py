@@ -20,6 +20,12 @@ class LeNet(nn.Module):
 
     Raises:
         ConfigurationError: If the images are too small.
+
+    Example:
+        >>> import torch
+        >>> from lit_aux.models import LeNet
+        >>> LeNet()(torch.zeros(2, 1, 28, 28)).shape
+        torch.Size([2, 84])
     """
 
     num_features = 84

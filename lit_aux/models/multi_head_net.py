@@ -28,6 +28,15 @@ class MultiHeadNet(nn.Module):
 
     Raises:
         ConfigurationError: No task, a task without outputs, or F neither given nor known to the backbone.
+
+    Example:
+        >>> import torch
+        >>> from lit_aux.models import MultiHeadNet
+        >>> net = MultiHeadNet(torch.nn.Linear(4, 8), {"main": 2, "aux": 5}, num_features=8)
+        >>> {task: out.shape[1] for task, out in net(torch.zeros(3, 4)).items()}
+        {'main': 2, 'aux': 5}
+        >>> net(torch.zeros(3, 4), task="main").shape
+        torch.Size([3, 2])
     """
 
     def __init__(

@@ -93,6 +93,13 @@ class PhaseSettings:
             None never looks.
         test_unit: What gradient flow takes for a step there: the learning rate of the published runs.
         test_thinning: By which factor the later of gradient flow's looks grow apart.
+
+    Example:
+        >>> from functools import partial
+        >>> from torch.optim import SGD
+        >>> from lit_aux.phases import PhaseSettings
+        >>> PhaseSettings(optimizer=partial(SGD, lr=0.1), max_epochs=5).max_epochs
+        5
     """
 
     optimizer: OptimizerCallable | None = None

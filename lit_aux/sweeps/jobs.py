@@ -18,7 +18,7 @@ LitAux = Callable[[list[str]], int]
 _SETUPS = {"SingleTaskModule": "STL", "MultiTaskModule": "MTL", "PretrainFinetuneModule": "PT+FT"}
 _OF_PROGRAM = {
     "lit_aux.cli": (
-        "lit_aux.auxiliary_cli",
+        "lit_aux.cli.lightning_cli",
         "omegaconf",
         "rich.table",
         "lit_aux.reporting",

@@ -64,7 +64,7 @@ def read_measures(
         checked: The measures that must agree where there are several rows of a run; all by default.
 
     Returns:
-        One mapping a row: ``run, phase, step, layer, measure, value``. ``value`` is a float, or text where
+        One mapping a row, ``run, phase, step, layer, measure, value``. ``value`` is a float, or text where
         it is no number; what is empty is None.
 
     Raises:

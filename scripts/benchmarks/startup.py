@@ -14,11 +14,13 @@ from tempfile import TemporaryDirectory
 
 Row = tuple[str, float, str]
 
+_LIT_AUX = ["-c", "import sys; from lit_aux.cli import main; sys.exit(main())"]
 COMMANDS = {
     "torch": ["-c", "import torch"],
     "lit_aux": ["-c", "import lit_aux"],
-    "bare --help": ["-c", "from lightning.pytorch.cli import LightningCLI; LightningCLI()", "--help"],
-    "lit-aux --help": ["-c", "import sys; from lit_aux.cli import main; sys.exit(main())", "--help"],
+    "bare": ["-c", "from lightning.pytorch.cli import LightningCLI; LightningCLI()", "fit", "--help"],
+    "fit": [*_LIT_AUX, "fit", "--help"],
+    "regime": [*_LIT_AUX, "regime", "--help"],
 }
 
 
@@ -60,10 +62,7 @@ def benchmark_startup(repetitions: int = 7, cpu_time: bool = False) -> list[Row]
             median(t["lit_aux"] - t["torch"] for t in rounds),
             "<= 0.5",
         ),
-        ("bare LightningCLI --help, seconds", middle["bare --help"], ""),
-        (
-            "lit-aux --help, times that",
-            median(t["lit-aux --help"] / t["bare --help"] for t in rounds),
-            "<= 1.2",
-        ),
+        ("bare LightningCLI fit --help, seconds", middle["bare"], ""),
+        ("lit-aux fit --help, times that", median(t["fit"] / t["bare"] for t in rounds), "<= 1.2"),
+        ("lit-aux regime --help, seconds", middle["regime"], "<= 1"),
     ]

@@ -69,7 +69,7 @@ def benchmark_sweep(quick: bool = False) -> list[Row]:
         (saved, *_) = folder.glob("out/runs/*/version_0/config.yaml")
         alone = _run(["fit", "--config", str(saved), "--trainer.default_root_dir=alone"], folder)
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import lit_aux.auxiliary_cli"], check=True)
+    subprocess.run([sys.executable, "-c", "import lit_aux.cli.lightning_cli"], check=True)
     imports = time.perf_counter() - start
     plain = alone - fmean(mark["seconds"] for mark in marks)
     return [

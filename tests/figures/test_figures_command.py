@@ -2,8 +2,8 @@
 
 import pytest
 
+from lit_aux.cli.figures import PICTURES, run
 from lit_aux.errors import ConfigurationError
-from lit_aux.figures.command import PICTURES, run
 from lit_aux.figures.results import FIGURES
 
 

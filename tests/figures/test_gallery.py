@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from lit_aux.experiments.command import parser as reproduce
-from lit_aux.figures.command import ALL, PICTURES
-from lit_aux.figures.command import parser as figures
+from lit_aux.cli.figures import ALL, PICTURES
+from lit_aux.cli.figures import parser as figures
+from lit_aux.cli.reproduce import parser as reproduce
+from lit_aux.cli.sweep import parser as sweep
 from lit_aux.figures.results import FIGURES
-from lit_aux.sweeps.command import parser as sweep
 
 DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "gallery.md").read_text()

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from lit_aux.cli.regime import run
 from lit_aux.data import DiagonalTeacherDataModule
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import Options, Run, cells
 from lit_aux.regimes import read_results, results_rows, summarize
-from lit_aux.regimes.command import run
 from lit_aux.runs.table import COLUMNS
 
 Table = Callable[..., Path]

@@ -12,9 +12,9 @@ import torch
 import yaml
 from regime_helpers import fit_run
 
+from lit_aux.cli.regime import run
 from lit_aux.errors import ConfigurationError
 from lit_aux.regimes import StudentFeatures, read_run, suggest, summarize
-from lit_aux.regimes.command import run
 
 FACTOR = {"diagonal": 0.5, "relu": [0.8, 0.4]}
 

@@ -13,9 +13,9 @@ import yaml
 from regime_helpers import only_fit
 from rich.console import Console
 
-from lit_aux.cli import _run
+from lit_aux.cli.commands import dispatch
+from lit_aux.cli.regime import run
 from lit_aux.errors import ConfigurationError, NonFiniteLossError
-from lit_aux.regimes.command import run
 from lit_aux.regimes.sweep import FactorFit
 from lit_aux.regimes.sweep_picture import _drawn
 from lit_aux.regimes.sweep_summary import best, by_factor, chosen_layer, conclusion, in_words, sweep_table
@@ -298,9 +298,9 @@ def test_a_real_fit(capsys: pytest.CaptureFixture[str]) -> None:
     words += ["--trainer.check_val_every_n_epoch=1", "--trainer.enable_model_summary=false"]
     words += ["--model.batchnorm_samples=8", "--data.batch_size=4", "--out=found"]
     with pytest.raises(ConfigurationError, match="--layer: 'layer9' is unknown"):
-        run([*words, "--layer=layer9"], _run)
+        run([*words, "--layer=layer9"], dispatch)
     assert not Path("found").exists()
-    assert run([*words, "--layer=net.readout", "--factors=[1, 0.5]"], _run) == 0
+    assert run([*words, "--layer=net.readout", "--factors=[1, 0.5]"], dispatch) == 0
     told = capsys.readouterr().out
     assert "readout at each rescale factor" in told
     content = json.loads(Path("found/regime.json").read_text())

@@ -14,7 +14,7 @@ from sweep_helpers import ROOT, rows_of, toy, write_sweep
 from toys import until
 
 from lit_aux.cli import main
-from lit_aux.sweeps.command import run
+from lit_aux.cli.sweep import run
 
 pytest.importorskip("distributed", reason="needs the extra cluster")
 TABLE = "runs/sweeps/s/results.csv"
@@ -23,7 +23,7 @@ PROGRAM = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from sweep_helpers import toy
-from lit_aux.sweeps.command import run
+from lit_aux.cli.sweep import run
 sys.exit(run(sys.argv[1:], toy))
 """
 

@@ -12,7 +12,7 @@ from sweep_helpers import ROOT, agent_words
 from test_configs import SMALL_TEACHERS, data_options, few_probes, short
 
 from lit_aux.cli import AuxiliaryCLI, main
-from lit_aux.sweeps.command import parser
+from lit_aux.cli.sweep import parser
 from lit_aux.sweeps.command_line import expand, fit_words
 from lit_aux.sweeps.file import read_sweep
 from lit_aux.sweeps.points import points

@@ -12,9 +12,9 @@ import yaml
 from sweep_helpers import agent_words
 
 from lit_aux.cli import AuxiliaryCLI, main
+from lit_aux.cli.sweep import run as sweep
 from lit_aux.errors import ConfigurationError
 from lit_aux.runs.folder import cause, last_line
-from lit_aux.sweeps.command import run as sweep
 from lit_aux.sweeps.command_line import configured, expand, fit_words, without
 from lit_aux.sweeps.distributions import DISTRIBUTIONS, check, draw
 from lit_aux.sweeps.file import read_sweep

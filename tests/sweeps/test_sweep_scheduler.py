@@ -14,12 +14,12 @@ from process_helpers import processes_of_here
 from sweep_helpers import ROOT, rows_of, toy, well, write_sweep
 from toys import until
 
+from lit_aux.cli.sweep import run
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import ResultsTable
 from lit_aux.runs.engines import Processes
 from lit_aux.runs.progress import Progress
 from lit_aux.runs.runner import Runner
-from lit_aux.sweeps.command import run
 from lit_aux.sweeps.file import read_sweep
 from lit_aux.sweeps.jobs import jobs_of
 from lit_aux.sweeps.points import points
@@ -29,7 +29,7 @@ PROGRAM = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 from sweep_helpers import toy
-from lit_aux.sweeps.command import run
+from lit_aux.cli.sweep import run
 sys.exit(run(sys.argv[1:], toy))
 """
 TABLE = "runs/sweeps/s/results.csv"

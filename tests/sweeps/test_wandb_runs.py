@@ -112,7 +112,7 @@ def test_a_server_that_cannot_be_reached(
 def test_two_agents_at_once(tmp_path: Path) -> None:
     forkserver._forkserver._stop()  # type: ignore[attr-defined]
     context = get_context("forkserver")
-    context.set_forkserver_preload(["lit_aux.auxiliary_cli", "wandb"])  # imported once for both
+    context.set_forkserver_preload(["lit_aux.cli.lightning_cli", "wandb"])  # imported once for both
     barrier = context.Barrier(2)
     config = str(ROOT / "configs" / "diagonal" / "ptft.yaml")
     processes = []

@@ -21,7 +21,7 @@ from lit_aux.tables.reading import read_measures, read_rows
 COMMAND = """
 import sys
 from lit_aux.errors import ConfigurationError
-from lit_aux.tables.command import run
+from lit_aux.cli.table import run
 try:
     run(sys.argv[1:])
 except ConfigurationError as error:

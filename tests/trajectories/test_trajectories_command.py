@@ -230,7 +230,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_it_starts_without_what_it_does_not_need() -> None:
     code = """
-import sys, lit_aux.trajectories.command
+import sys, lit_aux.cli.trajectories
 print([name for name in ("torch", "lightning", "matplotlib", "scipy", "wandb") if name in sys.modules])
 """
     done = subprocess.run(

@@ -6,13 +6,15 @@ import sys
 from argparse import ArgumentError
 from typing import TYPE_CHECKING, Any
 
-from lit_aux.errors import ConfigurationError, NonFiniteLossError, RankError, printable
+from lit_aux.cli.commands import dispatch
+from lit_aux.cli.words import as_typed, with_values
+from lit_aux.errors import ClusterError, ConfigurationError, NonFiniteLossError, RankError, causes, printable
 from lit_aux.storage import TOO_LONG, StorageError, is_too_long, storage_trouble
 
 if TYPE_CHECKING:
     from lightning.pytorch.cli import ArgsType
 
-    from lit_aux.auxiliary_cli import AuxiliaryCLI
+    from lit_aux.cli.lightning_cli import AuxiliaryCLI
 
 __all__ = ["AuxiliaryCLI", "main"]
 
@@ -20,7 +22,7 @@ __all__ = ["AuxiliaryCLI", "main"]
 def __getattr__(name: str) -> Any:
     """Import what needs Lightning when it is asked for: many commands do without."""
     if name == "AuxiliaryCLI":
-        from lit_aux.auxiliary_cli import AuxiliaryCLI
+        from lit_aux.cli.lightning_cli import AuxiliaryCLI
 
         return AuxiliaryCLI
     raise AttributeError(f"module 'lit_aux.cli' has no attribute {name!r}")
@@ -33,18 +35,18 @@ def main(args: "ArgsType" = None) -> int:
         args: Arguments in place of ``sys.argv``.
 
     Returns:
-        The exit code: 0 when all went well, 1 when training failed, one of its processes died or a disk is
+        The exit code, 0 when all went well, 1 when training failed, one of its processes died or a disk is
         full, 2 for a wrong option, 130 when Ctrl-C ended ``reproduce``, ``sweep`` or ``regime``, 141 when
         nobody read the output.
     """
     if args is None:  # also for further processes of a run, which Lightning starts with the same words
-        sys.argv[1:] = _with_home(sys.argv[1:])
+        sys.argv[1:] = with_values(sys.argv[1:], _with_home)
     elif isinstance(args, list):
-        args = _with_home(args)
+        args = with_values(args, _with_home)
     if os.environ.get("LIT_AUX_DEBUG"):
-        return _dispatch(args)
+        return dispatch(args)
     try:
-        return _dispatch(args)
+        return dispatch(args)
     except BrokenPipeError:  # whoever read the output has seen enough, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]
         return 141
@@ -53,38 +55,28 @@ def main(args: "ArgsType" = None) -> int:
         known = _known_cause(error) or storage_trouble(error, os.curdir) or _of_name(error, words)
         if known is None:
             raise
+        from lit_aux.cli.messages import parsing_message
+
         message = str(known)
         if isinstance(known, ArgumentError):
-            from lit_aux._messages import parsing_message
-
             message = parsing_message(message)
         if isinstance(known, ArgumentError | ConfigurationError):
-            from lit_aux._typed_values import as_typed
-
             message = as_typed(message, words)
         print(f"lit-aux: error: {printable(' '.join(message.split()))}", file=sys.stderr)
-        return 1 if isinstance(known, NonFiniteLossError | StorageError | RankError) else 2
+        return 1 if isinstance(known, NonFiniteLossError | StorageError | RankError | ClusterError) else 2
 
 
-def _with_home(words: list[str]) -> list[str]:
+def _with_home(_: str, value: str) -> str:
     """Write ``~/`` at the beginning of a value as the home folder, as a shell does where it stands alone."""
-    written = []
-    for word in words:
-        option, sign, value = word.partition("=") if word.startswith("-") else ("", "", word)
-        written.append(option + sign + os.path.expanduser(value) if value.startswith("~/") else word)
-    return written
+    return os.path.expanduser(value) if value.startswith("~/") else value
 
 
-def _known_cause(error: BaseException | None) -> BaseException | None:
+def _known_cause(error: BaseException) -> BaseException | None:
     """Find the error that was meant for people among those that it led to."""
-    known = [StorageError, ConfigurationError, NonFiniteLossError, RankError, ArgumentError]
+    known = [StorageError, ConfigurationError, NonFiniteLossError, RankError, ClusterError, ArgumentError]
     if lightning := sys.modules.get("lightning.fabric.utilities.exceptions"):  # else it raised nothing
         known.insert(4, lightning.MisconfigurationException)
-    chain = []
-    while error is not None:
-        chain.append(error)
-        error = error.__cause__ or error.__context__
-    return next((e for kind in known for e in chain if isinstance(e, kind)), None)
+    return next((e for kind in known for e in causes(error) if isinstance(e, kind)), None)
 
 
 def _of_name(error: BaseException, words: Any) -> ConfigurationError | None:
@@ -103,57 +95,3 @@ def _of_name(error: BaseException, words: Any) -> ConfigurationError | None:
             return ConfigurationError(f"{option or 'the argument'}: {value[:40]!r}... {what}")
         option = "" if sign or not name else option
     return None
-
-
-def _dispatch(args: "ArgsType") -> int:
-    """Give commands that configure no model or data to their own packages, the rest to Lightning."""
-    words = sys.argv[1:] if args is None else args
-    own = words if isinstance(words, list) else []
-    name = own[0] if own else ""
-    if name == "reproduce":
-        from lit_aux.experiments.command import run as reproduce
-
-        return reproduce(own[1:], fit=_run)
-    if name == "regime":
-        from lit_aux.regimes.command import run as regime
-
-        return regime(own[1:], fit=_run)
-    if name == "sweep":
-        from lit_aux.sweeps.command import run as sweep
-
-        return sweep(own[1:], lit_aux=main, check=_check_fit)
-    if name == "table":
-        from lit_aux.tables.command import run as table
-
-        return table(own[1:])
-    if name == "figures":
-        from lit_aux.figures.command import run as figures
-
-        return figures(own[1:])
-    if name == "trajectories":
-        from lit_aux.trajectories.command import run as trajectories
-
-        return trajectories(own[1:])
-    _run(args)
-    return 0
-
-
-def _check_fit(options: list[str]) -> None:
-    """Parse the options of ``fit``, saying in one line what is wrong with them."""
-    from lit_aux._messages import parsing_message
-    from lit_aux.auxiliary_cli import parse
-
-    try:
-        parse(["fit", *options])
-    except ArgumentError as error:
-        raise ConfigurationError(parsing_message(str(error))) from error
-
-
-def _run(args: "ArgsType") -> None:
-    from lit_aux.auxiliary_cli import run
-
-    run(args)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

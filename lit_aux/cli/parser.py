@@ -1,15 +1,17 @@
 """What the project's own commands share: their parser, and what it says of a wrong command line."""
 
-import os
 import re
-import sys
 from argparse import ArgumentError
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from types import GenericAlias
 from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from lit_aux.errors import ConfigurationError, unknown_name
+
+Options = Mapping[str, tuple[Any, Any, str]]
+"""Options by their names in Python: type, default and help. ``bool`` is a flag; ``list[X]`` takes several."""
 
 
 class _Help(DefaultHelpFormatter):
@@ -21,31 +23,41 @@ class _Help(DefaultHelpFormatter):
         return "".join(indent + line for line in text.splitlines(keepends=True))
 
 
-def command_parser(name: str, description: str) -> ArgumentParser:
-    """Return the parser of a command, still without arguments.
+def command_parser(name: str, description: str, options: Options, usage: str | None = None) -> ArgumentParser:
+    """Return the parser of a command, still without arguments that have no option.
 
     Args:
         name: What stands behind ``lit-aux``.
         description: For ``--help``; text of several lines is left as it is.
+        options: Its options; each may be written with hyphens or underscores.
+        usage: In place of the list of all options.
     """
-    return ArgumentParser(
+    made = ArgumentParser(
         prog=f"lit-aux {name}",
         description=description,
+        usage=usage,
         exit_on_error=False,
         allow_abbrev=False,
         formatter_class=_Help,
     )
+    for option, (kind, default, text) in options.items():
+        how: dict[str, Any] = {"type": kind, "default": default}
+        if kind is bool:
+            how = {"action": "store_true"}
+        elif isinstance(kind, GenericAlias):
+            how |= {"type": kind.__args__[0], "nargs": "+"}
+        made.add_argument(*dict.fromkeys((spelling(option), f"--{option}")), help=text, **how)
+    return made
 
 
-def spellings(name: str) -> list[str]:
-    """Return an option with hyphens, as people write it, and with underscores, as Python does."""
-    return list(dict.fromkeys(["--" + name.replace("_", "-"), f"--{name}"]))
+def spelling(name: str) -> str:
+    """Return an option as people write it: with hyphens."""
+    return "--" + name.replace("_", "-")
 
 
 def parse(
     made: ArgumentParser,
     arguments: Sequence[str],
-    options: Iterable[str],
     *,
     nothing: str = "",
     stray: str = "",
@@ -56,7 +68,6 @@ def parse(
     Args:
         made: Of :func:`command_parser`, with its arguments.
         arguments: What follows the command.
-        options: Every option, to name the nearest of an unknown one.
         nothing: What to say where the argument without option is not given.
         stray: What to say of a word that belongs to no option.
         missing: What to say of an option without value, by option; ``""`` is for all others.
@@ -72,6 +83,9 @@ def parse(
         if match := re.match(r"unrecognized arguments: (\S+)", text):
             word = match[1].partition("=")[0]
             if word.startswith("-") or not stray:
+                options = [
+                    a.option_strings[0] for a in made._actions if a.option_strings and a.dest != "help"
+                ]
                 raise unknown_name(made.prog.removeprefix("lit-aux "), word, options) from None
             raise ConfigurationError(f"{word!r} belongs to no option; {stray}") from None
         if nothing and "arguments are required" in text:
@@ -80,10 +94,20 @@ def parse(
             known = missing or {}
             hint = known.get(match[1], known.get("", "give a value")).format(option=match[1])
             raise ConfigurationError(f"{match[1]}: nothing is given; {hint}") from None
+        if match := re.match(r"argument (--[\w-]+)\S*: ignored explicit argument (.*)", text):
+            word = next(word for word in arguments if word.startswith(f"{match[1]}="))
+            raise ConfigurationError(
+                f"{word}: {match[2]} is given, and {match[1]} takes no value; write it alone, or leave it out"
+            ) from None
         raise
 
 
-def know_working_folder() -> None:
-    """Let classes of the user's own be named as ``module.Class``: the working folder is looked at last."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+def split_at_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return a command's own arguments, and those behind ``--``, which are for ``lit-aux fit``.
+
+    Args:
+        arguments: What follows the command.
+    """
+    words = list(arguments)
+    at = words.index("--") if "--" in words else len(words)
+    return words[:at], words[at + 1 :]

@@ -1,10 +1,12 @@
 """Lightning's command line as this project has it."""
 
+import ast
+import json
 import logging
 import re
 import sys
 import warnings
-from argparse import Action
+from argparse import Action, ArgumentError
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,29 +17,22 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 import lit_aux.data
 import lit_aux.modules  # noqa: F401 - so that their classes can be named without a path
-from lit_aux._building import build_plainly, located, noting, of_callback, of_trainer, raised_by_lightning
-from lit_aux._configurations import check_configurations, given_values, told_of_references
-from lit_aux._options import with_class_paths, with_nulls
-from lit_aux.commands import know_working_folder
-from lit_aux.errors import ConfigurationError
+from lit_aux.cli.building import build_plainly, located, noting, of_callback, of_trainer, raised_by_lightning
+from lit_aux.cli.commands import MORE_HELP
+from lit_aux.cli.configuration import (
+    check_configurations,
+    given_values,
+    know_working_folder,
+    told_of_references,
+)
+from lit_aux.cli.messages import parsing_message
+from lit_aux.cli.words import with_values
+from lit_aux.errors import ConfigurationError, causes
+from lit_aux.integrators import INTEGRATORS
 from lit_aux.phases import PhaseTrainer
 from lit_aux.phases.state import check_archive
 from lit_aux.ranges import SEED
 from lit_aux.storage import storage_trouble
-
-_DESCRIPTION = (
-    "Train a network on one task, on several at once, or by pretraining and finetuning; rescale its weights "
-    "in between; see which features were reused. Start with: lit-aux fit --config configs/quickstart.yaml. "
-    "Many runs of one W&B sweep file, with or without W&B: lit-aux sweep FILE. The paper's experiments: "
-    "lit-aux reproduce EXPERIMENT. Means and winners of a results table: lit-aux table FILE; its pictures: "
-    "lit-aux figures NAME. Is a network lazy, nested or rich: lit-aux regime RUN. Why did multi-task "
-    "training help or hurt: lit-aux trajectories RUN... (Each has its own --help.)"
-)
-_MORE_HELP = (
-    "The options of a model or of data: lit-aux fit --model.help PretrainFinetuneModule, "
-    "lit-aux fit --data.help DigitsDataModule."
-)
-
 
 _KNOWN = re.compile(r"known subclasses: ([\w., ]+)")
 _PUBLIC = re.compile(r"lit_aux\.\w+\.\w+")
@@ -69,7 +64,9 @@ class _Parser(LightningArgumentParser):
 
     def parse_args(self, args: Any = None, *others: Any, **options: Any) -> Namespace:  # type: ignore[override]
         """Parse a command line, None in it being null."""
-        return super().parse_args(with_nulls(args) if isinstance(args, list) else args, *others, **options)
+        return super().parse_args(
+            with_values(args, _null) if isinstance(args, list) else args, *others, **options
+        )
 
     def add_instantiator(self, instantiator: Any, *others: Any, **options: Any) -> None:
         """Add what builds a class; an error knows then what was being built."""
@@ -85,7 +82,8 @@ class AuxiliaryCLI(LightningCLI):
         try:
             super().__init__(*args, **kwargs)
         except Exception as error:
-            known = _configuration_error(error) or self._of_trainer(error)
+            found = (one for one in causes(error) if isinstance(one, ConfigurationError))
+            known = next(found, None) or self._of_trainer(error)
             if known is None:
                 trouble = storage_trouble(error, self._folder())
                 if trouble is None:
@@ -117,7 +115,7 @@ class AuxiliaryCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Return a parser whose help ends with how to see what only a model's or data's own help lists."""
-        return super().init_parser(**{"epilog": _MORE_HELP, **kwargs})
+        return super().init_parser(**{"epilog": MORE_HELP, **kwargs})
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what must agree."""
@@ -132,7 +130,7 @@ class AuxiliaryCLI(LightningCLI):
         """Parse the command line, with words that stand for classes written out."""
         if isinstance(args, Mapping | Namespace):
             return super().parse_arguments(parser, args)
-        words = with_class_paths(self._words)
+        words = with_values(self._words, _class_path)
         check_configurations(words)
         try:
             with told_of_references(words):
@@ -195,22 +193,13 @@ class AuxiliaryCLI(LightningCLI):
             text = self._parser("fit").dump(self.config["fit"], skip_none=False)
             self.trainer.configuration = yaml.safe_load(text)
 
-    def before_validate(self) -> None:
+    def check_checkpoint(self) -> None:
         """Refuse a checkpoint that is none, before anything is written."""
-        self._check_checkpoint("validate")
-
-    def before_test(self) -> None:
-        """Refuse a checkpoint that is none, before anything is written."""
-        self._check_checkpoint("test")
-
-    def before_predict(self) -> None:
-        """Refuse a checkpoint that is none, before anything is written."""
-        self._check_checkpoint("predict")
-
-    def _check_checkpoint(self, command: str) -> None:
-        path = self.config[command].get("ckpt_path")
+        path = self.config[self.subcommand].get("ckpt_path")
         if path is not None and path not in ("best", "last", "hpc") and "registry" not in str(path):
             check_archive(path, "--ckpt_path")
+
+    before_validate = before_test = before_predict = check_checkpoint
 
     def after_fit(self) -> None:
         """Print and draw what came out."""
@@ -218,13 +207,6 @@ class AuxiliaryCLI(LightningCLI):
 
         if not getattr(self.trainer, "fast_dev_run", False):
             report(self.trainer)
-
-
-def _configuration_error(error: BaseException | None) -> ConfigurationError | None:
-    """Find the error that was meant for people among those that an error came from."""
-    while error is not None and not isinstance(error, ConfigurationError):
-        error = error.__cause__ or error.__context__
-    return error
 
 
 def _tasks(data: Any) -> dict[str, int] | None:
@@ -254,17 +236,20 @@ class _ParsedOnly(AuxiliaryCLI):
         """Run nothing."""
 
 
-def parse(args: list[str]) -> None:
-    """Parse a command line of ``fit`` and do no more.
+def check_fit(options: list[str]) -> None:
+    """Parse the options of ``fit`` and do no more.
 
     Args:
-        args: The command line, from ``fit`` on.
+        options: What follows ``fit``.
 
     Raises:
-        ConfigurationError: For files that cannot be read, and references that lead nowhere.
-        ArgumentError: For options that are unknown or of the wrong kind.
+        ConfigurationError: For options that are unknown or of the wrong kind, for files that cannot be read,
+            and references that lead nowhere.
     """
-    _command_line(_ParsedOnly, args)
+    try:
+        _command_line(_ParsedOnly, ["fit", *options])
+    except ArgumentError as error:
+        raise ConfigurationError(parsing_message(str(error))) from error
 
 
 def run(args: ArgsType) -> None:
@@ -289,7 +274,11 @@ def _command_line(kind: type[AuxiliaryCLI], args: ArgsType) -> None:
         args=args,
         seed_everything_default=0,
         auto_configure_optimizers=False,
-        parser_kwargs={"description": _DESCRIPTION, "parser_mode": "omegaconf+", "exit_on_error": False},
+        parser_kwargs={
+            "description": "All commands: lit-aux --help",
+            "parser_mode": "omegaconf+",
+            "exit_on_error": False,
+        },
     )
 
 
@@ -312,3 +301,24 @@ def _hush() -> None:
         "Detected pickle protocol",
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+def _class_path(option: str, value: str) -> str:
+    """Write an integrator that is named by its word (``gradient_descent``) as its class.
+
+    Only then do options of its own that follow (``--model.settings.integrator.lr 0.1``) have an owner.
+    """
+    known = INTEGRATORS.get(value) if option.endswith(".integrator") else None
+    return value if known is None else f"lit_aux.integrators.{known.__qualname__}"
+
+
+def _null(option: str, value: str) -> str:
+    """Write None as null, also within a list or a dictionary: W&B agents spell values as Python does."""
+    if option and value == "None":
+        return "null"
+    if "None" not in value or value[:1] not in ("[", "{"):
+        return value
+    try:
+        return json.dumps(ast.literal_eval(value))
+    except (ValueError, SyntaxError, TypeError):
+        return value

@@ -5,13 +5,14 @@ import inspect
 import re
 import traceback
 from collections.abc import Iterable
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
+from typing import Any
 
-from lit_aux._options import option_of
+from lit_aux.cli.commands import unknown_command
+from lit_aux.cli.words import option_of
 
-OWN = "sweep, reproduce, table, figures, trajectories, regime"
-"""Commands that are not Lightning's."""
 _KEY = re.compile(r'Parser key "([^"]+)":')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
 _UNKNOWN = re.compile(r"Option '([^']+)' is not accepted|unrecognized arguments: --(\S+)")
@@ -51,10 +52,10 @@ def parsing_message(error: str) -> str:
         return f"--config: what is given is not valid YAML ({reason})"
     if match := re.match(r'Parser key "config": (.+)', error):
         return f"--config: {match[1][0].lower()}{match[1][1:]}"
-    if match := re.match(r"argument subcommand: invalid choice: (\S+) \(choose from (.+)\)", error):
-        return f"{match[1]} is no command; choose {match[2]}, {OWN}".replace("'", "")
-    if match := re.match(r'expected "subcommand" to be one of \{(.+)\}', error):
-        return f"no command is given; choose {match[1].replace(',', ', ')}, {OWN}"
+    if match := re.match(r"argument subcommand: invalid choice: '?([^\s']+)", error):
+        return str(unknown_command(match[1]))
+    if error.startswith('expected "subcommand" to be one of'):
+        return str(unknown_command(""))
     return _nested(error) or error
 
 
@@ -82,8 +83,7 @@ def _nested(error: str) -> str | None:
                 implied = (depth, owner)
         elif match := _UNKNOWN.search(text):
             name, _, value = (match[1] or match[2]).partition("=")
-            given = next((m[1] for one in lines[number:] if (m := _GIVEN.match(one.strip()))), "")
-            if name == "class_path" and (said := _of_class_entry(path, given)):
+            if name == "class_path" and (said := _of_class_entry(path, _given(lines[number:]))):
                 return said
             if callable_class := _CALLABLE.search(text):
                 owner = callable_class[1]
@@ -93,8 +93,7 @@ def _nested(error: str) -> str | None:
         elif _NO_CLASS.search(text):
             if callable_class := _CALLABLE.search(text):
                 owner = callable_class[1]
-            given = next((m[1] for one in lines[number:] if (m := _GIVEN.match(one.strip()))), "")
-            return _no_class(path, owner or given, text)
+            return _no_class(path, owner or _given(lines[number:]), text)
         elif match := _REQUIRED.search(text):
             return f"{option_of([*path, match[1]])}: {_last(owner)} needs it, and nothing is given"
         if match := _KEY.search(text):
@@ -108,6 +107,11 @@ def _nested(error: str) -> str | None:
         elif (match := _GIVEN.match(text)) and expected:
             return _wrong_type(path, expected, match[1])
     return None
+
+
+def _given(lines: list[str]) -> str:
+    """Return the value that the first of some lines tells."""
+    return next((match[1] for line in lines if (match := _GIVEN.match(line.strip()))), "")
 
 
 def _is_implied(class_path: str, depth: int, lines: list[str]) -> bool:
@@ -194,10 +198,7 @@ def _example(path: list[str]) -> str:
 
 def _of_class_entry(path: list[str], given: str) -> str | None:
     """Say what is wrong with an entry that should choose a class, by its keys; None for anything else."""
-    try:
-        entry = ast.literal_eval(given)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
+    entry = _literal(given)
     if not isinstance(entry, dict) or "class_path" not in entry:
         return None
     option, name = option_of(path), entry["class_path"]
@@ -222,12 +223,15 @@ def _of_class_entry(path: list[str], given: str) -> str | None:
     return f"{option}: {name} is none that is asked for here; name one as {example}" if path else None
 
 
+def _literal(given: str) -> Any:
+    """Return a value that a message quotes as Python writes it; None where that is no literal."""
+    with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        return ast.literal_eval(given)
+
+
 def _of_list_entry(path: list[str], given: str) -> str | None:
     """Say which entry of a list of callbacks within a list (of phases) chooses no class."""
-    try:
-        entries = ast.literal_eval(given)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
+    entries = _literal(given)
     for entry in entries if isinstance(entries, list) else ():
         inner = entry.get("callbacks") if isinstance(entry, dict) else None
         for one in inner if isinstance(inner, list) else ():
@@ -254,13 +258,16 @@ def _of_import(module: str, error: Exception) -> str | None:
     return f"its module cannot be imported ({place}: {type(error).__name__}: {text})"
 
 
+def imported(class_path: Any) -> Any:
+    """Return what a dotted name means; None where there is no such thing."""
+    module, _, name = str(class_path).rpartition(".")
+    with suppress(ImportError, ValueError):
+        return getattr(import_module(module), name, None)
+
+
 def options_of(class_path: str | None) -> list[str]:
     """Return the arguments of a class, those of its bases included where it passes them on."""
-    module, _, name = (class_path or "").rpartition(".")
-    try:
-        cls = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        return []
+    cls = imported(class_path)
     names: list[str] = []
     for base in inspect.getmro(cls) if isinstance(cls, type) else ():
         if "__init__" not in vars(base):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from lit_aux.commands import command_parser, parse
+from lit_aux.cli.parser import Options, command_parser, parse
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.figures.layout import Request
 from lit_aux.figures.results import FIGURES, draw_all, draw_figure
@@ -22,30 +22,26 @@ PICTURES = {
 }
 """Of the theory: module, function and what it shows."""
 ALL = "all"
-_SOURCE = ("results", "reference", "experiment", "network", "where", "duplicates")
-_SEVERAL: dict[str, Any] = {"type": str, "nargs": "+", "default": []}
-_OPTIONS: dict[str, dict[str, Any]] = {
-    "--results": _SEVERAL
-    | {"help": "results.csv, or folders that hold one, of reproduce, sweep or fit; published ones too"},
-    "--reference": {"help": "folder of published tables to lay over, dashed"},
-    "--experiment": {"help": "draw the rows of this experiment"},
-    "--network": {"help": "draw the rows of diagonal, relu or image networks"},
-    "--where": _SEVERAL | {"help": 'draw rows with these values only, as in "k_main=5,10"'},
-    "--duplicates": {
-        "help": "first, last or mean: what counts where rows of one run differ by more than 1 %%"
-    },
-    "--value": {
-        "type": Literal["loss_best", "loss_final"],
-        "default": "loss_best",
-        "help": "the loss of students",
-    },
-    "--mean": {
-        "type": Literal["arithmetic", "geometric"],
-        "default": "arithmetic",
-        "help": "of losses over seeds",
-    },
-    "--out": {"help": "the file, in png, svg or pdf by its ending; NAME.png by default"},
+_OPTIONS: Options = {
+    "results": (
+        list[str],
+        [],
+        "results.csv, or folders that hold one, of reproduce, sweep or fit; published ones too",
+    ),
+    "reference": (str | None, None, "folder of published tables to lay over, dashed"),
+    "experiment": (str | None, None, "draw the rows of this experiment"),
+    "network": (str | None, None, "draw the rows of diagonal, relu or image networks"),
+    "where": (list[str], [], 'draw rows with these values only, as in "k_main=5,10"'),
+    "duplicates": (
+        str | None,
+        None,
+        "first, last or mean: what counts where rows of one run differ by more than 1 %%",
+    ),
+    "value": (Literal["loss_best", "loss_final"], "loss_best", "the loss of students"),
+    "mean": (Literal["arithmetic", "geometric"], "arithmetic", "of losses over seeds"),
+    "out": (str | None, None, "the file, in png, svg or pdf by its ending; NAME.png by default"),
 }
+_OF_RESULTS = ("results", "reference", "experiment", "network", "where", "duplicates")
 
 
 def parser() -> ArgumentParser:
@@ -59,10 +55,9 @@ def parser() -> ArgumentParser:
             f"  {ALL:18} every figure that the tables cover, into the folder --out\n\n"
             "Error bars are 2 standard errors over seeds."
         ),
+        _OPTIONS,
     )
     made.add_argument("name", type=str, help="one of those above")
-    for name, options in _OPTIONS.items():
-        made.add_argument(name, **{"type": str | None, "default": None} | options)
     return made
 
 
@@ -97,7 +92,7 @@ def run(arguments: Sequence[str]) -> int:
             f"{FIGURES.get(given.name, FIGURES['overlap']).example}"
         )
     check_duplicates(given.duplicates)
-    source = {name: getattr(given, name) for name in _SOURCE}
+    source = {name: given[name] for name in _OF_RESULTS}
     how = Request(given.value, given.mean)
     if given.name == ALL:
         lines = draw_all(Path("figures" if given.out is None else given.out), how=how, **source)
@@ -110,12 +105,12 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _refuse_options_of_results(given: Any) -> None:
-    for name in _SOURCE:
-        value = getattr(given, name)
-        if value:
-            text = " ".join(map(str, value)) if isinstance(value, list) else value
+    for option in _OF_RESULTS:
+        if value := given[option]:
+            text = " ".join(value) if isinstance(value, list) else value
             raise ConfigurationError(
-                f"--{name} {text or repr(text)}: {given.name} is a picture of the theory, drawn from no rows"
+                f"--{option} {text or repr(text)}: {given.name} is a picture of the theory, drawn from "
+                "no rows"
             )
 
 
@@ -123,7 +118,6 @@ def _parse(arguments: Sequence[str]) -> Any:
     return parse(
         parser(),
         arguments,
-        _OPTIONS,
         nothing=f"NAME: nothing is given; name one of {', '.join([*PICTURES, *FIGURES, ALL])}",
         stray="draw one figure at a time",
         missing={"--out": "name a file", "--where": "as in k_main=5", "": "name one"},

@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from lit_aux.commands import command_parser, parse, spellings
+from lit_aux.cli.parser import Options, command_parser, parse
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.experiments.means import is_log
 from lit_aux.files import atomic_write
@@ -30,7 +30,7 @@ _DESCRIPTION = (
     "paired by seed, and who wins each cell. FILE is a results.csv, or a folder: its results.csv, or all "
     "beneath it. Several are read as one; a run that is in several counts once."
 )
-_OPTIONS: dict[str, tuple[Any, Any, str]] = {
+_OPTIONS: Options = {
     "value": (
         str | None,
         None,
@@ -66,10 +66,8 @@ _OPTIONS: dict[str, tuple[Any, Any, str]] = {
 
 def parser() -> ArgumentParser:
     """Return the parser of ``lit-aux table``."""
-    made = command_parser("table", _DESCRIPTION)
+    made = command_parser("table", _DESCRIPTION, _OPTIONS)
     made.add_argument("files", type=str, nargs="*", metavar="FILE", help="tables, or folders with tables")
-    for name, (kind, default, text) in _OPTIONS.items():
-        made.add_argument(*spellings(name), type=kind, default=default, help=text)
     return made
 
 
@@ -85,7 +83,7 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         ConfigurationError: For what is unknown or impossible, or a file that cannot be read or written.
     """
-    given = parse(parser(), arguments, [spellings(name)[0] for name in _OPTIONS])
+    given = parse(parser(), arguments)
     if given.out is not None:
         check_place("--out", given.out)
     check_duplicates(given.duplicates)

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from lit_aux.commands import command_parser, parse
+from lit_aux.cli import main
+from lit_aux.cli.parser import command_parser, parse, split_at_dashes
 from lit_aux.errors import ConfigurationError
 from lit_aux.outputs import check_folder, check_output
 from lit_aux.ranges import MOST_JOBS
@@ -41,10 +42,8 @@ _OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "sbatch": (str, "", 'more #SBATCH lines of that script: --sbatch="--time 2:00:00 --gres gpu:1"'),
     "cluster": (str | None, None, CLUSTER),
     "task": (int | None, None, "run one run alone, by its number, and leave the table to --collect"),
-}
-_FLAGS = {
-    "retry": "try runs again that failed",
-    "collect": "write the rows of runs that tasks have ended into the table; train nothing",
+    "retry": (bool, False, "try runs again that failed"),
+    "collect": (bool, False, "write the rows of runs that tasks have ended into the table; train nothing"),
 }
 _OF_FIT = ("--model", "--data", "--trainer", "--config", "--seed_everything")
 _TEXT = """\
@@ -63,21 +62,18 @@ Options of lit-aux fit go behind '--': -- --data.root DIR --trainer.accelerator 
 
 def parser() -> ArgumentParser:
     """Return the parser of ``lit-aux sweep``."""
-    made = command_parser("sweep", _TEXT)
+    made = command_parser("sweep", _TEXT, _OPTIONS)
     made.add_argument("file", type=str, help="a sweep file, such as those in configs/sweeps")
-    for name, (kind, default, text) in _OPTIONS.items():
-        made.add_argument(f"--{name}", type=kind, default=default, help=text)
-    for name, text in _FLAGS.items():
-        made.add_argument(f"--{name}", action="store_true", help=text)
     return made
 
 
-def run(arguments: Sequence[str], lit_aux: LitAux, check: Check | None = None) -> int:
+def run(arguments: Sequence[str], lit_aux: LitAux | None = None, check: Check | None = None) -> int:
     """Carry out ``lit-aux sweep``.
 
     Args:
         arguments: What follows ``sweep``.
-        lit_aux: Carries out a ``lit-aux`` command line; processes of their own call it.
+        lit_aux: Carries out a ``lit-aux`` command line; processes of their own call it. By default
+            :func:`lit_aux.cli.main`, with ``check`` of its own.
         check: Parses the options of a ``lit-aux fit`` and does no more; None leaves it to the runs.
 
     Returns:
@@ -86,10 +82,9 @@ def run(arguments: Sequence[str], lit_aux: LitAux, check: Check | None = None) -
     Raises:
         ConfigurationError: For what is unknown or impossible, before anything is written.
     """
-    own, extra = list(arguments), []
-    if "--" in own:
-        at = own.index("--")
-        own, extra = own[:at], own[at + 1 :]
+    if lit_aux is None:
+        lit_aux, check = main, _check_fit
+    own, extra = split_at_dashes(arguments)
     if not hasattr(os, "setsid"):
         raise ConfigurationError(
             "sweep: needs Linux or macOS, where a run ends with all that it started; on Windows use WSL"
@@ -130,6 +125,12 @@ def run(arguments: Sequence[str], lit_aux: LitAux, check: Check | None = None) -
         return collect(jobs, out / "results.csv")
     engine = Processes(given.jobs or 1) if given.cluster is None else workers_of(given.cluster)
     return run_batch(jobs, out / "results.csv", engine, given.retry)
+
+
+def _check_fit(options: list[str]) -> None:
+    from lit_aux.cli.lightning_cli import check_fit
+
+    check_fit(options)
 
 
 def _check_options(sweep: SweepFile, first: SweepRun, check: Check) -> None:
@@ -186,7 +187,6 @@ def _parse(arguments: list[str]) -> Any:
     return parse(
         parser(),
         arguments,
-        [f"--{name}" for name in [*_OPTIONS, *_FLAGS]],
         nothing="FILE: nothing is given; name a sweep file (configs/sweeps/*.yaml)",
         stray="run one sweep file at a time",
         missing={"": 'write {option}="..."'},

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import ArgumentParser
 
-from lit_aux.commands import know_working_folder
+from lit_aux.cli.commands import dispatch
+from lit_aux.cli.parser import command_parser, parse
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.files import atomic_write
 from lit_aux.outputs import check_output
-from lit_aux.regimes.sweep import Sweep
-from lit_aux.regimes.sweep_options import check_layer, factors_of, resolved, seeds_of
-from lit_aux.runs.engines import workers_of
 from lit_aux.runs.job import CLUSTER
 from lit_aux.storage import check_place
 
@@ -31,17 +30,18 @@ _OWN = {
     "--layer": "of a deep network: the layer to judge by; the last one before the readout by default",
     "--out": "folder of regime.json and regime.png; that of the run or table, or runs/regime",
 }
+_FLAGS = ("--trust", "--help", "-h")
 _OF_MODE = {
     "run": {"--pretrained", "--trust", "--out"},
     "results": {"--results", "--run", "--sampling", "--out"},
     "config": {"--factors", "--seeds", "--layer", "--cluster", "--out"},
 }
 _OF_FIT = ("--config", "-c", "--seed_everything", "--trainer", "--model", "--data")
-_USAGE = """usage: lit-aux regime RUN [--pretrained FILE] [--trust] [--out DIR]
+_USAGE = """lit-aux regime RUN [--pretrained FILE] [--trust] [--out DIR]
        lit-aux regime --results FILE [--run HASH] [--out DIR]
        lit-aux regime --config FILE [--factors LIST] [--seeds LIST] [--layer NAME] [--out DIR]
-                      [--cluster ADDRESS] [options of lit-aux fit]
-
+                      [--cluster ADDRESS] [options of lit-aux fit]"""
+_TEXT = """\
 Where is my network? Finetuning may leave pretrained features as they are (lazy), choose few of them (nested
 feature selection) or ignore them (rich). This says where it is, and which factor on the pretrained weights
 (--model.rescale) brings it into the nested regime.
@@ -55,13 +55,16 @@ RUN        A folder that lit-aux fit wrote for diagonal or ReLU students of pret
 --config   Fits a deep network once for each factor and measures its layers. Pretraining is shared. Started
            again, it goes on where it stopped. Checkpoints are kept only where asked for.
 
-Nothing here looks at test data: what is said to be best is so on validation data.
-
-options:
-"""
+Nothing here looks at test data: what is said to be best is so on validation data."""
 
 
-def run(arguments: Sequence[str], fit: Fit) -> int:
+def parser() -> ArgumentParser:
+    """Return the parser of ``lit-aux regime``; RUN and the options of ``lit-aux fit`` are not in it."""
+    options: dict[str, Any] = {name.removeprefix("--"): (str, None, text) for name, text in _OWN.items()}
+    return command_parser("regime", _TEXT, {**options, "trust": (bool, False, _OWN["--trust"])}, _USAGE)
+
+
+def run(arguments: Sequence[str], fit: Fit = dispatch) -> int:
     """Carry out ``lit-aux regime``.
 
     Args:
@@ -74,10 +77,6 @@ def run(arguments: Sequence[str], fit: Fit) -> int:
     Raises:
         ConfigurationError: For what is unknown or impossible.
     """
-    if {"--help", "-h"} & {*arguments}:
-        width = max(map(len, _OWN)) + 2
-        print(_USAGE + "\n".join(f"  {name:{width}}{text}" for name, text in _OWN.items()))
-        raise SystemExit(0)
     own, rest = _split(arguments)
     mode = _mode(own, rest)
     if "--out" in own:
@@ -95,6 +94,7 @@ def run(arguments: Sequence[str], fit: Fit) -> int:
         print(f"reading the PT+FT rows of {path} ...", flush=True)
         students, note = read_results(path, own.get("--run"), own.get("--sampling"))
         return _report_students(students, note, _out(own, path.parent))
+    from lit_aux.cli.configuration import know_working_folder
     from lit_aux.regimes.run_folder import deep_layers, folder_of, read_run
 
     know_working_folder()
@@ -107,30 +107,27 @@ def run(arguments: Sequence[str], fit: Fit) -> int:
 
 def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Return this command's own options, and what is left."""
-    own: dict[str, str] = {}
+    own: list[str] = []
     rest: list[str] = []
     words = list(arguments)
     while words:
         word = words.pop(0)
-        name, sign, value = word.partition("=")
-        if name not in _OWN:
+        name, sign, _ = word.partition("=")
+        if name not in (*_OWN, "--help", "-h"):
             rest.append(word)
-            continue
-        if name == "--trust":
-            if sign:
-                raise ConfigurationError(
-                    f"{word}: {value!r} is given, and --trust takes no value; write it alone, or leave it out"
-                )
-            own[name] = ""
-            continue
-        if not sign:
-            if not words:
-                raise ConfigurationError(f"{name}: nothing is given; it is {_OWN[name]}")
-            value = words.pop(0)
-        if not value.strip() and name != "--out":  # which says itself what it must be
+        elif sign or name in _FLAGS or not words:
+            own.append(word)
+        else:  # also one that begins with a hyphen
+            own.append(f"{name}={words.pop(0)}")
+    missing = {name: f"it is {text}" for name, text in _OWN.items()}
+    given = {f"--{name}": value for name, value in parse(parser(), own, missing=missing).items()}
+    given = {
+        name: "" if value is True else value for name, value in given.items() if value not in (None, False)
+    }
+    for name, value in given.items():
+        if not value.strip() and name not in _FLAGS and name != "--out":  # which says itself what it must be
             raise ConfigurationError(f"{name}: {value!r} is nothing; it is {_OWN[name]}")
-        own[name] = value
-    return own, rest
+    return given, rest
 
 
 def _mode(own: Mapping[str, str], rest: Sequence[str]) -> str:
@@ -192,7 +189,10 @@ def _value(own: Mapping[str, str], name: str) -> Any:
 
 def _sweep(own: Mapping[str, str], words: Sequence[str], fit: Fit) -> int:
     """Fit a deep network at every factor."""
+    from lit_aux.regimes.sweep import Sweep
+    from lit_aux.regimes.sweep_options import check_layer, factors_of, resolved, seeds_of
     from lit_aux.regimes.sweep_report import report_sweep
+    from lit_aux.runs.engines import workers_of
 
     factors = factors_of(_value(own, "--factors"))
     out = _out(own, Path("runs/regime"))

@@ -4,11 +4,11 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from jsonargparse import ArgumentParser
 
-from lit_aux.commands import command_parser, parse, spellings
+from lit_aux.cli.parser import Options, command_parser, parse
 from lit_aux.errors import ConfigurationError
 from lit_aux.files import atomic_write
 from lit_aux.outputs import check_csv
@@ -25,7 +25,7 @@ _DESCRIPTION = (
     "Which runs are single-task follows from the files; each multi-task method is compared with the same "
     "single-task runs."
 )
-_OPTIONS: dict[str, tuple[Any, Any, str]] = {
+_OPTIONS: Options = {
     "metric": (str, "accuracy", "what is measured on test examples; loss, or a metric's name"),
     "select": (
         str | None,
@@ -33,7 +33,7 @@ _OPTIONS: dict[str, tuple[Any, Any, str]] = {
         "the validation measure that chooses checkpoints, val_accuracy or val_loss say, or last; by default "
         "the metric on validation examples, the last checkpoints where no run has it",
     ),
-    "tasks": (str, None, "compare these tasks only; give them after the runs"),
+    "tasks": (list[str], None, "compare these tasks only; give them after the runs"),
     "phase": (str | None, None, "of runs of several phases; the last one by default"),
     "out": (str, "trajectories", "folder of the tables and pictures"),
     "format": (Literal["png", "svg", "pdf"], "png", "of the pictures"),
@@ -42,11 +42,8 @@ _OPTIONS: dict[str, tuple[Any, Any, str]] = {
 
 def parser() -> ArgumentParser:
     """Return the parser of ``lit-aux trajectories``."""
-    made = command_parser("trajectories", _DESCRIPTION)
+    made = command_parser("trajectories", _DESCRIPTION, _OPTIONS)
     made.add_argument("runs", type=str, nargs="*", metavar="RUN", help="files, or folders with runs")
-    for name, (kind, default, text) in _OPTIONS.items():
-        several: dict[str, Any] = {"nargs": "+"} if name == "tasks" else {}
-        made.add_argument(*spellings(name), type=kind, default=default, help=text, **several)
     return made
 
 
@@ -62,8 +59,7 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         ConfigurationError: For what is unknown or impossible, or a file that cannot be read or written.
     """
-    options = [spellings(name)[0] for name in _OPTIONS]
-    given = parse(parser(), arguments, options, missing={"--tasks": "name tasks"})
+    given = parse(parser(), arguments, missing={"--tasks": "name tasks"})
     if not given.runs:
         where = " before --tasks" if given.tasks else ""
         raise ConfigurationError(

@@ -1,18 +1,25 @@
 """What is wrong with configuration files, said before they are parsed: by file, and in one line."""
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lit_aux import _yaml
-from lit_aux._options import option_of
-from lit_aux.errors import ConfigurationError
+from lit_aux.cli.words import option_of, typed_options
+from lit_aux.errors import ConfigurationError, causes
 
 _CONFIG = ("--config", "-c")
+
+
+def know_working_folder() -> None:
+    """Let classes of the user's own be named as ``module.Class``: the working folder is looked at last."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def configuration_files(words: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -21,11 +28,7 @@ def configuration_files(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     Args:
         words: The command line.
     """
-    for word, following in pairwise([*words, ""]):
-        option, sign, value = word.partition("=")
-        if not option.startswith("-"):
-            continue
-        value = value if sign else following
+    for option, value in typed_options(words):
         of_class = option.startswith(("--model", "--data", "--trainer")) and value.endswith((".yaml", ".yml"))
         if option in _CONFIG or (of_class and _is_file(value)):
             yield option, value
@@ -89,11 +92,10 @@ def given_values(words: Sequence[str], option: str) -> Iterator[tuple[str, Any]]
         words: The command line.
         option: Its dotted name without ``init_args``.
     """
-    for word, following in pairwise([*words, ""]):
-        name, sign, value = word.partition("=")
-        if name.removeprefix("--").replace(".init_args", "") == option:
+    for name, value in typed_options(words):
+        if name == f"--{option}":
             with suppress(yaml.YAMLError):
-                yield "", _yaml.load(value if sign else following)
+                yield "", _yaml.load(value)
     for kind, file in configuration_files(words):
         if kind not in _CONFIG or not _is_file(file):
             continue
@@ -108,16 +110,14 @@ def given_values(words: Sequence[str], option: str) -> Iterator[tuple[str, Any]]
 
 def _check_values(words: Sequence[str]) -> None:
     """Raise for a key that is there twice in a mapping on the command line."""
-    for word, following in pairwise([*words, ""]):
-        option, sign, value = word.partition("=")
-        value = value if sign else following
+    for option, value in typed_options(words):
         if option == "--trainer" and not value.lstrip().startswith("{") and not _is_file(value):
             raise ConfigurationError(
                 f"{option}: {value!r} is no file of options, nor a mapping such as {{max_epochs: 3}}"
             )
-        if option.startswith("--") and option.endswith(".help") and sign and not value:
+        if option.endswith(".help") and f"{option}=" in words:
             raise ConfigurationError(f"{option}: '' names no class; write {option} CLASS")
-        if not option.startswith("--") or value[:1] not in ("{", "["):
+        if value[:1] not in ("{", "["):
             continue
         try:
             _yaml.load(value)
@@ -137,7 +137,10 @@ def told_of_references(words: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = _of_omegaconf(error)
+        from omegaconf.errors import OmegaConfBaseException
+
+        kinds = (OmegaConfBaseException, RecursionError)
+        found = next((one for one in causes(error) if isinstance(one, kinds)), None)
         if found is None:
             raise
         files = ", ".join(file for option, file in configuration_files(words) if option in _CONFIG)
@@ -148,30 +151,12 @@ def told_of_references(words: Sequence[str]) -> Iterator[None]:
             reason = " ".join(str(found).split()) or type(found).__name__
             reason, _, key = reason.partition(" full_key: ")
             named = option_of(key.partition(" ")[0].split(".")[1:]) if key else ""
-            typed = [value for name, value in _typed(words) if name == named and "${" in value]
+            typed = [value for name, value in typed_options(words) if name == named and "${" in value]
             place = f"{named}: {typed[-1]!r}" if typed else f"{place}: {named}" if named else place
         raise ConfigurationError(
             f"{place}: {reason}; in ${{...}} stands the dotted name of an option that has a value, or "
             "${oc.env:NAME}"
         ) from error
-
-
-def _typed(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield options of the command line without ``init_args``, and their values."""
-    for word, following in pairwise([*words, ""]):
-        option, sign, value = word.partition("=")
-        if option.startswith("--"):
-            yield option.replace(".init_args", ""), value if sign else following
-
-
-def _of_omegaconf(error: BaseException | None) -> BaseException | None:
-    from omegaconf.errors import OmegaConfBaseException
-
-    while error is not None:
-        if isinstance(error, OmegaConfBaseException | RecursionError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _is_file(name: str) -> bool:

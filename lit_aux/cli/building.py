@@ -7,8 +7,8 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from lit_aux._options import option_of
-from lit_aux._typed_values import as_typed
+from lit_aux.cli.messages import imported
+from lit_aux.cli.words import as_typed, option_of
 from lit_aux.errors import ConfigurationError, NonFiniteLossError
 from lit_aux.storage import StorageError
 
@@ -153,7 +153,7 @@ def _owned(error: BuildError, message: str, config: Any) -> str | None:
 def _is(node: Mapping[str, Any], kind: type, arguments: Mapping[str, Any]) -> bool:
     """Say whether a node of the configuration is what was being built."""
     if "class_path" in node:
-        if _imported(node["class_path"]) is not kind:
+        if imported(node["class_path"]) is not kind:
             return False
     elif not {*node} or not {*node} <= {*arguments}:
         return False
@@ -182,16 +182,6 @@ def _quoted_within(value: Any, keys: Sequence[str], message: str) -> bool:
 
 def _same(one: Any, other: Any) -> bool:
     return bool(one == other) or (one != one and other != other)
-
-
-def _imported(class_path: Any) -> Any:
-    from importlib import import_module
-
-    module, _, name = str(class_path).rpartition(".")
-    try:
-        return getattr(import_module(module), name, None)
-    except (ImportError, ValueError):
-        return None
 
 
 def _nodes(config: Any, path: Path = ()) -> Iterator[tuple[Path, Mapping[str, Any]]]:

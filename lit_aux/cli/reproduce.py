@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from lit_aux.commands import command_parser, parse, spellings
+from lit_aux.cli.commands import dispatch
+from lit_aux.cli.parser import command_parser, parse, spelling, split_at_dashes
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.grids import ALL, EXPERIMENTS, KERNELS, PROBES, TRAINED, Experiment
 from lit_aux.experiments.options import DType, Options, Sampling
@@ -42,6 +43,11 @@ _TYPED: dict[str, tuple[Any, Any, str]] = {
     "jobs": (int | None, None, "processes that train slices at a time; null: two on a CPU, one on a GPU"),
     "store": (Path | None, None, "folder of pretrained networks; null for 'phases' beside the table"),
 }
+_PLACES: dict[str, tuple[Any, Any, str]] = {
+    "out": (str, None, "the table; runs/EXPERIMENT/results.csv by default"),
+    "cluster": (str | None, None, CLUSTER),
+    "configs": (Path | None, None, "folder of the image configurations"),
+}
 _FOR_IMAGES = ("device", "max_steps", "store", "jobs")
 _EPILOGUE = "For images, options after '--' go to lit-aux fit: -- --data.root DIR"
 
@@ -59,21 +65,13 @@ def parser() -> ArgumentParser:
         f"on where it stopped.\n\nexperiments (axes beside seed and n_main):\n{names}\n\n"
         f"Without options, the published grid. Each list may be a single value.\n{_EPILOGUE}"
     )
-    made = command_parser("reproduce", text)
+    lists = {name: (Any, None, text) for name, text in _LISTS.items()}
+    made = command_parser("reproduce", text, {**lists, **_TYPED, **_PLACES})
     made.add_argument("experiment", type=str, help="one of those above")
-    for name, text in _LISTS.items():
-        made.add_argument(*spellings(name), type=Any, default=None, help=text)
-    for name, (kind, default, text) in _TYPED.items():
-        made.add_argument(*spellings(name), type=kind, default=default, help=text)
-    made.add_argument(
-        "--out", type=str, default=None, help="the table; runs/EXPERIMENT/results.csv by default"
-    )
-    made.add_argument("--cluster", type=str | None, default=None, help=CLUSTER)
-    made.add_argument("--configs", type=Path | None, default=None, help="folder of the image configurations")
     return made
 
 
-def run(arguments: Sequence[str], fit: Callable[[list[str]], Any]) -> int:
+def run(arguments: Sequence[str], fit: Callable[[list[str]], Any] = dispatch) -> int:
     """Carry out ``lit-aux reproduce``.
 
     Args:
@@ -86,10 +84,7 @@ def run(arguments: Sequence[str], fit: Callable[[list[str]], Any]) -> int:
     Raises:
         ConfigurationError: For what is unknown or impossible.
     """
-    own, rest = list(arguments), []
-    if "--" in own:
-        at = own.index("--")
-        own, rest = own[:at], own[at + 1 :]
+    own, rest = split_at_dashes(arguments)
     given = _parse(own).as_dict()
     for option in ("store", "configs"):
         if given[option] is not None and f"--{option}=" in own:
@@ -100,7 +95,7 @@ def run(arguments: Sequence[str], fit: Callable[[list[str]], Any]) -> int:
         for option, (_, default, _) in _TYPED.items():
             if option not in _FOR_IMAGES and typed[option] != default:
                 raise ConfigurationError(
-                    f"{spellings(option)[0]} {typed[option]}: {name} trains as its configuration says; "
+                    f"{spelling(option)} {typed[option]}: {name} trains as its configuration says; "
                     "change it after '--'"
                 )
     try:
@@ -115,7 +110,6 @@ def _parse(arguments: list[str]) -> Any:
     return parse(
         parser(),
         arguments,
-        [spellings(name)[0] for name in [*_LISTS, *_TYPED, "out", "cluster", "configs"]],
         nothing=f"EXPERIMENT: nothing is given; name one of {', '.join(EXPERIMENTS)}",
         stray='quote lists: "[0, 1]"',
     )
