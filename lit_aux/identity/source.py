@@ -24,6 +24,10 @@ _DEEPEST = 32  # decorators around a function; what makes up attributes as it is
 _READ = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 _DEFINITIONS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
+FORMER: dict[str, str] = {}
+"""The first dotted names of classes and functions of lit_aux that have moved or have another name since, by the
+names that they have now. Keys of stored phases hold the first ones."""
+
 
 class NoSourceError(Exception):
     """Code whose text cannot be seen; the message is half a sentence that says whose and why."""
@@ -116,6 +120,26 @@ def module_of(thing: Any) -> str:
     """Return the module that a class or function is from; spawned processes have their own word for main."""
     name: str = getattr(thing, "__module__", None) or "builtins"
     return "__main__" if name == "__mp_main__" else name
+
+
+def former(module: str | None, name: str) -> tuple[str | None, str]:
+    """Return the module and the qualified name that a class or function of lit_aux had at first.
+
+    Args:
+        module: Its module now.
+        name: Its qualified name now.
+    """
+    outer, dot, inner = name.partition(".")
+    first = FORMER.get(f"{module}.{outer}")
+    if first is None:
+        return module, name
+    module, _, outer = first.rpartition(".")
+    return module, f"{outer}{dot}{inner}"
+
+
+def name_of(thing: Any) -> str:
+    """Return the dotted name by which keys know a class or function."""
+    return ".".join(map(str, former(module_of(thing), thing.__qualname__)))
 
 
 def _place(thing: Any) -> tuple[str | None, str | None]:
