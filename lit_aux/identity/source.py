@@ -24,9 +24,12 @@ _DEEPEST = 32  # decorators around a function; what makes up attributes as it is
 _READ = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 _DEFINITIONS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
-FORMER: dict[str, str] = {}
-"""The first dotted names of classes and functions of lit_aux that have moved or have another name since, by the
-names that they have now. Keys of stored phases hold the first ones."""
+FORMER: dict[str, str] = {
+    "lit_aux.integrators.descent.GradientDescent": "lit_aux.integrators.gradient_descent.GradientDescent",
+    "lit_aux.integrators.descent.TorchOptimizer": "lit_aux.integrators.torch_optimizer.TorchOptimizer",
+}
+"""The first dotted names of classes and functions of lit_aux that have moved or have another name since, by
+those that they have now. Keys of stored phases hold the first ones."""
 
 
 class NoSourceError(Exception):
