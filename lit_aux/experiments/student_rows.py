@@ -8,7 +8,7 @@ from lit_aux.experiments.measures import measures_of
 from lit_aux.experiments.results import COLUMNS, run_hash
 from lit_aux.modules import AuxiliaryModule
 from lit_aux.phases.identity import own_parts
-from lit_aux.phases.setup import setup_of
+from lit_aux.phases.phased import setup_of
 
 Row = dict[str, Any]
 

@@ -57,6 +57,8 @@ class AuxiliaryModule(EvaluationSteps, ABC):
         ConfigurationError: If the tasks, phases, losses or metrics do not fit together.
     """
 
+    finetunes = False
+    """Whether it finetunes what a phase before, ``pretrained`` or the backbone has learned."""
     later_phase_options: frozenset[str] = frozenset()
     """Attributes that concern later phases only: a first phase is shared by runs that differ in them."""
     running_state = frozenset(
@@ -142,13 +144,18 @@ class AuxiliaryModule(EvaluationSteps, ABC):
         """
         first = self.phase is None or self.phase is self.phases[0]
         backbone = getattr(self.net, "backbone", self.net)
-        finetunes = hasattr(self, "pretrained") and all(p.name != "pretrain" for p in self.phases)
+        finetunes = self.finetunes and all(p.name != "pretrain" for p in self.phases)
         return first and not finetunes and not getattr(backbone, "pretrained", False)
 
     @property
     def data_config(self) -> Any:
         """The mean, deviation and input size that a pretrained backbone expects; None otherwise."""
         return getattr(getattr(self.net, "backbone", None), "data_config", None)
+
+    @property
+    def trains_itself(self) -> bool:
+        """Whether it moves its weights itself, in this process: students do."""
+        return self.students is not None
 
     @property
     def stop_reason(self) -> str | None:

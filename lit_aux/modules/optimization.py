@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Any
 
 from lit_aux.modules.layer_decay import layer_groups
-from lit_aux.phases.optimizer import optimizer_of, scheduler_of
 from lit_aux.phases.phase import Phase
 
 if TYPE_CHECKING:
@@ -15,10 +14,10 @@ def build_optimizer(phase: Phase, module: "AuxiliaryModule") -> Any:
     parameters: list[Any] = [p for p in module.parameters() if p.requires_grad]
     if phase.layer_decay is not None:
         parameters = layer_groups(module.net, parameters, phase.layer_decay)
-    optimizer = optimizer_of(phase, parameters)
+    optimizer = phase.build_optimizer(parameters)
     if phase.lr_scheduler is None:
         return optimizer
-    scheduler = scheduler_of(phase, optimizer)
+    scheduler = phase.build_scheduler(optimizer)
     config = {"scheduler": scheduler, "interval": phase.lr_interval}
     monitor = getattr(scheduler, "monitor", None)
     return {"optimizer": optimizer, "lr_scheduler": config | ({"monitor": monitor} if monitor else {})}

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from lit_aux.identity.encoder import HOOKS, TENSOR_HOOKS, Encoder, Tree
 from lit_aux.identity.source import attributes_set
 from lit_aux.phases.phase import Phase, PhaseSettings
+from lit_aux.phases.phased import Fingerprinted, phased
 
 _LIBRARIES = {"torch": str(torch.__version__), "lightning": lightning.__version__}
 _PASSIVE = (
@@ -99,7 +100,7 @@ def describe_phase(
     """
     import lit_aux
 
-    later: frozenset[str] = getattr(module, "later_phase_options", frozenset())
+    later = phased(module).later_phase_options
     kept = set(hooks)
 
     def omit(owner: Any, name: str, value: Any) -> bool:
@@ -138,7 +139,7 @@ def describe_run(
         Values and digests by name: ``options`` of module, phases, Trainer and callbacks; ``data``; ``code``
         and ``versions``. Weights, and the limits of phases, are not among them.
     """
-    losses = {id(part) for part in getattr(module, "evaluation", nn.Module()).modules()}
+    losses = {id(part) for part in phased(module).evaluation.modules()}
 
     def omit(owner: Any, name: str, value: Any) -> bool:
         if owner is module and _is_elsewhere(module, name, value):
@@ -195,7 +196,7 @@ def own_parts(description: Mapping[str, Tree]) -> dict[str, Tree]:
 def describe_data(data: Any, phases: Sequence[Phase]) -> Tree:
     """Return the fingerprint of each phase's training data; to be called when a fit has set them up."""
     encoder = Encoder(stand_in=stand_in, strict=False)
-    if hasattr(data, "fingerprint"):
+    if isinstance(data, Fingerprinted):
         _add_fingerprints(encoder, data, phases)
     return encoder.tree
 
@@ -247,7 +248,7 @@ def hooks_of(module: nn.Module) -> set[int]:
 
 def _is_elsewhere(module: LightningModule, name: str, value: Any) -> bool:
     """Whether a module's attribute is Lightning's, state of a fit, or told by the phases themselves."""
-    if name in _OF_LIGHTNING | _RUNNING or name in getattr(module, "running_state", ()):
+    if name in _OF_LIGHTNING | _RUNNING or name in phased(module).running_state:
         return True
     members = value if isinstance(value, list) else [value]
     return all(isinstance(member, PhaseSettings | Callback) for member in members)

@@ -22,7 +22,7 @@ from lit_aux.experiments.results import COLUMNS, MEASURE_COLUMNS
 from lit_aux.models import TimmBackbone
 from lit_aux.modules import AuxiliaryModule, MultiTaskModule, PretrainFinetuneModule, SingleTaskModule
 from lit_aux.phases import Phase
-from lit_aux.phases.setup import setup_of
+from lit_aux.phases.phased import setup_of
 
 LAYERS = ["net.backbone.0", "net.readout"]
 
