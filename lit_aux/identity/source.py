@@ -24,9 +24,16 @@ _DEEPEST = 32  # decorators around a function; what makes up attributes as it is
 _READ = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 _DEFINITIONS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
+_METHODS = "lit_aux.modules.methods"
 FORMER: dict[str, str] = {
     "lit_aux.integrators.descent.GradientDescent": "lit_aux.integrators.gradient_descent.GradientDescent",
     "lit_aux.integrators.descent.TorchOptimizer": "lit_aux.integrators.torch_optimizer.TorchOptimizer",
+    "lit_aux.modules.student_training.IntegratorOptimizer": (
+        "lit_aux.modules.integrator_optimizer.IntegratorOptimizer"
+    ),
+    f"{_METHODS}.weightings.RandomWeighting": f"{_METHODS}.random_weighting.RandomWeighting",
+    f"{_METHODS}.weightings.Scalarization": f"{_METHODS}.scalarization.Scalarization",
+    f"{_METHODS}.weightings.UncertaintyWeighting": f"{_METHODS}.uncertainty.UncertaintyWeighting",
 }
 """The first dotted names of classes and functions of lit_aux that have moved or have another name since, by
 those that they have now. Keys of stored phases hold the first ones."""
