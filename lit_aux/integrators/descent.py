@@ -23,11 +23,9 @@ class Batched(Protocol):
 
     def rows(self) -> int:
         """Return the number of training rows, the same for all replicas."""
-        ...
 
     def batch(self, chosen: Tensor) -> Objective:
         """Return the objective of some rows, counted over all tasks one after another."""
-        ...
 
 
 class Descent(Integrator):

@@ -24,7 +24,6 @@ class ProbePath(Protocol):
 
     def at(self, time: Floats) -> Tensor:
         """Return parameters (k, P) at times (k,); at infinity the limit."""
-        ...
 
 
 class Solvable(Objective, Protocol):
@@ -32,15 +31,12 @@ class Solvable(Objective, Protocol):
 
     def value(self, theta: Tensor) -> Tensor:
         """Return every replica's loss."""
-        ...
 
     def limit(self, theta: Tensor) -> tuple[Tensor, NDArray[np.int64]]:
         """Return where gradient flow ends from parameters (k, P), and what it took to find."""
-        ...
 
     def probe(self, theta: Tensor, lr: float | None) -> ProbePath | None:
         """Return the path of linear probes; None where the first layer trains as well."""
-        ...
 
 
 class Exact(Integrator):

@@ -30,11 +30,9 @@ class Objective(Protocol):
         Returns:
             Losses (R,).
         """
-        ...
 
     def select(self, keep: Tensor) -> "Objective":
         """Return the objective of some of the replicas; ``keep`` holds their indices in rising order."""
-        ...
 
 
 class FunctionObjective:

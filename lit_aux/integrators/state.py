@@ -51,11 +51,9 @@ class Observer(Protocol):
 
     def observe(self, step: Step) -> None:
         """Take notice of an accepted step."""
-        ...
 
     def restart(self, replicas: NDArray[np.int64]) -> None:
         """Forget what was seen of replicas that begin anew."""
-        ...
 
 
 @dataclass

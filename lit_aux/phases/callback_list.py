@@ -30,10 +30,7 @@ from lit_aux.phases.state import CHECKPOINT_KEY, random_state, restore_random_st
 
 _OPTIONS = frozenset(signature(Trainer.__init__).parameters) - {"callbacks"}
 # What they count and keep belongs to one phase, so that each phase finds them as they were built.
-_AFRESH = (
-    *(EarlyStopping, Checkpoint, Timer, WeightAveraging),
-    *(StochasticWeightAveraging, BaseFinetuning),
-)
+_AFRESH = (EarlyStopping, Checkpoint, Timer, WeightAveraging, StochasticWeightAveraging, BaseFinetuning)
 _KEPT: WeakKeyDictionary[Callback, tuple[dict[str, Any], dict[str, Any]]] = WeakKeyDictionary()
 """How callbacks were built, and how their last fit left them, for the next Trainer that gets them."""
 
@@ -159,31 +156,24 @@ class PhaseRun(Protocol):
     @property
     def nothing_left(self) -> bool:
         """Whether nothing but the phase's end is done."""
-        ...
 
     def check_resumed(self) -> None:
         """Refuse data and schedules that are not those of the run that is resumed."""
-        ...
 
     def look_up_phase(self, model: pl.LightningModule) -> None:
         """Take the phase from the store where it was trained before."""
-        ...
 
     def settle_phase(self) -> None:
         """Write down how the phase went."""
-        ...
 
     def bring_back(self) -> None:
         """Let the process that waits for this one know how the fit went."""
-        ...
 
     def phase_info(self) -> dict[str, Any]:
         """Return what a checkpoint says about where the run is."""
-        ...
 
     def newest_checkpoint(self) -> str | None:
         """Return the path that the phase's checkpoint callback wrote last."""
-        ...
 
 
 def _run(trainer: pl.Trainer) -> PhaseRun:

@@ -41,21 +41,17 @@ class PhasedModule(Protocol):
 
     def attach_data(self, data: Any, processes: int = 1) -> None:
         """Look at the data module before processes are started; refuse data that do not fit."""
-        ...
 
     def enter_phase(self, phase: Phase) -> None:
         """Prepare the weights and what trains."""
-        ...
 
     def refresh_batchnorm(self) -> None:
         """Bring batch-normalization statistics up to date."""
-        ...
 
     def export(
         self, path: str | Path, *, task: str | None = None, ckpt_path: str | Path | None = None
     ) -> None:
         """Write plain timm weights."""
-        ...
 
 
 class PhasedData(Protocol):
@@ -63,7 +59,6 @@ class PhasedData(Protocol):
 
     def set_phase(self, tasks: Sequence[str], order: str) -> None:
         """Give loaders of these tasks alone from now on."""
-        ...
 
 
 @runtime_checkable
@@ -72,7 +67,6 @@ class Fingerprinted(Protocol):
 
     def fingerprint(self, tasks: Sequence[str], order: str) -> str:
         """Return the same text for the same training data of a phase, in every process."""
-        ...
 
 
 class _ModuleDefaults:
