@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from lit_aux.errors import ConfigurationError
 from lit_aux.integrators.base import Integrator, finite_start
 from lit_aux.integrators.objective import Objective
-from lit_aux.integrators.state import IntegratorState, Step
+from lit_aux.integrators.state import IntegratorState, Step, index_of
 from lit_aux.ranges import COUNT, INDEX, RATE, SEED, check
 
 
@@ -104,8 +104,7 @@ class Descent(Integrator):
                 self._count(state, everybody, taken)
             self._step(state, values)
             left -= taken + 1
-        if not state.finished:
-            state.theta.index_copy_(0, torch.from_numpy(state.rows).to(state.theta.device), state.work["y"])
+        state.update()
         return state
 
     def _evaluate(self, state: IntegratorState) -> NDArray[np.float64]:
@@ -171,7 +170,7 @@ class Descent(Integrator):
     def _back_off(self, state: IntegratorState, lost: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Put lost replicas back to their start with a smaller step; return those without another chance."""
         control, rows = state.control, np.flatnonzero(lost)
-        index = torch.from_numpy(rows).to(state.theta.device)
+        index = index_of(rows, state.theta)
         state.work["y"].index_copy_(0, index, state.work["start"].index_select(0, index))
         control["lr"][rows] /= 10
         control["backoffs"][rows] += 1
@@ -198,7 +197,7 @@ class Descent(Integrator):
         counts.time[globally] = control["steps"][moving] * control["lr"][moving]
         counts.accepted[globally] += steps
         if state.observer is not None and steps == 1:
-            index = torch.from_numpy(np.flatnonzero(moving)).to(state.theta.device)
+            index = index_of(np.flatnonzero(moving), state.theta)
             y = state.work["y"]
             after = y if moving.all() else y.index_select(0, index)
             state.observer.observe(Step(globally, start, counts.time[globally], after, after))

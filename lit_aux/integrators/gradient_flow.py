@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.integrators.base import Integrator, finite_start
-from lit_aux.integrators.state import Floats, IntegratorState, Step
+from lit_aux.integrators.state import Floats, IntegratorState, Step, index_of
 from lit_aux.ranges import Range, check
 
 Mask = NDArray[np.bool_]
@@ -101,8 +101,7 @@ class GradientFlow(Integrator):
             if state.finished:
                 break
             self._tick(state)
-        if not state.finished:
-            state.theta.index_copy_(0, torch.from_numpy(state.rows).to(state.theta.device), state.work["y"])
+        state.update()
         return state
 
     def _tick(self, state: IntegratorState) -> None:
@@ -132,7 +131,7 @@ class GradientFlow(Integrator):
         table[3:] *= control["h"]
         old, now, y, slope, f = work["old"], work["now"], work["y"], work["slope"], work["f"]
         if not inner.all():  # their points are still needed
-            keep = torch.from_numpy(np.flatnonzero(~inner)).to(old.device)
+            keep = index_of(np.flatnonzero(~inner), old)
             kept = now.index_select(0, keep)
         if len(rows) == 1:
             c = table[:, 0].tolist()
@@ -149,7 +148,7 @@ class GradientFlow(Integrator):
     def _power(self, state: IntegratorState, rows: Rows) -> None:
         """Go to a point beside y, whose gradient tells the curvature in that direction."""
         work, control = state.work, state.control
-        index = _index(rows, work["y"])
+        index = index_of(rows, work["y"])
         direction = work["direction"].index_select(0, index)
         size = _norm(direction).clamp_min(torch.finfo(direction.dtype).tiny)
         nudge = NUDGE * np.maximum(control["norm"][rows], 1e-8)
@@ -160,7 +159,7 @@ class GradientFlow(Integrator):
 
     def _after_power(self, state: IntegratorState, rows: Rows) -> None:
         work, control = state.work, state.control
-        index = _index(rows, work["y"])
+        index = index_of(rows, work["y"])
         change = work["f"].index_select(0, index) - work["slope"].index_select(0, index)
         size = _norm(change)
         found = size.double().cpu().numpy() / control["nudge"][rows]
@@ -201,7 +200,7 @@ class GradientFlow(Integrator):
         stages = np.minimum(stages_for(h, curvature), most)
         control["h"][rows], control["stages"][rows], control["stage"][rows] = h, stages, 1
         first = np.array([coefficients(int(s))[0, 3] for s in stages]) * h
-        index = _index(rows, work["y"])
+        index = index_of(rows, work["y"])
         y = work["y"].index_select(0, index)
         work["old"].index_copy_(0, index, y)
         factor = torch.from_numpy(first).to(y)[:, None]
@@ -216,7 +215,7 @@ class GradientFlow(Integrator):
     def _after_step(self, state: IntegratorState, rows: Rows, losses: Tensor) -> None:
         """Judge a step by its error and its loss, take it or try a shorter one."""
         work, control = state.work, state.control
-        index = _index(rows, work["y"])
+        index = index_of(rows, work["y"])
         h = control["h"][rows]
         y, end = work["y"].index_select(0, index), work["now"].index_select(0, index)
         slope, f = work["slope"].index_select(0, index), work["f"].index_select(0, index)
@@ -235,7 +234,7 @@ class GradientFlow(Integrator):
         _shorten(control, rows, error, overshot, loss, goal)
         state.counts.rejected[globally[error > 1]] += 1
         if accepted.any():
-            chosen = _index(np.flatnonzero(accepted), y)
+            chosen = index_of(np.flatnonzero(accepted), y)
             kept = (y, end, slope, f)
             whole = bool(accepted.all())
             y, end, slope, f = (t if whole else t.index_select(0, chosen) for t in kept)
@@ -246,7 +245,7 @@ class GradientFlow(Integrator):
     def _accept(self, state: IntegratorState, rows: Rows, parts: tuple[Tensor, ...]) -> None:
         """Move replicas to the end of their step."""
         y, end, slope, f = parts
-        globally, index = state.rows[rows], _index(rows, y)
+        globally, index = state.rows[rows], index_of(rows, y)
         counts, control, work = state.counts, state.control, state.work
         start = counts.time[globally].copy()
         latest = state.max_time[globally]
@@ -286,10 +285,6 @@ class GradientFlow(Integrator):
 def _norm(x: Tensor) -> Tensor:
     norms: Tensor = torch.linalg.vector_norm(x, dim=1)
     return norms
-
-
-def _index(rows: Rows, like: Tensor) -> Tensor:
-    return torch.from_numpy(rows).to(like.device)
 
 
 def _fresh(losses: Floats, norms: Floats, power_iterations: int) -> Control:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.integrators import Descent, GradientFlow, Integrator, IntegratorState, Step, TorchOptimizer
+from lit_aux.integrators.state import index_of
 from lit_aux.models import Problems, StudentNet
 from lit_aux.phases.phase import Phase
 
@@ -87,7 +88,7 @@ class StudentPhase:
         started = time.monotonic()
         self.integrator.advance(self.state, evaluations)
         rows = torch.arange(self.net.replicas, device=self.state.theta.device)
-        place = torch.from_numpy(self.place).to(self.state.theta.device)
+        place = index_of(self.place, self.state.theta)
         self.net.unpack(self.state.theta.index_select(0, place), rows, self.names)
         self._conclude()
         self.seconds += time.monotonic() - started
@@ -112,7 +113,7 @@ class StudentPhase:
         ended = np.flatnonzero(self.state.counts.finished & np.isnan(self.final))
         for start in range(0, len(ended), 64):
             some = ended[start : start + 64]
-            index = torch.from_numpy(some).to(self.state.theta.device)
+            index = index_of(some, self.state.theta)
             self.final[some] = self.best.test(some, self.state.theta.index_select(0, index))
 
     # What is trained on
@@ -320,7 +321,7 @@ class BestTestLoss:
 
 def _between(step: Step, due: NDArray[np.int64], when: Floats) -> Tensor:
     """Return the parameters (k, P) at instants within a step."""
-    index = torch.from_numpy(due).to(step.after.device)
+    index = index_of(due, step.after)
     after = step.after.index_select(0, index)
     if step.slope_before is None or step.slope_after is None or step.stages is None:
         return after
