@@ -242,7 +242,7 @@ class AuxiliaryModule(LightningModule, ABC):
 
     def combine_labelled(self, joint: JointLosses) -> Tensor:
         """Return the loss of a batch; that of a task without a label is 0, and reaches every output."""
-        return self.combine({t: self._weights.get(t, 1.0) * value for t, value in joint.values.items()})
+        return self.combine(joint.weighted(self._weights))
 
     def training_outputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return each task's logits on its own inputs, in one pass through the network."""

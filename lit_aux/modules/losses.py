@@ -149,6 +149,10 @@ class JointLosses:
         totals = dict(zip(self._tasks, self._totals.tolist(), strict=True))
         return {task for task in self._losses if totals[task] > 0}
 
+    def weighted(self, weights: Mapping[str, float]) -> dict[str, Tensor]:
+        """Return what trains for each task, times the weight of its loss."""
+        return {task: weights.get(task, 1.0) * value for task, value in self.values.items()}
+
     def mean(self, weights: Mapping[str, float]) -> tuple[Tensor, Tensor | float]:
         """Return the weighted sum of this process's means, and how many labels they are of."""
         terms = [weights.get(task, 1.0) * loss.mean for task, loss in self._losses.items()]

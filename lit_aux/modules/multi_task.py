@@ -153,7 +153,7 @@ class MultiTaskModule(AuxiliaryModule):
         """Return the loss of a batch; the method sees only tasks of which there is a label."""
         if not self.combines:
             return super().combine_labelled(joint)
-        weighted = {task: self._weights.get(task, 1.0) * value for task, value in joint.values.items()}
+        weighted = joint.weighted(self._weights)
         labelled = joint.labelled()
         rest = [value for task, value in weighted.items() if task not in labelled]
         if labelled:

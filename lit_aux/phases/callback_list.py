@@ -26,7 +26,8 @@ from lit_aux.errors import NonFiniteLossError
 from lit_aux.phases.checkpoint import PhaseCheckpoint
 from lit_aux.phases.phase import Phase
 from lit_aux.phases.phased import phased
-from lit_aux.phases.state import CHECKPOINT_KEY, random_state, restore_random_state
+from lit_aux.phases.ranks import bring_back
+from lit_aux.phases.state import CHECKPOINT_KEY, PhaseResult, random_state, restore_random_state
 
 _OPTIONS = frozenset(signature(Trainer.__init__).parameters) - {"callbacks"}
 # What they count and keep belongs to one phase, so that each phase finds them as they were built.
@@ -152,22 +153,17 @@ class PhaseRun(Protocol):
     """What the keeper asks of its Trainer."""
 
     phase_name: str
+    phase_results: list[PhaseResult]
 
     @property
     def nothing_left(self) -> bool:
         """Whether nothing but the phase's end is done."""
 
-    def check_resumed(self) -> None:
-        """Refuse data and schedules that are not those of the run that is resumed."""
-
-    def look_up_phase(self, model: pl.LightningModule) -> None:
-        """Take the phase from the store where it was trained before."""
+    def begin_phase(self, model: pl.LightningModule) -> None:
+        """See that a resumed run is the same; take the phase from the store where it was trained before."""
 
     def settle_phase(self) -> None:
         """Write down how the phase went."""
-
-    def bring_back(self) -> None:
-        """Let the process that waits for this one know how the fit went."""
 
     def phase_info(self) -> dict[str, Any]:
         """Return what a checkpoint says about where the run is."""
@@ -203,8 +199,7 @@ class PhaseKeeper(Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the phase from the store where it was trained before; see that a resumed run is the same."""
-        _run(trainer).check_resumed()
-        _run(trainer).look_up_phase(pl_module)
+        _run(trainer).begin_phase(pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Go on from the random state of the checkpoint, after all that start-up has drawn."""
@@ -252,7 +247,7 @@ class PhaseKeeper(Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Let the process that waits for this one know how the fit went."""
         if stage == "fit":
-            _run(trainer).bring_back()
+            bring_back(trainer, _run(trainer).phase_results[-1])
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

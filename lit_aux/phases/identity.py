@@ -24,6 +24,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
+from lit_aux.identity.configuration import LIMITS, OF_PLACE
 from lit_aux.identity.encoder import HOOKS, TENSOR_HOOKS, Encoder, Tree
 from lit_aux.identity.source import attributes_set
 from lit_aux.phases.phase import Phase, PhaseSettings
@@ -47,7 +48,6 @@ OWN = "own "
 """In the names of their options, which must not change; whether there is such a callback may."""
 _FIRST: WeakKeyDictionary[LightningModule, Tree] = WeakKeyDictionary()
 _GIVEN: WeakKeyDictionary[Callback, Tree] = WeakKeyDictionary()
-_LIMITS = ("max_epochs", "max_steps", "max_time")
 _OF_TRAINER = (
     "precision",
     "world_size",
@@ -62,7 +62,6 @@ _OF_TRAINER = (
     "check_val_every_n_epoch",
     "reload_dataloaders_every_n_epochs",
 )
-_OF_PLACE = ("root", "download", "num_workers", "pin_memory", "persistent_workers", "eval_batch_size")
 
 
 def changes_training(callback: Callback) -> bool:
@@ -264,7 +263,7 @@ def _of_library(kind: type) -> bool:
 
 def _add_phase(encoder: Encoder, phase: Phase) -> None:
     """Write a phase's own options; its callbacks, what it builds and its limits are written elsewhere."""
-    elsewhere = {"callbacks", "optimizer", "lr_scheduler", *_LIMITS}
+    elsewhere = {"callbacks", "optimizer", "lr_scheduler", *LIMITS}
     for name, value in vars(phase).items():
         if name not in elsewhere:
             encoder.add(f"phase {phase.name}.{name}", value)
@@ -364,7 +363,7 @@ def _data_options(data: Any) -> Mapping[str, Any]:
     named = _arguments_of(data)
     told = getattr(data, "options", None)
     named |= told() if callable(told) else {}
-    return {name: value for name, value in named.items() if name not in _OF_PLACE}
+    return {name: value for name, value in named.items() if name not in OF_PLACE | {"root"}}
 
 
 def _own_attributes(data: Any) -> dict[str, Any]:

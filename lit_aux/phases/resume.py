@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.identity.configuration import LIMITS
 from lit_aux.identity.encoder import DOES, UNKNOWN, Tree
 from lit_aux.phases.identity import FOREIGN, OWN
 from lit_aux.phases.phased import phased
@@ -114,7 +115,8 @@ class PhaseCheckpointConnector(_CheckpointConnector):
 
     def restore_callbacks(self) -> None:
         """Give the callbacks their states."""
-        for state in ((self._loaded_checkpoint or {}).get("callbacks") or {}).values():
+        states = (self._loaded_checkpoint or {}).get("callbacks")
+        for state in states.values() if isinstance(states, Mapping) else ():
             if isinstance(state, dict) and "best_k_models" in state:
                 self._refuse_paths_outside(state)
         with self._one_line(self._ckpt_path):
@@ -291,7 +293,7 @@ def may_continue(point: ResumePoint, now: Tree, names: Sequence[str]) -> bool:
     ended = point.phase + (point.current is not None)
     for index, phase in enumerate(names[:ended]):
         last = index == len(names) - 1
-        for limit in ("max_epochs", "max_steps", "max_time"):
+        for limit in LIMITS:
             old, new = (limits.get(f"phase {phase}.{limit}", "none") for limits in (before, now))
             if old != new and not last:
                 raise ConfigurationError(

@@ -36,7 +36,7 @@ from lit_aux.phases.loggers import LoggerName, build_logger, describe_runs, disc
 from lit_aux.phases.phase import Phase
 from lit_aux.phases.phased import phased, phased_data
 from lit_aux.phases.places import check_places, remove_leftovers
-from lit_aux.phases.ranks import bring_back, check_processes, starts_processes, take_back, watched
+from lit_aux.phases.ranks import check_processes, starts_processes, take_back, watched
 from lit_aux.phases.resume import (
     PhaseCheckpointConnector,
     ResumePoint,
@@ -244,8 +244,13 @@ class PhaseTrainer(Trainer):
         as_built(model, self.description)
         return point
 
-    def check_resumed(self) -> None:
-        """Refuse, in ``on_fit_start``, data and schedules that are not those of the run that is resumed."""
+    def begin_phase(self, model: LightningModule) -> None:
+        """See, in ``on_fit_start``, that a resumed run is the same; take a first phase from the store."""
+        self._check_resumed()
+        self._look_up_phase(model)
+
+    def _check_resumed(self) -> None:
+        """Refuse data and schedules that are not those of the run that is resumed."""
         # Where nothing is left to train no batch is, and lengths that come from them are none.
         ended = self._settled and self._resume.path is not None
         self._schedules = self._resume.info.get("schedules", {}) if ended else describe_schedules(self)
@@ -335,8 +340,8 @@ class PhaseTrainer(Trainer):
         )
         self.fit_loop.epoch_loop._batches_that_stepped = self._logged_steps
 
-    def look_up_phase(self, model: LightningModule) -> None:
-        """Take a first phase that was trained before, in ``on_fit_start``, so that no step is trained."""
+    def _look_up_phase(self, model: LightningModule) -> None:
+        """Take a first phase that was trained before, so that no step is trained."""
         resuming = self._connector._ckpt_path is not None
         if self._reuse is None or self._index or len(self._phases) < 2 or resuming:
             return
@@ -393,10 +398,6 @@ class PhaseTrainer(Trainer):
     def nothing_left(self) -> bool:
         """Whether a run was cut off after its last epoch, so that nothing but the phase's end is done."""
         return isinstance(self.fit_loop, _PhaseLoop) and self.fit_loop.at_end
-
-    def bring_back(self) -> None:
-        """Let the process that waits for this one, if any does, know how the fit went."""
-        bring_back(self, self.phase_results[-1])
 
     def phase_info(self) -> dict[str, Any]:
         """Return what a checkpoint says about where the run is."""
