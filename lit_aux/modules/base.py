@@ -129,6 +129,7 @@ class AuxiliaryModule(LightningModule, ABC):
 
     @phase.setter
     def phase(self, phase: Phase) -> None:
+        """Say which phase it is in; the weights stay as they are."""
         self.way.phase = phase
 
     @property
