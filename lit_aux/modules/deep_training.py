@@ -83,6 +83,7 @@ class DeepTraining(Training):
 
     @property
     def _evaluation(self) -> TaskEvaluation:
+        """The module's losses and metrics."""
         return cast(TaskEvaluation, self._module.evaluation)
 
     def enter_phase(self, phase: Phase) -> None:

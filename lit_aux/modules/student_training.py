@@ -127,6 +127,7 @@ class StudentTraining(Training):
 
     @property
     def _current(self) -> Phase:
+        """The phase that the module is in, or the last, as it tests after training."""
         phase = self.phase or self._last
         assert phase is not None
         return phase

@@ -173,6 +173,7 @@ class PhaseRun(Protocol):
 
 
 def _run(trainer: pl.Trainer) -> PhaseRun:
+    """Return the Trainer as the keeper knows it."""
     return cast(PhaseRun, trainer)
 
 

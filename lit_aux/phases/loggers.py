@@ -164,6 +164,7 @@ def describe_runs(loggers: Sequence[Logger], model: Any, data: Any) -> None:
 
 
 def _tags(model: Any, data: Any) -> list[str]:
+    """Return setup, data and network, as far as they are known."""
     net = getattr(model, "net", None)
     backbone = getattr(net, "backbone", net)
     tags = [setup_of(model)]

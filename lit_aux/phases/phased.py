@@ -70,19 +70,26 @@ class Fingerprinted(Protocol):
 
 
 class _ModuleDefaults:
+    """A module that says nothing of itself."""
+
     phases: Sequence[Phase] = ()
     phase = pretrained = stop_reason = None
     finetunes = trains_itself = False
     evaluation = nn.Module()
     later_phase_options = running_state = frozenset[str]()
 
-    def attach_data(self, data: Any, processes: int = 1) -> None: ...
+    def attach_data(self, data: Any, processes: int = 1) -> None:
+        """Take any data."""
 
-    def refresh_batchnorm(self) -> None: ...
+    def refresh_batchnorm(self) -> None:
+        """Leave the statistics as they are."""
 
 
 class _DataDefaults:
-    def set_phase(self, tasks: Sequence[str], order: str) -> None: ...
+    """Data that are the same in every phase."""
+
+    def set_phase(self, tasks: Sequence[str], order: str) -> None:
+        """Leave the loaders as they are."""
 
 
 class _Completed:
@@ -92,6 +99,7 @@ class _Completed:
         self._thing, self._defaults = thing, defaults
 
     def __getattr__(self, name: str) -> Any:
+        """Look into the object first."""
         return getattr(self._thing if hasattr(self._thing, name) else self._defaults, name)
 
 
