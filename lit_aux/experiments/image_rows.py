@@ -12,7 +12,7 @@ from lit_aux.experiments.task_measures import task_measures
 from lit_aux.identity.configuration import run_identity
 from lit_aux.modules import AuxiliaryModule
 from lit_aux.phases.identity import describe_data
-from lit_aux.phases.setup import setup_of
+from lit_aux.phases.phased import setup_of
 from lit_aux.runs.table import run_hash
 
 if TYPE_CHECKING:

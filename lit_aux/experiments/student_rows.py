@@ -7,7 +7,7 @@ from lit_aux.experiments._described import of_phase, of_replica
 from lit_aux.experiments.measures import measures_of
 from lit_aux.modules import AuxiliaryModule
 from lit_aux.phases.identity import own_parts
-from lit_aux.phases.setup import setup_of
+from lit_aux.phases.phased import setup_of
 from lit_aux.runs.table import COLUMNS, run_hash
 
 Row = dict[str, Any]

@@ -34,8 +34,9 @@ _PASSIVE = re.compile(
     r"(ModelCheckpoint|\w*Checkpoint|DeviceStatsMonitor|LearningRateMonitor|\w*ModelSummary|\w*ProgressBar"
     r"|ThroughputMonitor)$"
 )
-_LIMITS = ("max_epochs", "max_steps", "max_time")
-_OF_PLACE = {"download", "num_workers", "pin_memory", "persistent_workers", "eval_batch_size"}
+LIMITS = ("max_epochs", "max_steps", "max_time")
+OF_PLACE = frozenset({"download", "num_workers", "pin_memory", "persistent_workers", "eval_batch_size"})
+"""Options of data modules that say where files lie and how they are read."""
 _KNOWN_DATA = ("CIFAR100DataModule", "FashionMNISTDataModule", "FashionMTLDataModule")
 """Data that are the same wherever their folder lies."""
 
@@ -79,7 +80,7 @@ def flat_options(configuration: Mapping[str, Any]) -> dict[str, str]:
         if isinstance(value, Mapping) and value:
             for name, inner in value.items():
                 add(path if name == "init_args" else f"{path}.{name}", inner)
-        elif path.rpartition(".")[2] not in _LIMITS:
+        elif path.rpartition(".")[2] not in LIMITS:
             found[path] = str(value)
 
     for name, value in run_identity(configuration)["configuration"].items():
@@ -144,7 +145,7 @@ def _is_passive(callback: Any) -> bool:
 def _without_place(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return a data module's configuration without where its files lie and how they are read."""
     known = str(data.get("class_path", "")).rpartition(".")[2] in _KNOWN_DATA
-    dropped = _OF_PLACE | ({"root"} if known else set())
+    dropped = OF_PLACE | ({"root"} if known else set())
     options = data.get("init_args")
     if not isinstance(options, Mapping):
         return dict(data)

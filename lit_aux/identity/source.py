@@ -24,7 +24,16 @@ _DEEPEST = 32  # decorators around a function; what makes up attributes as it is
 _READ = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 _DEFINITIONS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
+_METHODS = "lit_aux.modules.methods"
 FORMER: dict[str, str] = {
+    "lit_aux.integrators.descent.GradientDescent": "lit_aux.integrators.gradient_descent.GradientDescent",
+    "lit_aux.integrators.descent.TorchOptimizer": "lit_aux.integrators.torch_optimizer.TorchOptimizer",
+    "lit_aux.modules.student_training.IntegratorOptimizer": (
+        "lit_aux.modules.integrator_optimizer.IntegratorOptimizer"
+    ),
+    f"{_METHODS}.weightings.RandomWeighting": f"{_METHODS}.random_weighting.RandomWeighting",
+    f"{_METHODS}.weightings.Scalarization": f"{_METHODS}.scalarization.Scalarization",
+    f"{_METHODS}.weightings.UncertaintyWeighting": f"{_METHODS}.uncertainty.UncertaintyWeighting",
     "lit_aux.data.relu_teacher.ReLUTeacher": "lit_aux.data.relu_teacher_net.ReLUTeacher",
     "lit_aux.metrics._base.merge_moments": "lit_aux.metrics._moments.merge_moments",
 }
@@ -123,6 +132,26 @@ def module_of(thing: Any) -> str:
     """Return the module that a class or function is from; spawned processes have their own word for main."""
     name: str = getattr(thing, "__module__", None) or "builtins"
     return "__main__" if name == "__mp_main__" else name
+
+
+def former(module: str | None, name: str) -> tuple[str | None, str]:
+    """Return the module and the qualified name that a class or function of lit_aux had at first.
+
+    Args:
+        module: Its module now.
+        name: Its qualified name now.
+    """
+    outer, dot, inner = name.partition(".")
+    first = FORMER.get(f"{module}.{outer}")
+    if first is None:
+        return module, name
+    module, _, outer = first.rpartition(".")
+    return module, f"{outer}{dot}{inner}"
+
+
+def name_of(thing: Any) -> str:
+    """Return the dotted name by which keys know a class or function."""
+    return ".".join(map(str, former(module_of(thing), thing.__qualname__)))
 
 
 def _place(thing: Any) -> tuple[str | None, str | None]:

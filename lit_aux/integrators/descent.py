@@ -1,17 +1,20 @@
-"""What gradient descent and torch's optimizers have in common: steps, back-off and stopping."""
+"""Steps of fixed size: gradient descent and torch's optimizers, with back-off and stopping."""
 
 from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from copy import deepcopy
 from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.integrators.base import Integrator, finite_start
 from lit_aux.integrators.objective import Objective
-from lit_aux.integrators.state import IntegratorState, Step
+from lit_aux.integrators.state import IntegratorState, Step, index_of
 from lit_aux.ranges import COUNT, INDEX, RATE, SEED, check
 
 
@@ -20,11 +23,9 @@ class Batched(Protocol):
 
     def rows(self) -> int:
         """Return the number of training rows, the same for all replicas."""
-        ...
 
     def batch(self, chosen: Tensor) -> Objective:
         """Return the objective of some rows, counted over all tasks one after another."""
-        ...
 
 
 class Descent(Integrator):
@@ -103,8 +104,7 @@ class Descent(Integrator):
                 self._count(state, everybody, taken)
             self._step(state, values)
             left -= taken + 1
-        if not state.finished:
-            state.theta.index_copy_(0, torch.from_numpy(state.rows).to(state.theta.device), state.work["y"])
+        state.update()
         return state
 
     def _evaluate(self, state: IntegratorState) -> NDArray[np.float64]:
@@ -170,7 +170,7 @@ class Descent(Integrator):
     def _back_off(self, state: IntegratorState, lost: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Put lost replicas back to their start with a smaller step; return those without another chance."""
         control, rows = state.control, np.flatnonzero(lost)
-        index = torch.from_numpy(rows).to(state.theta.device)
+        index = index_of(rows, state.theta)
         state.work["y"].index_copy_(0, index, state.work["start"].index_select(0, index))
         control["lr"][rows] /= 10
         control["backoffs"][rows] += 1
@@ -197,7 +197,7 @@ class Descent(Integrator):
         counts.time[globally] = control["steps"][moving] * control["lr"][moving]
         counts.accepted[globally] += steps
         if state.observer is not None and steps == 1:
-            index = torch.from_numpy(np.flatnonzero(moving)).to(state.theta.device)
+            index = index_of(np.flatnonzero(moving), state.theta)
             y = state.work["y"]
             after = y if moving.all() else y.index_select(0, index)
             state.observer.observe(Step(globally, start, counts.time[globally], after, after))
@@ -221,3 +221,72 @@ class Descent(Integrator):
 
     def _forget(self, state: IntegratorState, rows: NDArray[np.int64]) -> None:
         """Forget what was learnt about replicas that begin anew."""
+
+
+class GradientDescent(Descent):
+    """Steps y <- y - lr grad L(y), as in the published experiments; see :class:`Descent` for the options.
+
+    Example:
+        >>> from torch import tensor
+        >>> from lit_aux.integrators import GradientDescent
+        >>> def loss(w):
+        ...     return (w - 3.0).square().sum()
+        >>> found = GradientDescent(lr=0.1).run(loss, tensor([0.0]), threshold=1e-6)
+        >>> found.parameters.round(decimals=2)
+        tensor([3.])
+    """
+
+    name = "gradient_descent"
+
+    def _move(self, state: IntegratorState, moving: NDArray[np.bool_]) -> None:
+        y, f, lr = state.work["y"], state.work["f"], state.control["lr"]
+        if moving.all() and (lr == lr[0]).all():
+            y.add_(f, alpha=-float(lr[0]))
+            return
+        if not moving.all():  # 0 times what is not finite would not be 0
+            f[torch.from_numpy(~moving).to(f.device)] = 0
+        y.addcmul_(f, torch.from_numpy(-lr * moving).to(y)[:, None])
+
+
+class TorchOptimizer(Descent):
+    """Full- or mini-batch steps of an optimizer of torch that treats each weight by itself (SGD, Adam, ...).
+
+    Args:
+        optimizer: Builds it from the parameters; its own learning rate is the one at the start.
+        **kwargs: As for :class:`Descent`.
+    """
+
+    def __init__(self, optimizer: Callable[[Iterable[Tensor]], Optimizer], **kwargs: Any) -> None:
+        built = optimizer([nn.Parameter(torch.zeros(1, 1))])
+        super().__init__(float(built.defaults["lr"]), **kwargs)
+        self.name = type(built).__name__.lower()
+        self.optimizer = optimizer
+
+    def _move(self, state: IntegratorState, moving: NDArray[np.bool_]) -> None:
+        """Step each replica with an optimizer of its own, so that rates and moments stay apart."""
+        y, f = state.work["y"], state.work["f"]
+        for place in np.flatnonzero(moving):
+            row = y[place : place + 1]
+            parameter, optimizer = self._own(state, int(place))
+            parameter.data.copy_(row)
+            parameter.grad = f[place : place + 1].clone()
+            optimizer.step()
+            row.copy_(parameter.detach())
+
+    def _own(self, state: IntegratorState, place: int) -> tuple[nn.Parameter, Optimizer]:
+        """Return a replica's parameter and optimizer; what was saved of the latter is restored into it."""
+        replica = int(state.rows[place])
+        if replica not in state.optimizers:
+            parameter = nn.Parameter(state.work["y"][place : place + 1].clone())
+            optimizer = self.optimizer([parameter])
+            for group in optimizer.param_groups:
+                group["lr"] *= float(state.control["lr"][place]) / self.lr
+            if replica in state.saved_optimizers:
+                optimizer.load_state_dict(deepcopy(state.saved_optimizers.pop(replica)))
+            state.optimizers[replica] = (parameter, optimizer)
+        return state.optimizers[replica]
+
+    def _forget(self, state: IntegratorState, rows: NDArray[np.int64]) -> None:
+        for replica in state.rows[rows]:
+            state.optimizers.pop(int(replica), None)
+            state.saved_optimizers.pop(int(replica), None)

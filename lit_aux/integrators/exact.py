@@ -3,14 +3,13 @@
 from typing import Any, Protocol, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.integrators.base import Integrator
 from lit_aux.integrators.objective import Objective
-from lit_aux.integrators.state import Floats, IntegratorState, Step
+from lit_aux.integrators.state import Floats, IntegratorState, Step, index_of
 from lit_aux.ranges import RATE, check
 
 _ROUNDING = 1e-12
@@ -24,7 +23,6 @@ class ProbePath(Protocol):
 
     def at(self, time: Floats) -> Tensor:
         """Return parameters (k, P) at times (k,); at infinity the limit."""
-        ...
 
 
 class Solvable(Objective, Protocol):
@@ -32,15 +30,12 @@ class Solvable(Objective, Protocol):
 
     def value(self, theta: Tensor) -> Tensor:
         """Return every replica's loss."""
-        ...
 
     def limit(self, theta: Tensor) -> tuple[Tensor, NDArray[np.int64]]:
         """Return where gradient flow ends from parameters (k, P), and what it took to find."""
-        ...
 
     def probe(self, theta: Tensor, lr: float | None) -> ProbePath | None:
         """Return the path of linear probes; None where the first layer trains as well."""
-        ...
 
 
 class Exact(Integrator):
@@ -76,9 +71,8 @@ class Exact(Integrator):
             return state
         count = min(len(state.rows), max(1, evaluations // _ITERATIONS))
         some = state.rows[:count]
-        device = state.theta.device
-        objective = cast(Solvable, state.objective.select(torch.arange(count, device=device)))
-        theta = state.theta[torch.from_numpy(some).to(device)]
+        objective = cast(Solvable, state.objective.select(index_of(np.arange(count), state.theta)))
+        theta = state.theta[index_of(some, state.theta)]
         path = objective.probe(theta, self.lr)
         counts = state.counts
         if path is None:
@@ -93,7 +87,7 @@ class Exact(Integrator):
                 counts.accepted[some] = np.where(np.isfinite(time), np.round(time / self.lr), 0)
         counts.loss[some] = objective.value(theta).double().cpu().numpy()
         counts.converged[some] = (counts.loss[some] < state.threshold[some]) | np.isinf(counts.time[some])
-        position = state.theta[torch.from_numpy(state.rows).to(device)]
+        position = state.theta[index_of(state.rows, state.theta)]
         position[:count] = theta
         state.drop(np.arange(len(state.rows)) < count, position)
         return state
@@ -144,7 +138,7 @@ class Exact(Integrator):
             due = np.flatnonzero(when <= end * (1 + 1e-12))
             if not len(due):
                 return
-            index = torch.from_numpy(due).to(start.device)
+            index = index_of(due, start)
             there = path.at(np.minimum(when, end))
             theta = there[index]
             left = (there - limit).abs().amax(1) > _ROUNDING * limit.abs().amax(1)

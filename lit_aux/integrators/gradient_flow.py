@@ -1,19 +1,25 @@
 """Gradient flow by a stabilised explicit method, many replicas at once."""
 
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.integrators._chebyshev import coefficients, longest_step, stages_for
-from lit_aux.integrators._step_control import POWER, adapt, fresh, shorten
 from lit_aux.integrators.base import Integrator, finite_start
-from lit_aux.integrators.state import IntegratorState, Step
+from lit_aux.integrators.state import Floats, IntegratorState, Step, index_of
 from lit_aux.ranges import Range, check
 
 Mask = NDArray[np.bool_]
+Rows = NDArray[np.int64]
+Control = dict[str, NDArray[Any]]
 
+DAMPING = 2 / 13
+POWER = 0
+"""Stage of a replica whose curvature is being estimated."""
 NUDGE = 1e-3
 """Size of the gradient differences that tell the curvature, relative to the parameters: with much smaller
 ones a single ReLU that turns on in between looks like a curvature of thousands."""
@@ -88,7 +94,7 @@ class GradientFlow(Integrator):
             "f": torch.empty_like(y),
         }
         norms = _norm(y).double().cpu().numpy()
-        state.control = fresh(losses, norms, self.power_iterations)
+        state.control = _fresh(losses, norms, self.power_iterations)
         state.counts.loss[:] = losses
         state.counts.evaluations[:] = 1
         over = (losses < state.threshold) | (state.max_time <= 0)
@@ -104,8 +110,7 @@ class GradientFlow(Integrator):
             if state.finished:
                 break
             self._tick(state)
-        if not state.finished:
-            state.theta.index_copy_(0, torch.from_numpy(state.rows).to(state.theta.device), state.work["y"])
+        state.update()
         return state
 
     def _tick(self, state: IntegratorState) -> None:
@@ -135,7 +140,7 @@ class GradientFlow(Integrator):
         table[3:] *= control["h"]
         old, now, y, slope, f = work["old"], work["now"], work["y"], work["slope"], work["f"]
         if not inner.all():  # their points are still needed
-            keep = torch.from_numpy(np.flatnonzero(~inner)).to(old.device)
+            keep = index_of(np.flatnonzero(~inner), old)
             kept = now.index_select(0, keep)
         if len(rows) == 1:
             c = table[:, 0].tolist()
@@ -149,10 +154,10 @@ class GradientFlow(Integrator):
             work["now"].index_copy_(0, keep, kept)
         control["stage"] = np.where(inner, control["stage"] + 1, control["stage"])
 
-    def _power(self, state: IntegratorState, rows: NDArray[np.int64]) -> None:
+    def _power(self, state: IntegratorState, rows: Rows) -> None:
         """Go to a point beside y, whose gradient tells the curvature in that direction."""
         work, control = state.work, state.control
-        index = _index(rows, work["y"])
+        index = index_of(rows, work["y"])
         direction = work["direction"].index_select(0, index)
         size = _norm(direction).clamp_min(torch.finfo(direction.dtype).tiny)
         nudge = NUDGE * np.maximum(control["norm"][rows], 1e-8)
@@ -161,9 +166,9 @@ class GradientFlow(Integrator):
         work["now"].index_copy_(0, index, work["y"].index_select(0, index) + scaled)
         control["stage"][rows] = POWER
 
-    def _after_power(self, state: IntegratorState, rows: NDArray[np.int64]) -> None:
+    def _after_power(self, state: IntegratorState, rows: Rows) -> None:
         work, control = state.work, state.control
-        index = _index(rows, work["y"])
+        index = index_of(rows, work["y"])
         change = work["f"].index_select(0, index) - work["slope"].index_select(0, index)
         size = _norm(change)
         found = size.double().cpu().numpy() / control["nudge"][rows]
@@ -193,7 +198,7 @@ class GradientFlow(Integrator):
         if again.any():
             self._power(state, rows[again])
 
-    def _first_stage(self, state: IntegratorState, rows: NDArray[np.int64]) -> None:
+    def _first_stage(self, state: IntegratorState, rows: Rows) -> None:
         """Begin a step: choose its stages and form Y_1."""
         work, control = state.work, state.control
         curvature = control["curvature"][rows]
@@ -204,7 +209,7 @@ class GradientFlow(Integrator):
         stages = np.minimum(stages_for(h, curvature), most)
         control["h"][rows], control["stages"][rows], control["stage"][rows] = h, stages, 1
         first = np.array([coefficients(int(s))[0, 3] for s in stages]) * h
-        index = _index(rows, work["y"])
+        index = index_of(rows, work["y"])
         y = work["y"].index_select(0, index)
         work["old"].index_copy_(0, index, y)
         factor = torch.from_numpy(first).to(y)[:, None]
@@ -216,10 +221,10 @@ class GradientFlow(Integrator):
         """Return how many stages rounding allows: it grows with their square."""
         return min(self.max_stages, max(2, int((self.tolerance / (10 * torch.finfo(dtype).eps)) ** 0.5)))
 
-    def _after_step(self, state: IntegratorState, rows: NDArray[np.int64], losses: Tensor) -> None:
+    def _after_step(self, state: IntegratorState, rows: Rows, losses: Tensor) -> None:
         """Judge a step by its error and its loss, take it or try a shorter one."""
         work, control = state.work, state.control
-        index = _index(rows, work["y"])
+        index = index_of(rows, work["y"])
         h = control["h"][rows]
         y, end = work["y"].index_select(0, index), work["now"].index_select(0, index)
         slope, f = work["slope"].index_select(0, index), work["f"].index_select(0, index)
@@ -235,21 +240,21 @@ class GradientFlow(Integrator):
         goal = state.threshold[globally]
         overshot = (loss < self.landing * goal) & (error <= 1) & (control["landings"][rows] < 12)
         accepted = (error <= 1) & ~overshot
-        shorten(control, rows, error, overshot, loss, goal)
+        _shorten(control, rows, error, overshot, loss, goal)
         state.counts.rejected[globally[error > 1]] += 1
         if accepted.any():
-            chosen = _index(np.flatnonzero(accepted), y)
+            chosen = index_of(np.flatnonzero(accepted), y)
             kept = (y, end, slope, f)
             whole = bool(accepted.all())
             y, end, slope, f = (t if whole else t.index_select(0, chosen) for t in kept)
             self._accept(state, rows[accepted], (y, end, slope, f))
-            adapt(control, rows[accepted], error[accepted], loss[accepted], norm[accepted])
+            _adapt(control, rows[accepted], error[accepted], loss[accepted], norm[accepted])
         self._go_on(state, rows, accepted, error > 1)
 
-    def _accept(self, state: IntegratorState, rows: NDArray[np.int64], parts: tuple[Tensor, ...]) -> None:
+    def _accept(self, state: IntegratorState, rows: Rows, parts: tuple[Tensor, ...]) -> None:
         """Move replicas to the end of their step."""
         y, end, slope, f = parts
-        globally, index = state.rows[rows], _index(rows, y)
+        globally, index = state.rows[rows], index_of(rows, y)
         counts, control, work = state.counts, state.control, state.work
         start = counts.time[globally].copy()
         latest = state.max_time[globally]
@@ -264,7 +269,7 @@ class GradientFlow(Integrator):
         counts.accepted[globally] += 1
         counts.stages[globally] += control["stages"][rows]
 
-    def _go_on(self, state: IntegratorState, rows: NDArray[np.int64], accepted: Mask, rejected: Mask) -> None:
+    def _go_on(self, state: IntegratorState, rows: Rows, accepted: Mask, rejected: Mask) -> None:
         """Let replicas that are done leave, and begin the next step of the others."""
         control, counts, globally = state.control, state.counts, state.rows[rows]
         counts.loss[globally] = control["loss"][rows]
@@ -291,5 +296,118 @@ def _norm(x: Tensor) -> Tensor:
     return norms
 
 
-def _index(rows: NDArray[np.int64], like: Tensor) -> Tensor:
-    return torch.from_numpy(rows).to(like.device)
+def _fresh(losses: Floats, norms: Floats, power_iterations: int) -> Control:
+    """Return what steers replicas that are about to begin: each with an estimate of its curvature."""
+    n = len(losses)
+    whole = ("stages", "age", "landings")
+    numbers = ("h", "curvature", "h_before", "rate", "nudge")
+    return {
+        "stage": np.full(n, POWER),
+        "left": np.full(n, power_iterations),
+        "loss": losses,
+        "norm": norms,
+        "error": np.ones(n),
+        "direction": np.ones(n),
+        **{name: np.zeros(n, dtype=np.int64) for name in whole},
+        **{name: np.zeros(n) for name in numbers},
+    }
+
+
+def _shorten(control: Control, rows: Rows, error: Floats, overshot: Mask, loss: Floats, goal: Floats) -> None:
+    """Choose the next attempt of steps that were too inaccurate, or went too far below the threshold."""
+    h = control["h"][rows]
+    with np.errstate(all="ignore"):
+        shorter = h * np.clip(0.8 * error ** (-1 / 3), 0.1, 0.8)
+        before = np.log(np.maximum(control["loss"][rows] / (0.975 * goal), 1.0))
+        whole = np.log(np.maximum(control["loss"][rows] / np.maximum(loss, 1e-300), 1 + 1e-12))
+        landing = h * np.clip(before / whole, 0.02, 0.98)
+    h = np.where(error > 1, np.where(np.isfinite(error), shorter, 0.1 * h), h)
+    control["h"][rows] = np.where(overshot, landing, h)
+    control["landings"][rows] += overshot
+
+
+def _adapt(control: Control, rows: Rows, error: Floats, loss: Floats, norm: Floats) -> None:
+    """Choose the next step from this error and the one before."""
+    h, before = control["h"][rows], control["h_before"][rows]
+    plain = 0.8 * error ** (-1 / 3)
+    trend = (control["error"][rows] / error) ** (1 / 3) * h / np.where(before > 0, before, h)
+    factor = np.where(before > 0, np.minimum(plain * trend, 10.0), plain)
+    factor = np.minimum(factor, _most_growth(control, rows, loss))
+    control["h"][rows] = h * np.clip(factor, 0.1, 10.0)
+    control["h_before"][rows], control["error"][rows] = h, error
+    control["loss"][rows], control["norm"][rows] = loss, norm
+    control["age"][rows] += 1
+
+
+def _most_growth(control: Control, rows: Rows, loss: Floats) -> Floats:
+    """Return by how much a step may grow while the loss falls fast.
+
+    Near the end the error allows steps of any length. But a step damps what is stiff only by so much however
+    long it is, and costs as many gradients as it has stages: its length climbs towards where the loss falls
+    most per gradient. On a plateau, where long steps alone help, nothing holds it back.
+    """
+    with np.errstate(all="ignore"):
+        fallen = np.log(control["loss"][rows] / np.maximum(loss, 1e-300))
+    rate = fallen / control["stages"][rows]
+    better = rate >= control["rate"][rows]
+    direction = np.where(better, control["direction"][rows], -control["direction"][rows])
+    fast = fallen > 0.5
+    control["rate"][rows] = rate
+    control["direction"][rows] = np.where(fast, direction, 1)
+    return np.where(fast, np.where(direction > 0, 1.5, 1 / 1.5), np.inf)
+
+
+@lru_cache(maxsize=4096)
+def coefficients(stages: int) -> Floats:
+    """Return what turns stages j and j - 1 into stage j + 1.
+
+    Sommeijer, Shampine & Verwer, "RKC: an explicit solver for parabolic PDEs", J. Comp. Appl.
+    Math. 88 (1998).
+
+    Args:
+        stages: Number of stages s >= 2.
+
+    Returns:
+        Array (s, 5); row j >= 1 holds the factors of y, Y_j, Y_{j-1}, h F_j and h F_0 in Y_{j+1}, and row 0,
+        column 3 that of h F_0 in Y_1.
+    """
+    w0 = 1 + DAMPING / stages**2
+    t, first, second = _chebyshev(stages, w0)
+    w1 = first[stages] / second[stages]
+    b = np.empty(stages + 1)
+    b[2:] = second[2:] / first[2:] ** 2
+    b[:2] = b[2]
+    a = 1 - b * t
+    table = np.zeros((stages, 5))
+    table[0, 3] = b[1] * w1
+    mu = 2 * b[2:] * w0 / b[1:-1]
+    nu = -b[2:] / b[:-2]
+    forward = 2 * b[2:] * w1 / b[1:-1]
+    table[1:, 0] = 1 - mu - nu
+    table[1:, 1] = mu
+    table[1:, 2] = nu
+    table[1:, 3] = forward
+    table[1:, 4] = -forward * a[1:-1]
+    return table
+
+
+def stages_for(step: Floats, curvature: Floats) -> Rows:
+    """Return the fewest stages with which a step is stable for curvatures up to ``curvature``."""
+    needed: Rows = 1 + np.floor(np.sqrt(1 + 1.54 * step * curvature)).astype(np.int64)
+    return np.maximum(2, needed)
+
+
+def longest_step(stages: int, curvature: Floats) -> Floats:
+    """Return the longest step for which that many stages are enough."""
+    return np.asarray((stages**2 - 1) * (1 - 1e-9) / (1.54 * np.maximum(curvature, 1e-300)))
+
+
+def _chebyshev(degree: int, x: float) -> tuple[Floats, Floats, Floats]:
+    """Return T_j, T_j' and T_j'' at ``x`` for j = 0, ..., degree, by the three-term recurrence."""
+    t, first, second = (np.zeros(degree + 1) for _ in range(3))
+    t[:2], first[1] = (1.0, x), 1.0
+    for j in range(2, degree + 1):
+        t[j] = 2 * x * t[j - 1] - t[j - 2]
+        first[j] = 2 * t[j - 1] + 2 * x * first[j - 1] - first[j - 2]
+        second[j] = 4 * first[j - 1] + 2 * x * second[j - 1] - second[j - 2]
+    return t, first, second

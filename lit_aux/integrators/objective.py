@@ -1,6 +1,7 @@
 """What integrators follow: losses of many replicas over a matrix of parameters."""
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import Any, Protocol
 
 import torch
@@ -30,11 +31,9 @@ class Objective(Protocol):
         Returns:
             Losses (R,).
         """
-        ...
 
     def select(self, keep: Tensor) -> "Objective":
         """Return the objective of some of the replicas; ``keep`` holds their indices in rising order."""
-        ...
 
 
 class FunctionObjective:
@@ -95,8 +94,7 @@ class FunctionObjective:
 
     def select(self, keep: Tensor) -> "FunctionObjective":
         """Return the objective of some of the replicas; the function still computes all of them."""
-        chosen = object.__new__(FunctionObjective)
-        chosen.__dict__.update(self.__dict__)
+        chosen = copy(self)
         chosen.replicas = len(keep)
         chosen._rows = self._rows[keep.cpu()]
         chosen._total = self._total or self.replicas

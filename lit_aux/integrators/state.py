@@ -14,6 +14,12 @@ from torch.optim import Optimizer
 from lit_aux.integrators.objective import Objective
 
 Floats = NDArray[np.float64]
+_WHOLE = ("evaluations", "accepted", "rejected", "stages")
+
+
+def index_of(rows: NDArray[np.int64], like: Tensor) -> Tensor:
+    """Return indices as a tensor where another one is."""
+    return torch.from_numpy(rows).to(like.device)
 
 
 @dataclass
@@ -51,11 +57,9 @@ class Observer(Protocol):
 
     def observe(self, step: Step) -> None:
         """Take notice of an accepted step."""
-        ...
 
     def restart(self, replicas: NDArray[np.int64]) -> None:
         """Forget what was seen of replicas that begin anew."""
-        ...
 
 
 @dataclass
@@ -89,20 +93,12 @@ class Counts:
     @classmethod
     def zeros(cls, replicas: int) -> "Counts":
         """Return the counts of replicas that have not begun."""
-        none = np.zeros(replicas, dtype=np.int64)
-        no = np.zeros(replicas, dtype=bool)
-        return cls(
-            loss=np.full(replicas, np.inf),
-            time=np.zeros(replicas),
-            evaluations=none,
-            accepted=none.copy(),
-            rejected=none.copy(),
-            stages=none.copy(),
-            curvature=np.zeros(replicas),
-            lr=np.full(replicas, np.nan),
-            converged=no,
-            finished=no.copy(),
-        )
+        found: dict[str, NDArray[Any]] = {
+            **{name: np.zeros(replicas, dtype=np.int64) for name in _WHOLE},
+            **{name: np.zeros(replicas, dtype=bool) for name in ("converged", "finished")},
+            **{name: np.zeros(replicas) for name in ("time", "curvature")},
+        }
+        return cls(loss=np.full(replicas, np.inf), lr=np.full(replicas, np.nan), **found)
 
 
 @dataclass
@@ -138,16 +134,19 @@ class IntegratorState:
         """Whether no replica is under way."""
         return len(self.rows) == 0
 
+    def update(self) -> None:
+        """Bring the parameters of those under way up to date."""
+        if not self.finished:
+            self.theta.index_copy_(0, index_of(self.rows, self.theta), self.work["y"])
+
     def drop(self, over: NDArray[np.bool_], position: Tensor) -> None:
         """Take replicas out of the batch; their parameters are rows of ``position``."""
-        gone = torch.from_numpy(np.flatnonzero(over)).to(position.device)
-        self.theta.index_copy_(
-            0, torch.from_numpy(self.rows[over]).to(position.device), position.index_select(0, gone)
-        )
+        gone = index_of(np.flatnonzero(over), position)
+        self.theta.index_copy_(0, index_of(self.rows[over], position), position.index_select(0, gone))
         self.counts.finished[self.rows[over]] = True
         keep = np.flatnonzero(~over)
         self.rows = self.rows[keep]
-        kept = torch.from_numpy(keep).to(position.device)
+        kept = index_of(keep, position)
         self.objective = self.objective.select(kept)
         self.work = {name: tensor.index_select(0, kept) for name, tensor in self.work.items()}
         self.control = {name: values[keep] for name, values in self.control.items()}
@@ -173,7 +172,7 @@ class IntegratorState:
         # those that are done from the very start have left the objective already
         places = np.searchsorted(self.rows, saved["rows"].numpy())
         self.rows = saved["rows"].numpy().copy()
-        self.objective = self.objective.select(torch.from_numpy(places).to(self.theta.device))
+        self.objective = self.objective.select(index_of(places, self.theta))
         self.optimizers, self.saved_optimizers = {}, dict(saved["optimizers"])
         self.counts = Counts(**{name: values.numpy().copy() for name, values in saved["counts"].items()})
         self.control = {name: values.numpy().copy() for name, values in saved["control"].items()}

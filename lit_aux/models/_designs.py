@@ -10,7 +10,7 @@ NEARLY_DEPENDENT = 1e-5
 
 
 @dataclass(frozen=True)
-class Moments:
+class SecondMoments:
     """Second moments of inputs, and their Cholesky factor.
 
     Attributes:
@@ -22,7 +22,7 @@ class Moments:
     factor: Tensor | None
 
     @classmethod
-    def of(cls, x: Tensor, device: torch.device) -> "Moments":
+    def of(cls, x: Tensor, device: torch.device) -> "SecondMoments":
         """Work them out of inputs (n, D)."""
         x = x.to(device, torch.float64)
         matrix = x.T @ x
@@ -63,7 +63,7 @@ class Design:
         dtype: torch.dtype,
         device: torch.device,
         *,
-        moments: Moments | None = None,
+        moments: SecondMoments | None = None,
         whole: bool = False,
     ) -> "Design":
         """Work out the cheaper form.
@@ -82,7 +82,7 @@ class Design:
             return cls(x, y, None, n)
         given = None if whole else (x, y)
         x, y = x.to(device, torch.float64), y.to(device, torch.float64)
-        known = moments or Moments.of(x, device)
+        known = moments or SecondMoments.of(x, device)
         factor = known.factor
         if factor is None:
             return cls(x.to(dtype), y.to(dtype), None, n)

@@ -1,14 +1,18 @@
-"""Two-layer ReLU networks."""
+"""Two-layer ReLU networks: the network, and its losses and gradients by hand."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lit_aux.models._problems import Problems
-from lit_aux.models._relu_objective import ReLUObjective
-from lit_aux.models.student import StudentNet, generator_for
+from lit_aux.models.student import Problems, StudentNet, equal_sizes, narrow, neighbours, split_rows
 from lit_aux.ranges import COUNT, check
+
+BLOCK = 256
+"""Rows of inputs whose hidden activations are held at a time: few enough to stay in a core's cache."""
 
 
 class ReLUNet(StudentNet):
@@ -32,7 +36,7 @@ class ReLUNet(StudentNet):
     def _draw(self) -> None:
         drawn: dict[int, tuple[Tensor, Tensor]] = {}
         for seed in dict.fromkeys(self.seeds):
-            generator = generator_for(seed, "weights")
+            generator = _generator_for(seed, "weights")
             first = torch.randn(self.hidden, self.in_features, generator=generator, dtype=torch.float64)
             readout = torch.randn(self.outputs, self.hidden, generator=generator, dtype=torch.float64)
             drawn[seed] = (first * (2 / self.in_features) ** 0.5, readout * (2 / self.hidden) ** 0.5)
@@ -50,7 +54,7 @@ class ReLUNet(StudentNet):
         for task in self.tasks if tasks is None else tasks:
             where = self.task_slice(task)
             for row, (seed, factor) in enumerate(zip(self.seeds, factors, strict=True)):
-                generator = generator_for(seed, "readout", task)
+                generator = _generator_for(seed, "readout", task)
                 values = torch.randn(readout[row, where].shape, generator=generator, dtype=torch.float64)
                 readout[row, where] = (values * (2 / self.hidden) ** 0.5 * factor).to(readout)
 
@@ -62,7 +66,7 @@ class ReLUNet(StudentNet):
 
     def objective(
         self, problems: Problems, rows: Tensor, names: Sequence[str], chunk: int = 0
-    ) -> ReLUObjective:
+    ) -> "ReLUObjective":
         """Return the losses of some replicas as a function of what trains.
 
         Args:
@@ -73,3 +77,189 @@ class ReLUNet(StudentNet):
         """
         frozen = None if len(names) == 2 else self.first["weight"].detach()[rows]
         return ReLUObjective.of(self, problems, rows.tolist(), frozen, chunk)
+
+
+def _generator_for(seed: int, *purpose: str) -> torch.Generator:
+    """Return a generator of its own for every seed and purpose; torch uses 32 bits of a seed."""
+    digest = blake2b(repr((seed, *purpose)).encode(), digest_size=8).digest()
+    words = np.random.SeedSequence(int.from_bytes(digest, "little")).generate_state(1)
+    return torch.Generator().manual_seed(int(words[0]))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Replicas that share inputs x (n, d), and their targets (k, n, o) for outputs from ``start`` on."""
+
+    x: Tensor
+    targets: Tensor
+    start: int
+    weight: float
+
+    def select(self, inside: list[int]) -> "_Rows":
+        if len(inside) == len(self.targets):
+            return self
+        return replace(self, targets=self.targets[torch.tensor(inside, device=self.targets.device)])
+
+
+class ReLUObjective:
+    """Mean squared error over all rows of all tasks, each on its own outputs, for many replicas.
+
+    Parameters (k, P): first layer (H, d) and readouts (O, H), or only the readouts. With g_h the sum over
+    rows of error times x where unit h is active, the gradients are v_h g_h and <w_h, g_h>: one thin product
+    serves both layers, and the hidden activations are written once into a buffer that is used again.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int, int],
+        tasks: list[tuple[list[slice], list[_Rows]]],
+        scale: Tensor,
+        frozen: Tensor | None,
+        chunk: int,
+    ) -> None:
+        self.hidden, self.width, self.count = size  # H, d and O
+        self._tasks, self._scale, self._frozen, self._chunk = tasks, scale, frozen, chunk
+        self.replicas = len(scale)
+        self._buffers: dict[tuple[int, ...], Tensor] = {}
+
+    @classmethod
+    def of(
+        cls, net: ReLUNet, problems: Problems, rows: Sequence[int], frozen: Tensor | None, chunk: int
+    ) -> "ReLUObjective":
+        """Group replicas by the inputs they share."""
+        like = net.first["weight"]
+        total = torch.zeros(len(rows), dtype=torch.float64)
+        tasks = []
+        for task in problems.tasks:
+            weight = problems.weights.get(task, 1.0)
+            groups = neighbours([problems.key(row, task) for row in rows])
+            members = []
+            for group in groups:
+                loaded = [problems.load(row, task) for row in rows[group]]
+                x = loaded[0][0].to(like)
+                targets = torch.stack([y for _, y in loaded]).to(like)
+                members.append(_Rows(x, targets, net.task_slice(task).start, weight))
+                total[group] += len(x) * weight
+            tasks.append((groups, members))
+        if not chunk:
+            chunk = 1 if like.device.type == "cpu" else 16
+        size = (net.hidden, net.in_features, net.outputs)
+        return cls(size, tasks, (1 / total).to(like), frozen, chunk)
+
+    def value_and_gradient(self, theta: Tensor, out: Tensor) -> Tensor:
+        """Return the losses (k,) and write the gradients."""
+        out.zero_()
+        return self._evaluate(theta, out)
+
+    def value(self, theta: Tensor) -> Tensor:
+        """Return the losses (k,)."""
+        return self._evaluate(theta, None)
+
+    def _views(self, theta: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Return first layer (k, H, d), None where it is frozen, and readouts (k, O, H)."""
+        size = self.hidden * self.width if self._frozen is None else 0
+        k = len(theta)
+        readout = theta[:, size:].view(k, self.count, self.hidden)
+        return (theta[:, :size].view(k, self.hidden, self.width) if size else None), readout
+
+    def _evaluate(self, theta: Tensor, out: Tensor | None) -> Tensor:
+        first, readout = self._views(theta)
+        first = first if first is not None else self._frozen
+        assert first is not None
+        gradients = None if out is None else self._views(out)
+        losses = torch.zeros_like(self._scale)
+        for groups, members in self._tasks:
+            for group, rows in zip(groups, members, strict=True):
+                for start in range(group.start, group.stop, self._chunk):
+                    some = slice(start, min(start + self._chunk, group.stop))
+                    inside = slice(some.start - group.start, some.stop - group.start)
+                    self._add(rows, inside, some, first[some], readout[some], losses, gradients)
+        return losses.mul_(self._scale)
+
+    def _add(
+        self,
+        rows: _Rows,
+        inside: slice,
+        some: slice,
+        first: Tensor,
+        readout: Tensor,
+        losses: Tensor,
+        gradients: tuple[Tensor | None, Tensor] | None,
+    ) -> None:
+        """Add the squared errors of some replicas on one task, and their gradients."""
+        outputs = range(rows.start, rows.start + rows.targets.shape[2])
+        scale = (2 * rows.weight) * self._scale[some, None]
+        pulls: list[Tensor | None] = [None] * len(outputs)
+        for begin in range(0, len(rows.x), BLOCK):
+            x = rows.x[begin : begin + BLOCK]
+            hidden = self._hidden(x, first)
+            errors = []
+            for number, output in enumerate(outputs):
+                error = torch.bmm(readout[:, output, None], hidden)[:, 0]
+                error.sub_(rows.targets[inside, begin : begin + BLOCK, number])
+                losses[some].add_(torch.linalg.vecdot(error, error), alpha=rows.weight)
+                errors.append(error.mul_(scale))
+            if gradients is None:
+                continue
+            if gradients[0] is None:  # readouts alone need the activations themselves
+                for output, error in zip(outputs, errors, strict=True):
+                    gradients[1][some, output].add_(torch.bmm(hidden, error[..., None])[..., 0])
+                continue
+            active = hidden.gt_(0)
+            for number, error in enumerate(errors):
+                pull, inputs = pulls[number], error[..., None] * x
+                pulls[number] = torch.bmm(active, inputs) if pull is None else pull.baddbmm_(active, inputs)
+        for output, pull in zip(outputs, pulls, strict=True):
+            if pull is not None and gradients is not None and gradients[0] is not None:
+                gradients[0][some].addcmul_(readout[:, output, :, None], pull)
+                gradients[1][some, output].add_(torch.linalg.vecdot(first, pull))
+
+    def _hidden(self, x: Tensor, first: Tensor) -> Tensor:
+        """Return relu(w x') (k, H, n) in a buffer; units before rows, which makes both products faster."""
+        shape = (len(first), self.hidden, len(x))
+        if shape not in self._buffers:
+            self._buffers[shape] = first.new_empty(shape)
+        buffer = self._buffers[shape]
+        if len(first) == 1:
+            torch.mm(first[0], x.T, out=buffer[0])
+        else:
+            torch.matmul(first, x.T, out=buffer)
+        return buffer.relu_()
+
+    def rows(self) -> int:
+        """Return the number of training rows over all tasks; see ``equal_sizes``."""
+        return sum(self._sizes())
+
+    def _sizes(self) -> list[int]:
+        return equal_sizes([[len(rows.x) for rows in members] for _, members in self._tasks])
+
+    def batch(self, chosen: Tensor) -> "ReLUObjective":
+        """Return the objective of some rows, counted over tasks one after another."""
+        parts = split_rows(chosen, self._sizes())
+        total, tasks = 0.0, []
+        for (groups, members), part in zip(self._tasks, parts, strict=True):
+            total += members[0].weight * len(part)
+            some = [replace(rows, x=rows.x[part], targets=rows.targets[:, part]) for rows in members]
+            tasks.append((groups, some))
+        size = (self.hidden, self.width, self.count)
+        scale = torch.full_like(self._scale, 1 / total)
+        chosen_rows = ReLUObjective(size, tasks, scale, self._frozen, self._chunk)
+        chosen_rows._buffers = self._buffers
+        return chosen_rows
+
+    def select(self, keep: Tensor) -> "ReLUObjective":
+        """Return the objective of some of the replicas."""
+        wanted = keep.tolist()
+        tasks = []
+        for groups, members in self._tasks:
+            kept, narrowed, start = [], [], 0
+            for number, inside in narrow(groups, wanted):
+                kept.append(slice(start, start + len(inside)))
+                narrowed.append(members[number].select(inside))
+                start += len(inside)
+            tasks.append((kept, narrowed))
+        frozen = None if self._frozen is None else self._frozen[keep]
+        size = (self.hidden, self.width, self.count)
+        chosen = ReLUObjective(size, tasks, self._scale[keep], frozen, self._chunk)
+        chosen._buffers = self._buffers
+        return chosen

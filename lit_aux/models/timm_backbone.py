@@ -6,8 +6,13 @@ from typing import Any, Literal, cast
 from torch import Tensor, nn
 
 from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.models.pretrained_packages import PACKAGES, package_state_dict
-from lit_aux.models.pretrained_weights import SUFFIXES, load_into, read_state_dict
+from lit_aux.models.pretrained_weights import (
+    PACKAGES,
+    SUFFIXES,
+    load_into,
+    package_state_dict,
+    read_state_dict,
+)
 from lit_aux.ranges import COUNT, check
 
 

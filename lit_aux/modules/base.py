@@ -1,34 +1,33 @@
 """The LightningModule that all of the project's modules are."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from lightning.pytorch import Callback
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.models import MultiHeadNet, StudentNet, TimmBackbone, export_state_dict
-from lit_aux.modules.batchnorm import moving_layers, reestimate, share
-from lit_aux.modules.evaluation import TaskEvaluation
-from lit_aux.modules.evaluation_steps import Batch, EvaluationSteps, check_phased_data, check_tasks, present
-from lit_aux.modules.joint_losses import JointLosses, warn_of_unlabelled
-from lit_aux.modules.layer_decay import check_layer_decay
+from lit_aux.modules.deep_training import Batch, DeepTraining, evaluate
+from lit_aux.modules.evaluation import Stage, TaskEvaluation
 from lit_aux.modules.loading import load_checkpoint, save_weights
-from lit_aux.modules.losses import BatchLoss
-from lit_aux.modules.optimization import build_optimizer, task_weights
-from lit_aux.modules.students import Students, attach
-from lit_aux.modules.trainable import trainable_names
+from lit_aux.modules.losses import JointLosses
+from lit_aux.modules.optimization import check_layer_decay, task_weights, trainable_names
+from lit_aux.modules.student_training import StudentTraining
+from lit_aux.modules.targets import labels_of
+from lit_aux.modules.training import Training
 from lit_aux.outputs import check_output
 from lit_aux.phases.phase import Phase, check_phases
+from lit_aux.phases.phased import check_phased_data
 from lit_aux.phases.state import check_fit
 from lit_aux.ranges import Range, check
 
 
-class AuxiliaryModule(EvaluationSteps, ABC):
+class AuxiliaryModule(LightningModule, ABC):
     """A network with one readout per task, trained phase by phase.
 
     Subclasses say which phases by :meth:`default_phases`. A batch is ``{task: (x, y)}`` and holds only the
@@ -57,11 +56,11 @@ class AuxiliaryModule(EvaluationSteps, ABC):
         ConfigurationError: If the tasks, phases, losses or metrics do not fit together.
     """
 
+    finetunes = False
+    """Whether it finetunes what a phase before, ``pretrained`` or the backbone has learned."""
     later_phase_options: frozenset[str] = frozenset()
     """Attributes that concern later phases only: a first phase is shared by runs that differ in them."""
-    running_state = frozenset(
-        {"students", "_phases", "_given_phases", "_refreshed_at", "_logged", "_weights"}
-    )
+    running_state = frozenset({"students", "way", "_phases", "_given_phases", "_weights"})
     """Attributes that a fit changes: they do not tell one run from another."""
 
     def __init__(
@@ -85,23 +84,23 @@ class AuxiliaryModule(EvaluationSteps, ABC):
         check("batchnorm_samples", batchnorm_samples, Range(least=2))
         self.backbone_is_given = isinstance(backbone, nn.Module)
         self.net: Any
-        self.students: Students | None = None
+        self.way: Training
+        self.students: StudentTraining | None = None
         if isinstance(backbone, StudentNet):
-            self.students = Students(self, backbone, tasks, losses or metrics or compile)
-            self.net, losses, metrics = backbone, nn.MSELoss(), {}
+            self.net = backbone
+            self.way = self.students = StudentTraining(self, tasks, losses or metrics or compile)
+            losses, metrics = nn.MSELoss(), {}
             self.automatic_optimization = False
         else:
             network = backbone if isinstance(backbone, nn.Module) else _by_name(backbone)
             self.net = MultiHeadNet(network, tasks, num_features=num_features)
+            self.way = DeepTraining(self)
         self.tasks = dict(tasks)
         self.evaluation = TaskEvaluation(tasks, losses, metrics)
         self.reestimate_batchnorm = reestimate_batchnorm
         self.batchnorm_samples = batchnorm_samples
-        self.phase: Phase | None = None
         self._given_phases = phases
         self._phases: list[Phase] | None = None
-        self._refreshed_at = -1
-        self._logged: set[str] = set()
         self._unlabelled: set[str] = set()
         self._weights: dict[str, float] = {}
         self.step_loss: tuple[Tensor, Tensor | float] | None = None
@@ -118,15 +117,25 @@ class AuxiliaryModule(EvaluationSteps, ABC):
         if self._phases is None:
             phases = self.default_phases() if self._given_phases is None else self._given_phases
             check_phases(phases, self.tasks)
-            for phase in phases if self.students is None else ():
-                if isinstance(phase.readout_scale, list):
-                    raise ConfigurationError(
-                        f"readout_scale: {phase.readout_scale} must be one number; students alone take one "
-                        "for each replica"
-                    )
+            self.way.check_phases(phases)
             check_layer_decay(phases, self.net)
             self._phases = list(phases)
         return self._phases
+
+    @property
+    def phase(self) -> Phase | None:
+        """The phase that it is in; None before the first."""
+        return self.way.phase
+
+    @phase.setter
+    def phase(self, phase: Phase) -> None:
+        """Say which phase it is in; the weights stay as they are."""
+        self.way.phase = phase
+
+    @property
+    def log_prefix(self) -> str:
+        """What precedes the names that this phase logs, such as ``"finetune/"``."""
+        return self.way.log_prefix
 
     @property
     def method(self) -> str:
@@ -142,7 +151,7 @@ class AuxiliaryModule(EvaluationSteps, ABC):
         """
         first = self.phase is None or self.phase is self.phases[0]
         backbone = getattr(self.net, "backbone", self.net)
-        finetunes = hasattr(self, "pretrained") and all(p.name != "pretrain" for p in self.phases)
+        finetunes = self.finetunes and all(p.name != "pretrain" for p in self.phases)
         return first and not finetunes and not getattr(backbone, "pretrained", False)
 
     @property
@@ -151,16 +160,20 @@ class AuxiliaryModule(EvaluationSteps, ABC):
         return getattr(getattr(self.net, "backbone", None), "data_config", None)
 
     @property
+    def trains_itself(self) -> bool:
+        """Whether it moves its weights itself, in this process: students do."""
+        return self.way.trains_itself
+
+    @property
     def stop_reason(self) -> str | None:
         """How students ended; None for other networks and while they are under way."""
-        return None if self.students is None else self.students.stop_reason()
+        return self.way.stop_reason
 
     # Phases
 
     def enter_phase(self, phase: Phase) -> None:
         """Prepare the weights and what trains; a PhaseTrainer calls this before the phase's fit."""
-        self.phase = phase
-        self._refreshed_at = -1
+        self.way.enter_phase(phase)
         self._unlabelled.clear()
         self.step_loss = None
         self.evaluation.reset()
@@ -174,11 +187,11 @@ class AuxiliaryModule(EvaluationSteps, ABC):
     def attach_data(self, data: Any, processes: int = 1) -> None:
         """Refuse data that cannot tell phases apart; take one replica for each of the data's (students)."""
         check_phased_data(self, data)
-        attach(self, data, processes)
+        self.way.attach(data, processes, self.phases)
 
     def configure_model(self) -> None:
         """Bring students to the size of the data before a checkpoint is loaded."""
-        attach(self, self.trainer.datamodule, 1)  # type: ignore[attr-defined]
+        self.way.attach(self.trainer.datamodule, 1, self.phases)  # type: ignore[attr-defined]
 
     def setup(self, stage: str) -> None:
         """Refuse several phases on a Trainer that would run only one fit."""
@@ -200,9 +213,7 @@ class AuxiliaryModule(EvaluationSteps, ABC):
     def configure_optimizers(self) -> Any:
         """Build the phase's optimizer over what trains, and its schedule."""
         phase = self.phase or self.phases[0]
-        if self.students is not None:
-            return self.students.optimizer(phase, trainable_names(self, phase))
-        return build_optimizer(phase, self)
+        return self.way.optimizer(phase, trainable_names(self, phase))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another network in one line."""
@@ -217,30 +228,22 @@ class AuxiliaryModule(EvaluationSteps, ABC):
 
     def on_train_epoch_start(self) -> None:
         """Keep what is frozen in eval mode, lest its batch-normalization statistics move."""
-        self._logged.clear()
         for module in self.net.modules():
             parameters = list(module.parameters())
             if parameters and not any(p.requires_grad for p in parameters):
                 module.eval()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
-        """Return the weighted sum of the losses of the batch's tasks; advance students by a block."""
-        if self.students is not None:
-            return self.students.train_and_log()
-        batch = present(batch)
-        check_tasks(batch, self.phase)
-        outputs = self.training_outputs({task: x for task, (x, _) in batch.items()})
-        losses: dict[str, BatchLoss] = {}
-        for task, (_, y) in batch.items():
-            losses[task] = self.evaluation.train_step(task, outputs[task], y)
-            self._log_training(task)
-        joint = JointLosses(losses, list(self.tasks), self.trainer)
+        """Return the weighted sum of the losses of the batch's tasks; students take the step themselves."""
+        joint = self.way.step(batch, self.training_outputs)
+        if joint is None:
+            return None
         self.step_loss = joint.mean(self._weights)
         return self.combine_labelled(joint)
 
     def combine_labelled(self, joint: JointLosses) -> Tensor:
         """Return the loss of a batch; that of a task without a label is 0, and reaches every output."""
-        return self.combine({t: self._weights.get(t, 1.0) * value for t, value in joint.values.items()})
+        return self.combine(joint.weighted(self._weights))
 
     def training_outputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return each task's logits on its own inputs, in one pass through the network."""
@@ -250,19 +253,39 @@ class AuxiliaryModule(EvaluationSteps, ABC):
         """Return the loss of a batch from the weighted losses of its tasks: their sum."""
         return sum(list(losses.values())[1:], next(iter(losses.values())))
 
-    def _log_training(self, task: str) -> None:
-        """Log a task's measures once an epoch: they add up by themselves, and each logging costs time."""
-        if task not in self._logged:
-            self._logged.add(task)
-            for name, measure in self.evaluation.training_measures(task).items():
-                self.log(f"{self.log_prefix}{task}/train_{name}", measure, on_step=False, on_epoch=True)
-
     def on_train_epoch_end(self) -> None:
         """Say which tasks had no label in the epoch."""
-        if self.phase is not None and self.students is None:
-            warn_of_unlabelled(self, self.phase.tasks, self._unlabelled)
+        self.way.end_epoch(self._unlabelled)
 
     # Evaluation
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Add a batch to the validation measures of its tasks."""
+        evaluate(self.net, self.evaluation, "val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Add a batch to the test measures of its tasks; test students."""
+        self.way.test(batch)
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Return the logits of each task in the batch, or of every task for a bare tensor."""
+        return self.way.predict(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation measures."""
+        self._log_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test measures."""
+        self._log_evaluation("test")
+
+    def _log_evaluation(self, stage: Stage) -> None:
+        # Every process computes every task's measures, also one whose shard held nothing of a task: computing
+        # is a collective operation. Only those that anybody has seen are logged.
+        for task, values in self.evaluation.compute(stage).items():
+            for name, value in values.items():
+                # Equal on every process already: the maximum leaves it as it is.
+                self.log(f"{self.log_prefix}{task}/{stage}_{name}", value, sync_dist=True, reduce_fx="max")
 
     def on_validation_model_eval(self) -> None:
         """Bring batch-normalization statistics up to date before a validation during training."""
@@ -274,31 +297,47 @@ class AuxiliaryModule(EvaluationSteps, ABC):
         self.refresh_batchnorm()
 
     def refresh_batchnorm(self) -> None:
-        """Re-estimate the statistics of the batch-normalization layers that train, once for given weights."""
-        layers = moving_layers(self.net)
-        step = self.trainer.global_step
-        training = self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
-        if not (training and layers) or step == self._refreshed_at:
-            return
-        if self.reestimate_batchnorm:
-            reestimate(self.trainer, self, layers, self.batchnorm_samples)
-        else:
-            share(self.trainer, layers)
-        self._refreshed_at = step
+        """Bring the statistics of the batch-normalization layers that train up to date."""
+        self.way.refresh_batchnorm(self.batchnorm_samples if self.reestimate_batchnorm else None)
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Add a batch to the test measures of its tasks; test students."""
-        if self.students is not None:
-            return self.students.test_and_log()
-        super().test_step(batch, batch_idx, dataloader_idx)
+    # What callbacks ask of the tasks, one by one: see lit_aux.callbacks.TaskModel
 
-    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """Return the logits of each task in the batch, or of every task for a bare tensor."""
-        if self.students is not None and not isinstance(batch, Tensor):
-            return self.students.predict()
-        if isinstance(batch, Mapping):
-            return self.net.forward_tasks({task: x for task, (x, _) in batch.items()})
-        return self(batch[0] if isinstance(batch, list | tuple) else batch)
+    def forward(self, x: Tensor, task: str | None = None) -> Tensor | dict[str, Tensor]:
+        """Return the logits of one task, or of every task by name."""
+        return self.net(x, task)  # type: ignore[no-any-return]
+
+    def task_outputs(self, task: str, x: Tensor) -> Tensor:
+        """Return the logits of one task, past any data-parallel wrapper."""
+        return self.net(x, task)  # type: ignore[no-any-return]
+
+    def task_loss(self, task: str, outputs: Tensor, y: Tensor) -> Tensor:
+        """Return the unweighted loss of one task on a batch; nothing is counted or logged."""
+        return self.evaluation.measure(task, outputs, y).value
+
+    def task_mean(self, task: str, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Return the mean loss over the labels of a batch, detached, and what it weighs beside others."""
+        loss = self.evaluation.measure(task, outputs, y)
+        return loss.mean, loss.count
+
+    def task_labels(self, task: str, y: Tensor) -> Tensor:
+        """Return which targets are there, bool in the shape of ``y``."""
+        return labels_of(self.evaluation.loss(task), y)
+
+    def task_score(self, task: str, metric: Metric, outputs: Tensor, y: Tensor) -> None:
+        """Add the labels of a batch to one of ``task_metrics``."""
+        self.evaluation.score(metric, task, outputs, y)
+
+    def task_metrics(self, task: str) -> dict[str, Metric]:
+        """Return a copy of a task's metrics by name, empty."""
+        found = cast(nn.ModuleDict, self.evaluation.measures[f"val/{task}"])
+        copies = {name: deepcopy(cast(Metric, metric)) for name, metric in found.items()}
+        for metric in copies.values():
+            metric.reset()
+        return copies
+
+    def readout_parameters(self) -> Iterable[nn.Parameter]:
+        """Return the parameters of the readout; all others are shared by the tasks."""
+        return list(self.net.readout_parameters())
 
     # Export
 
@@ -316,8 +355,7 @@ class AuxiliaryModule(EvaluationSteps, ABC):
             ConfigurationError: If the checkpoint does not fit, the task is unknown, or the path is the
                 checkpoint's or another kind of file.
         """
-        if self.students is not None:
-            raise ConfigurationError("export: students have no timm weights; use their checkpoint")
+        self.way.check_export()
         read = [] if ckpt_path is None else [ckpt_path]
         check_output("output", path, inputs=read, kind="file of exported weights")
         if ckpt_path is not None:

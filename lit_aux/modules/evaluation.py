@@ -1,4 +1,4 @@
-"""Losses and metrics of every task, in training and in evaluation."""
+"""Losses and metrics of every task, in training and in evaluation; what does not fit is told in one line."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.modules.first_batch import OneLine, check_metrics, check_targets, wants_as_given
 from lit_aux.modules.losses import BatchLoss, batch_loss
-from lit_aux.modules.scoring import metrics_of, score
-from lit_aux.modules.targets import Targets, kind_of, targets_of
+from lit_aux.modules.scoring import classification, metrics_of, score
+from lit_aux.modules.targets import Targets, check_targets, kind_of, targets_of
 
+_FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, NotImplementedError)
+_OF_THE_DEVICE = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
 Stage = Literal["val", "test"]
 
 
@@ -128,13 +129,13 @@ class TaskEvaluation(nn.Module):
     def measure(self, task: str, outputs: Tensor, y: Any) -> BatchLoss:
         """Return the loss of one batch; nothing is counted."""
         loss = self.loss(task)
-        with OneLine(_called(loss, task), outputs, y):
+        with _OneLine(_called(loss, task), outputs, y):
             return batch_loss(loss, outputs, targets_of(loss, outputs, y), as_given=task in self._as_given)
 
     def targets(self, task: str, outputs: Tensor, y: Any) -> Targets:
         """Return targets as the task's loss takes them, and which of them are there."""
         loss = self.loss(task)
-        with OneLine(_called(loss, task), outputs, y):
+        with _OneLine(_called(loss, task), outputs, y):
             return targets_of(loss, outputs, y)
 
     def score(self, metric: Metric, task: str, outputs: Tensor, y: Any) -> None:
@@ -144,8 +145,8 @@ class TaskEvaluation(nn.Module):
         def attempt(given: bool) -> None:
             score(deepcopy(metric), loss, outputs, targets, as_given=given)
 
-        with OneLine(f"metrics: {type(metric).__name__} of task {task!r}", outputs, y):
-            as_given = targets.flat and wants_as_given(targets, attempt)
+        with _OneLine(f"metrics: {type(metric).__name__} of task {task!r}", outputs, y):
+            as_given = targets.flat and _wants_as_given(targets, attempt)
             score(metric, loss, outputs, targets, as_given=as_given)
 
     def _check(self, stage: str, task: str, outputs: Tensor, targets: Targets) -> None:
@@ -154,36 +155,36 @@ class TaskEvaluation(nn.Module):
             return
         self._checked.add((stage, task))
         loss = self.loss(task)
-        with OneLine(_called(loss, task), outputs, targets.y):
+        with _OneLine(_called(loss, task), outputs, targets.y):
             check_targets(loss, outputs, targets)
-            if targets.kind == "own" and targets.flat and self._wants_as_given(loss, outputs, targets):
+            if targets.kind == "own" and targets.flat and self._loss_wants_as_given(loss, outputs, targets):
                 self._as_given.add(task)
         metrics = self._metrics(stage, task)
-        names = check_metrics(metrics, loss, outputs.detach(), targets, task)
+        names = _check_metrics(metrics, loss, outputs.detach(), targets, task)
         self._as_given |= {f"{stage}/{task}/{name}" for name in names}
 
     @staticmethod
     @torch.no_grad()
-    def _wants_as_given(loss: nn.Module, outputs: Tensor, targets: Targets) -> bool:
+    def _loss_wants_as_given(loss: nn.Module, outputs: Tensor, targets: Targets) -> bool:
         with isolate_rng():
 
             def attempt(given: bool) -> None:
                 batch_loss(deepcopy(loss), outputs, targets, as_given=given)
 
-            return wants_as_given(targets, attempt)
+            return _wants_as_given(targets, attempt)
 
     def _step(self, stage: str, task: str, outputs: Tensor, y: Any) -> BatchLoss:
         """Add one batch to the measures of a task, and return its loss."""
         loss = self.loss(task)
-        with OneLine(_called(loss, task), outputs, y):
+        with _OneLine(_called(loss, task), outputs, y):
             targets = targets_of(loss, outputs, y)
         if (stage, task) not in self._checked:
             self._check(stage, task, outputs, targets)
-        with OneLine(_called(loss, task), outputs, y):
+        with _OneLine(_called(loss, task), outputs, y):
             found = batch_loss(loss, outputs, targets, as_given=task in self._as_given)
         cast(_MeanLoss, self.means[f"{stage}/{task}"]).update(found.mean, found.count)
         for name, metric in self._metrics(stage, task).items():
-            with OneLine(f"metrics: {name} ({type(metric).__name__}) of task {task!r}", outputs, y):
+            with _OneLine(f"metrics: {name} ({type(metric).__name__}) of task {task!r}", outputs, y):
                 as_given = f"{stage}/{task}/{name}" in self._as_given
                 score(metric, loss, outputs.detach(), targets, as_given=as_given)
         return found
@@ -199,6 +200,10 @@ class TaskEvaluation(nn.Module):
     def training_measures(self, task: str) -> dict[str, Metric]:
         """Return a task's training measures by name, which whoever logs them resets."""
         return {"loss": cast(Metric, self.means[f"train/{task}"]), **self._metrics("train", task)}
+
+    def training_count(self, task: str) -> Tensor:
+        """Return what a task's labels of the epoch sum to."""
+        return cast(_MeanLoss, self.means[f"train/{task}"]).count
 
     def update(self, stage: Stage, task: str, outputs: Tensor, y: Any) -> None:
         """Add one batch to the measures of a stage.
@@ -240,3 +245,79 @@ def _check_outputs(
                 f"tasks: {task!r} has one output, which is no classification; give losses and metrics, "
                 "or students (DiagonalNet, ReLUNet) as the backbone of teacher data"
             )
+
+
+class _OneLine:
+    """Say in one line what a loss or metric does not take, in place of its own error.
+
+    A context manager that costs little: it is entered several times in every step.
+
+    Args:
+        what: Who raises, as ``losses: MSELoss of task 'main'``.
+        outputs: For their shape.
+        y: The targets.
+    """
+
+    def __init__(self, what: str, outputs: Tensor, y: object) -> None:
+        self.what, self.outputs, self.y = what, outputs, y
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ConfigurationError):
+            raise ConfigurationError(f"{self.what} {error}") from error
+        if isinstance(error, _FAILURES) and not isinstance(error, _OF_THE_DEVICE):
+            reason = " ".join(str(error).split()) or type(error).__name__
+            y = self.y
+            given = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else f"of type {type(y).__name__}"
+            raise ConfigurationError(
+                f"{self.what} refuses outputs {tuple(self.outputs.shape)} and targets "
+                f"{given.removeprefix('torch.')}: {reason}"
+            ) from error
+
+
+def _check_metrics(
+    metrics: Mapping[str, Metric], loss: nn.Module, outputs: Tensor, targets: Targets, task: str
+) -> set[str]:
+    """Try copies of metrics on a batch.
+
+    Returns:
+        The names of those that want outputs (B, 1) and targets (B,) as they are.
+
+    Raises:
+        ConfigurationError: Naming the metric that does not take the batch.
+    """
+    as_given = set()
+    for name, metric in metrics.items():
+        what = f"metrics: {name} ({type(metric).__name__}) of task {task!r}"
+        per_output = targets.y.is_floating_point() or targets.y.shape == outputs.shape
+        if classification(metric) == "Multiclass" and targets.kind != "distributions" and per_output:
+            raise ConfigurationError(
+                f"{what} compares classes, and the targets are a {targets.y.dtype} for each output; give "
+                "metrics of another kind, as MultilabelAccuracy or MeanAbsoluteError".replace("torch.", "")
+            )
+
+        def attempt(given: bool, metric: Metric = metric) -> None:
+            score(deepcopy(metric), loss, outputs, targets, as_given=given)
+
+        with _OneLine(what, outputs, targets.y):
+            if _wants_as_given(targets, attempt):
+                as_given.add(name)
+    return as_given
+
+
+def _wants_as_given(targets: Targets, attempt: Callable[[bool], None]) -> bool:
+    """Find how a loss or metric takes one output an example: both (B,), or outputs (B, 1) and targets (B,).
+
+    Of the first it can make nothing wrong; of the second, whoever subtracts them makes (B, B).
+    """
+    if targets.flat:
+        try:
+            attempt(False)
+        except _FAILURES:
+            attempt(True)
+            return True
+        return False
+    attempt(False)
+    return False

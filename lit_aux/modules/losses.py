@@ -1,8 +1,10 @@
-"""The loss of a batch in which targets may be missing, and how much it counts in the mean over batches."""
+"""The losses of a step in which targets may be missing, and how much each counts."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from lit_aux.modules.targets import Targets
@@ -102,3 +104,57 @@ def _denominator(loss: nn.Module, targets: Targets) -> Tensor | float:
         elif loss.reduction != "mean":  # one example, one loss
             y, known = y.flatten(1)[:, 0], targets.rows
     return y.numel() if known is None else known.sum()
+
+
+class JointLosses:
+    """The losses of one step.
+
+    Data-parallel training takes the mean over processes of their gradients. Where they hold different numbers
+    of labels, their losses are multiplied by their share of these, times processes, so that the mean is the
+    gradient of the joint batch.
+
+    Args:
+        losses: Those of the tasks in this process's batch.
+        tasks: All tasks of the module.
+        trainer: The Trainer; its processes all have to do this.
+
+    Attributes:
+        values: What trains for each task.
+    """
+
+    def __init__(self, losses: Mapping[str, BatchLoss], tasks: Sequence[str], trainer: Trainer) -> None:
+        self._losses, self._tasks = losses, list(tasks)
+        self._totals: Tensor | None = None
+        self.values = {task: loss.value for task, loss in losses.items()}
+        if trainer.world_size > 1:
+            self._share(trainer.world_size)
+
+    def _share(self, processes: int) -> None:
+        device = next(iter(self.values.values())).device
+        counts = torch.zeros(len(self._tasks), dtype=torch.float64, device=device)
+        for task, loss in self._losses.items():
+            counts[self._tasks.index(task)] = loss.count
+        self._totals = counts.clone()
+        torch.distributed.all_reduce(self._totals)
+        shares = counts * processes / torch.where(self._totals > 0, self._totals, 1)
+        for task, loss in self._losses.items():
+            if loss.labelled and not loss.summed:
+                share = shares[self._tasks.index(task)]
+                self.values[task] = loss.value * share.to(loss.value.dtype)
+
+    def labelled(self) -> set[str]:
+        """Return the tasks in the batch of which any process has a label; the same set on all of them."""
+        if self._totals is None:
+            return {task for task, loss in self._losses.items() if loss.labelled}
+        totals = dict(zip(self._tasks, self._totals.tolist(), strict=True))
+        return {task for task in self._losses if totals[task] > 0}
+
+    def weighted(self, weights: Mapping[str, float]) -> dict[str, Tensor]:
+        """Return what trains for each task, times the weight of its loss."""
+        return {task: weights.get(task, 1.0) * value for task, value in self.values.items()}
+
+    def mean(self, weights: Mapping[str, float]) -> tuple[Tensor, Tensor | float]:
+        """Return the weighted sum of this process's means, and how many labels they are of."""
+        terms = [weights.get(task, 1.0) * loss.mean for task, loss in self._losses.items()]
+        counts = [loss.count for loss in self._losses.values()]
+        return sum(terms[1:], terms[0]), sum(counts[1:], counts[0])

@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.modules.base import AuxiliaryModule
-from lit_aux.modules.joint_losses import JointLosses
+from lit_aux.modules.losses import JointLosses
 from lit_aux.modules.methods.lookup import method_of
 from lit_aux.modules.methods.task_method import TaskMethod
 from lit_aux.phases.phase import Phase, PhaseSettings
@@ -77,7 +77,7 @@ class MultiTaskModule(AuxiliaryModule):
         if type(self.task_method) is TaskMethod:
             return
         option, name = self.task_method.option, self.task_method.name
-        if self.students is not None:
+        if self.trains_itself:
             raise ConfigurationError(f"{option}: {name} is for deep networks, not for students; leave it out")
         if any(phase.order == "sequential" for phase in phases):
             how = "schedule: published" if self._given_phases is None else "order: sequential"
@@ -153,7 +153,7 @@ class MultiTaskModule(AuxiliaryModule):
         """Return the loss of a batch; the method sees only tasks of which there is a label."""
         if not self.combines:
             return super().combine_labelled(joint)
-        weighted = {task: self._weights.get(task, 1.0) * value for task, value in joint.values.items()}
+        weighted = joint.weighted(self._weights)
         labelled = joint.labelled()
         rest = [value for task, value in weighted.items() if task not in labelled]
         if labelled:

@@ -1,24 +1,27 @@
-"""The optimizer of a phase, and what each task's loss weighs in it."""
+"""What trains in a phase, and its optimizer: learning rates may fall from the readout to the first layer."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
+from typing import Any, cast
 
-from lit_aux.modules.layer_decay import layer_groups
-from lit_aux.phases.optimizer import optimizer_of, scheduler_of
+from lightning.pytorch import LightningModule
+from torch import nn
+
+from lit_aux.callbacks._parameters import by_any_name, uncompiled
+from lit_aux.errors import ConfigurationError
+from lit_aux.models import MultiHeadNet
 from lit_aux.phases.phase import Phase
 
-if TYPE_CHECKING:
-    from lit_aux.modules.base import AuxiliaryModule
 
-
-def build_optimizer(phase: Phase, module: "AuxiliaryModule") -> Any:
+def build_optimizer(phase: Phase, module: LightningModule) -> Any:
     """Return a phase's optimizer over what trains and its schedule, as Lightning takes them."""
     parameters: list[Any] = [p for p in module.parameters() if p.requires_grad]
     if phase.layer_decay is not None:
-        parameters = layer_groups(module.net, parameters, phase.layer_decay)
-    optimizer = optimizer_of(phase, parameters)
+        parameters = layer_groups(cast(MultiHeadNet, module.net), parameters, phase.layer_decay)
+    optimizer = phase.build_optimizer(parameters)
     if phase.lr_scheduler is None:
         return optimizer
-    scheduler = scheduler_of(phase, optimizer)
+    scheduler = phase.build_scheduler(optimizer)
     config = {"scheduler": scheduler, "interval": phase.lr_interval}
     monitor = getattr(scheduler, "monitor", None)
     return {"optimizer": optimizer, "lr_scheduler": config | ({"monitor": monitor} if monitor else {})}
@@ -33,3 +36,96 @@ def task_weights(phase: Phase, data: Any) -> dict[str, float]:
         first = batches[phase.tasks[0]]
         balance = {task: first / count for task, count in batches.items()}
     return {task: phase.weight(task) * share for task, share in balance.items()}
+
+
+class _WithReadout(nn.Module):
+    """A timm network with one more parameter in place of its classifier, the last layer to timm."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        object.__setattr__(self, "_network", network)  # not a submodule: names stay as they are
+        self.group_matcher = network.group_matcher
+        self.readout = nn.Linear(1, 1, bias=False)
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the network's parameters, then the readout's."""
+        yield from self.__dict__["_network"].named_parameters()
+        yield from self.readout.named_parameters("readout")
+
+
+def check_layer_decay(phases: Sequence[Phase], net: Any) -> None:
+    """Refuse layer-wise decay for networks whose layers have no order that timm knows.
+
+    Raises:
+        ConfigurationError: If a phase asks for it and the network is no timm network.
+    """
+    for phase in phases:
+        if phase.layer_decay is not None and _timm_network(net) is None:
+            inner = uncompiled(getattr(net, "backbone", net))
+            raise ConfigurationError(
+                f"layer_decay: {phase.layer_decay} is for timm's networks, whose group_matcher orders the "
+                f"layers; {type(inner).__name__} has none, leave layer_decay out"
+            )
+
+
+def _timm_network(net: Any) -> Any:
+    """Return what has a ``group_matcher``: the backbone or what it wraps; None where neither does."""
+    net = uncompiled(net)
+    if not isinstance(net, MultiHeadNet):
+        return None
+    backbone = uncompiled(net.backbone)
+    candidates = (backbone, uncompiled(getattr(backbone, "network", None)))
+    return next((c for c in candidates if callable(getattr(c, "group_matcher", None))), None)
+
+
+def layer_groups(net: MultiHeadNet, parameters: Sequence[nn.Parameter], decay: float) -> list[dict[str, Any]]:
+    """Divide parameters into groups by the depth of their layer.
+
+    Args:
+        net: The network, its backbone one of timm's.
+        parameters: What trains; what is not of the backbone belongs with the readout.
+        decay: From each layer to the one before, the factor of the learning rate.
+
+    Returns:
+        Groups for an optimizer, first layer first: ``params``, ``name`` and ``lr_scale``, the factor of the
+        learning rate by timm's own ``param_groups_layer_decay``; the readout's is 1.
+    """
+    from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
+
+    network = _timm_network(net)
+    found = param_groups_layer_decay(
+        _WithReadout(network), weight_decay=0.0, layer_decay=decay, weight_decay_exclude_1d=False
+    )
+    scales = {id(p): float(group["lr_scale"]) for group in found for p in group["params"]}
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        groups.setdefault(scales.get(id(parameter), 1.0), []).append(parameter)
+    return [
+        {"params": groups[scale], "name": f"layer_decay_{scale:.4g}", "lr_scale": scale}
+        for scale in sorted(groups)
+    ]
+
+
+def trainable_names(module: nn.Module, phase: Phase) -> set[str]:
+    """Return the names of the parameters that train, of tied ones the first: that of ``named_parameters``.
+
+    Patterns are over all names of tied parameters, without the prefixes of compiled modules. What is neither
+    real nor complex cannot train.
+
+    Raises:
+        ConfigurationError: If a pattern of the phase matches none.
+    """
+    able = {name: p for name, p in module.named_parameters() if p.is_floating_point() or p.is_complex()}
+    if phase.trainable == "all":
+        return set(able)
+    named = by_any_name(module)
+    names = list(named)
+    patterns = ["net.readout.*"] if phase.trainable == "readout" else list(phase.trainable)
+    for pattern in patterns:
+        if not any(fnmatch(name, pattern) for name in names):
+            raise ConfigurationError(
+                f"phases: trainable pattern {pattern!r} of phase {phase.name!r} matches no parameter; "
+                f"names look like {names[0]!r} and {names[-1]!r}"
+            )
+    chosen = {id(p) for name, p in named.items() if any(fnmatch(name, pattern) for pattern in patterns)}
+    return {name for name, p in able.items() if id(p) in chosen}

@@ -45,6 +45,7 @@ class PretrainFinetuneModule(AuxiliaryModule):
         ConfigurationError: If tasks, factor or checkpoint do not fit.
     """
 
+    finetunes = True
     later_phase_options = frozenset(
         {"pretrain_tasks", "finetune_tasks", "finetune", "rescale", "rescale_preset", "readout"}
         | {"readout_scale", "pretrained"}

@@ -1,4 +1,4 @@
-"""Targets in the form that a loss takes them, and which of them are there."""
+"""Targets in the form that a loss takes them, which of them are there, and whether they are in its range."""
 
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -156,3 +156,58 @@ def _as_floats(y: Tensor, outputs: Tensor) -> Tensor:
     if outputs.dtype in (torch.float32, torch.float64):
         return y.to(outputs.dtype)
     return y if y.is_floating_point() else y.float()
+
+
+def check_targets(loss: nn.Module, outputs: Tensor, targets: Targets) -> None:
+    """Refuse targets and outputs out of the range of a loss of torch's, about which it may say nothing.
+
+    Raises:
+        ConfigurationError: The message begins after the name of the loss.
+    """
+    y, known = targets.y.detach(), targets.known
+    found = (y if known is None else y[known]).cpu().double()
+    low, high = float(found.min()), float(found.max())
+    if targets.kind == "classes" and (low < 0 or high >= outputs.shape[1]):
+        remedy = "subtract 1" if low == 1 and high == outputs.shape[1] else f"{MISSING} is for missing labels"
+        raise ConfigurationError(
+            f"takes classes 0 to {outputs.shape[1] - 1}, and got {low:g} to {high:g}; {remedy}"
+        )
+    if targets.kind == "shares" and (low < 0 or high > 1):
+        raise ConfigurationError(
+            f"takes targets from 0 to 1, and got {low:g} to {high:g}; NaN is for missing"
+        )
+    if targets.kind == "signs" and not bool((found.abs() == 1).all()):
+        raise ConfigurationError(f"takes targets of 1 and -1, and got {low:g} to {high:g}")
+    if targets.kind == "values" and not bool(found.isfinite().all()):
+        raise ConfigurationError("got infinite targets; NaN is for missing ones")
+    if isinstance(loss, nn.PoissonNLLLoss) and low < 0:
+        raise ConfigurationError(f"takes counts, and got {low:g}; they must be at least 0")
+    if targets.kind == "distributions":
+        _check_distributions(loss, targets)
+    _check_outputs(loss, outputs.detach().cpu().double())
+
+
+def _check_distributions(loss: nn.Module, targets: Targets) -> None:
+    y = targets.y.detach().cpu().double()
+    shares = y.exp() if getattr(loss, "log_target", False) else y
+    sums = shares.sum(1)
+    sums = sums if targets.known is None else sums[targets.known[:, 0].cpu()]
+    if float(shares.min()) < 0 or float((sums - 1).abs().max()) > 1e-2:
+        worst = float(sums.flatten()[(sums - 1).abs().argmax()])
+        raise ConfigurationError(
+            f"takes targets that sum to 1 for each example, and got a sum of {worst:g}; for several classes "
+            "an example use BCEWithLogitsLoss"
+        )
+
+
+def _check_outputs(loss: nn.Module, outputs: Tensor) -> None:
+    """Refuse outputs of a readout where a loss wants (log-)probabilities."""
+    if isinstance(loss, nn.NLLLoss | nn.KLDivLoss):
+        normalized = float(outputs.logsumexp(1).abs().max()) < 1e-2
+        if not normalized and bool(outputs.isfinite().all()):
+            raise ConfigurationError(
+                "takes log-probabilities, and the outputs are none; use CrossEntropyLoss, which takes logits "
+                "and numbers or probabilities of classes"
+            )
+    if isinstance(loss, nn.BCELoss) and not bool(((outputs >= 0) & (outputs <= 1)).all()):
+        raise ConfigurationError("takes probabilities, and the outputs are none; use BCEWithLogitsLoss")

@@ -24,9 +24,11 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
+from lit_aux.identity.configuration import LIMITS, OF_PLACE
 from lit_aux.identity.encoder import HOOKS, TENSOR_HOOKS, Encoder, Tree
 from lit_aux.identity.source import attributes_set
 from lit_aux.phases.phase import Phase, PhaseSettings
+from lit_aux.phases.phased import Fingerprinted, phased
 
 _LIBRARIES = {"torch": str(torch.__version__), "lightning": lightning.__version__}
 _PASSIVE = (
@@ -46,7 +48,6 @@ OWN = "own "
 """In the names of their options, which must not change; whether there is such a callback may."""
 _FIRST: WeakKeyDictionary[LightningModule, Tree] = WeakKeyDictionary()
 _GIVEN: WeakKeyDictionary[Callback, Tree] = WeakKeyDictionary()
-_LIMITS = ("max_epochs", "max_steps", "max_time")
 _OF_TRAINER = (
     "precision",
     "world_size",
@@ -61,7 +62,6 @@ _OF_TRAINER = (
     "check_val_every_n_epoch",
     "reload_dataloaders_every_n_epochs",
 )
-_OF_PLACE = ("root", "download", "num_workers", "pin_memory", "persistent_workers", "eval_batch_size")
 
 
 def changes_training(callback: Callback) -> bool:
@@ -99,7 +99,7 @@ def describe_phase(
     """
     import lit_aux
 
-    later: frozenset[str] = getattr(module, "later_phase_options", frozenset())
+    later = phased(module).later_phase_options
     kept = set(hooks)
 
     def omit(owner: Any, name: str, value: Any) -> bool:
@@ -138,7 +138,7 @@ def describe_run(
         Values and digests by name: ``options`` of module, phases, Trainer and callbacks; ``data``; ``code``
         and ``versions``. Weights, and the limits of phases, are not among them.
     """
-    losses = {id(part) for part in getattr(module, "evaluation", nn.Module()).modules()}
+    losses = {id(part) for part in phased(module).evaluation.modules()}
 
     def omit(owner: Any, name: str, value: Any) -> bool:
         if owner is module and _is_elsewhere(module, name, value):
@@ -195,7 +195,7 @@ def own_parts(description: Mapping[str, Tree]) -> dict[str, Tree]:
 def describe_data(data: Any, phases: Sequence[Phase]) -> Tree:
     """Return the fingerprint of each phase's training data; to be called when a fit has set them up."""
     encoder = Encoder(stand_in=stand_in, strict=False)
-    if hasattr(data, "fingerprint"):
+    if isinstance(data, Fingerprinted):
         _add_fingerprints(encoder, data, phases)
     return encoder.tree
 
@@ -247,7 +247,7 @@ def hooks_of(module: nn.Module) -> set[int]:
 
 def _is_elsewhere(module: LightningModule, name: str, value: Any) -> bool:
     """Whether a module's attribute is Lightning's, state of a fit, or told by the phases themselves."""
-    if name in _OF_LIGHTNING | _RUNNING or name in getattr(module, "running_state", ()):
+    if name in _OF_LIGHTNING | _RUNNING or name in phased(module).running_state:
         return True
     members = value if isinstance(value, list) else [value]
     return all(isinstance(member, PhaseSettings | Callback) for member in members)
@@ -263,7 +263,7 @@ def _of_library(kind: type) -> bool:
 
 def _add_phase(encoder: Encoder, phase: Phase) -> None:
     """Write a phase's own options; its callbacks, what it builds and its limits are written elsewhere."""
-    elsewhere = {"callbacks", "optimizer", "lr_scheduler", *_LIMITS}
+    elsewhere = {"callbacks", "optimizer", "lr_scheduler", *LIMITS}
     for name, value in vars(phase).items():
         if name not in elsewhere:
             encoder.add(f"phase {phase.name}.{name}", value)
@@ -363,7 +363,7 @@ def _data_options(data: Any) -> Mapping[str, Any]:
     named = _arguments_of(data)
     told = getattr(data, "options", None)
     named |= told() if callable(told) else {}
-    return {name: value for name, value in named.items() if name not in _OF_PLACE}
+    return {name: value for name, value in named.items() if name not in OF_PLACE | {"root"}}
 
 
 def _own_attributes(data: Any) -> dict[str, Any]:

@@ -1,15 +1,22 @@
 """Loggers by one word, each run in a folder of its own."""
 
+import netrc
+import os
 import shutil
-import sys
+import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.phases.phased import setup_of
+
+if TYPE_CHECKING:
+    from wandb.sdk.wandb_run import Run
 
 LoggerName = Literal["csv", "tensorboard", "wandb"]
 
@@ -66,12 +73,6 @@ def discard_runs(loggers: Iterable[Logger]) -> None:
             logger.discard()
 
 
-def describe_runs(loggers: Sequence[Logger], model: Any, data: Any) -> None:
-    """Tell W&B runs what they belong to; see :func:`~lit_aux.phases.wandb_logger.describe_runs`."""
-    if "lit_aux.phases.wandb_logger" in sys.modules:  # else there is none
-        sys.modules["lit_aux.phases.wandb_logger"].describe_runs(loggers, model, data)
-
-
 def build_logger(kind: str, root: str | Path) -> Logger:
     """Build a logger from its name.
 
@@ -90,7 +91,105 @@ def build_logger(kind: str, root: str | Path) -> Logger:
                 "trainer.logger: 'tensorboard' needs the package tensorboard (uv sync --extra tensorboard)"
             ) from error
     if kind == "wandb":
-        from lit_aux.phases.wandb_logger import RunWandbLogger
-
         return RunWandbLogger(root)
     raise ConfigurationError(f"trainer.logger: {kind!r} is unknown; choose csv, tensorboard or wandb")
+
+
+_CREDENTIALS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_SWEEP_ID")  # agents have an account
+
+
+class RunWandbLogger(WandbLogger):
+    """A W&B logger with a folder of its own, offline where there is no account.
+
+    The run is opened when it is first needed; until then it can be described. A run that an agent has named
+    (``WANDB_RUN_ID``) keeps its name, and its folder bears it.
+
+    Args:
+        root: The folder in which the runs' folders lie.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        offline = _is_offline()
+        if offline:
+            rank_zero_info("W&B: no account found, logging offline; `wandb sync` uploads the run later")
+        folder = _folder(Path(root))
+        super().__init__(save_dir=folder, offline=offline)
+        # W&B writes from a process of its own, which may have started in another working folder.
+        self._wandb_init["dir"] = str(folder.absolute())
+
+    def describe(self, group: str, tags: Sequence[str]) -> None:
+        """Say what the run belongs to, before it is opened.
+
+        Args:
+            group: Its group, unless the user has set ``WANDB_RUN_GROUP``.
+            tags: Its tags, beside those in ``WANDB_TAGS``.
+        """
+        if not os.environ.get("WANDB_RUN_GROUP"):
+            self._wandb_init["group"] = group
+        own = [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag]
+        self._wandb_init["tags"] = [tag[:64] for tag in dict.fromkeys([*tags, *own])]  # W&B's longest
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> "Run":
+        """The W&B run, opened when it is first asked for.
+
+        Raises:
+            ConfigurationError: If the server cannot be reached or refuses the account.
+        """
+        import wandb
+
+        try:
+            opened: Run = super().experiment
+            return opened
+        except wandb.errors.Error as error:
+            reason = " ".join(str(error).split())
+            raise ConfigurationError(
+                f"trainer.logger: W&B's server cannot be used ({reason}); WANDB_MODE=offline logs into a "
+                "folder, which `wandb sync` uploads later"
+            ) from error
+
+
+def describe_runs(loggers: Sequence[Logger], model: Any, data: Any) -> None:
+    """Group W&B runs by their setup, and tag them with setup, data and network where these are known.
+
+    Args:
+        loggers: Of a Trainer; what is no logger of this kind is left alone.
+        model: A module with phases.
+        data: Its data module; None for none.
+    """
+    for logger in loggers:
+        if isinstance(logger, RunWandbLogger):
+            logger.describe(setup_of(model), _tags(model, data))
+
+
+def _tags(model: Any, data: Any) -> list[str]:
+    """Return setup, data and network, as far as they are known."""
+    net = getattr(model, "net", None)
+    backbone = getattr(net, "backbone", net)
+    tags = [setup_of(model)]
+    if data is not None:
+        tags.append(type(data).__name__.removesuffix("DataModule"))
+    if backbone is not None:
+        name = getattr(backbone, "name", None)
+        tags.append(name if isinstance(name, str) else type(backbone).__name__)
+    return tags
+
+
+def _folder(root: Path) -> Path:
+    """Return a folder for a run; one that an agent starts again under its name gets another."""
+    given = os.environ.get("WANDB_RUN_ID")
+    folder = root / f"wandb-{given or uuid.uuid4().hex[:8]}"
+    return folder if not folder.exists() else root / f"{folder.name}-{uuid.uuid4().hex[:8]}"
+
+
+def _is_offline() -> bool:
+    mode = os.environ.get("WANDB_MODE")
+    if mode:
+        return mode == "offline"
+    if any(os.environ.get(name) for name in _CREDENTIALS):
+        return False
+    try:
+        return not any("wandb" in host for host in netrc.netrc().hosts)
+    except (FileNotFoundError, netrc.NetrcParseError):
+        return True

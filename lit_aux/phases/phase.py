@@ -1,9 +1,13 @@
-"""What a phase is: which tasks train, which parameters train, and when it is over."""
+"""What a phase is: which tasks train, which parameters train, how, and when it is over."""
 
+import os
+import warnings
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import lightning.pytorch as pl
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import ReduceLROnPlateau
@@ -14,7 +18,6 @@ from torch.optim.lr_scheduler import LRScheduler
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.integrators import INTEGRATORS, Integrator
 from lit_aux.phases.limits import check_callbacks, check_time, is_list_of
-from lit_aux.phases.optimizer import check_optimizer, check_schedule, optimizer_of, scheduler_of, spelled
 from lit_aux.ranges import COUNT, FACTOR, INDEX, LIMIT, NOT_NEGATIVE, POSITIVE, RATE, Range, check, check_all
 
 OptimizerCallable = Callable[[Iterable[Tensor]], Optimizer]
@@ -41,9 +44,14 @@ _TEXTS: dict[str, tuple[str, ...]] = {
     "order": ("interleaved", "sequential"),
 }
 _LISTS = ("stop_on", "tasks")
+_SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+_SANE = Range(least=-1e10, most=1e10)
+"""Of what optimizers take; torch lets infinities and NaN pass in many places."""
+_PERIODS = ("step_size", "T_max", "T_0", "total_steps", "total_iters")
+"""What schedules call how long something of theirs takes."""
 
 
-def check_kinds(settings: Any) -> None:
+def _check_kinds(settings: Any) -> None:
     """Raise for options that are of another kind than they say: the command line has seen to it, Python not.
 
     Raises:
@@ -121,7 +129,7 @@ class PhaseSettings:
     test_thinning: float = 1.1
 
     def __post_init__(self) -> None:
-        check_kinds(self)
+        _check_kinds(self)
         check_all(RANGES, vars(self))
         check_time("max_time", self.max_time)
         if self.stop_on is not None and not self.stop_on:
@@ -145,15 +153,55 @@ class PhaseSettings:
             for p, scale in zip(parameters, (self.layer_decay, 1.0), strict=True)
         ]
         try:
-            optimizer = optimizer_of(self, parameters if self.layer_decay is None else groups)
-            check_optimizer(optimizer)
+            optimizer = self.build_optimizer(parameters if self.layer_decay is None else groups)
+            _check_optimizer(optimizer)
             if self.lr_scheduler is not None:
                 option = "lr_scheduler"
-                check_schedule(scheduler_of(self, optimizer), optimizer, self.lr_scheduler)
+                _check_schedule(self.build_scheduler(optimizer), optimizer, self.lr_scheduler)
         except ConfigurationError:
             raise
         except (ValueError, TypeError, ArithmeticError, AttributeError) as error:
-            raise ConfigurationError(f"{option}: {spelled(getattr(self, option))}: {error}") from error
+            raise ConfigurationError(f"{option}: {_spelled(getattr(self, option))}: {error}") from error
+
+    def build_optimizer(self, parameters: Sequence[Any]) -> Optimizer:
+        """Build the optimizer.
+
+        Args:
+            parameters: Parameters, or groups of them that say by ``lr_scale`` what multiplies their learning
+                rate. The optimizer's groups do not have this key: timm's schedulers would apply it once more.
+        """
+        scales = [entry.get("lr_scale", 1.0) if isinstance(entry, dict) else 1.0 for entry in parameters]
+        given: list[Any] = [
+            {k: v for k, v in entry.items() if k != "lr_scale"} if isinstance(entry, dict) else entry
+            for entry in parameters
+        ]
+        optimizer = self.optimizer(given) if self.optimizer else torch.optim.Adam(given)
+        if any(scale != 1.0 for scale in scales):
+            if len(optimizer.param_groups) != len(scales):
+                raise ConfigurationError(
+                    f"layer_decay: {type(optimizer).__name__} does not keep groups of parameters apart; "
+                    "choose another optimizer"
+                )
+            for group, scale in zip(optimizer.param_groups, scales, strict=True):
+                group["lr"] *= scale
+        return optimizer
+
+    def build_scheduler(self, optimizer: Optimizer) -> Any:
+        """Build the schedule.
+
+        Raises:
+            ConfigurationError: If it gives all groups one learning rate where they had different ones.
+        """
+        assert self.lr_scheduler is not None
+        before = [group["lr"] for group in optimizer.param_groups]
+        scheduler = self.lr_scheduler(optimizer)
+        after = [group["lr"] for group in optimizer.param_groups]
+        if len({*before}) > 1 and len({*after}) == 1 and after[0] != 0:
+            raise ConfigurationError(
+                f"layer_decay: {type(scheduler).__name__} gives every layer the same learning rate; choose a "
+                "schedule that multiplies the optimizer's own, such as CosineAnnealingLR"
+            )
+        return scheduler
 
 
 @dataclass(kw_only=True)
@@ -205,6 +253,24 @@ class Phase(PhaseSettings):
         """Return the weight of a task's loss."""
         return 1.0 if self.task_weights is None else self.task_weights.get(task, 1.0)
 
+    def seed(self) -> int | None:
+        """Derive the phase's seed from the global one and its name; None where there is no global seed.
+
+        A phase that follows another thus draws the same numbers whether that one was trained, resumed or
+        reused.
+        """
+        seed = os.environ.get("PL_GLOBAL_SEED")
+        return None if seed is None else (int(seed) + zlib.crc32(self.name.encode())) % 2**32
+
+    def seed_everything(self) -> None:
+        """Seed every generator for the phase and leave the global seed's variables as they are."""
+        seed = self.seed()
+        if seed is None:
+            return
+        kept = {name: os.environ[name] for name in _SEED_VARIABLES if name in os.environ}
+        pl.seed_everything(seed, verbose=False)
+        os.environ.update(kept)
+
 
 def check_phases(phases: Sequence[Any], tasks: Iterable[str]) -> None:
     """Raise unless phases have different names and hold known tasks.
@@ -228,3 +294,64 @@ def check_phases(phases: Sequence[Any], tasks: Iterable[str]) -> None:
                 raise ConfigurationError(
                     f"phases: phase {phase.name!r} names task {task!r}; the data has {', '.join(known)}"
                 )
+
+
+def _check_optimizer(optimizer: Optimizer) -> None:
+    """Raise for an optimizer with options after which no weight would be a number.
+
+    Raises:
+        ConfigurationError: Naming the option and its value.
+    """
+    for group in optimizer.param_groups:
+        for name, value in group.items():
+            for one in value if isinstance(value, tuple | list) else [value]:
+                if isinstance(one, float | int) and not isinstance(one, bool):
+                    check(f"optimizer.{name}", one, _SANE)
+        check("optimizer.dampening", group.get("dampening"), Range(least=0, most=1))
+        if "betas" in group and group.get("eps") == 0:
+            raise ConfigurationError(f"optimizer.eps: {group['eps']} must be above 0")
+
+
+def _spelled(given: Any, name: str = "") -> str:
+    """Return what builds an optimizer or a schedule in words, with the options that it was given.
+
+    Args:
+        given: A function, or a partial one.
+        name: Of the class, where it is known.
+    """
+    kinds = [one for one in getattr(given, "args", ()) if isinstance(one, type)]
+    name = name or (kinds[0].__name__ if kinds else getattr(given, "__name__", "it"))
+    options = ", ".join(f"{k} {v!r}" for k, v in getattr(given, "keywords", {}).items() if v is not None)
+    return f"{name} ({options})" if options else name
+
+
+def _check_schedule(scheduler: Any, optimizer: Optimizer, given: Any) -> None:
+    """Let a schedule take a step, and raise where the learning rate is none any more.
+
+    Args:
+        scheduler: A new schedule.
+        optimizer: Its optimizer.
+        given: What built it.
+
+    Raises:
+        ConfigurationError: For a learning rate below 0 or without number.
+    """
+    if not isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler):
+        return
+    for name in _PERIODS:
+        value = getattr(scheduler, name, None)
+        if isinstance(value, int | float):
+            check(f"lr_scheduler.{name}", value, LIMIT)
+    with warnings.catch_warnings():  # torch's, that the optimizer has not moved before
+        warnings.simplefilter("ignore")
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            scheduler.step(0.0)
+        else:
+            scheduler.step()
+    for group in optimizer.param_groups:
+        rate = float(group["lr"])
+        if not 0 <= rate <= 1e10:
+            raise ConfigurationError(
+                f"lr_scheduler: {_spelled(given, type(scheduler).__name__)} makes the learning rate {rate}; "
+                "it must stay 0 or more"
+            )

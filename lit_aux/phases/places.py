@@ -1,4 +1,4 @@
-"""Where a fit without a logger writes: into one folder, beside what is there already."""
+"""The folders of a Trainer: nothing of others is written over, and what killed runs have left goes."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,9 +6,12 @@ from typing import Any
 
 from lightning.pytorch import Callback
 
+from lit_aux.files import remove_parts
+from lit_aux.locks import remove_dead
 from lit_aux.outputs import check_output
 from lit_aux.phases.checkpoint import PhaseCheckpoint
 from lit_aux.phases.phase import Phase
+from lit_aux.phases.phased import phased
 
 _REPORTED = (
     ("summary.json", "summary of a run"),
@@ -37,7 +40,7 @@ def check_places(
         ConfigurationError: If there is such a file; the message names it.
     """
     root, callbacks = Path(root), list(callbacks)
-    file = getattr(model, "pretrained", None)
+    file = phased(model).pretrained
     read = [file] if isinstance(file, str | Path) else []
     for callback in callbacks:
         if isinstance(callback, PhaseCheckpoint) and (callback.dirpath is not None or not logger):
@@ -50,3 +53,25 @@ def check_places(
     own = (written for callback in callbacks for written in getattr(callback, "output_files", ()))
     for name, kind in (*_REPORTED, *own):
         check_output("default_root_dir", root / name, kind=kind)
+
+
+def remove_leftovers(root: str | Path) -> None:
+    """Remove halves of files, and locks of tables, that nobody writes any more, in the folders of runs.
+
+    Args:
+        root: The Trainer's ``default_root_dir``; its runs are folders in it, or it is one itself.
+    """
+    runs = [Path(root), *(folder for folder in _folders(Path(root)) if not folder.is_symlink())]
+    for run in runs:
+        remove_parts(run)
+        remove_dead(run, ".results.csv.lock")
+        if (checkpoints := run / "checkpoints").is_dir():
+            for folder in (checkpoints, *_folders(checkpoints)):
+                remove_parts(folder)
+
+
+def _folders(root: Path) -> list[Path]:
+    try:
+        return [path for path in root.iterdir() if path.is_dir()]
+    except OSError:
+        return []

@@ -1,4 +1,4 @@
-"""One process of several that dies: the others end, and one line says which it was."""
+"""Several processes: what is brought back from those that a strategy starts, and one that dies."""
 
 import os
 import re
@@ -8,15 +8,21 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from torch.multiprocessing.spawn import ProcessExitedException
 
+from lit_aux.callbacks._processes import fetch, read, write
 from lit_aux.errors import ConfigurationError, RankError
+from lit_aux.phases.phased import phased
+from lit_aux.phases.state import PhaseResult
 
+_FILE = ".brought_back"
 _EVERY = 0.25
 _GRACE = 10.0
 """Seconds that a process goes on whose starter has ended: it may be about to end well itself."""
@@ -187,3 +193,68 @@ def _lost(error: BaseException | None) -> RankError | None:
             )
         error = error.__cause__ or error.__context__
     return None
+
+
+def starts_processes(trainer: Trainer) -> bool:
+    """Whether the strategy trains in processes of its own (``ddp_spawn``, ``ddp_fork``, ``ddp_notebook``)."""
+    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+
+
+def check_processes(trainer: Trainer, model: LightningModule, phases: int) -> None:
+    """Refuse what cannot be brought back, and settle the run's folder, which all processes must know.
+
+    Raises:
+        ConfigurationError: For several phases, each of which goes on from the one before, and for students.
+    """
+    if not starts_processes(trainer):
+        return
+    if phases > 1:
+        raise ConfigurationError(
+            "trainer.strategy: strategies that spawn or fork cannot run several phases; use strategy=ddp"
+        )
+    if phased(model).trains_itself:
+        raise ConfigurationError(
+            "trainer.strategy: students train in this process, and what they find would be lost in another; "
+            "use strategy=auto"
+        )
+    folder = _folder(trainer)
+    if trainer.is_global_zero:  # what lies there now is of another fit, or of whoever sent the folder
+        (folder / _FILE).unlink(missing_ok=True)
+
+
+def bring_back(trainer: Trainer, result: PhaseResult) -> None:
+    """In a process that was started, write down how the fit went; everywhere else, do nothing."""
+    if starts_processes(trainer) and trainer.is_global_zero:
+        loops = trainer.fit_loop.state_dict()
+        write({"result": result.asdict(), "loops": loops}, str(_folder(trainer) / _FILE))
+
+
+def take_back(
+    trainer: Trainer, result: PhaseResult, model: LightningModule, data: LightningDataModule | None
+) -> bool:
+    """In the process that waited, take over how the fit went.
+
+    Args:
+        trainer: The Trainer, whose loops go on from there.
+        result: What is known of the phase, to be filled in.
+        model: The module.
+        data: The data module, which only the other processes have met.
+
+    Returns:
+        Whether there was something to take.
+    """
+    path = _folder(trainer) / _FILE
+    if not starts_processes(trainer) or not path.exists():
+        return False
+    content: dict[str, Any] = read(str(path))
+    vars(result).update(content["result"])
+    trainer.fit_loop.load_state_dict(content["loops"])
+    if data is not None:
+        trainer._data_connector.attach_datamodule(model, data)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        fetch(callback)
+    return True
+
+
+def _folder(trainer: Trainer) -> Path:
+    return Path(trainer.log_dir or trainer.default_root_dir)

@@ -16,8 +16,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.identity.configuration import LIMITS
 from lit_aux.identity.encoder import DOES, UNKNOWN, Tree
 from lit_aux.phases.identity import FOREIGN, OWN
+from lit_aux.phases.phased import phased
 from lit_aux.phases.state import (
     PhaseResult,
     check_content,
@@ -96,7 +98,7 @@ class PhaseCheckpointConnector(_CheckpointConnector):
         Training does not go on from weights that are NaN or infinite; of those that are evaluated it is said.
         """
         module, fitting = self.trainer.lightning_module, self.trainer.state.fn == TrainerFn.FITTING
-        if self._loaded_checkpoint and (self.phased if fitting else getattr(module, "phases", None)):
+        if self._loaded_checkpoint and (self.phased if fitting else phased(module).phases):
             state: Mapping[str, Tensor] = self._loaded_checkpoint["state_dict"]
             check_fit(module.state_dict(), state, "ckpt_path", self._ckpt_path)
             if fitting:
@@ -291,7 +293,7 @@ def may_continue(point: ResumePoint, now: Tree, names: Sequence[str]) -> bool:
     ended = point.phase + (point.current is not None)
     for index, phase in enumerate(names[:ended]):
         last = index == len(names) - 1
-        for limit in ("max_epochs", "max_steps", "max_time"):
+        for limit in LIMITS:
             old, new = (limits.get(f"phase {phase}.{limit}", "none") for limits in (before, now))
             if old != new and not last:
                 raise ConfigurationError(

@@ -2,27 +2,27 @@
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS, TRAIN_DATALOADERS
 
 from lit_aux.callbacks import WeightRescaling
 from lit_aux.errors import ConfigurationError
 from lit_aux.identity.configuration import flat_options
-from lit_aux.phases.brought_back import check_processes, starts_processes, take_back
-from lit_aux.phases.callback_list import CallbackList, with_checkpoint
-from lit_aux.phases.checkpoint import PhaseCheckpoint
-from lit_aux.phases.checkpoint_io import write_checkpoints_atomically
-from lit_aux.phases.ending import stop_reason
+from lit_aux.phases.callback_list import CallbackList, stop_reason, with_checkpoint
+from lit_aux.phases.checkpoint import PhaseCheckpoint, write_checkpoints_atomically
 from lit_aux.phases.identity import (
     as_built,
     describe_data,
@@ -31,13 +31,12 @@ from lit_aux.phases.identity import (
     hooks_of,
     limits_of,
 )
-from lit_aux.phases.leftovers import remove_leftovers
 from lit_aux.phases.limits import check_trainer
 from lit_aux.phases.loggers import LoggerName, build_logger, describe_runs, discard_runs
-from lit_aux.phases.loop import PhaseLoop
 from lit_aux.phases.phase import Phase
-from lit_aux.phases.places import check_places
-from lit_aux.phases.ranks import watched
+from lit_aux.phases.phased import phased, phased_data
+from lit_aux.phases.places import check_places, remove_leftovers
+from lit_aux.phases.ranks import check_processes, starts_processes, take_back, watched
 from lit_aux.phases.resume import (
     PhaseCheckpointConnector,
     ResumePoint,
@@ -46,10 +45,52 @@ from lit_aux.phases.resume import (
     find_resume_point,
     may_continue,
 )
-from lit_aux.phases.reuse import FirstPhaseReuse
-from lit_aux.phases.seeding import seed_phase
 from lit_aux.phases.state import PhaseResult
+from lit_aux.phases.store import FirstPhaseReuse
 from lit_aux.storage import check_place
+
+
+class _PhaseLoop(_FitLoop):
+    """A fit loop that does what was left to do where a run was cut off after an epoch's checkpoint.
+
+    Where no epoch is left, Lightning's skips the whole fit. This one still begins and ends training, so that
+    callbacks and module do at the end what they would have done.
+
+    Args:
+        trainer: The Trainer.
+        unsettled: Says whether the phase's end is still to be done.
+        **limits: As for Lightning's.
+    """
+
+    def __init__(self, trainer: Any, unsettled: Callable[[], bool], **limits: Any) -> None:
+        super().__init__(trainer, **limits)
+        self._unsettled = unsettled
+        self.at_end = False
+        """Whether nothing but the phase's end is done."""
+
+    def _iteration_based_training(self) -> bool:
+        """Go on as where epochs are the limit.
+
+        Lightning's takes a checkpoint of an epoch's end for one of its middle where ``max_steps`` is set: it
+        ends the epoch twice, and the order of the data is another from there on.
+        """
+        return False
+
+    def run(self) -> None:
+        """Train, or do the end of what was trained."""
+        self.setup_data()
+        resumed = self._loaded_from_state_dict or self.restarting
+        if resumed and self._unsettled() and self.trainer.limit_train_batches != 0 and self.done:
+            self.at_end = True
+            self.reset()
+            self.on_run_start()
+            self._restarting = False
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, StochasticWeightAveraging):  # puts back what its state does not hold
+                    callback._accumulate_grad_batches = self.trainer.accumulate_grad_batches
+            self.on_run_end()
+            return
+        super().run()
 
 
 class PhaseTrainer(Trainer):
@@ -139,7 +180,7 @@ class PhaseTrainer(Trainer):
         Raises:
             ConfigurationError: If the phases, the callbacks or the checkpoint do not fit together.
         """
-        phases: Sequence[Phase] | None = getattr(model, "phases", None)
+        phases = phased(model).phases
         self._connector.phased = bool(phases)
         if not phases:
             super().fit(
@@ -150,7 +191,7 @@ class PhaseTrainer(Trainer):
             train_dataloaders, datamodule = None, train_dataloaders
         self._phases = list(phases)
         self._hooks = hooks_of(model)
-        getattr(model, "attach_data", lambda *_: None)(datamodule, self.num_devices * self.num_nodes)
+        phased(model).attach_data(datamodule, self.num_devices * self.num_nodes)
         self._check_callbacks(model)
         self._check_places(model)
         self._describe(model, datamodule)
@@ -203,8 +244,13 @@ class PhaseTrainer(Trainer):
         as_built(model, self.description)
         return point
 
-    def check_resumed(self) -> None:
-        """Refuse, in ``on_fit_start``, data and schedules that are not those of the run that is resumed."""
+    def begin_phase(self, model: LightningModule) -> None:
+        """See, in ``on_fit_start``, that a resumed run is the same; take a first phase from the store."""
+        self._check_resumed()
+        self._look_up_phase(model)
+
+    def _check_resumed(self) -> None:
+        """Refuse data and schedules that are not those of the run that is resumed."""
         # Where nothing is left to train no batch is, and lengths that come from them are none.
         ended = self._settled and self._resume.path is not None
         self._schedules = self._resume.info.get("schedules", {}) if ended else describe_schedules(self)
@@ -251,15 +297,16 @@ class PhaseTrainer(Trainer):
         self._settled = resume.current is not None
         self._started = time.monotonic() - resume.seconds
         result = PhaseResult(**(resume.current or {"name": phase.name, "tasks": list(phase.tasks)}))
-        self._enter(phase, model, datamodule)
+        phase.seed_everything()
+        phased(model).enter_phase(phase)
+        phased_data(datamodule).set_phase(phase.tasks, phase.order)
         self.phase_results.append(result)
         if len(self._phases) > 1:
             rank_zero_info(
                 f"Phase {index + 1} of {len(self._phases)}: {phase.name} on {', '.join(phase.tasks)}"
             )
         trained_batches = self.limit_train_batches
-        stops_itself = getattr(model, "students", None) is not None
-        with self._callback_list.of_phase(phase, self._phases, stops_itself):
+        with self._callback_list.of_phase(phase, self._phases, phased(model).trains_itself):
             self._prepare_loops(phase)
             if self._settled:  # the checkpoint is of the phase's end: restore it, train no step
                 self.limit_train_batches = 0
@@ -277,19 +324,12 @@ class PhaseTrainer(Trainer):
         result.seconds = time.monotonic() - self._started
         rank_zero_info(f"Phase {phase.name} ended: {result.reason}")
 
-    @staticmethod
-    def _enter(phase: Phase, model: LightningModule, data: LightningDataModule | None) -> None:
-        """Seed, and tell the module and the data which phase it is."""
-        seed_phase(phase)
-        cast(Any, model).enter_phase(phase)
-        getattr(data, "set_phase", lambda *_: None)(phase.tasks, phase.order)
-
     def _prepare_loops(self, phase: Phase) -> None:
         """Give the phase new loops with its own limits; only the step of the logs counts on."""
         min_epochs, max_epochs, min_steps, max_steps = self._limits
         epochs = [n for n in (max_epochs, phase.max_epochs) if n is not None and n >= 0]
         steps = [n for n in (max_steps, phase.max_steps) if n >= 0]
-        self.fit_loop = PhaseLoop(
+        self.fit_loop = _PhaseLoop(
             self,
             lambda: not self._settled,
             min_epochs=min_epochs,
@@ -300,8 +340,8 @@ class PhaseTrainer(Trainer):
         )
         self.fit_loop.epoch_loop._batches_that_stepped = self._logged_steps
 
-    def look_up_phase(self, model: LightningModule) -> None:
-        """Take a first phase that was trained before, in ``on_fit_start``, so that no step is trained."""
+    def _look_up_phase(self, model: LightningModule) -> None:
+        """Take a first phase that was trained before, so that no step is trained."""
         resuming = self._connector._ckpt_path is not None
         if self._reuse is None or self._index or len(self._phases) < 2 or resuming:
             return
@@ -354,6 +394,11 @@ class PhaseTrainer(Trainer):
         self.state.fn = TrainerFn.FITTING
         return found
 
+    @property
+    def nothing_left(self) -> bool:
+        """Whether a run was cut off after its last epoch, so that nothing but the phase's end is done."""
+        return isinstance(self.fit_loop, _PhaseLoop) and self.fit_loop.at_end
+
     def phase_info(self) -> dict[str, Any]:
         """Return what a checkpoint says about where the run is."""
         *done, current = [result.asdict() for result in self.phase_results]
@@ -400,12 +445,10 @@ class PhaseTrainer(Trainer):
             datamodule: Not used; it names the tasks on the command line.
             weights_only: Not used; present so that a run's saved configuration can be given.
         """
-        cast(Any, model).export(output, task=task, ckpt_path=ckpt_path)
+        phased(model).export(output, task=task, ckpt_path=ckpt_path)
 
 
 def _has_test_data(model: LightningModule, datamodule: LightningDataModule | None) -> bool:
-    from lightning.pytorch.utilities.model_helpers import is_overridden
-
     source: Any = datamodule if datamodule is not None else model
     parent: Any = LightningDataModule if datamodule is not None else LightningModule
     return is_overridden("test_dataloader", source, parent)

@@ -18,7 +18,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from lit_aux.models import TimmBackbone
 from lit_aux.modules import SingleTaskModule
-from lit_aux.phases.checkpoint_io import WholeCheckpointIO
+from lit_aux.phases.checkpoint import WholeCheckpointIO
 
 Row = tuple[str, float, str]
 Clock = Callable[[], float]

@@ -6,7 +6,7 @@ from typing import Any
 from lit_aux.data import DiagonalTeacherDataModule, ReLUTeacherDataModule
 from lit_aux.integrators import Integrator
 from lit_aux.models import DiagonalNet, ReLUNet
-from lit_aux.modules.best_test_loss import BestTestLoss
+from lit_aux.modules.student_phase import BestTestLoss
 
 from .plain_students import Batch, Clock, batch
 

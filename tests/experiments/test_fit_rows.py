@@ -21,7 +21,7 @@ from lit_aux.experiments.image_rows import experiment_of
 from lit_aux.models import TimmBackbone
 from lit_aux.modules import AuxiliaryModule, MultiTaskModule, PretrainFinetuneModule, SingleTaskModule
 from lit_aux.phases import Phase
-from lit_aux.phases.setup import setup_of
+from lit_aux.phases.phased import setup_of
 from lit_aux.runs.table import COLUMNS, MEASURE_COLUMNS
 
 LAYERS = ["net.backbone.0", "net.readout"]

@@ -20,7 +20,7 @@ from lit_aux.integrators import GradientFlow
 from lit_aux.models import DiagonalNet
 from lit_aux.modules import AuxiliaryModule, MultiTaskModule, PretrainFinetuneModule, SingleTaskModule
 from lit_aux.phases import PhaseSettings
-from lit_aux.phases.setup import setup_of
+from lit_aux.phases.phased import setup_of
 
 TASKS = {"main": 1, "aux": 1}
 

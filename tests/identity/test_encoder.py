@@ -1,6 +1,7 @@
 """Objects written as names and values: what differs is told apart, in whatever process it was built."""
 
 import functools
+import importlib
 import linecache
 import logging
 import random
@@ -23,6 +24,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from lit_aux.identity.encoder import Encoder, UnidentifiedError
+from lit_aux.identity.source import FORMER
 
 
 def key(thing: Any) -> str:
@@ -37,6 +39,9 @@ class Options:
 
     width: int = 3
     name: str = "a"
+
+    def doubled(self) -> int:
+        return 2 * self.width
 
 
 class Private(nn.Module):
@@ -335,6 +340,23 @@ def test_a_decorated_class_is_its_writers() -> None:
     """The function that a library puts around another lies in the library's file."""
     encoder = Encoder().add("a", Decorated())
     assert __name__ in encoder.code
+
+
+def test_what_has_moved_keeps_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FORMER, f"{Options.__module__}.Options", "first.place.Choices")
+    monkeypatch.setitem(FORMER, f"{key.__module__}.key", "first.place.key_of")
+    things = {"object": Options(), "class": Options, "function": key, "method": Options(2).doubled}
+    tree = Encoder().add("things", things).tree
+    assert tree["things.object"] == "first.place.Choices"
+    assert tree["things.class"] == tree["things.object"]
+    assert tree["things.function"] == "first.place.key_of"
+    assert tree["things.method"] == "method Choices.doubled"
+
+
+@pytest.mark.parametrize("name", sorted(FORMER))
+def test_what_is_said_to_have_moved_is_there(name: str) -> None:
+    module, _, attribute = name.rpartition(".")
+    assert hasattr(importlib.import_module(module), attribute)
 
 
 def test_left_out_and_stood_in() -> None:

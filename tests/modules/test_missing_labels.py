@@ -25,8 +25,8 @@ from toys import toy_trainer
 from lit_aux import PhaseSettings
 from lit_aux.errors import ConfigurationError
 from lit_aux.modules import MultiTaskModule, SingleTaskModule
+from lit_aux.modules.deep_training import check_tasks
 from lit_aux.modules.evaluation import TaskEvaluation
-from lit_aux.modules.evaluation_steps import check_tasks
 
 NAN = float("nan")
 

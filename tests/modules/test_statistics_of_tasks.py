@@ -13,7 +13,7 @@ from toys import toy_trainer
 from lit_aux.callbacks import WeightRescaling
 from lit_aux.callbacks._task_model import undisturbed
 from lit_aux.modules import MultiTaskModule
-from lit_aux.modules.batchnorm import of_all_tasks
+from lit_aux.modules.deep_training import of_all_tasks
 from lit_aux.phases import PhaseSettings
 
 SIZES = {"small": (8, 0.0), "large": (12, 5.0)}

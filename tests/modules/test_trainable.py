@@ -11,9 +11,8 @@ from toys import FEATURES, TASKS, ToyData, toy_trainer
 from lit_aux.errors import ConfigurationError
 from lit_aux.models import TimmBackbone
 from lit_aux.modules import MultiTaskModule, SingleTaskModule
-from lit_aux.modules.layer_decay import layer_groups
 from lit_aux.modules.methods import GradNorm
-from lit_aux.modules.trainable import trainable_names
+from lit_aux.modules.optimization import layer_groups, trainable_names
 from lit_aux.phases import Phase, PhaseSettings
 
 

@@ -19,7 +19,7 @@ from toys import ToyData, toy_module, toy_trainer
 from lit_aux.cli import AuxiliaryCLI, main
 from lit_aux.errors import ConfigurationError
 from lit_aux.phases import PhaseSettings, PhaseTrainer
-from lit_aux.phases.checkpoint_io import WholeCheckpointIO
+from lit_aux.phases.checkpoint import WholeCheckpointIO
 from lit_aux.phases.state import check_archive, check_finite, read_checkpoint
 
 Content = dict[str, Any]

@@ -19,7 +19,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 from toys import until
 
 from lit_aux.errors import RankError
-from lit_aux.phases.leftovers import remove_leftovers
+from lit_aux.phases.places import remove_leftovers
 from lit_aux.phases.ranks import watched
 
 FORK = multiprocessing.get_context("fork")

@@ -240,7 +240,7 @@ def test_an_augmentation_is_known_by_all_that_it_is() -> None:
 
 def test_what_differs_and_what_is_not_shared_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr("lit_aux.phases.reuse.rank_zero_info", said.append)
+    monkeypatch.setattr("lit_aux.phases.store.rank_zero_info", said.append)
     reused(tmp_path, lambda: {"model": module(Convolving(1))}, lambda: {"model": module(Convolving(2))})
     assert said == [
         "Phase pretrain is trained anew; the stored one that is nearest differs in "

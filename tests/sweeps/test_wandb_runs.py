@@ -17,8 +17,8 @@ from toys import ToyData, toy_module, toy_trainer
 from lit_aux.cli import main
 from lit_aux.errors import ConfigurationError
 from lit_aux.modules import MultiTaskModule, SingleTaskModule
-from lit_aux.phases.setup import setup_of
-from lit_aux.phases.wandb_logger import RunWandbLogger, _is_offline, describe_runs
+from lit_aux.phases.loggers import RunWandbLogger, _is_offline, describe_runs
+from lit_aux.phases.phased import setup_of
 
 DIAGONAL = [f"--{name}={value}" for name, value in SMALL.items()] + ["--trainer.enable_progress_bar=false"]
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lit_aux.callbacks._parameters import chosen_by
 from lit_aux.errors import ConfigurationError
-from lit_aux.modules.methods.loss_weighting import LossWeighting
+from lit_aux.modules.methods.weightings import LossWeighting
 from lit_aux.ranges import RATE, Range, check
 
 if TYPE_CHECKING:

@@ -10,11 +10,13 @@ from torch import nn
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.modules.methods.aggregation import Aggregation
 from lit_aux.modules.methods.gradnorm import GradNorm
-from lit_aux.modules.methods.loss_weighting import LossWeighting
-from lit_aux.modules.methods.random_weighting import RandomWeighting
-from lit_aux.modules.methods.scalarization import Scalarization
 from lit_aux.modules.methods.task_method import TaskMethod
-from lit_aux.modules.methods.uncertainty import UncertaintyWeighting
+from lit_aux.modules.methods.weightings import (
+    LossWeighting,
+    RandomWeighting,
+    Scalarization,
+    UncertaintyWeighting,
+)
 
 WEIGHTINGS: dict[str, Callable[[], TaskMethod]] = {
     "constant": TaskMethod,

@@ -1,32 +1,63 @@
-"""What the project's modules do with a batch of students in place of a deep network."""
+"""Training of a batch of students, whose replicas an integrator moves."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.integrators import Exact
 from lit_aux.models import DiagonalNet, StudentNet
-from lit_aux.modules.integrator_optimizer import IntegratorOptimizer
 from lit_aux.modules.student_phase import StudentPhase
+from lit_aux.modules.training import Outputs, Training
 from lit_aux.phases.phase import Phase
 
-if TYPE_CHECKING:
-    from lit_aux.modules.base import AuxiliaryModule
+
+class IntegratorOptimizer(torch.optim.Optimizer):
+    """Advances a batch of students by ``block`` gradient evaluations a step; checkpoints hold where they are.
+
+    Args:
+        parameters: What trains.
+        run: The phase of the students.
+        block: Gradient evaluations of a replica in one step.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], run: StudentPhase, block: int) -> None:
+        options = {k: v for k, v in vars(run.integrator).items() if isinstance(v, int | float | str | None)}
+        super().__init__(parameters, {"integrator": run.integrator.name, "block": block, **options})
+        self.run = run
+        self.block = block
+
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Advance."""
+        self.run.advance(self.block)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Do nothing: gradients are not kept in the parameters."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the students are."""
+        return {"students": self.run.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a checkpoint was, once training starts."""
+        self.run.load_state_dict(state_dict["students"])
 
 
-class Students:
+class StudentTraining(Training):
     """The replicas of a module, phase by phase; one batch of Lightning's is a block of gradient evaluations.
 
     Attributes:
         results: By phase, one row a replica that has ended: the numbers of the results table and what they
             cost.
+        data: The data module, once it is known.
+        run: The phase that is under way.
 
     Args:
         module: The module that they belong to.
-        net: Their network.
         tasks: Number of outputs of each task.
         foreign: Options that students do not have, where any was given.
 
@@ -34,26 +65,36 @@ class Students:
         ConfigurationError: If one was.
     """
 
-    def __init__(
-        self, module: "AuxiliaryModule", net: StudentNet, tasks: dict[str, int], foreign: object
-    ) -> None:
+    trains_itself = True
+
+    def __init__(self, module: LightningModule, tasks: dict[str, int], foreign: object) -> None:
         if foreign:
             raise ConfigurationError(
                 "losses, metrics, compile: students train on the mean squared error; leave these options out"
             )
-        if net.tasks != tasks:  # a network that fits keeps the weights that it was given
-            net.configure(tasks, net.seeds)
-        self._module, self.net = module, net
+        super().__init__(module)
+        self.tasks = tasks
+        if self.net.tasks != tasks:  # a network that fits keeps the weights that it was given
+            self.net.configure(tasks, self.net.seeds)
         self.data: Any = None
         self.run: StudentPhase | None = None
         self.results: dict[str, list[dict[str, Any]]] = {}
+        self._last: Phase | None = None
 
-    def attach(self, data: Any, tasks: dict[str, int]) -> None:
-        """Take one replica for each of the data's, the first time.
+    @property
+    def net(self) -> StudentNet:
+        """Their network."""
+        return cast(StudentNet, self._module.net)
 
-        Raises:
-            ConfigurationError: If network and data do not fit together, or several processes would train.
-        """
+    def check_phases(self, phases: Sequence[Phase]) -> None:
+        """Leave their options to the network and the integrator."""
+        self._last = phases[-1]
+
+    def attach(self, data: Any, processes: int, phases: Sequence[Phase]) -> None:
+        """Take one replica for each of the data's, the first time."""
+        if data is None:
+            return
+        _refuse_several(processes)
         replicas = getattr(data, "replicas", None)
         if replicas is None:
             raise ConfigurationError(
@@ -67,8 +108,12 @@ class Students:
             )
         self.data = data
         seeds = [cell["seed"] for cell in replicas]
-        if seeds != self.net.seeds or self.net.tasks != tasks:
-            self.net.configure(tasks, seeds)
+        if seeds != self.net.seeds or self.net.tasks != self.tasks:
+            self.net.configure(self.tasks, seeds)
+        for phase in phases:
+            self.net.factors(phase.readout_scale)
+            if isinstance(phase.integrator, Exact):
+                _check_solvable(self.net, phase)
 
     def optimizer(self, phase: Phase, names: set[str]) -> IntegratorOptimizer:
         """Return the phase's integrator as an optimizer."""
@@ -81,21 +126,22 @@ class Students:
         )
 
     @property
-    def _phase(self) -> Phase:
-        return self._module.phase or self._module.phases[-1]
+    def _current(self) -> Phase:
+        """The phase that the module is in, or the last, as it tests after training."""
+        phase = self.phase or self._last
+        assert phase is not None
+        return phase
 
     def _log(self, values: dict[str, float], shown: tuple[str, ...] = ()) -> None:
         for name, value in values.items():
-            full = f"{self._module.log_prefix}{name}"
-            self._module.log(full, value, batch_size=1, prog_bar=name in shown)
+            self.log(name, value, batch_size=1, prog_bar=name in shown)
 
-    def train_and_log(self) -> Tensor | None:
+    def step(self, batch: Any, outputs: Outputs) -> None:
         """Advance by a block; end the phase when no replica is under way."""
         assert self.run is not None
-        phase = self._phase
         optimizer: Any = self._module.optimizers()
         optimizer.step()
-        self.results.setdefault(phase.name, []).extend(self.run.results(new=True))
+        self.results.setdefault(self._current.name, []).extend(self.run.results(new=True))
         state = self.run.state
         assert state is not None
         if state.finished:
@@ -108,10 +154,10 @@ class Students:
             "evaluations": float(counts.evaluations.max()),
         }
         self._log(values, shown=("finished", "converged"))
-        return None  # there is no loss for Lightning to follow
 
+    @property
     def stop_reason(self) -> str | None:
-        """Say how the phase ended; None while replicas are under way."""
+        """How the phase ended; None while replicas are under way."""
         if self.run is None or not self.run.finished or self.run.state is None:
             return None
         state, place = self.run.state, self.run.place
@@ -128,10 +174,16 @@ class Students:
             self.results[phase] = run.results()
         return self.results.get(phase, [])
 
+    def end_epoch(self, unlabelled: set[str]) -> None:
+        """Leave it: all rows have targets."""
+
+    def refresh_batchnorm(self, samples: int | None) -> None:
+        """Leave it: there is no batch normalization."""
+
     @torch.no_grad()
-    def test_and_log(self) -> None:
+    def test(self, batch: Any) -> None:
         """Log the mean test loss over replicas of each task."""
-        phase = self._phase
+        phase = self._current
         run = self.run or StudentPhase(self.net, self.data, phase, list(self.net.weights()))
         rows = torch.arange(self.net.replicas, device=next(self.net.parameters()).device)
         names = list(self.net.weights())
@@ -143,32 +195,17 @@ class Students:
         self._log(losses)
 
     @torch.no_grad()
-    def predict(self) -> dict[str, Tensor]:
-        """Return outputs (R, n, o) of each task on the first replica's test inputs."""
+    def predict(self, batch: Any) -> Any:
+        """Return outputs (R, n, o) of each task on the first replica's test inputs, or of a bare tensor."""
+        if isinstance(batch, Tensor):
+            return self._module(batch)
         device = next(self.net.parameters()).device
-        return {task: self.net(self.data.test_set(0, task)[0].to(device), task) for task in self._phase.tasks}
+        tasks = self._current.tasks
+        return {task: self.net(self.data.test_set(0, task)[0].to(device), task) for task in tasks}
 
-
-def attach(module: "AuxiliaryModule", data: Any, processes: int) -> None:
-    """Give a module's students the data's replicas before any process is launched.
-
-    Raises:
-        ConfigurationError: If network, phases and data do not fit together, or several processes would train.
-    """
-    students = module.students
-    if students is None:
-        if hasattr(data, "replicas"):
-            raise ConfigurationError(
-                f"data: {type(data).__name__} is for students; give the model a DiagonalNet or ReLUNet as "
-                "its backbone, or other data"
-            )
-    elif data is not None:
-        _refuse_several(processes)
-        students.attach(data, module.tasks)
-        for phase in module.phases:
-            students.net.factors(phase.readout_scale)
-            if isinstance(phase.integrator, Exact):
-                _check_solvable(students.net, phase)
+    def check_export(self) -> None:
+        """Refuse to export."""
+        raise ConfigurationError("export: students have no timm weights; use their checkpoint")
 
 
 def _check_solvable(net: StudentNet, phase: Phase) -> None:
