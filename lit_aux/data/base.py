@@ -204,7 +204,8 @@ class TaskDataModule(LightningDataModule, ABC):
         order = order if len(tasks) > 1 else "interleaved"
         augment = Encoder(strict=False).add("augment", self.augment).key()
         settings = (self.view, self.batch_size, self.seed, order, self._world, augment)
-        return blake2b(repr((parts, settings)).encode(), digest_size=16).hexdigest()
+        text = repr((parts, settings)).replace("InputFormat(", "View(", 1)  # as it was called at first
+        return blake2b(text.encode(), digest_size=16).hexdigest()
 
     def options(self) -> dict[str, Any]:
         """Return the options that are kept under other names than they are given under."""

@@ -34,6 +34,11 @@ FORMER: dict[str, str] = {
     f"{_METHODS}.weightings.RandomWeighting": f"{_METHODS}.random_weighting.RandomWeighting",
     f"{_METHODS}.weightings.Scalarization": f"{_METHODS}.scalarization.Scalarization",
     f"{_METHODS}.weightings.UncertaintyWeighting": f"{_METHODS}.uncertainty.UncertaintyWeighting",
+    "lit_aux.callbacks._measurements.LayerDimensionality": "lit_aux.callbacks.layer_dimensionality.LayerDimensionality",
+    "lit_aux.callbacks._measurements.MixingMeasurement": "lit_aux.callbacks.mixing_measurement.MixingMeasurement",
+    "lit_aux.callbacks._measurements.TaskMeasurement": "lit_aux.callbacks.task_measurement.TaskMeasurement",
+    "lit_aux.callbacks._measurements.FailedMeasurement": "lit_aux.callbacks.task_measurement.FailedMeasurement",
+    "lit_aux.callbacks._measurements.WeightMeasurement": "lit_aux.callbacks.weight_measurement.WeightMeasurement",
     "lit_aux.data.relu_teacher.ReLUTeacher": "lit_aux.data.relu_teacher_net.ReLUTeacher",
     "lit_aux.metrics._base.merge_moments": "lit_aux.metrics._moments.merge_moments",
 }
