@@ -40,7 +40,7 @@ def report(trainer: "Trainer") -> Path:
     """
     from rich.console import Console
 
-    from lit_aux.experiments.image_rows import measured_layers
+    from lit_aux.experiments.fit_rows import measured_layers
     from lit_aux.modules import AuxiliaryModule
 
     folder = Path(trainer.log_dir or trainer.default_root_dir)  # the processes agree on it: all must ask

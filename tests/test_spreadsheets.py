@@ -134,7 +134,7 @@ def test_measurements_of_callbacks(tmp_path: Path) -> None:
     """``wise_ft.csv``, ``trajectory.csv`` and ``regime.csv`` are written with names that others chose."""
     from lit_aux.callbacks import LayerDimensionality
     from lit_aux.regimes.sweep import NUMBERS, FactorFit
-    from lit_aux.regimes.sweep_summary import as_csv
+    from lit_aux.regimes.sweep_report import as_csv
 
     numbers: dict[str, float] = dict.fromkeys(NUMBERS, -1.5)
     layer = LayerDimensionality("p", "=layer", verdict="lazy", note="", **numbers)

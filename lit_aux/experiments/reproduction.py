@@ -1,18 +1,17 @@
 """Plans the runs of an experiment: what the table lacks, a slice of the grid at a time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lit_aux.errors import ClusterError, ConfigurationError
-from lit_aux.experiments import _values
-from lit_aux.experiments.expand import cells
+from lit_aux.experiments.expand import cells, chosen_setups
 from lit_aux.experiments.grids import Experiment, experiment
+from lit_aux.experiments.means import is_log, kind_of_mean, mean_and_error
 from lit_aux.experiments.options import Options
 from lit_aux.experiments.run import Run
-from lit_aux.experiments.slices import slices, title
-from lit_aux.experiments.summary import print_summary
 from lit_aux.runs.duplicates import once
 from lit_aux.runs.engines import Engine, Here, Processes, workers_of
 from lit_aux.runs.job import Job, Report, Row, Rows
@@ -21,6 +20,9 @@ from lit_aux.runs.progress import Progress
 from lit_aux.runs.runner import Runner
 from lit_aux.runs.table import ResultsTable
 from lit_aux.storage import check_place
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Fit = Callable[[list[str]], Any]
 _IMPORTS = ("lit_aux.experiments.students", "lit_aux.experiments.reproduction")
@@ -85,7 +87,7 @@ def reproduce(
                 f"--jobs {options.jobs}: {name} fits one run after the other; start it several times, each "
                 "with its own --seeds and --out"
             )
-        given = _values.setups(setups, found)
+        given = chosen_setups(setups, found)
         runs = cells(
             name,
             setups,
@@ -197,8 +199,7 @@ def train_students(report: Report, group: Sequence[Run], options: Options) -> No
         group: The runs.
         options: How they are carried out.
     """
-    from lit_aux.experiments.quiet import quiet
-    from lit_aux.experiments.students import train_slice
+    from lit_aux.experiments.students import quiet, train_slice
 
     def emit(run: Run, row: Row, measures: Sequence[Row]) -> None:
         report.rows(run.run_hash, *_rows(run, row, measures))
@@ -259,3 +260,129 @@ def _on_gpu(device: str) -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+_RIDGE = ("(LP)", "(NTK)")
+
+
+def slices(
+    runs: Sequence[Run], most: int | None = None, jobs: int = 1, gpu: bool = False, solved: bool = False
+) -> list[list[Run]]:
+    """Group runs that can train as one batch: of one experiment, setup and rescale factor.
+
+    ReLU networks and images have one n_main in a group. Diagonal networks mix them, since what their replicas
+    share are the inputs of the auxiliary task. Runs of one seed, which share inputs, stay together as far as
+    they can.
+
+    Args:
+        runs: In the order in which they should be done.
+        most: Most runs in a group; where None, as many as is good for the kind of network.
+        jobs: How many groups will be under way at a time. For one, groups keep the order of the runs; for
+            several, the longest come first, and diagonal networks are divided by seeds.
+        gpu: Whether they run on a GPU.
+        solved: Whether they are solved instead of trained: then all runs of a seed make a group, since
+            drawing inputs takes longer than solving.
+    """
+    kinds: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        size = None if _network(run) == "diagonal" else run.axes["n_main"]
+        kind = (run.axes["seed"],) if solved else (run.setup, run.axes.get("rescale"), size)
+        kinds.setdefault((run.experiment, *kind), []).append(run)
+    groups: list[list[Run]] = []
+    for alike in kinds.values():
+        limit = most or (len(alike) if solved else _most(alike[0], gpu))
+        divided = _network(alike[0]) == "diagonal" and not solved
+        groups += _packed(alike, limit, min(limit, ceil(len(alike) / jobs)) if divided else limit)
+    return groups if jobs == 1 else sorted(groups, key=_cost, reverse=True)
+
+
+def title(group: Sequence[Run]) -> str:
+    """Return what a person calls a group: its setup and n_main."""
+    sizes = sorted({run.axes["n_main"] for run in group})
+    span = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    setups = ", ".join(dict.fromkeys(run.setup for run in group))
+    return f"{setups}, n {span}"
+
+
+def _network(run: Run) -> str:
+    return "image" if run.protocol is None else run.protocol.network
+
+
+def _most(run: Run, gpu: bool) -> int:
+    """Return how many runs are good for one batch."""
+    if _network(run) == "diagonal":
+        return 256
+    # On a CPU, ReLU students share nothing: small groups, so that rows come early and workers balance.
+    return 8 if _network(run) == "relu" and not gpu and not run.setup.endswith(_RIDGE) else 64
+
+
+def _packed(runs: Iterable[Run], most: int, good: int) -> list[list[Run]]:
+    """Put runs into groups of up to ``good``; a seed's are divided only where they are more than ``most``."""
+    seeds: dict[int, list[Run]] = {}
+    for run in runs:
+        seeds.setdefault(run.axes["seed"], []).append(run)
+    groups: list[list[Run]] = []
+    for own in seeds.values():
+        pieces = ceil(len(own) / most)
+        for i in range(pieces):
+            piece = own[i * len(own) // pieces : (i + 1) * len(own) // pieces]
+            if groups and len(groups[-1]) + len(piece) <= good:
+                groups[-1] += piece
+            else:
+                groups.append(piece)
+    return groups
+
+
+def _cost(group: Sequence[Run]) -> float:
+    """Return about how long a group takes, in no unit: the rows that it trains on."""
+    return sum(_trained_rows(run) for run in group)
+
+
+def _trained_rows(run: Run) -> float:
+    if run.protocol is None:
+        return 1.0
+    rows: float = run.axes["n_main"] + (run.protocol.n_aux if run.setup == "MTL" else 0)
+    return rows / 20 if run.setup.endswith(_RIDGE) else rows
+
+
+_AXES = ("setup", "k_main", "overlap", "correlation", "magnitude", "rescale", "solver")
+
+
+def print_summary(rows: Sequence[Mapping[str, str]], value: str) -> None:
+    """Print the mean of a column in every cell of the grid, seeds taken together; n_main runs across.
+
+    Args:
+        rows: Rows of the results table.
+        value: The column, ``loss_best`` or ``accuracy``.
+    """
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200
+    if rows:
+        console.print(summary_table(rows, value))
+
+
+def summary_table(rows: Sequence[Mapping[str, str]], value: str) -> "Table":
+    """Return the table that :func:`print_summary` prints, with the means of ``lit-aux table``."""
+    from rich import box
+    from rich.table import Table
+
+    axes = [name for name in _AXES if len({row[name] for row in rows}) > 1 or name == "setup"]
+    sizes = sorted({int(row["n_main"]) for row in rows})
+    log = is_log(rows, value)
+    table = Table(title=f"{value}: {kind_of_mean(log)}", box=box.SIMPLE_HEAD)
+    for name in axes:
+        table.add_column(name, overflow="fold")
+    for n in sizes:
+        table.add_column(f"n {n}", justify="right")
+    table.add_column("converged", justify="right")
+    groups: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in axes), []).append(row)
+    for group, members in groups.items():
+        means = [mean_and_error((r[value] for r in members if int(r["n_main"]) == n), log) for n in sizes]
+        converged = sum(row["converged"] == "true" for row in members)
+        table.add_row(*group, *means, f"{converged}/{len(members)}")
+    return table

@@ -7,8 +7,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from lit_aux.experiments.means import is_log, kind_of_mean, mean_and_error, mean_of, scaled
-from lit_aux.experiments.student_rows import Row, student_rows
 from lit_aux.files import atomic_path
+from lit_aux.runs.job import Row, student_rows
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,7 +72,7 @@ def draw_students(rows: Sequence[Row], path: Path) -> Path:
     """Draw the best test loss against the rows of the main task, a line for each value of the other axes.
 
     Args:
-        rows: Of :func:`~lit_aux.experiments.student_rows.student_rows`.
+        rows: Of :func:`~lit_aux.experiments.fit_rows.student_rows`.
         path: The PNG to write.
     """
     from matplotlib import colormaps

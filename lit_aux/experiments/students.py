@@ -2,26 +2,31 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from lit_aux.data import DiagonalTeacherDataModule, ReLUTeacherDataModule, TeacherDataModule
-from lit_aux.experiments.baselines import ridge_baseline
-from lit_aux.experiments.fitting import fit
+from lit_aux.errors import unknown_name
 from lit_aux.experiments.measures import measures_of
 from lit_aux.experiments.options import Options
 from lit_aux.experiments.pretrained import claimed, read, write
 from lit_aux.experiments.protocol import Protocol
 from lit_aux.experiments.run import Emit, OnStep, Run
+from lit_aux.functional.ridge import BestRidge, best_ridge
+from lit_aux.functional.tangent import relu_features, relu_tangent_kernel
 from lit_aux.integrators import Exact, GradientDescent, GradientFlow, Integrator, TorchOptimizer
 from lit_aux.models import DiagonalNet, ReLUNet, StudentNet
 from lit_aux.modules import AuxiliaryModule, MultiTaskModule, PretrainFinetuneModule, SingleTaskModule
-from lit_aux.phases import PhaseSettings
+from lit_aux.phases import PhaseSettings, PhaseTrainer
 
 
 def train_slice(runs: Sequence[Run], options: Options, progress: OnStep, emit: Emit) -> None:
@@ -275,3 +280,134 @@ def _columns(row: dict[str, Any], together: int) -> dict[str, Any]:
     """Return what the results table holds of a replica; the time of a batch is divided among its replicas."""
     names = ("solver", "loss_best", "loss_final", "train_loss", "steps", "converged")
     return {name: row[name] for name in names} | {"seconds": row["seconds"] / together}
+
+
+Ended = Callable[[dict[str, Any]], None]
+
+
+def fit(
+    module: AuxiliaryModule,
+    data: TeacherDataModule,
+    device: str,
+    progress: OnStep,
+    ended: Ended | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> None:
+    """Train a module on a device, quietly.
+
+    Args:
+        module: With students.
+        data: Their data.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
+        progress: Told after every block how many replicas are under way, and how many gradients they have
+            cost.
+        ended: Given the results of each replica after the block in which it ended.
+        callbacks: More of Lightning's.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = device.partition(":")
+    trainer = PhaseTrainer(
+        accelerator="gpu" if kind == "cuda" else kind,
+        devices=[int(number or 0)] if kind == "cuda" else 1,
+        callbacks=[_Watch(progress, ended), *callbacks],
+        max_epochs=-1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        phase_store=False,
+        test_after_phase=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, datamodule=data)
+    module.cpu()
+
+
+class _Watch(Callback):
+    """Tells how a slice gets on."""
+
+    def __init__(self, progress: OnStep, ended: Ended | None) -> None:
+        self.progress, self.ended = progress, ended
+        self._told = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count replicas under way and the gradients that they have cost; hand over those that have ended."""
+        students = cast(AuxiliaryModule, pl_module).students
+        if students is None or students.run is None or students.run.state is None:
+            return
+        state = students.run.state
+        self.progress(len(state.rows), int(state.counts.evaluations.max()))
+        if self.ended is not None:
+            for row in students.results.get(students.run.phase.name, [])[self._told :]:
+                self._told += 1
+                self.ended(row)
+
+
+_LOGGERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.pytorch.trainer.connectors.checkpoint_connector",
+)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let Lightning say nothing but warnings, and not those that concern no student."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    before = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for message in (".*LeafSpec.*", ".*across ranks is zero.*", ".*num_workers.*"):
+            warnings.filterwarnings("ignore", message=message)
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.WARNING)
+            yield
+        finally:
+            for logger, level in zip(loggers, before, strict=True):
+                logger.setLevel(level)
+
+
+Kind = Literal["readout", "tangent"]
+"""Linear probe of the hidden layer, or the network linearised in all of its weights (NTK)."""
+
+
+@torch.no_grad()
+def ridge_baseline(
+    first: Tensor,
+    readout: Tensor,
+    kind: Kind,
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    alphas: Tensor | None = None,
+) -> BestRidge:
+    """Fit ridge regression, with intercept, on features of a ReLU network with one hidden layer.
+
+    All columns of the targets share the network and the inputs, and one decomposition serves them all. As
+    published, the penalty is the best one on the test set, for each target by itself.
+
+    Args:
+        first: Weights of the first layer, (H, d).
+        readout: Weights of the readout, (H,); the probe does not read them.
+        kind: ``"readout"`` takes the hidden activations, ``"tangent"`` the gradients by all weights.
+        train: Inputs (n, d) and targets (n, T).
+        test: Inputs (m, d) and targets (m, T).
+        alphas: Penalties, (A,); by default 100 from 1e-5 to 1e10.
+
+    Returns:
+        One entry a column of the targets; float64 throughout, whatever came in.
+
+    Raises:
+        ConfigurationError: If the kind is unknown or shapes do not fit.
+    """
+    if kind not in get_args(Kind):
+        raise unknown_name("kind", kind, get_args(Kind))
+    x, x_test = train[0].to(torch.float64), test[0].to(torch.float64)
+    if kind == "readout":
+        weight = first.to(torch.float64)
+        inputs, inputs_test = relu_features(weight, x), relu_features(weight, x_test)
+    else:
+        inputs = relu_tangent_kernel(first, readout, x)
+        inputs_test = relu_tangent_kernel(first, readout, x_test, x)
+    return best_ridge(inputs, train[1], inputs_test, test[1], alphas, kernel=kind == "tangent")

@@ -34,11 +34,16 @@ FORMER: dict[str, str] = {
     f"{_METHODS}.weightings.RandomWeighting": f"{_METHODS}.random_weighting.RandomWeighting",
     f"{_METHODS}.weightings.Scalarization": f"{_METHODS}.scalarization.Scalarization",
     f"{_METHODS}.weightings.UncertaintyWeighting": f"{_METHODS}.uncertainty.UncertaintyWeighting",
-    "lit_aux.callbacks._measurements.LayerDimensionality": "lit_aux.callbacks.layer_dimensionality.LayerDimensionality",
-    "lit_aux.callbacks._measurements.MixingMeasurement": "lit_aux.callbacks.mixing_measurement.MixingMeasurement",
-    "lit_aux.callbacks._measurements.TaskMeasurement": "lit_aux.callbacks.task_measurement.TaskMeasurement",
-    "lit_aux.callbacks._measurements.FailedMeasurement": "lit_aux.callbacks.task_measurement.FailedMeasurement",
-    "lit_aux.callbacks._measurements.WeightMeasurement": "lit_aux.callbacks.weight_measurement.WeightMeasurement",
+    **{
+        f"lit_aux.callbacks._measurements.{name}": f"lit_aux.callbacks.{home}.{name}"
+        for name, home in {
+            "LayerDimensionality": "layer_dimensionality",
+            "MixingMeasurement": "mixing_measurement",
+            "TaskMeasurement": "task_measurement",
+            "FailedMeasurement": "task_measurement",
+            "WeightMeasurement": "weight_measurement",
+        }.items()
+    },
     "lit_aux.data.relu_teacher.ReLUTeacher": "lit_aux.data.relu_teacher_net.ReLUTeacher",
     "lit_aux.metrics._base.merge_moments": "lit_aux.metrics._moments.merge_moments",
 }

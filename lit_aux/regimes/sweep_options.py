@@ -12,7 +12,7 @@ import yaml
 from lit_aux.callbacks import RepresentationDimensionality
 from lit_aux.callbacks._layers import resolve_layers
 from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.experiments import _values
+from lit_aux.experiments.expand import listed, whole
 from lit_aux.models import StudentNet
 from lit_aux.modules import PretrainFinetuneModule
 from lit_aux.ranges import SCALE
@@ -32,7 +32,7 @@ def factors_of(given: Any) -> list[float]:
     Raises:
         ConfigurationError: For no factor, or one that is not finite and above 0.
     """
-    values = _values.listed("--factors", given, FACTORS)
+    values = listed("--factors", given, FACTORS)
     for value in values:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not isfinite(value) or value <= 0:
@@ -54,7 +54,7 @@ def seeds_of(given: Any, config: Mapping[str, Any]) -> list[int]:
     """
     seed = config.get("seed_everything")
     default = 0 if isinstance(seed, bool) or seed is None else seed
-    return _values.whole("--seeds", given, [default], 0, 2**32 - 1)
+    return whole("--seeds", given, [default], 0, 2**32 - 1)
 
 
 def resolved(words: Sequence[str], fit: Callable[[list[str]], Any]) -> dict[str, Any]:

@@ -2,15 +2,29 @@
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from math import isfinite, sqrt
 from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
-from lit_aux.errors import ConfigurationError
+import numpy as np
+
+from lit_aux.callbacks import LayerDimensionality
+from lit_aux.callbacks._parameters import is_readout
+from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.figures.style import save
 from lit_aux.files import atomic_write
-from lit_aux.regimes.sweep import FactorFit
-from lit_aux.regimes.sweep_picture import draw_sweep
-from lit_aux.regimes.sweep_summary import as_csv, by_factor, chosen_layer, conclusion, in_words, sweep_table
+from lit_aux.regimes.sweep import NUMBERS, FactorFit
+from lit_aux.reporting import borderline_caption, short_layer
+from lit_aux.spreadsheets import as_csv as csv_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from rich.table import Table
 
 
 def report_sweep(fits: Sequence[FactorFit], out: Path, layer: str | None, words: Sequence[str]) -> None:
@@ -68,3 +82,294 @@ def report_sweep(fits: Sequence[FactorFit], out: Path, layer: str | None, words:
         raise ConfigurationError(f"--out {out}: cannot be written ({error.strerror})") from None
     for what, path in files.items():
         console.print(f"{what}: {path}", soft_wrap=True, highlight=False)
+
+
+_DARK, _PALE, _WARM, _INK = "#1f4e79", "#7ba3c8", "#c8700a", "#2b2f36"
+_BANDS = {"nested": "#fdf1cf", "lazy": "#d9e5f1", "replaced": "#dfdfe4", "undefined": "#f4f4f5"}
+_STYLES = (
+    ("pr_before", "PR before", _PALE, "o", "--"),
+    ("pr_after", "PR after", _DARK, "o", "-"),
+    ("ensd", "shared (ENSD)", _WARM, "D", ":"),
+)
+_WORD: Any = {"ha": "center", "va": "bottom", "fontsize": 7.5, "color": "#6b7280", "style": "italic"}
+MOST = 8
+
+
+def draw_sweep(factors: Sequence["FactorSummary"], layer: str, path: Path) -> Path:
+    """Draw a panel for each layer, and one of validation where there are data.
+
+    Args:
+        factors: At least one with layers.
+        layer: The one that the sweep is judged by; its title is bold. Of more than eight layers, this one and
+            others at equal distances are drawn.
+        path: The PNG to write.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    whole = sorted((one for one in factors if one.layers), key=lambda one: one.factor)
+    names = _drawn(list(whole[0].layers), layer)
+    validated = [one for one in whole if one.val_accuracy is not None or one.val_loss is not None]
+    panels = len(names) + bool(validated)
+    columns = min(4, panels)
+    rows = -(-panels // columns)
+    size = (max(2.5 * columns + 0.4, 5.2), 2.25 * rows + 0.8)
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    axes = list(grid.flat)
+    for axis in axes[panels:]:
+        axis.set_visible(False)
+    for number, (axis, name) in enumerate(zip(axes, names, strict=False)):
+        _draw_layer(axis, whole, name, bold=name == layer)
+        if number % columns == 0:
+            axis.set_ylabel("dimensions", fontsize=9)
+    if validated:
+        _draw_validation(axes[len(names)], validated)
+    for number, axis in enumerate(axes[:panels]):
+        _factors_below(axis, [one.factor for one in whole], last=number + columns >= panels)
+    lines, labels = axes[0].get_legend_handles_labels()
+    met = {one.layers[name].verdict for one in whole for name in names}
+    bands = [Patch(color=colour, label=word) for word, colour in _BANDS.items() if word in met]
+    handles = [*lines, *bands]
+    figure.legend(
+        handles,
+        [*labels, *(str(band.get_label()) for band in bands)],
+        loc="outside upper center",
+        ncols=min(len(handles), 3 if columns < 3 else 6),
+        frameon=False,
+        fontsize=9,
+    )
+    return save(figure, path)
+
+
+def _drawn(names: Sequence[str], layer: str) -> list[str]:
+    """Return at most eight layers in network order, the wanted one among them."""
+    if len(names) <= MOST:
+        return list(names)
+    steps = {round(i * (len(names) - 1) / (MOST - 1)) for i in range(MOST)}
+    place = names.index(layer)
+    if place not in steps:
+        steps.remove(min(steps - {0}, key=lambda step: abs(step - place)))
+    return [names[i] for i in sorted(steps | {place})]
+
+
+def _draw_layer(axis: "Axes", factors: Sequence["FactorSummary"], name: str, bold: bool) -> None:
+    """Draw one layer's lines over bands that say its verdicts."""
+    x = [one.factor for one in factors]
+    for i, one in enumerate(factors):
+        left = sqrt(x[i - 1] * x[i]) if i else x[i] / 1.3
+        right = sqrt(x[i] * x[i + 1]) if i + 1 < len(x) else x[i] * 1.3
+        axis.axvspan(left, right, color=_BANDS[one.layers[name].verdict], linewidth=0, zorder=0)
+    if len(x) <= 5:
+        for word, members in groupby(factors, key=lambda one: one.layers[name].verdict):
+            own = [one.factor for one in members]
+            middle = sqrt(own[0] * own[-1])
+            axis.text(middle, 0.01, word, transform=axis.get_xaxis_transform(), **_WORD)
+    for field, label, colour, marker, dashes in _STYLES:
+        values = [getattr(one.layers[name], field) for one in factors]
+        axis.plot(x, values, dashes, color=colour, marker=marker, ms=4, lw=1.6, label=label)
+    axis.set_title(name, loc="left", fontsize=10, fontweight="bold" if bold else "normal", color=_INK)
+    drawn = [value for line in axis.lines for value in np.asarray(line.get_ydata()) if isfinite(value)]
+    axis.set_ylim(0, 1.08 * max([*drawn, 1e-9]))
+
+
+def _draw_validation(axis: "Axes", factors: Sequence["FactorSummary"]) -> None:
+    accuracy = factors[0].val_accuracy is not None
+    values = [one.val_accuracy if accuracy else one.val_loss for one in factors]
+    axis.plot([one.factor for one in factors], values, color=_INK, marker="s", ms=4, lw=1.6)  # type: ignore[arg-type]
+    title = "validation accuracy" if accuracy else "validation loss"
+    axis.set_title(title, loc="left", fontsize=10, color=_INK)
+
+
+def _factors_below(axis: "Axes", factors: Sequence[float], last: bool) -> None:
+    """Put the factors themselves under a logarithmic axis."""
+    from matplotlib.ticker import NullLocator
+
+    axis.set_xscale("log", base=2)
+    few = factors if len(factors) <= 6 else factors[:: -(-len(factors) // 6)]
+    axis.set_xticks(list(few), [f"{factor:.3g}" for factor in few])
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xlim(min(factors) / 1.3, max(factors) * 1.3)
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    if last:
+        axis.set_xlabel("rescale factor", fontsize=9)
+
+
+@dataclass(frozen=True)
+class FactorSummary:
+    """One rescale factor: means over seeds.
+
+    Attributes:
+        factor: The factor.
+        fits: How many seeds it has.
+        diverged: How many of them ended with an infinite loss; they count nowhere else.
+        layers: By name, means of the numbers, and the verdict that most seeds share; borderline where it is
+            for half of these.
+        agreement: By layer, how many seeds share it.
+        val_accuracy: Mean on validation data, None where there are none.
+        val_loss: Likewise.
+    """
+
+    factor: float
+    fits: int
+    diverged: int
+    layers: dict[str, LayerDimensionality]
+    agreement: dict[str, int]
+    val_accuracy: float | None
+    val_loss: float | None
+
+    def nested(self, layer: str) -> bool:
+        """Return whether more than half of the seeds call a layer nested."""
+        found = self.layers.get(layer)
+        return found is not None and found.verdict == "nested" and 2 * self.agreement[layer] > self.fits
+
+
+def by_factor(fits: Sequence[FactorFit]) -> list[FactorSummary]:
+    """Return the fits of each factor as one, in the order of the factors."""
+    groups: dict[float, list[FactorFit]] = {}
+    for one in fits:
+        groups.setdefault(one.factor, []).append(one)
+    return [_summary(factor, members) for factor, members in groups.items()]
+
+
+def _summary(factor: float, members: Sequence[FactorFit]) -> FactorSummary:
+    whole = [one for one in members if one.layers]
+    layers, agreement = {}, {}
+    for rows in zip(*(one.layers for one in whole), strict=True):
+        name = rows[0].layer
+        means: dict[str, float] = {key: fmean(getattr(row, key) for row in rows) for key in NUMBERS}
+        verdict, agreement[name] = Counter(row.verdict for row in rows).most_common(1)[0]
+        near = [row.note for row in rows if row.verdict == verdict and row.borderline]
+        note = near[0] if 2 * len(near) >= agreement[name] and near else ""
+        layers[name] = LayerDimensionality(rows[0].phase, name, verdict=verdict, note=note, **means)
+    accuracies = [one.val_accuracy for one in whole if one.val_accuracy is not None]
+    losses = [one.val_loss for one in whole if one.val_loss is not None]
+    return FactorSummary(
+        factor,
+        len(members),
+        len(members) - len(whole),
+        layers,
+        agreement,
+        fmean(accuracies) if accuracies else None,
+        fmean(losses) if losses else None,
+    )
+
+
+def chosen_layer(factors: Sequence["FactorSummary"], wanted: str | None = None) -> str | None:
+    """Return the layer that a sweep is judged by: the one wanted, else the last before the readout.
+
+    Args:
+        factors: At least one.
+        wanted: A name; None for the default.
+
+    Returns:
+        Its name; None where every fit diverged.
+
+    Raises:
+        ConfigurationError: For a layer that was not measured.
+    """
+    names = list(next((one.layers for one in factors if one.layers), {}))
+    if not names:
+        return None
+    if wanted is None:
+        return ([name for name in names if not is_readout(name)] or names)[-1]
+    if short_layer(wanted) not in names:
+        raise unknown_name("--layer", wanted, names)
+    return short_layer(wanted)
+
+
+def best(factors: Sequence["FactorSummary"]) -> FactorSummary | None:
+    """Return the factor with the highest validation accuracy, else the lowest validation loss; or None."""
+    with_accuracy = [one for one in factors if one.val_accuracy is not None]
+    if with_accuracy:
+        return max(with_accuracy, key=lambda one: (one.val_accuracy or 0.0, -(one.val_loss or 0.0)))
+    with_loss = [one for one in factors if one.val_loss is not None and isfinite(one.val_loss)]
+    return min(with_loss, key=lambda one: one.val_loss or 0.0) if with_loss else None
+
+
+def conclusion(factors: Sequence["FactorSummary"], layer: str | None) -> dict[str, Any]:
+    """Return what a sweep says: the nested factors, and which of all and of them validates best.
+
+    Args:
+        factors: Of :func:`by_factor`.
+        layer: The one to judge by.
+    """
+    nested = [one for one in factors if layer is not None and one.nested(layer)]
+    of_all, of_nested = best(factors), best(nested)
+    return {
+        "layer": layer,
+        "nested": [one.factor for one in nested],
+        "borderline": [one.factor for one in nested if one.layers[str(layer)].borderline],
+        "best": None if of_all is None else of_all.factor,
+        "best_nested": None if of_nested is None else of_nested.factor,
+    }
+
+
+def in_words(found: dict[str, Any]) -> list[str]:
+    """Return a conclusion as lines to be read."""
+    near = found["borderline"]
+    nested = ", ".join(f"{factor:g}{' (borderline)' * (factor in near)}" for factor in found["nested"])
+    lines = [f"nested at {found['layer']}: " + (f"rescale {nested}" if nested else "no factor of these")]
+    if found["best"] is None:
+        lines.append("which of them is best: unknown without validation data (test data are not looked at)")
+    else:
+        text = f"best on validation data: rescale {found['best']:g}"
+        if found["best_nested"] not in (None, found["best"]):
+            text += f"; of the nested ones {found['best_nested']:g}"
+        lines.append(text)
+    return lines
+
+
+def sweep_table(factors: Sequence["FactorSummary"], layer: str | None) -> "Table":
+    """Return a table with a row for each factor, of one layer."""
+    from rich import box
+    from rich.table import Table
+
+    seeds = max(one.fits for one in factors)
+    over = f", means over {seeds} seeds" if seeds > 1 else ""
+    table = Table(
+        title=f"{layer} at each rescale factor{over}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        **borderline_caption(one.layers[layer] for one in factors if layer in one.layers),
+    )
+    accuracy = any(one.val_accuracy is not None for one in factors)
+    loss = not accuracy and any(one.val_loss is not None for one in factors)
+    measured = ["val accuracy"] * accuracy + ["val loss"] * loss
+    for name in ("rescale", *measured, "PR before", "PR after", "ENSD", "PR ratio", "ENSD/PR"):
+        table.add_column(name, justify="right")
+    table.add_column("verdict", no_wrap=True)
+    for one in factors:
+        row = None if layer is None else one.layers.get(layer)
+        values = [one.val_accuracy] * accuracy + [one.val_loss] * loss
+        values += [None] * 5 if row is None else [getattr(row, name) for name in NUMBERS]
+        digits = [3] * len(measured) + [2] * 5
+        cells = ["-" if v is None else f"{v:.{d}f}" for v, d in zip(values, digits, strict=True)]
+        table.add_row(f"{one.factor:g}", *cells, _verdict(one, layer))
+    return table
+
+
+def _verdict(one: FactorSummary, layer: str | None) -> str:
+    row = None if layer is None else one.layers.get(layer)
+    if row is None:
+        return "diverged"
+    count = one.agreement[row.layer]
+    text = row.shown_verdict if count == one.fits else f"{row.shown_verdict} {count}/{one.fits}"
+    return text + (f", {one.diverged} diverged" if one.diverged else "")
+
+
+def as_csv(fits: Sequence[FactorFit]) -> str:
+    """Return every layer of every fit as the text of a CSV file."""
+    measured = ("val_accuracy", "val_loss")
+    lines: list[list[Any]] = [["factor", "seed", "layer", *NUMBERS, "verdict", *measured]]
+    for one in fits:
+        values = [getattr(one, name) for name in measured]
+        for row in one.layers:
+            numbers = [v if isfinite(v) else "" for v in (getattr(row, name) for name in NUMBERS)]
+            lines.append([one.factor, one.seed, row.layer, *numbers, row.verdict, *values])
+        if not one.layers:
+            lines.append([one.factor, one.seed, "", *[""] * len(NUMBERS), "diverged", *values])
+    return csv_of(lines)

@@ -1,4 +1,4 @@
-"""Jobs with folders of their own on this machine or a cluster, from the first run to the last line on the screen."""
+"""Jobs of one run each, from the first to the last line on the screen."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,8 @@ from lit_aux.storage import StorageError
 def run_batch(jobs: Sequence[Job], path: Path, engine: Engine, retry: bool) -> int:
     """Carry out the jobs whose run the table lacks, and say how they ended.
 
-    A run that has ended without a row is taken as it is; one that was begun and has not ended is done again. A run
-    that fails gets a row that says why, and costs nothing else.
+    A run that has ended without a row is taken as it is; one that was begun and has not ended is done again.
+    A run that fails gets a row that says why, and costs nothing else.
 
     Args:
         jobs: Of one run each.

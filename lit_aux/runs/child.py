@@ -63,7 +63,7 @@ class _Pipe:
 
 
 def serve(connection: "Connection[Any, Any]") -> int:
-    """Carry out jobs until the parent wants no more; what a child process does, which is there for nothing else.
+    """Carry out jobs until the parent wants no more: all that a child process does.
 
     The process leads a group of its own, so that all that it starts can be ended with it; it ends itself and
     them when the other end of the connection is gone. It sends its number, then ``("step", ...)`` and

@@ -28,8 +28,8 @@ _TALKERS = ("distributed", "distributed.client", "distributed.core", "tornado.ap
 class Cluster:
     """Carries out jobs on the workers of a Dask cluster, each in a child process of its worker.
 
-    Rows come back as they are found, over the network. The jobs of a worker that dies are carried out elsewhere.
-    Where workers declare a resource ``GPU``, a job asks for one.
+    Rows come back as they are found, over the network. The jobs of a worker that dies are carried out
+    elsewhere. Where workers declare a resource ``GPU``, a job asks for one.
 
     Args:
         address: Of the scheduler, ``tcp://host:8786``, or the scheduler file that it has written.
@@ -64,7 +64,9 @@ class Cluster:
         ours = versions()
         lines = []
         for worker, theirs in self._client.run(versions).items():
-            other = [f"{name} {theirs[name]} (here {ours[name]})" for name in ours if theirs[name] != ours[name]]
+            other = [
+                f"{name} {theirs[name]} (here {ours[name]})" for name in ours if theirs[name] != ours[name]
+            ]
             if other:
                 lines.append(f"worker {worker} has {', '.join(other)}")
         return lines
@@ -135,8 +137,8 @@ def _connect(address: str) -> Any:
         import distributed
     except ImportError:
         raise ConfigurationError(
-            f"--cluster {address}: needs Dask, which is not installed; install the extra cluster: pip install "
-            "'lit-aux[cluster]'"
+            f"--cluster {address}: needs Dask, which is not installed; install the extra cluster: "
+            "pip install 'lit-aux[cluster]'"
         ) from None
     is_file = "://" not in address and (address.endswith(".json") or Path(address).is_file())
     if is_file and not Path(address).is_file():

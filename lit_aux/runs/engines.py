@@ -5,8 +5,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Protocol
 
-from lit_aux.runs.job import End, Event, Job, Row, Tell
 from lit_aux.runs.folder import read_outcome
+from lit_aux.runs.job import End, Event, Job, Row, Tell
 from lit_aux.runs.processes import Children, collected
 
 
@@ -29,7 +29,7 @@ class Engine(Protocol):
         ...
 
     def stop(self) -> None:
-        """End what is under way, and begin nothing more; what was told before this returns is all there is."""
+        """End what is under way and begin nothing more; nothing is told after this returns."""
         ...
 
 

@@ -83,4 +83,3 @@ def cause(code: int, line: str) -> str:
         name = f"signal {-code}"
     hint = " (out of memory?)" if name == "SIGKILL" else ""
     return f"killed by {name}{hint}" + (f"; its last line: {line}" if line else "")
-

@@ -74,8 +74,8 @@ class Event:
         kind: ``begin``, ``step``, ``rows``, ``end`` or ``broken``.
         job: The job.
         place: Its number among those that are carried out at the same time, from 0.
-        content: Of a step, the runs under way and their steps; of rows, the run, its rows and its measures; an
-            :class:`End`; of what broke, the exception.
+        content: Of a step, the runs under way and their steps; of rows, the run, its rows and its
+            measures; an :class:`End`; of what broke, the exception.
     """
 
     kind: str

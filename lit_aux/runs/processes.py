@@ -126,8 +126,8 @@ class _Server:
 class Children:
     """The child processes of one process, which several of its threads make use of.
 
-    On Linux they are forked from a server that has imported what jobs need; elsewhere each begins anew, as forking is
-    not safe there.
+    On Linux they are forked from a server that has imported what jobs need; elsewhere each begins anew, as
+    forking is not safe there.
 
     Args:
         places: How many jobs are carried out at the same time; the cores are divided among them.
@@ -136,8 +136,8 @@ class Children:
     def __init__(self, places: int) -> None:
         if not hasattr(os, "setsid"):
             raise ConfigurationError(
-                "--jobs: processes of their own need Linux or macOS, where a run ends with all that it started; "
-                "leave it out, or use WSL"
+                "--jobs: several processes need Linux or macOS, where a run ends with all that it started; leave "
+                "it out, or use WSL"
             )
         self.threads = threads_of(places)
         self._server: _Server | None = None
@@ -240,7 +240,7 @@ class Children:
 
 
 def _hear(child: Child, job: Job, place: int, tell: Tell) -> End | None:
-    """Pass on what a child tells of a job; return how it ended, None where the process ended without a word."""
+    """Pass on what a child tells of a job; return how it ended, None where the process just ended."""
     with suppress(EOFError, OSError):
         while True:
             kind, *content = child.connection.recv()

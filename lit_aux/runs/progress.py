@@ -106,4 +106,3 @@ def _bar() -> "Bar":
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-

@@ -1,9 +1,9 @@
 """``python -m lit_aux.runs.server``: imports what jobs need, once, and forks child processes on request.
 
-It computes nothing and asks for no GPU, so that forking is safe; its environment is the one that it was started
-with. It talks over a Unix socket, whose number is its argument: a line of modules to import comes first; a byte with
-a socket asks for a child, which is served at that socket; what comes back is a line ``PID STATUS`` for each child that
-has ended. It ends when the socket is closed.
+It computes nothing and asks for no GPU, so that forking is safe; its environment is the one that it was
+started with. It talks over a Unix socket, whose number is its argument. A line of modules to import comes
+first; a byte with a socket asks for a child, which is served at that socket; what comes back is a line
+``PID CODE`` for each child that has ended. It ends when the socket is closed.
 """
 
 import json

@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Any
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.runs.csv_file import CsvFile
 from lit_aux.files import remove_parts
 from lit_aux.locks import Lock
+from lit_aux.runs.csv_file import CsvFile
 
 COLUMNS = (
     "run",

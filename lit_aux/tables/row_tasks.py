@@ -7,7 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from lit_aux.experiments.task_measures import CLASSES, TASK
+from lit_aux.experiments.fit_rows import CLASSES, TASK
 from lit_aux.runs.table import MEASURE_COLUMNS, measures_path
 from lit_aux.spreadsheets import meant
 from lit_aux.tables.typed import Row, TableRow, whole_lines

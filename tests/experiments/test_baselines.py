@@ -6,7 +6,7 @@ from sklearn.linear_model import Ridge
 from torch.func import jacrev, vmap
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.experiments.baselines import ridge_baseline
+from lit_aux.experiments.students import ridge_baseline
 
 ALPHAS = torch.logspace(-5, 10, 12, dtype=torch.float64)
 

@@ -16,8 +16,7 @@ from lit_aux.callbacks import RepresentationDimensionality, WeightRescaling
 from lit_aux.cli import AuxiliaryCLI, main
 from lit_aux.data import CIFAR100DataModule, DigitsDataModule, FashionMNISTDataModule, ImageFolderDataModule
 from lit_aux.errors import ConfigurationError
-from lit_aux.experiments.fit_rows import found_rows, write_rows
-from lit_aux.experiments.image_rows import experiment_of
+from lit_aux.experiments.fit_rows import experiment_of, found_rows, write_rows
 from lit_aux.models import TimmBackbone
 from lit_aux.modules import AuxiliaryModule, MultiTaskModule, PretrainFinetuneModule, SingleTaskModule
 from lit_aux.phases import Phase

@@ -12,7 +12,7 @@ import pytest
 from lit_aux.cli.reproduce import _parse
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import EXPERIMENTS, Options, cells
-from lit_aux.experiments.slices import slices
+from lit_aux.experiments.reproduction import slices
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
 COUNTS = {

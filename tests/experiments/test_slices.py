@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lit_aux.experiments import EXPERIMENTS, Options, cells
-from lit_aux.experiments.slices import slices, title
+from lit_aux.experiments.reproduction import slices, title
 
 GRID: dict[str, Any] = {"seeds": [0, 1, 2, 3], "n_main": [16, 64]}
 

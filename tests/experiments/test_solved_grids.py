@@ -9,7 +9,7 @@ import torch
 from lit_aux.cli import main
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import Options, ResultsTable, Run, cells
-from lit_aux.experiments.slices import slices, title
+from lit_aux.experiments.reproduction import slices, title
 from lit_aux.experiments.students import train_slice
 
 EXACT = Options(integrator="exact", device="cpu")

@@ -204,7 +204,7 @@ def students(decay: float) -> dict[str, Any]:
 
 
 def test_an_option_of_a_derived_data_module_is_another_phase_and_another_run(tmp_path: Path) -> None:
-    from lit_aux.experiments.student_rows import student_rows
+    from lit_aux.experiments.fit_rows import student_rows
 
     runs = []
     for decay in (1.0, 0.0, 1.0):

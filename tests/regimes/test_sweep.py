@@ -17,8 +17,15 @@ from lit_aux.cli.commands import dispatch
 from lit_aux.cli.regime import run
 from lit_aux.errors import ConfigurationError, NonFiniteLossError
 from lit_aux.regimes.sweep import FactorFit
-from lit_aux.regimes.sweep_picture import _drawn
-from lit_aux.regimes.sweep_summary import best, by_factor, chosen_layer, conclusion, in_words, sweep_table
+from lit_aux.regimes.sweep_report import (
+    _drawn,
+    best,
+    by_factor,
+    chosen_layer,
+    conclusion,
+    in_words,
+    sweep_table,
+)
 
 MODULE = "lit_aux.modules.PretrainFinetuneModule"
 TIMM = {"class_path": "lit_aux.models.TimmBackbone", "init_args": {"name": "resnet18"}}

@@ -13,9 +13,9 @@ from test_configs import SMALL_TEACHERS, data_options, few_probes, short
 
 from lit_aux.cli import AuxiliaryCLI, main
 from lit_aux.cli.sweep import parser
-from lit_aux.sweeps.command_line import expand, fit_words
 from lit_aux.sweeps.file import read_sweep
 from lit_aux.sweeps.points import points
+from lit_aux.sweeps.run import expand, fit_words
 
 FILES = sorted((ROOT / "configs").glob("**/sweeps/*.yaml"))
 GRIDS = {"digits", "fashion", "cifar100_resnet18", "cifar100_vit", "diagonal", "relu"}
