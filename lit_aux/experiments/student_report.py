@@ -6,9 +6,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from lit_aux.experiments.fit_rows import student_rows
 from lit_aux.experiments.means import is_log, kind_of_mean, mean_and_error, mean_of, scaled
 from lit_aux.files import atomic_path
-from lit_aux.runs.job import Row, student_rows
+from lit_aux.runs.job import Row
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -136,8 +136,8 @@ class Children:
     def __init__(self, places: int) -> None:
         if not hasattr(os, "setsid"):
             raise ConfigurationError(
-                "--jobs: several processes need Linux or macOS, where a run ends with all that it started; leave "
-                "it out, or use WSL"
+                "--jobs: several processes need Linux or macOS, where a run ends with all that it has "
+                "started; leave it out, or use WSL"
             )
         self.threads = threads_of(places)
         self._server: _Server | None = None

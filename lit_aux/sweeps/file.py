@@ -8,7 +8,7 @@ from typing import Any
 from lit_aux import _yaml
 from lit_aux.errors import ConfigurationError
 from lit_aux.storage import check_given
-from lit_aux.sweeps.points import Spec, check
+from lit_aux.sweeps.distributions import Spec, check
 
 EXAMPLE = '["${env}", lit-aux, fit, --config, FILE, "${args}"]'
 """A command, in YAML; without the quotes, braces would be mappings."""
