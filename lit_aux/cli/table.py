@@ -15,15 +15,15 @@ from lit_aux.experiments.means import is_log
 from lit_aux.files import atomic_write
 from lit_aux.outputs import check_output
 from lit_aux.runs.duplicates import check_duplicates
+from lit_aux.runs.reading import read_measures, read_rows, tables_of
 from lit_aux.runs.table import measures_path
+from lit_aux.runs.typed import Row
 from lit_aux.storage import check_given, check_place
 from lit_aux.tables import selection, sheets
-from lit_aux.tables.reading import read_measures, read_rows, tables_of
 from lit_aux.tables.reference import compare
 from lit_aux.tables.sheet import FORMATS, Format, Sheet
 from lit_aux.tables.sheets import Query, beside, in_full
 from lit_aux.tables.statistics import SETUPS
-from lit_aux.tables.typed import Row
 
 _DESCRIPTION = (
     "Print what a results table says: means with standard errors over seeds, differences between setups "

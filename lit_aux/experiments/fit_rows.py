@@ -17,7 +17,7 @@ from lit_aux.phases.identity import describe_data, own_parts
 from lit_aux.phases.phased import setup_of
 from lit_aux.runs.duplicates import settled
 from lit_aux.runs.job import Row
-from lit_aux.runs.table import COLUMNS, ResultsTable, run_hash
+from lit_aux.runs.table import CLASSES, COLUMNS, TASK, ResultsTable, run_hash
 from lit_aux.runs.wandb_summary import log_rows
 
 if TYPE_CHECKING:
@@ -269,10 +269,6 @@ def _options(module: AuxiliaryModule, replica: int) -> Row:
         "preset": getattr(module, "rescale_preset", None),
         "pretrained": getattr(module, "pretrained", None),
     }
-
-
-TASK, CLASSES = "task", "task_classes"
-"""Measures whose ``layer`` is the name of the task, and those of its classes with ``|`` between them."""
 
 
 def task_measures(rows: Sequence[dict[str, Any]], phase: str, task: str, data: Any) -> list[dict[str, Any]]:

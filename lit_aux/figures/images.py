@@ -10,7 +10,7 @@ from lit_aux.figures.curves import SINGLE, Curve, at_factor_one, by_experiment, 
 from lit_aux.figures.layout import Layout, Panel, Request
 from lit_aux.figures.students import factor_key, factor_looks, setup_looks, setups_of
 from lit_aux.figures.style import QUANTITIES
-from lit_aux.tables.typed import Row
+from lit_aux.runs.typed import Row
 
 _N_MAIN = "main-task images"
 _ACCURACY = "test accuracy"

@@ -10,7 +10,7 @@ from lit_aux.figures import images, solutions, students
 from lit_aux.figures.drawing import draw, overlay
 from lit_aux.figures.layout import Layout, Request
 from lit_aux.figures.tables import NETWORKS, Tables, load
-from lit_aux.tables.typed import Row
+from lit_aux.runs.typed import Row
 
 Lay = Callable[[Sequence[Row], Sequence[Row], Request], Layout]
 

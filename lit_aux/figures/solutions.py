@@ -11,7 +11,7 @@ from lit_aux.figures.layout import Layout, Panel, Request
 from lit_aux.figures.students import setup_looks, setups_of
 from lit_aux.figures.style import TIMES
 from lit_aux.figures.tables import by_task, entries, pattern_title, shared_title
-from lit_aux.tables.typed import Row
+from lit_aux.runs.typed import Row
 
 TASK = ("k_main", "overlap", "correlation", "magnitude")
 """Columns that say which task it is."""

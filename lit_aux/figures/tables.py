@@ -10,10 +10,10 @@ from typing import Any
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.grids import EXPERIMENTS
 from lit_aux.figures.style import TIMES
+from lit_aux.runs.reading import read_measures, read_rows
+from lit_aux.runs.typed import Row
 from lit_aux.storage import check_given
 from lit_aux.tables import selection
-from lit_aux.tables.reading import read_measures, read_rows
-from lit_aux.tables.typed import Row
 
 NETWORKS = ("diagonal", "relu", "image")
 _FILES = {"cifar100_resnet": "cifar100-resnet18", "cifar100_vit": "cifar100-vit"}
@@ -67,7 +67,7 @@ def load(paths: Sequence[str | Path], option: str = "--results", duplicates: str
         paths: Files; folders with tables of ours, or with published ones.
         option: What the user calls them.
         duplicates: What counts where rows of one run differ, as for
-            :func:`~lit_aux.tables.reading.read_rows`.
+            :func:`~lit_aux.runs.reading.read_rows`.
 
     Raises:
         ConfigurationError: If a file is missing, or no table, or rows of one run differ.

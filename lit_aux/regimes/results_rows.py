@@ -20,7 +20,7 @@ from lit_aux.regimes.student_features import StudentFeatures, student_weights
 from lit_aux.runs.csv_file import CsvFile
 from lit_aux.runs.duplicates import once
 from lit_aux.runs.table import ADDED, COLUMNS
-from lit_aux.tables.typed import Row
+from lit_aux.runs.typed import Row
 
 Weights = dict[str, Tensor]
 

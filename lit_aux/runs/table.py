@@ -48,6 +48,8 @@ OPTION_COLUMNS = {
 }
 """Columns by the option of ``lit-aux fit`` that sets them."""
 MEASURE_COLUMNS = ("run", "phase", "step", "layer", "measure", "value")
+TASK, CLASSES = "task", "task_classes"
+"""Measures whose ``layer`` is the name of the task, and those of its classes with ``|`` between them."""
 
 
 class ResultsTable:

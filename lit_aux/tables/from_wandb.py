@@ -12,9 +12,9 @@ from typing import Any
 from lit_aux.errors import ConfigurationError
 from lit_aux.runs.duplicates import settled
 from lit_aux.runs.table import OPTION_COLUMNS, ResultsTable
+from lit_aux.runs.typed import Row
 from lit_aux.runs.wandb_summary import rows_of
 from lit_aux.tables.statistics import SETUPS
-from lit_aux.tables.typed import Row
 
 _FAILED = ("failed", "crashed", "killed", "preempted")
 _TIMEOUT = 60

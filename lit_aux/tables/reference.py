@@ -6,8 +6,8 @@ from math import isnan, sqrt
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.means import Stat
+from lit_aux.runs.typed import Row
 from lit_aux.tables.statistics import CellValues, Key, cells
-from lit_aux.tables.typed import Row
 
 AXES = ("setup", "overlap", "k_main", "correlation", "magnitude", "rescale", "n_main")
 LEAST = 0.05

@@ -5,8 +5,8 @@ from typing import Any
 
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.experiments.means import LOSSES
-from lit_aux.tables.row_tasks import COLUMN_OF, name_of
-from lit_aux.tables.typed import Row
+from lit_aux.runs.row_tasks import COLUMN_OF, name_of
+from lit_aux.runs.typed import Row
 
 COLUMNS = (*LOSSES, "accuracy", "seconds", "steps")
 

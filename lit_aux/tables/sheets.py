@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from lit_aux.experiments.means import Stat, kind_of_mean, spelled_mean
+from lit_aux.runs.typed import Row
 from lit_aux.tables.reference import Compared, ReferenceComparison
 from lit_aux.tables.selection import spelled, varying
 from lit_aux.tables.sheet import Sheet, exact
@@ -24,7 +25,6 @@ from lit_aux.tables.statistics import (
     repeated,
     winners,
 )
-from lit_aux.tables.typed import Row
 
 _GROUP = ("setup", "rescale")
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from typing import Any
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.means import Stat, mean_of, scaled, unscaled_error
-from lit_aux.tables.typed import Row
+from lit_aux.runs.typed import Row
 
 Key = tuple[Any, ...]
 PLACES = (
@@ -63,7 +63,7 @@ def cells(rows: Iterable[Row], value: str, names: Sequence[str], log: bool = Fal
     """Put rows into the cells that some columns make, in the order of those columns' values.
 
     Args:
-        rows: Of :func:`~lit_aux.tables.reading.read_rows`.
+        rows: Of :func:`~lit_aux.runs.reading.read_rows`.
         value: The column to look at. Rows with ``seeds`` and ``VALUE_se`` are means already.
         names: The columns that tell cells apart.
         log: Whether means are taken of log10 of the values.

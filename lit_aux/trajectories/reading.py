@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.runs.reading import PathLike, files_beneath
 from lit_aux.spreadsheets import meant
 from lit_aux.storage import check_given
-from lit_aux.tables.reading import PathLike, files_beneath
 
 Floats: TypeAlias = NDArray[np.float64]
 Wholes: TypeAlias = NDArray[np.int64]

@@ -14,9 +14,9 @@ import pytest
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import ResultsTable
+from lit_aux.runs.reading import read_rows
 from lit_aux.runs.table import COLUMNS, MEASURE_COLUMNS, measures_path, run_hash
 from lit_aux.storage import StorageError
-from lit_aux.tables.reading import read_rows
 
 DESIGN = """experiment, setup, seed, n_main, overlap, k_main, correlation, magnitude, rescale, solver,
 loss_best, loss_final, train_loss, steps, converged, seconds"""

@@ -10,8 +10,8 @@ from table_helpers import row, table
 from lit_aux.cli import main
 from lit_aux.experiments.means import mean_of
 from lit_aux.figures.curves import average
+from lit_aux.runs.reading import read_rows
 from lit_aux.runs.table import ResultsTable
-from lit_aux.tables.reading import read_rows
 
 
 def rows(field: str, value: object) -> list[dict[str, object]]:

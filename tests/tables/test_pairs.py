@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import ttest_rel
 from table_helpers import failed, plain_csv, row, table
 
-from lit_aux.tables.reading import read_rows
+from lit_aux.runs.reading import read_rows
 from lit_aux.tables.selection import is_higher_better
 from lit_aux.tables.sheets import Query, table_of
 from lit_aux.tables.statistics import Difference, cells, differences, repeated, winners

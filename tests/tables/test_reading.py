@@ -9,8 +9,8 @@ import pytest
 from table_helpers import REFERENCE, failed, needs_reference, plain_csv, row, table
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.runs.reading import read_measures, read_rows
 from lit_aux.runs.table import COLUMNS
-from lit_aux.tables.reading import read_measures, read_rows
 
 
 def test_values_have_their_kinds(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_folder_without_tables(tmp_path: Path) -> None:
 
 def test_reading_and_the_command_load_nothing_heavy() -> None:
     heavy = ["torch", "lightning", "pandas", "numpy", "scipy", "matplotlib", "wandb"]
-    code = "import sys, lit_aux.tables.reading, lit_aux.cli.table; "
+    code = "import sys, lit_aux.runs.reading, lit_aux.cli.table; "
     code += f"print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60

@@ -14,7 +14,7 @@ import pytest
 from table_helpers import REFERENCE, needs_reference, plain_csv, row, table
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.tables.reading import read_rows
+from lit_aux.runs.reading import read_rows
 from lit_aux.tables.reference import ReferenceComparison, compare
 
 

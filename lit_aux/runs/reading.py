@@ -8,10 +8,10 @@ from typing import TypeAlias
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.runs.duplicates import HINT, chosen, mean_value, same, settled, shown
+from lit_aux.runs.row_tasks import name_tasks
 from lit_aux.runs.table import COLUMNS, MEASURE_COLUMNS, measures_path
+from lit_aux.runs.typed import Row, TableRow, typed
 from lit_aux.storage import check_given
-from lit_aux.tables.row_tasks import name_tasks
-from lit_aux.tables.typed import Row, TableRow, typed
 
 PathLike: TypeAlias = str | os.PathLike[str]
 _CELL = (*COLUMNS[2 : COLUMNS.index("loss_best")], "quantity", "layer")
@@ -148,7 +148,7 @@ def measures_of(
 
     Args:
         groups: The rows of each run.
-        duplicates: Which of several rows count, as for :func:`~lit_aux.tables.reading.read_rows`.
+        duplicates: Which of several rows count, as for :func:`~lit_aux.runs.reading.read_rows`.
         checked: The measures that must agree where there are several rows of a run; all by default.
 
     Raises:

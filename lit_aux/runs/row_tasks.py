@@ -7,10 +7,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from lit_aux.experiments.fit_rows import CLASSES, TASK
-from lit_aux.runs.table import MEASURE_COLUMNS, measures_path
+from lit_aux.runs.table import CLASSES, MEASURE_COLUMNS, TASK, measures_path
+from lit_aux.runs.typed import Row, TableRow, whole_lines
 from lit_aux.spreadsheets import meant
-from lit_aux.tables.typed import Row, TableRow, whole_lines
 
 _Kind: TypeAlias = tuple[Any, str | None]
 _OPTION = "train_tasks"
