@@ -29,14 +29,16 @@ def launch(script: Path, folder: Path, *arguments: str) -> None:
 
 
 def processes_of_here() -> set[int]:
-    """Return the processes that this one has started, and those that are theirs."""
-    parents = {}
-    for place in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            words = place.read_text().rpartition(")")[2].split()
-            if words[0] != "Z":
-                parents[int(place.parent.name)] = int(words[1])
+    """Return the processes that this one has started to carry out jobs, and those that are theirs."""
+    parents: dict[int, int] = {}
     found: set[int] = set()
-    while new := {pid for pid, parent in parents.items() if parent in found | {os.getpid()}} - found:
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (place / "stat").read_text().rpartition(")")[2].split()
+            if words[0] != "Z":
+                parents[int(place.name)] = int(words[1])
+            if int(words[1]) == os.getpid() and b"lit_aux.runs" in (place / "cmdline").read_bytes():
+                found.add(int(place.name))
+    while new := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= new
     return found

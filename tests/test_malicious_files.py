@@ -310,15 +310,15 @@ def test_what_another_fit_left_in_the_folder_is_not_unpickled(
     tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What strategies that spawn bring back is a pickle: one that lay there before is not theirs."""
-    from lit_aux.phases import PhaseTrainer, brought_back
+    from lit_aux.phases import PhaseTrainer, ranks
 
     trainer = PhaseTrainer(accelerator="cpu", logger=False, default_root_dir=tmp_path)
-    monkeypatch.setattr(brought_back, "starts_processes", lambda trainer: True)
+    monkeypatch.setattr(ranks, "starts_processes", lambda trainer: True)
     (tmp_path / ".brought_back").write_bytes(pickle.dumps({"result": Marks(mark)}))
     module: Any = object()
-    brought_back.check_processes(trainer, module, 1)
+    ranks.check_processes(trainer, module, 1)
     result: Any = object()
-    assert not brought_back.take_back(trainer, result, module, None)
+    assert not ranks.take_back(trainer, result, module, None)
 
 
 # What a configuration names is in regimes/test_trust.py, scripts in sweeps/test_slurm_scripts.py

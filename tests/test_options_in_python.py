@@ -68,7 +68,7 @@ IN_PYTHON: list[tuple[str, Callable[[], Any]]] = [
     ("mixing: 3", lambda: WiSEFT(mixing=cast(Any, 3))),
     ("factor: x", lambda: WeightRescaling(factor=cast(Any, "x"))),
     ("threshold: x", lambda: StopAtTrainingLoss(cast(Any, "x"))),
-    ("num_samples: 'x'", lambda: RepresentationDimensionality(num_samples=cast(Any, "x"))),
+    ("num_samples: x", lambda: RepresentationDimensionality(num_samples=cast(Any, "x"))),
     ("num_samples: 2.5", lambda: FisherTrace(num_samples=cast(Any, 2.5))),
     ("num_samples: x", lambda: WiSEFT(num_samples=cast(Any, "x"))),
     ("num_samples: True", lambda: FisherTrace(num_samples=True)),
