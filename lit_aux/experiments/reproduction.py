@@ -183,12 +183,12 @@ def slice_job(group: Sequence[Run], options: Options) -> Job:
         group: Their runs.
         options: How they are carried out.
     """
-    return replace(_job(group, train_students, group, options), imports=_IMPORTS)
+    return replace(_job(group, train_students, group, options), imports=_IMPORTS, reuse=True)
 
 
 def _job(group: Sequence[Run], work: Callable[..., None], *arguments: Any) -> Job:
     known = {run.run_hash: run.identity for run in group}
-    return Job(title(group), known, work, arguments, reuse=True)
+    return Job(title(group), known, work, arguments)
 
 
 def train_students(report: Report, group: Sequence[Run], options: Options) -> None:

@@ -96,7 +96,7 @@ class Sweep:
                 say(f"{title}: done before")
                 found[root.name] = before
             else:
-                jobs.append(Job(title, {root.name: {}}, fit_factor, (config, factor, seed, fit), reuse=True))
+                jobs.append(Job(title, {root.name: {}}, fit_factor, (config, factor, seed, fit)))
 
         def take(rows: Sequence[Row], measures: Sequence[Row]) -> None:
             for row in rows:

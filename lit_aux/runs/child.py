@@ -75,6 +75,7 @@ def serve(connection: "Connection[Any, Any]") -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(PermissionError):
         os.setsid()
+    sys.argv = ["lit-aux"]
     connection.send(os.getpid())
     tasks: SimpleQueue[Task] = SimpleQueue()
     threading.Thread(target=_listen, args=(connection, tasks), daemon=True).start()

@@ -17,6 +17,7 @@ from lit_aux.errors import ClusterError, ConfigurationError
 from lit_aux.runs.child import one_line
 from lit_aux.runs.job import End, Event, Job, Tell
 from lit_aux.runs.processes import Children
+from lit_aux.storage import StorageError
 
 _CONNECT = 20.0  # seconds for a scheduler to answer
 _LOOK = 0.5  # seconds between two looks whether a job is still wanted
@@ -63,7 +64,14 @@ class Cluster:
             return [f"{self.address} has no worker yet; runs begin as soon as there is one"]
         ours = versions()
         lines = []
-        for worker, theirs in self._client.run(versions).items():
+        try:
+            found = self._client.run(versions)
+        except Exception as error:  # they import this module to tell
+            raise ConfigurationError(
+                f"--cluster {self.address}: its workers lack lit_aux, or have another version "
+                f"({one_line(error)}); install this one there"
+            ) from None
+        for worker, theirs in found.items():
             other = [
                 f"{name} {theirs[name]} (here {ours[name]})" for name in ours if theirs[name] != ours[name]
             ]
@@ -109,13 +117,16 @@ class Cluster:
         except CancelledError:
             tell(Event("broken", job, number, self._lost()))
             return
+        except StorageError as error:
+            tell(Event("broken", job, number, error))
+            return
         except Exception as error:
-            if type(error).__name__ == "KilledWorker":
-                tell(Event("end", job, number, End("every worker that carried it out died")))
-            elif type(error).__name__ == "FutureCancelledError":
+            if type(error).__name__ == "FutureCancelledError":
                 tell(Event("broken", job, number, self._lost()))
-            else:
-                tell(Event("broken", job, number, error))
+                return
+            killed = type(error).__name__ == "KilledWorker"
+            end = End("every worker that carried it out died" if killed else one_line(error))
+            tell(Event("end", job, number, end))
             return
         for content in rows:  # those that were not told before
             tell(Event("rows", job, number, content))

@@ -46,7 +46,7 @@ class LocalCluster:
         }
         self.workers: list[subprocess.Popen[bytes]] = []
         self.scheduler = self._start(_SCHEDULER, str(self.file))
-        until(self.file.is_file, seconds=60)
+        until(lambda: self.file.is_file() and self.file.read_text().rstrip().endswith("}"), seconds=60)
 
     @property
     def address(self) -> str:

@@ -87,6 +87,15 @@ def test_failed_runs_have_rows(warm: LocalCluster) -> None:
     assert errors == ["", "--trouble: refused; try none", "killed by SIGKILL (out of memory?)"]
 
 
+def test_what_a_worker_lacks_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grid([1], 1)
+    with cluster(tmp_path / "strangers", 1) as made:
+        assert run(["s.yaml", "--cluster", made.address], toy) == 1
+    (row,) = rows_of(TABLE)
+    assert "ModuleNotFoundError: No module named 'sweep_helpers'" in row["error"]
+    assert row["error"].startswith("worker tcp://127.0.0.1:")
+
+
 def test_a_worker_that_dies_costs_nothing(fresh: LocalCluster) -> None:
     count = grid([20], 10)
     process = begun(["s.yaml", "--cluster", fresh.address])
