@@ -9,8 +9,7 @@ from torch import Tensor
 
 from lit_aux.data import ReLUTeacher, TeacherDataModule
 from lit_aux.errors import ConfigurationError
-from lit_aux.functional import feature_alignment, kmeans_inertia
-from lit_aux.functional._scale import scaled_norm
+from lit_aux.functional import feature_alignment, kmeans_inertia, unit_contributions
 from lit_aux.functional.clustering import Reference
 from lit_aux.functional.norms import (
     entry_share,
@@ -73,7 +72,7 @@ def _relu(net: ReLUNet, data: TeacherDataModule, replica: int) -> Iterator[tuple
     assert isinstance(other, ReLUTeacher)
     yield "teacher", "F_1", float(f1_norm(teacher.directions.double(), teacher.readout.double()[None]))
     # Units that contribute nothing keep the direction of their start, which says nothing of what was learned.
-    contributions = scaled_norm(readout[main], 0) * scaled_norm(first, 1)
+    contributions = unit_contributions(first, readout[main])
     for k in sorted({*CLUSTERS, len(teacher.directions)}):
         inertia = partial(kmeans_inertia, first, k, reference=_reference(k))
         yield "student", f"inertia_k{k}", _measured(inertia)
