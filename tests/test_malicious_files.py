@@ -17,11 +17,10 @@ from malicious_helpers import KINDS, Marks, is_armed, poison
 from lit_aux.cli import AuxiliaryCLI, main
 from lit_aux.data import DigitsDataModule
 from lit_aux.errors import ConfigurationError
-from lit_aux.experiments.pretrained import read
 from lit_aux.models import TimmBackbone
 from lit_aux.modules import SingleTaskModule
 from lit_aux.phases import PhaseTrainer
-from lit_aux.phases.store import PhaseStore
+from lit_aux.phases.store import PhaseStore, read_tensor
 from lit_aux.regimes import read_run
 
 STUDENTS = ["--model=lit_aux.modules.PretrainFinetuneModule", "--model.backbone=lit_aux.models.DiagonalNet"]
@@ -228,7 +227,7 @@ def test_entries_of_the_phase_store(kind: str, mark: Path) -> None:
 def test_pretrained_networks_beside_a_table(kind: str, mark: Path) -> None:
     path = poison(Path("pretrained/0.pt"), kind, mark)
     with pytest.raises(ConfigurationError, match=r"pretrained/0\.pt.*posix\.system"):
-        read(path)
+        read_tensor(path)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -18,7 +18,6 @@ from lit_aux.data import DiagonalTeacherDataModule, ReLUTeacherDataModule, Teach
 from lit_aux.errors import unknown_name
 from lit_aux.experiments.measures import measures_of
 from lit_aux.experiments.options import Options
-from lit_aux.experiments.pretrained import claimed, read, write
 from lit_aux.experiments.protocol import Protocol
 from lit_aux.experiments.run import Emit, OnStep, Run
 from lit_aux.functional.ridge import BestRidge, best_ridge
@@ -27,6 +26,7 @@ from lit_aux.integrators import Exact, GradientDescent, GradientFlow, Integrator
 from lit_aux.models import DiagonalNet, ReLUNet, StudentNet
 from lit_aux.modules import AuxiliaryModule, MultiTaskModule, PretrainFinetuneModule, SingleTaskModule
 from lit_aux.phases import PhaseSettings, PhaseTrainer
+from lit_aux.phases.store import claimed_files, read_tensor, write_tensor
 
 
 def train_slice(runs: Sequence[Run], options: Options, progress: OnStep, emit: Emit) -> None:
@@ -150,11 +150,11 @@ class _Slice:
     def _load_pretrained(self, net: StudentNet) -> None:
         """Put pretrained weights into the network; those that nobody has trained yet are trained now."""
         files = {seed: self._file(seed) for seed in dict.fromkeys(self.seeds)}
-        with claimed(path for path in files.values() if not path.is_file()):
+        with claimed_files(path for path in files.values() if not path.is_file()):
             missing = [seed for seed, path in files.items() if not path.is_file()]
             if missing:
                 self._pretrain(missing, files)
-        weights = {seed: read(path) for seed, path in files.items()}
+        weights = {seed: read_tensor(path) for seed, path in files.items()}
         names = list(net.weights())
         theta = torch.stack([weights[seed] for seed in self.seeds])
         net.unpack(theta, torch.arange(net.replicas), names)
@@ -168,7 +168,7 @@ class _Slice:
         fit(module, data, self.options.device, self.progress)
         theta = net.pack(torch.arange(net.replicas), list(net.weights())).cpu()
         for row, cell in zip(theta, data.replicas, strict=True):
-            write(files[int(cell["seed"])], row.clone())
+            write_tensor(files[int(cell["seed"])], row.clone())
 
     def _file(self, seed: int) -> Path:
         """Name the file by all that pretraining depends on."""

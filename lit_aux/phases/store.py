@@ -1,13 +1,14 @@
 """First phases that were trained before, found again by what went into them."""
 
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.files import remove_parts
@@ -17,7 +18,7 @@ from lit_aux.phases.identity import describe_phase
 from lit_aux.phases.phase import Phase
 from lit_aux.phases.phased import Fingerprinted
 from lit_aux.phases.state import PhaseResult, check_finite, check_fit, read_checkpoint, result_of
-from lit_aux.pickles import write_weights
+from lit_aux.pickles import read_weights, unreadable, write_weights
 
 _COMPARED = 50
 """How many stored phases, the newest, are looked at to say what differs."""
@@ -273,3 +274,49 @@ class FirstPhaseReuse:
         """Let others train what this run claimed and has not stored."""
         self._key = None
         self.store.release()
+
+
+# Students pretrain many seeds as one batch: an entry for each, in a file of its own
+
+
+@contextmanager
+def claimed_files(files: Iterable[Path]) -> Iterator[None]:
+    """Be the only process that makes these files; wait while another makes one of them.
+
+    Within, look again which of them are missing. A process that is killed leaves its claims to the others.
+
+    Args:
+        files: Those that are missing; their folder is made.
+    """
+    with ExitStack() as held:
+        for path in sorted(set(files)):  # all in the same order, so that no two wait for each other
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = Lock(path.with_name(f".{path.name}.lock"))
+            lock.wait(f"the pretrained network {path.name}")
+            held.callback(lock.release)
+        yield
+
+
+def read_tensor(path: Path) -> Tensor:
+    """Read the weights of one network.
+
+    Raises:
+        ConfigurationError: If the file is damaged or holds something else, naming it.
+    """
+    try:
+        found = read_weights(path)
+    except Exception as error:
+        raise ConfigurationError(
+            f"{path}: {unreadable(path, error)}; remove it, and it is trained again"
+        ) from None
+    if not isinstance(found, Tensor):
+        raise ConfigurationError(
+            f"{path}: holds no weights of pretraining; remove it, and it is trained again"
+        )
+    return found
+
+
+def write_tensor(path: Path, weights: Tensor) -> None:
+    """Write weights whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_weights(path, weights)

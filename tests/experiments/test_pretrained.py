@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_aux.experiments.pretrained import claimed, write
+from lit_aux.phases.store import claimed_files, write_tensor
 
 
 def test_who_comes_second_waits_and_finds_the_files(tmp_path: Path) -> None:
@@ -15,11 +15,11 @@ def test_who_comes_second_waits_and_finds_the_files(tmp_path: Path) -> None:
     made: list[Path] = []
 
     def ask(wanted: list[Path]) -> None:
-        with claimed(path for path in wanted if not path.is_file()):
+        with claimed_files(path for path in wanted if not path.is_file()):
             for path in [path for path in wanted if not path.is_file()]:
                 made.append(path)
                 time.sleep(0.05)
-                write(path, torch.ones(2))
+                write_tensor(path, torch.ones(2))
 
     asked = ([0, 1, 2], [2, 1, 0], [1], [2, 0], [0, 1, 2])
     threads = [threading.Thread(target=ask, args=([files[i] for i in some],)) for some in asked]
@@ -36,7 +36,7 @@ def test_files_that_nobody_shares_are_made_at_the_same_time(tmp_path: Path) -> N
     both = threading.Barrier(2, timeout=10)
 
     def ask(name: str) -> None:
-        with claimed([tmp_path / name]):
+        with claimed_files([tmp_path / name]):
             both.wait()
 
     threads = [threading.Thread(target=ask, args=(name,)) for name in "ab"]
@@ -48,9 +48,9 @@ def test_files_that_nobody_shares_are_made_at_the_same_time(tmp_path: Path) -> N
 
 
 def test_a_failure_leaves_the_claim_to_others(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), claimed([tmp_path / "a.pt"]):
+    with pytest.raises(KeyError), claimed_files([tmp_path / "a.pt"]):
         raise KeyError
-    with claimed([tmp_path / "a.pt"]):
-        write(tmp_path / "a.pt", torch.arange(3))
+    with claimed_files([tmp_path / "a.pt"]):
+        write_tensor(tmp_path / "a.pt", torch.arange(3))
     assert torch.load(tmp_path / "a.pt", weights_only=True).tolist() == [0, 1, 2]
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
