@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lit_aux.errors import ClusterError, ConfigurationError
+from lit_aux.errors import ClusterError, ConfigurationError, RankError
 from lit_aux.runs.engines import Engine
 from lit_aux.runs.folder import OUTPUT, forget
 from lit_aux.runs.job import Job
@@ -44,7 +44,12 @@ def run_batch(jobs: Sequence[Job], path: Path, engine: Engine, retry: bool) -> i
                 runner.run([job for job in jobs if key_of(job) not in rows])
             except KeyboardInterrupt:
                 code = 130
-            except (StorageError, ConfigurationError, ClusterError) as error:  # of the disk, or of the table
+            except (
+                StorageError,
+                ConfigurationError,
+                ClusterError,
+                RankError,
+            ) as error:  # of the disk, or of the table
                 code = 1
                 progress.note(f"lit-aux: error: {error}")
         if code is None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from lit_aux.errors import ConfigurationError
+from lit_aux.errors import ConfigurationError, RankError
 from lit_aux.locks import remove_dead
 from lit_aux.runs.child import Task, lock_of
 from lit_aux.runs.folder import OUTPUT, Outcome, cause, forget, last_line, read_outcome, write_outcome
@@ -154,6 +154,7 @@ class Children:
 
         Raises:
             StorageError: If nothing can be written any more.
+            RankError: If no process can be started.
             OSError: If the mark of an end cannot be written.
         """
         if job.folder is not None and (before := read_outcome(job.folder)) is not None:
@@ -161,7 +162,9 @@ class Children:
         try:
             child = self._child(job, place)
         except (EOFError, OSError):
-            return End("" if self._stopped else "the process that starts others has ended")
+            if self._stopped:
+                return End("stopped")
+            raise RankError("processes cannot be started any more; is memory short?") from None
         over = _hear(child, job, place, tell)
         with self._lock:
             self._busy.pop(place, None)
@@ -208,8 +211,14 @@ class Children:
         """Send a job to a child, an idle one where there is one that may take it."""
         child = self._idle.pop(place, None) if job.reuse else None
         if child is None:
-            child = self._new(job)
-            child.pid = child.connection.recv()
+            try:
+                child = self._new(job)
+            except (EOFError, OSError):  # the server was killed: another takes its place
+                if self._stopped:
+                    raise
+                with self._lock:
+                    self._server = None
+                child = self._new(job)
         with self._lock:
             if self._stopped:
                 child.kill()
@@ -225,7 +234,10 @@ class Children:
             with self._lock:
                 if self._server is None:
                     self._server = _Server(job.imports, self.threads)
-            return self._server.fork()
+                server = self._server
+            child = server.fork()
+            child.pid = child.connection.recv()
+            return child
         ours, theirs = socket.socketpair()
         child = Child(Connection(ours.detach()))
         with theirs:
@@ -236,6 +248,7 @@ class Children:
                 env={**os.environ, "OMP_NUM_THREADS": str(self.threads)},
                 start_new_session=True,
             )
+        child.pid = child.connection.recv()
         return child
 
 

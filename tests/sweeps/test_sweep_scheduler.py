@@ -231,6 +231,26 @@ def test_nobody_outlives_a_scheduler_that_is_killed() -> None:
     until(lambda: all(map(gone, pids)), seconds=10)
 
 
+def test_the_server_of_processes_may_be_killed() -> None:
+    grid([20], 10)
+    process = in_a_process("--jobs", "2")
+    until(lambda: sum(kind == "end" for kind, *_ in events()) >= 2)
+    (server,) = (p for p in Path("/proc").glob("[0-9]*") if is_server_of(process.pid, p))
+    os.kill(int(server.name), signal.SIGKILL)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, out
+    check_all(10)
+
+
+def is_server_of(parent: int, place: Path) -> bool:
+    """Return whether a process forks the runs of another."""
+    try:
+        words = (place / "stat").read_text().rpartition(")")[2].split()
+        return int(words[1]) == parent and b"lit_aux.runs.server" in (place / "cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 def test_each_run_computes_on_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
