@@ -13,6 +13,9 @@ from lit_aux.runs.runner import FailedRows, Runner
 from lit_aux.runs.table import ResultsTable
 from lit_aux.storage import StorageError
 
+_ENDS = (StorageError, ConfigurationError, ClusterError, RankError)
+"""Of the disk, the table, the cluster and this machine: no run fails for them."""
+
 
 def run_batch(jobs: Sequence[Job], path: Path, engine: Engine, retry: bool) -> int:
     """Carry out the jobs whose run the table lacks, and say how they ended.
@@ -44,12 +47,7 @@ def run_batch(jobs: Sequence[Job], path: Path, engine: Engine, retry: bool) -> i
                 runner.run([job for job in jobs if key_of(job) not in rows])
             except KeyboardInterrupt:
                 code = 130
-            except (
-                StorageError,
-                ConfigurationError,
-                ClusterError,
-                RankError,
-            ) as error:  # of the disk, or of the table
+            except _ENDS as error:
                 code = 1
                 progress.note(f"lit-aux: error: {error}")
         if code is None:
