@@ -12,18 +12,22 @@ import select
 import signal
 import socket
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from multiprocessing.connection import Connection
+
+_LOOK = 0.2  # seconds
 
 
 def main(control: socket.socket) -> None:
     """Import, then fork until nobody asks any more."""
     asked = json.loads(_line(control))
     sys.path += [place for place in asked["path"] if place not in sys.path]
-    for module in asked["modules"]:
-        with suppress(Exception):  # whoever needs it will say what is missing
-            import_module(module)
+    with _while_wanted(control):
+        for module in asked["modules"]:
+            with suppress(Exception):  # whoever needs it will say what is missing
+                import_module(module)
     ended, wake = os.pipe()
     for end in (ended, wake):
         os.set_blocking(end, False)
@@ -48,6 +52,24 @@ def main(control: socket.socket) -> None:
                     control.close()
                     _be_child(theirs)
                 os.close(theirs)
+
+
+@contextmanager
+def _while_wanted(control: socket.socket) -> Iterator[None]:
+    """End at once, not only after a long import, where nobody is at the other end of the socket."""
+
+    def look(*_: object) -> None:
+        with suppress(BlockingIOError):
+            if not control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+                os._exit(0)
+
+    before = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, _LOOK, _LOOK)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _be_child(theirs: int) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -229,6 +230,20 @@ def test_nobody_outlives_a_scheduler_that_is_killed() -> None:
     process.kill()
     process.wait()
     until(lambda: all(map(gone, pids)), seconds=10)
+
+
+def test_a_server_that_imports_ends_with_its_scheduler(tmp_path: Path) -> None:
+    (tmp_path / "slow_module.py").write_text("import time\nfor _ in range(1000):\n    time.sleep(0.05)\n")
+    ours, theirs = socket.socketpair()
+    with theirs:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "lit_aux.runs.server", str(theirs.fileno())], pass_fds=[theirs.fileno()]
+        )
+    ours.sendall(json.dumps({"modules": ["slow_module"], "path": [str(tmp_path)]}).encode() + b"\n")
+    with pytest.raises(subprocess.TimeoutExpired):
+        server.wait(1)
+    ours.close()
+    assert server.wait(5) == 0
 
 
 def test_the_server_of_processes_may_be_killed() -> None:
