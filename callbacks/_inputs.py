@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 
 Mask = str | Callable[[Any], Tensor] | Literal[False] | None
 """Where the mask of padded inputs comes from: found in the batch (None), the name that it has there, a
@@ -268,8 +268,7 @@ def resolved(found: Iterable[Mapping[str, Tensor]], mask: Mask) -> list[dict[str
     if mask is not None and not callable(mask) and not isinstance(mask, str):
         raise ConfigurationError(f"mask: {mask!r} is no name, no function of a batch, and not false")
     if isinstance(mask, str):
-        if mask not in names:
-            raise unknown_name("mask", mask, names)
+        check_known("mask", mask, names)
         names = [mask]
     elif mask is not None:
         names = [GIVEN]

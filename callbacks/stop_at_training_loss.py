@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_aux.callbacks._processes import BringsBack, Brought
 from lit_aux.callbacks.task_data import labels_in
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 from lit_aux.ranges import POSITIVE
 
 _TARGETS = ("labels", "label", "targets", "target", "y")
@@ -139,8 +139,7 @@ class StopAtTrainingLoss(BringsBack):
         """Return the monitored metrics, averaged over processes where they differ."""
         metrics = trainer.callback_metrics
         for name in self.monitor or []:
-            if name not in metrics:
-                raise unknown_name("monitor", name, metrics)
+            check_known("monitor", name, metrics)
         # One process must not stop alone because its own value is below.
         device = trainer.strategy.root_device
         values = [metrics[name].detach().to(device, _dtype(device)) for name in self.monitor or []]

@@ -26,7 +26,7 @@ from lit_aux.callbacks._parameters import refuse_sparse, refuse_sparse_layers, s
 from lit_aux.callbacks._processes import Brought, total_over_processes
 from lit_aux.callbacks._task_model import TaskModel, on_device, task_model, undisturbed
 from lit_aux.callbacks.task_data import WHAT, TaskData, phase_tasks, task_probe
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 from lit_aux.ranges import WHOLE, check
 
 Item = TypeVar("Item")
@@ -132,8 +132,7 @@ class TaskDiagnostic(Measuring):
             phases = [] if getattr(pl_module, "phase", None) is None else cast(Any, pl_module).phases
             known = list(dict.fromkeys([*chosen, *(task for phase in phases for task in phase.tasks)]))
             for task in self.tasks:
-                if task not in known:
-                    raise unknown_name(f"{self.user}: tasks", task, known)
+                check_known(f"{self.user}: tasks", task, known)
             chosen = [task for task in self.tasks if task in chosen]  # the others have a phase of their own
         self._steps = trainer.global_step
         self.probe = task_probe(trainer, self.data, chosen, self.num_samples, self.user)

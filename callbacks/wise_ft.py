@@ -19,7 +19,7 @@ from lit_aux.callbacks._start import FromStart
 from lit_aux.callbacks._task_model import task_model, undisturbed
 from lit_aux.callbacks.task_data import WHAT, TaskData, phase_tasks, task_probe
 from lit_aux.callbacks.trajectory_log import TrajectoryLog
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 from lit_aux.files import atomic_path, atomic_write
 from lit_aux.ranges import Range, check
 from lit_aux.spreadsheets import as_csv
@@ -112,8 +112,7 @@ class WiSEFT(FromStart):
         user = type(self).__name__
         known = phase_tasks(trainer, pl_module, self.data, user)
         for task in self.tasks or []:
-            if task not in known:
-                raise unknown_name(f"{user}: tasks", task, known)
+            check_known(f"{user}: tasks", task, known)
         self._evaluation.probe = task_probe(trainer, self.data, self.tasks or known, self.num_samples, user)
         self.results, self.best = [], None
         if self.keep_best and not any(

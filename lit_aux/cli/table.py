@@ -10,7 +10,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from lit_aux.cli.parser import Options, command_parser, parse
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known, unknown_name
 from lit_aux.experiments.means import is_log
 from lit_aux.files import atomic_write
 from lit_aux.outputs import check_output
@@ -190,6 +190,5 @@ def _format(given: str | None, out: str | None) -> Format:
     if given is None:
         ends: dict[str, Format] = {".md": "markdown", ".csv": "csv"}
         return ends.get(Path(out).suffix.lower() if out else "", "text")
-    if given not in FORMATS:
-        raise unknown_name("--format", given, FORMATS)
+    check_known("--format", given, FORMATS)
     return given  # type: ignore[return-value]

@@ -24,7 +24,7 @@ from lit_aux.data.tasks import (
     split_sizes,
 )
 from lit_aux.data.transforms import InputFormat, check_normalization, resolve_input_format
-from lit_aux.errors import ConfigurationError, one_line, unknown_name
+from lit_aux.errors import ConfigurationError, check_known, one_line
 from lit_aux.identity.encoder import Encoder
 
 Split = dict[str, Samples]
@@ -171,8 +171,7 @@ class TaskDataModule(LightningDataModule, ABC):
 
     def samples(self, split: str, task: str) -> Samples:
         """Return the images and local labels of ``task`` in ``split``: ``train``, ``val`` or ``test``."""
-        if task not in self.task_classes:
-            raise unknown_name("task", task, self.task_classes)
+        check_known("task", task, self.task_classes)
         if split not in self._sets:
             self.setup("test" if split == "test" else "fit")
         return self._sets[split][task]

@@ -22,7 +22,7 @@ from lit_aux.data.teacher_grid import (
     span,
     whole_number,
 )
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +129,7 @@ class ReLUTeacherDataModule(TeacherDataModule):
     ) -> None:
         k_aux = whole_number("k_aux", 1)(k_aux)
         in_features = whole_number("in_features", 2)(in_features)
-        if output_scale not in _SCALES:
-            raise unknown_name("--data.output_scale", output_scale, _SCALES)
+        check_known("--data.output_scale", output_scale, _SCALES)
         axes = {"seed": as_list(given_seed(seed)), "n_main": as_list(n_main), "k_main": as_list(k_main)}
         axes |= {"correlation": _correlation_axis(correlation), "magnitude": as_list(magnitude)}
         parsers = {**COMMON, "correlation": _correlation, "magnitude": positive_number("magnitude")}

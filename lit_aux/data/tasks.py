@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_aux.data.loader import generator_for
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known, unknown_name
 from lit_aux.ranges import MOST, is_whole, whole
 
 Classes = Mapping[str, int | list[int | str]]
@@ -188,8 +188,7 @@ def resolve_counts(
     if n is not None and not isinstance(n, Mapping):
         raise ConfigurationError(f"--data.n {n!r}: is no mapping of tasks to numbers, as {{main: 20}}")
     for task, value in (n or {}).items():
-        if task not in counts:
-            raise unknown_name("--data.n", task, tasks)
+        check_known("--data.n", task, tasks)
         at_least(f"--data.n.{task}", value, 1)
         counts[task] = value
     for task, short in (("main", n_main), ("aux", n_aux)):

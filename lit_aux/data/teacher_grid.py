@@ -7,7 +7,7 @@ from numbers import Real
 from typing import Any
 
 from lit_aux.data.tasks import resolve_seed
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 from lit_aux.ranges import MOST, SCALE, whole
 
 Cell = dict[str, Any]
@@ -87,8 +87,7 @@ def _fill(cell: Mapping[str, object], axes: Mapping[str, list[Any]], parsers: Ma
     if not isinstance(cell, Mapping):
         raise ConfigurationError(f"--data.cells: {cell!r} must name its values, as {{seed: 0, n_main: 16}}")
     for name in cell:
-        if name not in axes:
-            raise unknown_name("--data.cells", name, axes)
+        check_known("--data.cells", name, axes)
     filled = {}
     for name, values in axes.items():
         if name not in cell and len(values) > 1:

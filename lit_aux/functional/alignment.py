@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 from lit_aux.functional._kmeans import (
     Array,
     answer,
@@ -98,8 +98,7 @@ def feature_alignment(
 
 def check_similarity(similarity: str) -> None:
     """Raise `ConfigurationError` for an unknown similarity."""
-    if similarity not in get_args(Similarity):
-        raise unknown_name("similarity", similarity, get_args(Similarity))
+    check_known("similarity", similarity, get_args(Similarity))
 
 
 def _compared(vectors: Array, similarity: Similarity, scale: Array | float) -> Array:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 from lit_aux.functional._kmeans import (
     Array,
     Units,
@@ -93,8 +93,7 @@ def kmeans_inertia(
 
 def check_reference(reference: str) -> None:
     """Raise `ConfigurationError` for an unknown reference."""
-    if reference not in get_args(Reference):
-        raise unknown_name("reference", reference, get_args(Reference))
+    check_known("reference", reference, get_args(Reference))
 
 
 def check_min_norm(min_norm: float) -> None:

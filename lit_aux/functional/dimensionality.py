@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 from lit_aux.functional._gram import Matrices, Products, matrices, products
 from lit_aux.functional._scale import magnitude, safe_scale
 
@@ -154,8 +154,7 @@ def shared_dimensionality_from_moments(
 
 def check_pairing(pairing: str) -> None:
     """Raise `ConfigurationError` for an unknown pairing."""
-    if pairing not in get_args(Pairing):
-        raise unknown_name("pairing", pairing, get_args(Pairing))
+    check_known("pairing", pairing, get_args(Pairing))
 
 
 def least_samples(unbiased: bool) -> int:

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 from lit_aux.ranges import POSITIVE, Range, check
 
 Start = Literal["zero", "random"]
@@ -167,8 +167,7 @@ def check_sharpness(rho: float, iterations: int, start: str) -> None:
     """Raise `ConfigurationError` for options of :func:`adaptive_sharpness` that are out of range."""
     check("rho", rho, POSITIVE)
     check("iterations", iterations, Range(least=1, most=100_000))
-    if start not in get_args(Start):
-        raise unknown_name("start", start, get_args(Start))
+    check_known("start", start, get_args(Start))
 
 
 def checkpoints(iterations: int) -> list[int]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 from lit_aux.ranges import COUNT, check
 
 
@@ -145,8 +145,7 @@ class MultiHeadNet(nn.Module):
 
     def _rows(self, task: str) -> slice:
         """Return the rows of ``task``."""
-        if task not in self.task_slices:
-            raise unknown_name("task", task, self.task_slices)
+        check_known("task", task, self.task_slices)
         return self.task_slices[task]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 from lit_aux.ranges import COUNT, POSITIVE, SCALE, check
 
 
@@ -71,8 +71,7 @@ class StudentNet(nn.Module, ABC):
         super().__init__()
         check("in_features", in_features, COUNT)
         check("replicas", replicas, COUNT)
-        if dtype not in ("float32", "float64"):
-            raise unknown_name("dtype", dtype, ["float32", "float64"])
+        check_known("dtype", dtype, ["float32", "float64"])
         self.in_features = in_features
         self.init_scale = init_scale
         self.dtype: torch.dtype = getattr(torch, dtype)
@@ -136,8 +135,7 @@ class StudentNet(nn.Module, ABC):
         Raises:
             ConfigurationError: For a task that the network does not have.
         """
-        if task not in self.task_slices:
-            raise unknown_name("task", task, self.task_slices)
+        check_known("task", task, self.task_slices)
         return self.task_slices[task]
 
     def factors(self, scale: float | Sequence[float]) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known, unknown_name
 from lit_aux.experiments.means import LOSSES
 from lit_aux.tables.row_tasks import COLUMN_OF, name_of
 from lit_aux.tables.typed import Row
@@ -27,8 +27,7 @@ def where(rows: Sequence[Row], text: str) -> list[Row]:
     kept = list(rows)
     for name, values in _conditions(text).items():
         known = sorted({column for row in rows for column, value in row.items() if value is not None})
-        if name not in known:
-            raise unknown_name("--where", name, known)
+        check_known("--where", name, known)
         meeting = [row for row in kept if any(_equal(row.get(name), value) for value in values)]
         if not meeting:
             there = list(dict.fromkeys(spelled(row[name]) for row in kept if row.get(name) is not None))

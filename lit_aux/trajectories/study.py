@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 from lit_aux.trajectories.reading import Trajectory
 
 _NAMED = 3  # of many runs that have the same trouble
@@ -124,8 +124,7 @@ def _chosen_tasks(
     multi: Mapping[str, Sequence[Trajectory]],
 ) -> tuple[str, ...]:
     for task in tasks:
-        if task not in single:
-            raise unknown_name("--tasks", task, sorted(single))
+        check_known("--tasks", task, sorted(single))
         for name, runs in multi.items():
             for run in runs:
                 if task not in run.tasks:
