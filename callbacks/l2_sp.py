@@ -80,9 +80,8 @@ class L2SP(FromStart):
         """Say now what would go wrong when training starts."""
         if getattr(pl_module, "students", None) is not None:
             raise ConfigurationError("L2SP: students have no gradients that it could change; leave it out")
-        refuse_uninitialized(
-            "L2SP", shared_parameters(pl_module, self.shared, "L2SP", frozen=True, tell=True)
-        )
+        shared = shared_parameters(pl_module, self.shared, "L2SP", frozen=True, tell=True)
+        refuse_uninitialized("L2SP", shared)
         refuse_sparse_layers("L2SP", pl_module, self._training(pl_module).values())
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         if scaled and any(getattr(o, "_step_supports_amp_scaling", False) for o in trainer.optimizers):
@@ -104,11 +103,9 @@ class L2SP(FromStart):
             if id(parameter) not in mine:
                 continue
             refuse_sparse("L2SP", name, parameter.grad)
-            if name in self.start:
-                self._held = True
-                added = self.alpha * (parameter - self.start[name])
-            else:
-                added = self.beta * parameter
+            held = name in self.start
+            self._held = self._held or held
+            added = self.alpha * (parameter - self.start[name]) if held else self.beta * parameter
             parameter.grad = added if parameter.grad is None else parameter.grad + added
 
     def _begin(self, module: LightningModule, training: Mapping[str, Tensor]) -> None:
@@ -116,8 +113,8 @@ class L2SP(FromStart):
         unknown = training.keys() - self.start.keys() - self._readout
         if not unknown:
             return
-        new = {name: value for name, value in self.kept(module).items() if name in unknown}
-        self.start |= {name: value.detach().clone() for name, value in new.items()}
+        new = {n: value.detach().clone() for n, value in self.kept(module).items() if n in unknown}
+        self.start |= new
         self._readout |= unknown - new.keys()
 
     @torch.no_grad()
@@ -144,8 +141,5 @@ class L2SP(FromStart):
     @staticmethod
     def _training(module: LightningModule) -> dict[str, nn.Parameter]:
         """Return the parameters that train, by name, but for what a weighting of several losses learns."""
-        return {
-            name: parameter
-            for name, parameter in by_first_name(module).items()
-            if parameter.requires_grad and not name.startswith("task_method.")
-        }
+        training = {name: p for name, p in by_first_name(module).items() if p.requires_grad}
+        return {name: p for name, p in training.items() if not name.startswith("task_method.")}

@@ -30,6 +30,7 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.functional.dimensionality import participation_ratio, shared_dimensionality
 from lit_aux.ranges import POSITIVE, Range, check
 
+_CHANGED = "the network does not give what it gave before (something beside weights has changed)"
 GROUP_BYTES = 3 << 29
 """Activations (before and after) held at a time; more layers than fit take further passes of the probe."""
 
@@ -168,9 +169,8 @@ class RepresentationDimensionality(Measuring):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights, collect the probe and see that every layer runs."""
         refuse_lazy(pl_module, self.user)
-        self._pieces = collect_probe(
-            trainer, pl_module, self.num_samples, self.probe, self.to_input, self.mask
-        )
+        options = self.num_samples, self.probe, self.to_input, self.mask
+        self._pieces = collect_probe(trainer, pl_module, *options)
         size = sum(piece.size for piece in self._pieces)
         if size < self._least:
             own = self.probe is not None
@@ -260,9 +260,7 @@ class RepresentationDimensionality(Measuring):
         for layer in layers:
             if layer in changed:
                 old.pop(layer, None)
-                old_wrong[layer] = (
-                    "the network does not give what it gave before (something beside weights has changed)"
-                )
+                old_wrong[layer] = _CHANGED
             why = {"now": new_wrong.get(layer), "with the weights before": old_wrong.get(layer)}
             wrong = [f"{reason}, {when}" for when, reason in why.items() if reason]
             note = wrong[0] if wrong else self._weights

@@ -172,6 +172,5 @@ def _dtype(device: torch.device) -> torch.dtype:
 
 def _may_stop(trainer: Trainer) -> bool:
     """Whether the Trainer has done the epochs and steps it was asked to do at least."""
-    return trainer.current_epoch + 1 >= (trainer.min_epochs or 0) and trainer.global_step >= (
-        trainer.min_steps or 0
-    )
+    epochs = trainer.current_epoch + 1 >= (trainer.min_epochs or 0)
+    return epochs and trainer.global_step >= (trainer.min_steps or 0)

@@ -20,16 +20,8 @@ from lit_aux.callbacks._weight_measures import (
     stacked,
 )
 from lit_aux.errors import unknown_name
+from lit_aux.functional import entry_share, f1_norm, f12_norm, l1_norm, l2_norm, l12_norm, top_share
 from lit_aux.functional._scale import scaled_norm
-from lit_aux.functional.norms import (
-    entry_share,
-    f1_norm,
-    f12_norm,
-    l1_norm,
-    l2_norm,
-    l12_norm,
-    top_share,
-)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -173,10 +165,8 @@ def _float64(weights: Tensor) -> Tensor:
 
 def _joined(truths: dict[str, list[Any]]) -> dict[str, Tensor]:
     """Stack the replicas' teachers of each task, if every task and replica has coefficients of one shape."""
-    every = [one for row in truths.values() for one in row]
-    if not all(isinstance(one, Tensor) for one in every):
-        return {}
-    return {task: torch.stack(row) for task, row in truths.items()}
+    known = all(isinstance(one, Tensor) for row in truths.values() for one in row)
+    return {task: torch.stack(row) for task, row in truths.items()} if known else {}
 
 
 def _merged(teachers: Sequence[Any]) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -125,9 +126,8 @@ class WiSEFT(FromStart):
         with never_fatal(type(self).__name__):
             self._evaluate(trainer, pl_module)
         if not self.results:
-            rank_zero_warn(
-                f"{type(self).__name__} measured nothing: there are no validation or test examples."
-            )
+            user = type(self).__name__
+            rank_zero_warn(f"{user} measured nothing: there are no validation or test examples.")
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate every mixture, choose and write."""
@@ -231,16 +231,14 @@ def _plot(results: Sequence[MixingMeasurement], best: float | None, path: Path) 
             if rows:
                 label = f"{task}, {'test' if split == 'test' else 'validation'}"
                 face = color if split == "test" else "white"
-                axis.plot(
-                    [r.mixing for r in rows],
-                    [r.value for r in rows],
-                    line,
-                    label=label,
-                    markersize=5,
-                    markerfacecolor=face,
-                    color=color,
-                    marker=marker,
-                )
+                x, y = [r.mixing for r in rows], [r.value for r in rows]
+                style: dict[str, Any] = {
+                    "color": color,
+                    "marker": marker,
+                    "markersize": 5,
+                    "markerfacecolor": face,
+                }
+                axis.plot(x, y, line, label=label, **style)
     if best is not None:
         axis.axvline(best, color="#b0b7c0", linewidth=1, zorder=0, label="best on validation")
     axis.set_xlabel("mixing weight (0: before the fit, 1: after)")
