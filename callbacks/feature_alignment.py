@@ -3,7 +3,7 @@
 import reprlib
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
@@ -18,9 +18,8 @@ from lit_aux.callbacks._weight_measures import (
     find_weights,
     stacked,
 )
-from lit_aux.errors import ConfigurationError
-from lit_aux.functional._kmeans import check_seed
-from lit_aux.functional.alignment import Similarity, check_similarity, feature_alignment
+from lit_aux.errors import ConfigurationError, check_known
+from lit_aux.functional.clustering import Similarity, check_seed, feature_alignment
 
 
 @dataclass(eq=False, repr=False)
@@ -70,7 +69,7 @@ class FeatureAlignment(WeightMeasures):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_similarity(self.similarity)
+        check_known("similarity", self.similarity, get_args(Similarity))
         check_seed(self.seed)
         if self.tasks is not None and (self.teacher is not None or not self.tasks):
             raise ConfigurationError(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
@@ -18,10 +18,10 @@ from lit_aux.callbacks._weight_measures import (
     find_weights,
     stacked,
 )
-from lit_aux.errors import ConfigurationError
-from lit_aux.functional._kmeans import check_seed
-from lit_aux.functional.clustering import Reference, check_min_norm, check_reference, kmeans_inertia
+from lit_aux.errors import ConfigurationError, check_known
+from lit_aux.functional.clustering import Reference, check_seed, kmeans_inertia
 from lit_aux.functional.norms import unit_contributions
+from lit_aux.ranges import NOT_NEGATIVE, check
 
 
 @dataclass(eq=False, repr=False)
@@ -78,8 +78,8 @@ class KMeansInertia(WeightMeasures):
                 f"readout: {self.readout!r} does not go with unit_weights {self.unit_weights!r}; "
                 "give both ('contribution' and the readout's name) or neither"
             )
-        check_reference(self.reference)
-        check_min_norm(self.min_norm)
+        check_known("reference", self.reference, get_args(Reference))
+        check("min_norm", self.min_norm, NOT_NEGATIVE)
         check_seed(self.seed)
         check_text("layer", self.layer)
         self.k = self._counts = counts("k", self.k)

@@ -273,14 +273,8 @@ class TaskDataModule(LightningDataModule, ABC):
 
     def _resolve_view(self) -> InputFormat:
         module = getattr(self.trainer, "lightning_module", None)
-        return resolve_input_format(
-            getattr(module, "data_config", None),
-            size=self.size,
-            channels=self.channels,
-            mean=self.mean,
-            std=self.std,
-            default_size=self.default_size,
-        )
+        own = {name: getattr(self, name) for name in ("size", "channels", "mean", "std", "default_size")}
+        return resolve_input_format(getattr(module, "data_config", None), **own)
 
     def _checked(self, load: Callable[[], tuple[Images, Tensor]]) -> tuple[Images, Tensor]:
         """Return what a method above loads; colour images where the network takes gray ones are refused."""
@@ -352,6 +346,5 @@ def fetch(name: str, download: Callable[[], object]) -> None:
     try:
         download()
     except (OSError, RuntimeError, ValueError) as error:  # no network, no space, a wrong checksum
-        raise ConfigurationError(
-            f"--data.download true: {name} could not be fetched ({one_line(error)})"
-        ) from None
+        reason = one_line(error)
+        raise ConfigurationError(f"--data.download true: {name} could not be fetched ({reason})") from None

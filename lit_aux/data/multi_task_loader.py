@@ -130,9 +130,7 @@ class MultiTaskLoader(ResumableLoader[TaskBatch]):
     def _batches(self, epoch: int, start: int) -> Iterator[TaskBatch]:
         if self._requests is None:
             for step in range(start, len(self)):
-                yield {
-                    name: self.tasks[name].fetch(index) for name, index in self.indices(epoch, step).items()
-                }
+                yield {name: self.tasks[name].fetch(rows) for name, rows in self.indices(epoch, step).items()}
             return
         self._requests.epoch, self._requests.start = epoch, start
         for batch in self._workers:

@@ -1,8 +1,9 @@
 """ReLU teachers for ReLU networks."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from math import isfinite
+from math import nan
 from numbers import Real
 from typing import Any, Literal
 
@@ -175,9 +176,9 @@ class ReLUTeacherDataModule(TeacherDataModule):
 
 def _correlation_axis(value: object) -> list[object]:
     """Return the values of the axis; a list of numbers is a single value, a number for each unit."""
-    if isinstance(value, list | tuple):
-        return [value] if value and all(isinstance(entry, Real) for entry in value) else list(value)
-    return [value]
+    values = as_list(value)
+    whole = isinstance(value, list | tuple) and value and all(isinstance(entry, Real) for entry in value)
+    return [value] if whole else values
 
 
 def _correlation(value: object) -> float | tuple[float, ...]:
@@ -185,11 +186,10 @@ def _correlation(value: object) -> float | tuple[float, ...]:
     entries: list[Any] = value.split("|") if isinstance(value, str) else as_list(value)
     numbers = []
     for entry in entries:
-        try:
+        number = nan
+        with suppress(TypeError, ValueError):
             number = float(entry)
-        except (TypeError, ValueError):
-            number = float("nan")
-        if not (isfinite(number) and -1 <= number <= 1):
+        if not -1 <= number <= 1:
             raise ConfigurationError(
                 f"--data.correlation {value}: {entry!r} must be a number from -1 to 1; give one, or one for "
                 "each main unit"

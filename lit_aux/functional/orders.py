@@ -169,7 +169,7 @@ def _orders(penalty: str, beta: Values, beta_aux: Values, kwargs: dict[str, Any]
     formula, options = _PENALTIES[penalty]
     for name in kwargs:
         if name not in options:
-            known = " and ".join(options) if options else "none"
+            known = " and ".join(options) or "none"
             raise ConfigurationError(f"{name}: {penalty!r} has no such option; it has {known}")
     return formula(beta, beta_aux, **kwargs)
 

@@ -100,9 +100,7 @@ class ReadoutPath:
             exponent = -values if lr is None else torch.log1p(-lr * values) / lr
             rates = -torch.expm1(exponent * time) * inverse
         rates = torch.where(values * time < 1e-200, time, rates)
-        limit = torch.where(values > _RANK * values[-1], inverse, 0.0)
-        rates = torch.where(time == inf, limit, rates)
-        return rates
+        return torch.where(time == inf, torch.where(values > _RANK * values[-1], inverse, 0.0), rates)
 
 
 def gradient_descent_probe(
@@ -187,9 +185,8 @@ def _probe(
         lr = _in_units(lr, unit * length) or None  # steps that small are flow
     time = _in_units(time, unit * length)
     shape = common_shape(y, start["v_plus"], start["v_minus"])
-    v_plus, v_minus = (
-        length * start[name].expand(*shape, d).reshape(-1, d) for name in ("v_plus", "v_minus")
-    )
+    plus, minus = (start[name].expand(*shape, d).reshape(-1, d) for name in ("v_plus", "v_minus"))
+    v_plus, v_minus = length * plus, length * minus
     targets = y.expand(*shape, n).reshape(-1, n)
     beta = w_plus * v_plus - w_minus * v_minus
     residual = beta @ x.T - targets

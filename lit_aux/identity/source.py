@@ -24,23 +24,27 @@ _DEEPEST = 32  # decorators around a function; what makes up attributes as it is
 _READ = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 _DEFINITIONS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
-_METHODS = "lit_aux.modules.methods"
+_METHODS, _MEASURES = "lit_aux.modules.methods", "lit_aux.callbacks._measurements"
+_STUDENTS, _METRICS = "lit_aux.modules.student_training", "lit_aux.metrics.dimensionality"
 FORMER: dict[str, str] = {
     "lit_aux.integrators.descent.GradientDescent": "lit_aux.integrators.gradient_descent.GradientDescent",
     "lit_aux.integrators.descent.TorchOptimizer": "lit_aux.integrators.torch_optimizer.TorchOptimizer",
-    "lit_aux.modules.student_training.IntegratorOptimizer": (
-        "lit_aux.modules.integrator_optimizer.IntegratorOptimizer"
-    ),
+    f"{_STUDENTS}.IntegratorOptimizer": "lit_aux.modules.integrator_optimizer.IntegratorOptimizer",
     f"{_METHODS}.weightings.RandomWeighting": f"{_METHODS}.random_weighting.RandomWeighting",
     f"{_METHODS}.weightings.Scalarization": f"{_METHODS}.scalarization.Scalarization",
     f"{_METHODS}.weightings.UncertaintyWeighting": f"{_METHODS}.uncertainty.UncertaintyWeighting",
-    "lit_aux.callbacks._measurements.LayerDimensionality": "lit_aux.callbacks.layer_dimensionality.LayerDimensionality",
-    "lit_aux.callbacks._measurements.MixingMeasurement": "lit_aux.callbacks.mixing_measurement.MixingMeasurement",
-    "lit_aux.callbacks._measurements.TaskMeasurement": "lit_aux.callbacks.task_measurement.TaskMeasurement",
-    "lit_aux.callbacks._measurements.FailedMeasurement": "lit_aux.callbacks.task_measurement.FailedMeasurement",
-    "lit_aux.callbacks._measurements.WeightMeasurement": "lit_aux.callbacks.weight_measurement.WeightMeasurement",
+    f"{_MEASURES}.LayerDimensionality": "lit_aux.callbacks.layer_dimensionality.LayerDimensionality",
+    f"{_MEASURES}.MixingMeasurement": "lit_aux.callbacks.mixing_measurement.MixingMeasurement",
+    f"{_MEASURES}.TaskMeasurement": "lit_aux.callbacks.task_measurement.TaskMeasurement",
+    f"{_MEASURES}.FailedMeasurement": "lit_aux.callbacks.task_measurement.FailedMeasurement",
+    f"{_MEASURES}.WeightMeasurement": "lit_aux.callbacks.weight_measurement.WeightMeasurement",
     "lit_aux.data.relu_teacher.ReLUTeacher": "lit_aux.data.relu_teacher_net.ReLUTeacher",
-    "lit_aux.metrics._base.merge_moments": "lit_aux.metrics._moments.merge_moments",
+    f"{_METRICS}.merge_moments": "lit_aux.metrics._moments.merge_moments",
+    f"{_METRICS}.DimensionalityMetric": "lit_aux.metrics._base.DimensionalityMetric",
+    f"{_METRICS}.ParticipationRatio": "lit_aux.metrics.participation_ratio.ParticipationRatio",
+    f"{_METRICS}.EffectiveSharedDimensions": (
+        "lit_aux.metrics.effective_shared_dimensions.EffectiveSharedDimensions"
+    ),
 }
 """The first dotted names of classes and functions of lit_aux that have moved or have another name since, by
 those that they have now. Keys of stored phases hold the first ones."""
@@ -342,9 +346,7 @@ def _check_loaded(name: str, path: str) -> None:
     """
     module = sys.modules.get(name)
     loader = getattr(getattr(module, "__spec__", None), "loader", None)
-    if (
-        module is None or type(loader) is not SourceFileLoader
-    ):  # others rewrite what they load, as pytest does
+    if module is None or type(loader) is not SourceFileLoader:  # others rewrite what they load, as pytest
         return
     state = os.stat(path)
     written = _functions_in(path, state.st_mtime_ns, state.st_size)
