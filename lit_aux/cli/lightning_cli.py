@@ -17,14 +17,9 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 import lit_aux.data
 import lit_aux.modules  # noqa: F401 - so that their classes can be named without a path
+from lit_aux.cli import configuration
 from lit_aux.cli.building import build_plainly, located, noting, of_callback, of_trainer, raised_by_lightning
 from lit_aux.cli.commands import MORE_HELP
-from lit_aux.cli.configuration import (
-    check_configurations,
-    given_values,
-    know_working_folder,
-    told_of_references,
-)
 from lit_aux.cli.messages import parsing_message
 from lit_aux.cli.words import with_values
 from lit_aux.errors import ConfigurationError, causes
@@ -131,9 +126,9 @@ class AuxiliaryCLI(LightningCLI):
         if isinstance(args, Mapping | Namespace):
             return super().parse_arguments(parser, args)
         words = with_values(self._words, _class_path)
-        check_configurations(words)
+        configuration.check_configurations(words)
         try:
-            with told_of_references(words):
+            with configuration.told_of_references(words):
                 self.config = parser.parse_args(words)
         except SystemExit as end:  # not of the parser, which raises what is wrong
             if end.code:
@@ -172,7 +167,7 @@ class AuxiliaryCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Refuse tasks that are given beside data that say otherwise: the data's would be taken."""
         known = _tasks(getattr(self, "datamodule", None))
-        for place, given in given_values(self._words, "model.tasks"):
+        for place, given in configuration.given_values(self._words, "model.tasks"):
             if known is not None and given != known:
                 raise ConfigurationError(
                     f"--model.tasks: {given}{place} are not those of the data, {known}; leave it out"
@@ -267,7 +262,7 @@ def run(args: ArgsType) -> None:
 
 def _command_line(kind: type[AuxiliaryCLI], args: ArgsType) -> None:
     _hush()
-    know_working_folder()
+    configuration.know_working_folder()
     kind(
         parser_class=_Parser,
         trainer_class=PhaseTrainer,

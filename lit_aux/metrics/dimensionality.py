@@ -12,18 +12,8 @@ from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.functional import dimensionality as formulas
 from lit_aux.functional._scale import magnitude, safe_scale
-from lit_aux.functional.dimensionality import (
-    Pairing,
-    SharedDimensionality,
-    check_activations,
-    check_pairing,
-    check_same_features,
-    check_same_samples,
-    least_samples,
-    shared_dimensionality,
-    shared_dimensionality_from_moments,
-)
 
 MAX_MOMENT_FEATURES = 8192
 """Largest D for which a D x D state is kept: 512 MiB in float64."""
@@ -55,13 +45,13 @@ class DimensionalityMetric(Metric):
         num_features: Sequence[int] | None,
         *,
         num_samples: int | None,
-        pairing: Pairing,
+        pairing: formulas.Pairing,
         center: bool,
         unbiased: bool,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_pairing(pairing)
+        formulas.check_pairing(pairing)
         if unbiased and num_samples is None:
             raise ConfigurationError(
                 "unbiased: True needs every sample; also give num_samples=n and pass ids to update"
@@ -77,7 +67,7 @@ class DimensionalityMetric(Metric):
     def _allocate(self, sizes: tuple[int, ...]) -> None:
         """Register zeroed states for ``sizes`` features each; sizes of 0 stand for not yet known."""
         if any(sizes):
-            check_same_features(self.pairing, sizes)
+            formulas.check_same_features(self.pairing, sizes)
             if self.num_samples is None and max(sizes) > MAX_MOMENT_FEATURES:
                 raise ConfigurationError(
                     f"num_samples: None keeps {max(sizes)}^2 moments; give num_samples=n and pass ids"
@@ -107,8 +97,8 @@ class DimensionalityMetric(Metric):
     def _add(self, batch: Sequence[Tensor], ids: Tensor | None) -> None:
         """Add activations (n, ...) of the same samples to the state."""
         for name, x in zip("xy", batch, strict=False):
-            check_activations(name, x)
-            check_same_samples(batch[0], x)
+            formulas.check_activations(name, x)
+            formulas.check_same_samples(batch[0], x)
         rows = [x.detach().flatten(1).to(self.device).to(torch.float64) for x in batch]
         self._learn_sizes(rows)
         largest = [magnitude(name, x, "activations") for name, x in zip("xy", rows, strict=False)]
@@ -135,20 +125,20 @@ class DimensionalityMetric(Metric):
             )
         return ids.to(self.device, torch.int64)
 
-    def _evaluate(self) -> SharedDimensionality:
+    def _evaluate(self) -> formulas.SharedDimensionality:
         """Compute the measures of everything seen; NaN, with a warning, for too few samples."""
         count = int(self.moments[0].item() if self.num_samples is None else (self.seen > 0).sum().item())
-        if self._sizes is None or count < least_samples(self.unbiased):
+        if self._sizes is None or count < formulas.least_samples(self.unbiased):
             name = type(self).__name__
             warnings.warn(f"{name}: {count} samples are too few, the result is NaN", stacklevel=3)
             nan = torch.full((), math.nan, dtype=torch.float64, device=self.device)
-            return SharedDimensionality(nan, nan, nan)
+            return formulas.SharedDimensionality(nan, nan, nan)
         how: dict[str, Any] = {"pairing": self.pairing, "center": self.center}
         if self.num_samples is None:
             m = Moments(self.moments, self._sizes, self._mixed)
-            return shared_dimensionality_from_moments(count, m.means, m.seconds, **how)
+            return formulas.shared_dimensionality_from_moments(count, m.means, m.seconds, **how)
         rows = self._rows()
-        return shared_dimensionality(rows[0], rows[-1], **how, unbiased=self.unbiased)
+        return formulas.shared_dimensionality(rows[0], rows[-1], **how, unbiased=self.unbiased)
 
     def _rows(self) -> list[Tensor]:
         """Return the samples seen; one that several processes saw (padding) counts once."""
@@ -287,7 +277,7 @@ class EffectiveSharedDimensions(DimensionalityMetric):
         num_features: int | tuple[int, int] | None = None,
         num_samples: int | None = None,
         *,
-        pairing: Pairing = "feature",
+        pairing: formulas.Pairing = "feature",
         center: bool = True,
         unbiased: bool = False,
         **kwargs: Any,

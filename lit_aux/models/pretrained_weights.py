@@ -73,14 +73,11 @@ def load_into(network: nn.Module, weights: dict[str, Tensor], source: str) -> No
     # Files from before PyTorch 0.4.1 lack these counters, which nothing reads as long as momentum is set.
     weights = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")} | weights
     _adapt_first_convolution(network, weights, own)
+    shapes = {k: (tuple(weights[k].shape), tuple(v.shape)) for k, v in own.items() if k in weights}
     problems = {
         "missing": [k for k in own if k not in weights],
         "unexpected": [k for k in weights if k not in own],
-        "of wrong shape": [
-            f"{k} {tuple(weights[k].shape)} instead of {tuple(v.shape)}"
-            for k, v in own.items()
-            if k in weights and weights[k].shape != v.shape
-        ],
+        "of wrong shape": [f"{k} {a} instead of {b}" for k, (a, b) in shapes.items() if a != b],
     }
     told = [
         f"{len(keys)} {what}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"

@@ -147,10 +147,8 @@ class PhaseSettings:
             return
         option = "optimizer"
         parameters = [nn.Parameter(torch.zeros(1, 1)) for _ in range(2)]
-        groups = [
-            {"params": [p], "lr_scale": scale}
-            for p, scale in zip(parameters, (self.layer_decay, 1.0), strict=True)
-        ]
+        scales = (self.layer_decay, 1.0)
+        groups = [{"params": [p], "lr_scale": s} for p, s in zip(parameters, scales, strict=True)]
         try:
             optimizer = self.build_optimizer(parameters if self.layer_decay is None else groups)
             _check_optimizer(optimizer)

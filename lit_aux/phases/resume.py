@@ -18,19 +18,9 @@ from torch import Tensor
 from lit_aux.errors import ConfigurationError
 from lit_aux.identity.configuration import LIMITS
 from lit_aux.identity.encoder import DOES, UNKNOWN, Tree
+from lit_aux.phases import state as checkpoints
 from lit_aux.phases.identity import FOREIGN, OWN
 from lit_aux.phases.phased import phased
-from lit_aux.phases.state import (
-    PhaseResult,
-    check_content,
-    check_finite,
-    check_fit,
-    check_optimizers,
-    first_line,
-    not_finite,
-    phase_of_checkpoint,
-    read_checkpoint,
-)
 from lit_aux.phases.store import differences
 from lit_aux.pickles import unreadable
 from lit_aux.storage import StorageError, storage_trouble
@@ -61,7 +51,7 @@ class ResumePoint:
     phase: int = 0
     path: str | None = None
     current: dict[str, Any] | None = None
-    results: list[PhaseResult] = field(default_factory=list)
+    results: list[checkpoints.PhaseResult] = field(default_factory=list)
     logged_steps: int = 0
     seconds: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
@@ -90,7 +80,7 @@ class PhaseCheckpointConnector(_CheckpointConnector):
                     f"ckpt_path: {str(checkpoint_path)!r} {unreadable(str(checkpoint_path), error)}"
                 ) from error
         if self._loaded_checkpoint:
-            check_content(self._loaded_checkpoint, str(checkpoint_path))
+            checkpoints.check_content(self._loaded_checkpoint, str(checkpoint_path))
 
     def restore_model(self) -> None:
         """Load the weights; refuse those of another network in one line, whoever's module it is.
@@ -100,10 +90,10 @@ class PhaseCheckpointConnector(_CheckpointConnector):
         module, fitting = self.trainer.lightning_module, self.trainer.state.fn == TrainerFn.FITTING
         if self._loaded_checkpoint and (self.phased if fitting else phased(module).phases):
             state: Mapping[str, Tensor] = self._loaded_checkpoint["state_dict"]
-            check_fit(module.state_dict(), state, "ckpt_path", self._ckpt_path)
+            checkpoints.check_fit(module.state_dict(), state, "ckpt_path", self._ckpt_path)
             if fitting:
-                check_finite(module, state, "ckpt_path", self._ckpt_path)
-            elif told := not_finite(module, state, "ckpt_path", self._ckpt_path):
+                checkpoints.check_finite(module, state, "ckpt_path", self._ckpt_path)
+            elif told := checkpoints.not_finite(module, state, "ckpt_path", self._ckpt_path):
                 rank_zero_warn(told)
         with self._one_line(self._ckpt_path):
             super().restore_model()
@@ -153,7 +143,7 @@ class PhaseCheckpointConnector(_CheckpointConnector):
         with self._one_line(self._ckpt_path):
             super().restore_training_state()
         if content and self.trainer.state.fn == TrainerFn.FITTING and self.phased:
-            check_optimizers(self.trainer.optimizers, f"ckpt_path: {str(self._ckpt_path)!r}")
+            checkpoints.check_optimizers(self.trainer.optimizers, f"ckpt_path: {str(self._ckpt_path)!r}")
 
     @contextmanager
     def _one_line(self, path: Any) -> Iterator[None]:
@@ -166,7 +156,7 @@ class PhaseCheckpointConnector(_CheckpointConnector):
             if path is None or storage_trouble(error, "."):
                 raise
             raise ConfigurationError(
-                f"ckpt_path: {str(path)!r} cannot be restored here ({first_line(error)}); name a "
+                f"ckpt_path: {str(path)!r} cannot be restored here ({checkpoints.first_line(error)}); name a "
                 "checkpoint of this network and these options"
             ) from error
 
@@ -189,17 +179,17 @@ def find_resume_point(ckpt_path: str | Path | None, names: list[str], root: str)
             return ResumePoint()
         path, content, info = found
     else:
-        path, content = Path(ckpt_path), read_checkpoint(ckpt_path)
-        info = phase_of_checkpoint(content, path, names)
+        path, content = Path(ckpt_path), checkpoints.read_checkpoint(ckpt_path)
+        info = checkpoints.phase_of_checkpoint(content, path, names)
     place = {"checkpoint": str(path), "phase": names[info["phase"]]}
     place |= {"epoch": content.get("epoch", 0), "step": content.get("global_step", 0)}
-    current = None if info["current"] is None else PhaseResult(**info["current"]).asdict()
+    current = None if info["current"] is None else checkpoints.PhaseResult(**info["current"]).asdict()
     ended = current or {}
     return ResumePoint(
         phase=info["phase"],
         path=str(path),
         current=current,
-        results=[PhaseResult(**result) for result in info["results"]],
+        results=[checkpoints.PhaseResult(**result) for result in info["results"]],
         logged_steps=int(info["logged_steps"]),
         seconds=info["seconds"],
         metrics=dict(info.get("metrics", {})),
@@ -372,8 +362,8 @@ def _newest(paths: Sequence[Path], names: list[str]) -> tuple[Path, dict[str, An
     refused: ConfigurationError | None = None
     for path in paths:
         try:
-            content = read_checkpoint(path)
-            info = phase_of_checkpoint(content, path, names)
+            content = checkpoints.read_checkpoint(path)
+            info = checkpoints.phase_of_checkpoint(content, path, names)
         except ConfigurationError as error:
             refused = refused or error
             continue

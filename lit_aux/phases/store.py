@@ -231,13 +231,11 @@ class FirstPhaseReuse:
     ) -> str | None:
         """Return the phase's key; None, and say why, where it has none."""
         data, seed = trainer.datamodule, phase.seed()  # type: ignore[attr-defined]
-        reason = ""
         if seed is None:
             return None
         if not isinstance(data, Fingerprinted):
-            reason = (
-                f"data: {type(data).__name__} has no fingerprint" if data is not None else "no data module"
-            )
+            name = type(data).__name__
+            reason = "no data module" if data is None else f"data: {name} has no fingerprint"
         else:
             try:
                 described = describe_phase(trainer, model, phase, seed, hooks)

@@ -6,24 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from lit_aux.experiments.means import Stat, kind_of_mean, spelled_mean
+from lit_aux.tables import statistics
 from lit_aux.tables.reference import Compared, ReferenceComparison
 from lit_aux.tables.selection import spelled, varying
 from lit_aux.tables.sheet import Sheet, exact
-from lit_aux.tables.statistics import (
-    PLACES,
-    CellValues,
-    Difference,
-    Key,
-    Table,
-    Treatment,
-    Winner,
-    by_treatment,
-    cells,
-    differences,
-    order,
-    repeated,
-    winners,
-)
 from lit_aux.tables.typed import Row
 
 _GROUP = ("setup", "rescale")
@@ -56,7 +42,7 @@ class Query:
     @property
     def places(self) -> list[str]:
         """The columns that say where in the grid a row is and that vary; n_main last."""
-        differ, _ = varying(self.good, PLACES)
+        differ, _ = varying(self.good, statistics.PLACES)
         if "solver" in differ and not self._several_solvers():
             differ.remove("solver")
         return [*differ, *(name for name in self.by if name not in differ), "n_main"]
@@ -74,18 +60,18 @@ class Query:
     @property
     def same(self) -> str:
         """What all rows have in common, in words."""
-        _, same = varying(self.good, (*PLACES, "setup", "rescale"))
+        _, same = varying(self.good, (*statistics.PLACES, "setup", "rescale"))
         return ", ".join(f"{name} {spelled(value)}" for name, value in same.items())
 
     def sizes(self) -> list[int | None]:
         """Return every n_main, in order."""
-        return sorted({row.get("n_main") for row in self.good}, key=lambda n: order("n_main", n))
+        return sorted({row.get("n_main") for row in self.good}, key=lambda n: statistics.order("n_main", n))
 
     def only(self, rows: Sequence[Row]) -> "Query":
         """Return the same look at other rows."""
         return replace(self, rows=rows)
 
-    def name(self, treatment: Treatment) -> str:
+    def name(self, treatment: statistics.Treatment) -> str:
         """Name a setup, with its rescale factor where several are used."""
         setup, factor = treatment
         return f"{setup or ''}" if factor is None or not self.factors else f"{setup or ''} s={factor:g}"
@@ -111,7 +97,7 @@ def means(query: Query) -> Sheet:
         labels=len(names) - 1,
     )
     sheet.notes += _notes(query, names)
-    for line, by_size in _across(cells(query.rows, query.value, names, query.log).items()).items():
+    for line, by_size in _across(statistics.cells(query.rows, query.value, names, query.log).items()).items():
         stats = [by_size[n].stat if n in by_size else None for n in sizes]
         members = list(by_size.values())
         if not any(stats) and not any(cell.failed for cell in members):
@@ -135,15 +121,17 @@ def means_in_full(query: Query) -> Sheet:
     sheet = Sheet(
         query.kind(), [*names, unit, "se", "seeds", "runs", "converged", "failed"], labels=len(names)
     )
-    for key, cell in cells(query.rows, query.value, names, query.log).items():
+    for key, cell in statistics.cells(query.rows, query.value, names, query.log).items():
         counts = [str(n) for n in (cell.runs, cell.converged, cell.failed)]
         sheet.rows.append([*map(_joined, key), *_numbers(cell.stat), *counts])
     return sheet
 
 
-def table_of(query: Query) -> Table:
+def table_of(query: Query) -> statistics.Table:
     """Return the cells by place and treatment."""
-    return by_treatment(cells(query.good, query.value, [*query.places, *_GROUP], query.log))
+    return statistics.by_treatment(
+        statistics.cells(query.good, query.value, [*query.places, *_GROUP], query.log)
+    )
 
 
 def pairs(query: Query, baseline: str) -> Sheet:
@@ -157,7 +145,9 @@ def pairs(query: Query, baseline: str) -> Sheet:
         ["setup", "against", *places, *map(size_column, sizes)],
         labels=2 + len(places),
     )
-    found = (((d.treatment, d.baseline, *d.place), d) for d in differences(table_of(query), baseline))
+    found = (
+        ((d.treatment, d.baseline, *d.place), d) for d in statistics.differences(table_of(query), baseline)
+    )
     for (one, other, *place), by_size in _across(found).items():
         fields = [_difference(by_size[n]) if n in by_size else "-" for n in sizes]
         sheet.rows.append([query.name(one), query.name(other), *map(spelled, place), *fields])
@@ -170,7 +160,7 @@ def pairs_in_full(query: Query, baseline: str) -> Sheet:
     names = ["setup", "rescale", "against", "against_rescale", *query.places]
     columns = ["difference_log10" if query.log else "difference", "se", "low_95", "high_95", "seeds", "lower"]
     sheet = Sheet("paired differences", [*names, *columns], labels=len(names))
-    for found in differences(table_of(query), baseline):
+    for found in statistics.differences(table_of(query), baseline):
         mean, error, seeds = _numbers(found.stat)
         values = [mean, error, *map(exact, found.interval), seeds]
         key = [*found.treatment, *found.baseline, *found.place]
@@ -184,7 +174,7 @@ def who_wins(query: Query) -> Sheet:
     better = "highest" if query.higher else "lowest"
     title = f"Who wins: the {better} mean {query.value}; tie: the runner-up is within 2 standard errors"
     sheet = Sheet(title, [*places, *map(size_column, sizes)], labels=len(places), wrap=True)
-    won = list(winners(table_of(query), bool(query.higher)))
+    won = list(statistics.winners(table_of(query), bool(query.higher)))
     unsure = {False: "tie", None: "one seed"}
     counts = Counter(query.name(w.best) if w.decided else unsure[w.decided] for w in won)
     for line, by_size in _across((w.place, w) for w in won).items():
@@ -207,9 +197,9 @@ def failures(rows: Iterable[Row]) -> list[str]:
     return [f"{errors.total()} runs failed and are left out: {'; '.join(shown)}{more}"]
 
 
-def _across(found: Iterable[tuple[Key, T]]) -> dict[Key, dict[Any, T]]:
+def _across(found: Iterable[tuple[statistics.Key, T]]) -> dict[statistics.Key, dict[Any, T]]:
     """Return what there is of each line of a table, by n_main, which is the last part of every key."""
-    lines: dict[Key, dict[Any, T]] = {}
+    lines: dict[statistics.Key, dict[Any, T]] = {}
     for (*line, n), one in found:
         lines.setdefault(tuple(line), {})[n] = one
     return lines
@@ -230,7 +220,7 @@ def _notes(query: Query, names: list[str]) -> list[str]:
             "rows of different tasks are not compared; the row of a run of several tasks is of main or its "
             "first: --value TASK/test_accuracy compares another, lit-aux trajectories all of them"
         )
-    if repeated(query.rows, query.value, names):
+    if statistics.repeated(query.rows, query.value, names):
         notes.append(
             "a seed has several runs in some cells, which differ in options that are no column; their mean "
             "counts (--by OPTION tells them apart)"
@@ -238,7 +228,7 @@ def _notes(query: Query, names: list[str]) -> list[str]:
     return notes + failures(query.rows)
 
 
-def _difference(found: Difference) -> str:
+def _difference(found: statistics.Difference) -> str:
     stat = found.stat
     if stat.error != stat.error:
         return f"{stat.mean:+.3g} (1 seed)"
@@ -246,14 +236,14 @@ def _difference(found: Difference) -> str:
     return f"{stat.mean:+.3g} ± {stat.error:.2g}{count}{'*' if found.clear else ' '}"
 
 
-def _winner(query: Query, found: Winner) -> str:
+def _winner(query: Query, found: statistics.Winner) -> str:
     best, second = query.name(found.best), query.name(found.second)
     if found.decided:
         return best
     return f"tie: {best}, {second}" if found.decided is False else f"{best}?"
 
 
-def _converged(members: Iterable[CellValues], known: bool) -> str:
+def _converged(members: Iterable[statistics.CellValues], known: bool) -> str:
     pairs = [(cell.converged, cell.runs) for cell in members]
     done, runs = (sum(column) for column in zip(*pairs, strict=True))
     return f"{done}/{runs}" if known else ""
