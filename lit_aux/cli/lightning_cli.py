@@ -59,9 +59,8 @@ class _Parser(LightningArgumentParser):
 
     def parse_args(self, args: Any = None, *others: Any, **options: Any) -> Namespace:  # type: ignore[override]
         """Parse a command line, None in it being null."""
-        return super().parse_args(
-            with_values(args, _null) if isinstance(args, list) else args, *others, **options
-        )
+        words = with_values(args, _null) if isinstance(args, list) else args
+        return super().parse_args(words, *others, **options)
 
     def add_instantiator(self, instantiator: Any, *others: Any, **options: Any) -> None:
         """Add what builds a class; an error knows then what was being built."""
@@ -132,9 +131,8 @@ class AuxiliaryCLI(LightningCLI):
                 self.config = parser.parse_args(words)
         except SystemExit as end:  # not of the parser, which raises what is wrong
             if end.code:
-                raise ConfigurationError(
-                    f"a module that the options name ends Python (code {end.code})"
-                ) from end
+                what = f"a module that the options name ends Python (code {end.code})"
+                raise ConfigurationError(what) from end
             raise
 
     def _add_instantiators(self) -> None:
@@ -282,20 +280,13 @@ _NOISE = ("litlogger", "weights_only", "TPU available", "`Trainer.fit` stopped")
 
 def _hush() -> None:
     """Leave out what Lightning says about other products, and what the report tells better."""
-    for name in (
-        "lightning.pytorch.utilities.rank_zero",
-        "lightning.pytorch.trainer.connectors.checkpoint_connector",
-    ):
-        logger = logging.getLogger(name)
+    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+        logger = logging.getLogger(f"lightning.pytorch.{name}")
         if not logger.filters:
             logger.addFilter(lambda record: not any(part in record.getMessage() for part in _NOISE))
-    for message in (
-        ".*LeafSpec.*",
-        ".*smaller than the logging interval.*",
-        ".*across ranks is zero.*",
-        "Detected pickle protocol",
-    ):
-        warnings.filterwarnings("ignore", message=message)
+    for words in ("LeafSpec", "smaller than the logging interval", "across ranks is zero"):
+        warnings.filterwarnings("ignore", message=f".*{words}")
+    warnings.filterwarnings("ignore", message="Detected pickle protocol")
 
 
 def _class_path(option: str, value: str) -> str:

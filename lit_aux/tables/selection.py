@@ -143,11 +143,9 @@ def with_measure(rows: Sequence[Row], measures: Sequence[Row], text: str) -> tup
         raise ConfigurationError(f"--value {text}: {measure} {problem}; write {measure}@LAYER: {short}")
     values = {row["run"]: row["value"] for row in mine if (row["layer"] or "") == chosen[0]}
     found = [{**row, text: values.get(row["run"], own.get(row["run"]))} for row in rows]
-    if not task:
-        return found, text
-    return [
-        {**row, "task": row.get("task") if name_of(row.get("task")) == task else task} for row in found
-    ], text
+    for row in found if task else ():
+        row["task"] = row.get("task") if name_of(row.get("task")) == task else task
+    return found, text
 
 
 def default_value(rows: Sequence[Row]) -> str:
@@ -160,9 +158,8 @@ def default_value(rows: Sequence[Row]) -> str:
         if any(row.get(name) is not None and row.get("error") is None for row in rows):
             return name
     failed = sum(row.get("error") is not None for row in rows)
-    raise ConfigurationError(
-        f"FILE: none of {len(rows)} rows has a loss or an accuracy ({failed} runs failed)"
-    )
+    what = f"none of {len(rows)} rows has a loss or an accuracy"
+    raise ConfigurationError(f"FILE: {what} ({failed} runs failed)")
 
 
 def is_higher_better(value: str) -> bool | None:

@@ -91,26 +91,17 @@ def means(query: Query) -> Sheet:
     names = [*places, "setup", *(["rescale"] if query.factors else []), "n_main"]
     sizes = query.sizes()
     known = any(row.get("converged") is not None for row in query.good)
-    sheet = Sheet(
-        query.kind(),
-        [*names[:-1], *map(size_column, sizes), "seeds", "converged", "failed"],
-        labels=len(names) - 1,
-    )
+    columns = [*names[:-1], *map(size_column, sizes), "seeds", "converged", "failed"]
+    sheet = Sheet(query.kind(), columns, labels=len(names) - 1)
     sheet.notes += _notes(query, names)
     for line, by_size in _across(statistics.cells(query.rows, query.value, names, query.log).items()).items():
         stats = [by_size[n].stat if n in by_size else None for n in sizes]
         members = list(by_size.values())
         if not any(stats) and not any(cell.failed for cell in members):
             continue
-        sheet.rows.append(
-            [
-                *map(spelled, line),
-                *map(query.number, stats),
-                _range(stat.seeds for stat in stats if stat is not None),
-                _converged(members, known),
-                str(sum(cell.failed for cell in members) or ""),
-            ]
-        )
+        seeds, failed = _range(stat.seeds for stat in stats if stat), sum(cell.failed for cell in members)
+        numbers = [*map(query.number, stats), seeds, _converged(members, known), str(failed or "")]
+        sheet.rows.append([*map(spelled, line), *numbers])
     return sheet.without_empty("setup", "converged", "failed")
 
 
@@ -118,9 +109,8 @@ def means_in_full(query: Query) -> Sheet:
     """Return the same as numbers, a line for each cell."""
     names = [*query.places[:-1], "setup", "rescale", "n_main"]
     unit = "mean_log10" if query.log else "mean"
-    sheet = Sheet(
-        query.kind(), [*names, unit, "se", "seeds", "runs", "converged", "failed"], labels=len(names)
-    )
+    columns = [*names, unit, "se", "seeds", "runs", "converged", "failed"]
+    sheet = Sheet(query.kind(), columns, labels=len(names))
     for key, cell in statistics.cells(query.rows, query.value, names, query.log).items():
         counts = [str(n) for n in (cell.runs, cell.converged, cell.failed)]
         sheet.rows.append([*map(_joined, key), *_numbers(cell.stat), *counts])
@@ -140,11 +130,8 @@ def pairs(query: Query, baseline: str) -> Sheet:
     unit = f"log10 {query.value}" if query.log else query.value
     seeds = any(row.get("seed") is not None for row in query.good)
     how = "paired by seed (in how many seeds it is lower)" if seeds else "of means over different seeds"
-    sheet = Sheet(
-        f"{unit}: mean difference ± standard error, {how}",
-        ["setup", "against", *places, *map(size_column, sizes)],
-        labels=2 + len(places),
-    )
+    columns = ["setup", "against", *places, *map(size_column, sizes)]
+    sheet = Sheet(f"{unit}: mean difference ± standard error, {how}", columns, labels=2 + len(places))
     found = (
         ((d.treatment, d.baseline, *d.place), d) for d in statistics.differences(table_of(query), baseline)
     )
@@ -271,20 +258,15 @@ def beside(comparison: ReferenceComparison) -> list[Sheet]:
     """Return two tables: ours / published with n_main across, and how many cells agree by setup."""
     sizes = list(dict.fromkeys(cell.key[-1] for cell in sorted(comparison.cells, key=lambda c: c.key[-1])))
     places = comparison.names[:-1]
-    sheet = Sheet(
-        f"{comparison.value}, ours / published ({'geometric ' if comparison.log else ''}means over seeds)",
-        [*places, *map(size_column, sizes)],
-        labels=len(places),
-    )
+    mean = "geometric means" if comparison.log else "means"
+    title = f"{comparison.value}, ours / published ({mean} over seeds)"
+    sheet = Sheet(title, [*places, *map(size_column, sizes)], labels=len(places))
     for line, by_size in _across((cell.key, cell) for cell in comparison.cells).items():
         fields = [_both(by_size[n], comparison.log) if n in by_size else "" for n in sizes]
         sheet.rows.append([*map(spelled, line), *fields])
-    rule = (
-        "log10 means differ by at most the larger of 0.05 and "
-        if comparison.log
-        else "means differ by at most "
-    )
-    sheet.notes.append(f"! does not agree; cells agree where {rule}2 standard errors of the difference")
+    rule = "means differ by at most"
+    rule = f"log10 {rule} the larger of 0.05 and" if comparison.log else rule
+    sheet.notes.append(f"! does not agree; cells agree where {rule} 2 standard errors of the difference")
     fewer = sum(c.ours is not None and c.ours.seeds < c.published.seeds for c in comparison.cells)
     if fewer:
         sheet.notes.append(f"{fewer} cells have fewer seeds than the published ones")

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -231,10 +232,9 @@ def _parsed(
 
 
 def _whole(path: Path, line: int, name: str, text: str) -> int:
-    try:
+    number = -1
+    with suppress(ValueError):
         number = int(text)
-    except ValueError:
-        number = -1
     if not 0 <= number < _MORE_THAN_INT64:
         raise ConfigurationError(f"RUN {path}: line {line}: {name} cannot be {text!r}; it is a whole number")
     return number
@@ -244,6 +244,5 @@ def _number(path: Path, line: int, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ConfigurationError(
-            f"RUN {path}: line {line}: value cannot be {text!r}; it is a number"
-        ) from None
+        what = f"value cannot be {text!r}; it is a number"
+        raise ConfigurationError(f"RUN {path}: line {line}: {what}") from None
