@@ -101,9 +101,8 @@ class TaskDiagnostic(measurements.Measuring):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
-        kinds = {
-            len(fields(kind)): kind for kind in (measurements.TaskMeasurement, measurements.FailedMeasurement)
-        }
+        both = (measurements.TaskMeasurement, measurements.FailedMeasurement)
+        kinds = {len(fields(kind)): kind for kind in both}
         self.results = [kinds[len(row)](*row) for row in state_dict["results"]]
         self._epochs = state_dict["epochs"]
 

@@ -87,10 +87,8 @@ class ImageFolderDataModule(TaskDataModule):
             self._set_aside(resolve_seed(kwargs.get("seed")))
         elif "test" not in self._listings:
             self._listings["test"] = self._listings.pop("val")
-        notes = (
-            [] if getattr(rank_zero_only, "rank", 0) else [*listing.notes(), *copies(self._listings, folder)]
-        )
-        if notes:
+        first = not getattr(rank_zero_only, "rank", 0)
+        if first and (notes := [*listing.notes(), *copies(self._listings, folder)]):
             rank_zero_warn(f"--data.root {root}: {'; '.join(notes)}")
         super().__init__(classes={"main": list(self._names)} if classes is None else classes, **kwargs)
 

@@ -40,10 +40,10 @@ class Samples:
         """Take the samples ``indices`` and number their classes from 0."""
         local = torch.full((max(int(labels.max()), *classes) + 1,), -1, dtype=torch.int64)
         local[torch.tensor(classes)] = torch.arange(len(classes))
-        picked: Images = (
-            images.select(indices) if isinstance(images, ImageFiles) else view.resize(images[indices])
-        )
-        return cls(picked, local[labels[indices]])
+        chosen = local[labels[indices]]
+        if isinstance(images, ImageFiles):
+            return cls(images.select(indices), chosen)
+        return cls(view.resize(images[indices]), chosen)
 
     def to(self, device: torch.device) -> "Samples":
         """Move to a device what lies in memory; nothing is copied where it is there already."""

@@ -10,6 +10,8 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.functional._row_space import RowSpace
 
 Weights = dict[str, Tensor]
+Pathways = Mapping[str, Tensor]
+"""Weights by the names in :data:`PATHWAYS`."""
 PATHWAYS = ("w_plus", "v_plus", "w_minus", "v_minus")
 
 _ELEMENTS = 2**21
@@ -42,7 +44,7 @@ class FlowLimit:
     iterations: Tensor
 
 
-def gradient_flow_limit(x: Tensor, y: Tensor, weights: Mapping[str, Tensor]) -> FlowLimit:
+def gradient_flow_limit(x: Tensor, y: Tensor, weights: Pathways) -> FlowLimit:
     """Return the interpolating limit of gradient flow on squared error, from any start.
 
     The network is f(x) = <beta, x> with beta = w+ v+ - w- v-. Per entry, the flow conserves
@@ -106,7 +108,7 @@ def gradient_flow_limit(x: Tensor, y: Tensor, weights: Mapping[str, Tensor]) -> 
     )
 
 
-def conserved(weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def conserved(weights: Pathways) -> tuple[Tensor, Tensor]:
     """Return A and B, (..., D): what of beta = A e^{2z} - B e^{-2z} the start decides.
 
     2 sqrt(AB) is the scale below which the penalty of beta is quadratic and above which it is like l1; where
@@ -149,7 +151,7 @@ def growth_to(beta: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return z
 
 
-def grown(weights: Mapping[str, Tensor], growth: Tensor) -> dict[str, Tensor]:
+def grown(weights: Pathways, growth: Tensor) -> dict[str, Tensor]:
     """Return weights after growth z (..., D)."""
     up, down = torch.exp(growth), torch.exp(-growth)
     rising = (weights["w_plus"] + weights["v_plus"]) / 2 * up
@@ -277,7 +279,7 @@ class _Dual:
 # Checks of a regression problem
 
 
-def checked_problem(x: Tensor, y: Tensor, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Weights]:
+def checked_problem(x: Tensor, y: Tensor, weights: Pathways) -> tuple[Tensor, Tensor, Weights]:
     """Return everything in float64, or raise for what does not fit."""
     if x.ndim != 2 or 0 in x.shape:
         raise ConfigurationError(f"x: its shape is {tuple(x.shape)}; give inputs (n, D)")

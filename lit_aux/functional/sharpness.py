@@ -123,9 +123,8 @@ class _Search:
         value = self.loss()
         if last:
             return float(value.detach()), []
-        gradient = torch.autograd.grad(
-            value, list(self.parameters), allow_unused=True, materialize_grads=True
-        )
+        held = list(self.parameters)
+        gradient = torch.autograd.grad(value, held, allow_unused=True, materialize_grads=True)
         return float(value.detach()), list(gradient)
 
     @torch.no_grad()

@@ -187,13 +187,10 @@ class Encoder:
                 self._put(f"{name}.{part}", source.digest(bytes_of(getattr(value, part)())))
             return None
         if value.is_quantized:
-            each = value.qscheme() not in (torch.per_tensor_affine, torch.per_tensor_symmetric)
-            scales = (
-                value.q_per_channel_scales(),
-                value.q_per_channel_zero_points(),
-                value.q_per_channel_axis(),
-            )
-            self.add(f"{name}.scale", scales if each else (value.q_scale(), value.q_zero_point()))
+            whole = value.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric)
+            each = ("q_per_channel_scales", "q_per_channel_zero_points", "q_per_channel_axis")
+            kinds = ("q_scale", "q_zero_point") if whole else each
+            self.add(f"{name}.scale", tuple(getattr(value, kind)() for kind in kinds))
             value = value.int_repr()
         frozen = " frozen" if isinstance(value, nn.Parameter) and not value.requires_grad else ""
         return self._put(name, f"{value.dtype} {tuple(value.shape)} {source.digest(bytes_of(value))}{frozen}")

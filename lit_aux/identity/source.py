@@ -266,9 +266,8 @@ def _unwrapped(function: Any) -> Iterator[FunctionType]:
 def _written(kind: Any) -> list[FunctionType]:
     """Return the functions in a class's body that were written there, none that were put there later."""
     own = own_functions(kind) if isinstance(kind, type) else ()
-    return [
-        f for f in own if f.__module__ == kind.__module__ and f.__qualname__.startswith(kind.__qualname__)
-    ]
+    here = [function for function in own if function.__module__ == kind.__module__]
+    return [function for function in here if function.__qualname__.startswith(kind.__qualname__)]
 
 
 def _cell_of_class(kind: Any) -> str | None:

@@ -30,9 +30,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     try:
         raw = _read(path)
     except Exception as error:
-        reason = (
-            f"cannot be read as weights ({type(error).__name__}); it is damaged, or not a plain state dict"
-        )
+        what = "it is damaged, or not a plain state dict"
+        reason = f"cannot be read as weights ({type(error).__name__}); {what}"
         if path.suffix != ".safetensors" and code_in(path) is not None:
             reason = unreadable(path, error)
         raise ConfigurationError(f"pretrained: '{path}' {reason}") from error

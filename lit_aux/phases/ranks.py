@@ -185,9 +185,8 @@ def _lost(error: BaseException | None) -> RankError | None:
             return RankError(f"process {error.error_pid} (rank {error.error_index}) {how}; the run ends")
         if isinstance(error, RuntimeError) and _LOST.search(str(error)):
             said = " ".join(str(error).split())[:160]
-            return RankError(
-                f"another process of this run has ended, and the connection to it is lost ({said})"
-            )
+            ended = "another process of this run has ended, and the connection to it is lost"
+            return RankError(f"{ended} ({said})")
         error = error.__cause__ or error.__context__
     return None
 

@@ -28,6 +28,7 @@ from lit_aux.storage import StorageError, storage_trouble
 _CHOSEN = ("model.", "phase ", "trainer.", "callbacks.", "data.")
 """Beginnings of the names of what somebody chose; others are of classes, which are code."""
 Description = Mapping[str, Tree]
+Change = tuple[str | None, str | None]
 
 
 @dataclass
@@ -126,16 +127,12 @@ class PhaseCheckpointConnector(_CheckpointConnector):
         """Give loops, optimizers and schedules their states; each must find one."""
         content = self._loaded_checkpoint
         if content and self.trainer.state.fn == TrainerFn.FITTING:
-            needed = {
-                "optimizer_states": len(self.trainer.optimizers),
-                "lr_schedulers": len(self.trainer.lr_scheduler_configs),
-            }
+            optimizers, schedules = self.trainer.optimizers, self.trainer.lr_scheduler_configs
+            needed = {"optimizer_states": len(optimizers), "lr_schedulers": len(schedules)}
             for name, count in needed.items():
                 found = content.get(name)
-                # of schedules there may be more: averaging of weights adds one when it begins
-                if isinstance(found, list) and (
-                    len(found) < count or (name == "optimizer_states" and len(found) > count)
-                ):
+                more = name == "lr_schedulers"  # averaging of weights adds one when it begins
+                if isinstance(found, list) and (len(found) < count or (len(found) > count and not more)):
                     raise ConfigurationError(
                         f"ckpt_path: {str(self._ckpt_path)!r} has {len(found)} {name}, this run needs "
                         f"{count}; resume with the configuration that wrote it"
@@ -232,9 +229,8 @@ def check_same_run(point: ResumePoint, now: Description) -> None:
             found = differences(before[part], now[part])
             _refuse(point, {k: v for k, v in found.items() if _is_option(part, k, v, edited, other)})
     if loose:
-        rank_zero_warn(
-            f"ckpt_path: {point.path!r} was written with other {', '.join(loose)}; going on with it"
-        )
+        other_parts = ", ".join(loose)
+        rank_zero_warn(f"ckpt_path: {point.path!r} was written with other {other_parts}; going on with it")
 
 
 def check_same_data(point: ResumePoint, files: Tree, schedules: Tree, phases: Sequence[str]) -> None:
@@ -306,7 +302,7 @@ def may_continue(point: ResumePoint, now: Tree, names: Sequence[str]) -> bool:
     return old not in (new, "none") and (new == "none" or float(new) > float(old))
 
 
-def _refuse(point: ResumePoint, found: Mapping[str, tuple[str | None, str | None]]) -> None:
+def _refuse(point: ResumePoint, found: Mapping[str, Change]) -> None:
     if not found:
         return
     (name, (old, new)), *others = found.items()
@@ -317,9 +313,7 @@ def _refuse(point: ResumePoint, found: Mapping[str, tuple[str | None, str | None
     )
 
 
-def _is_option(
-    part: str, name: str, values: tuple[str | None, str | None], edited: bool, loose: bool
-) -> bool:
+def _is_option(part: str, name: str, values: Change, edited: bool, loose: bool) -> bool:
     """Whether a difference is one that somebody chose, and none that follows from other code or versions."""
     if part == "configuration":
         return not name.startswith("--trainer.callbacks")  # told apart below, by what they are
@@ -347,9 +341,8 @@ def _written(root: str) -> list[Path]:
     found = [p for p in Path(root).glob("**/checkpoints/**/*.ckpt") if p.is_file()]
     found += list(Path(root).glob("hpc_ckpt_*.ckpt"))
     if not found:
-        rank_zero_warn(
-            f"ckpt_path: 'last' was asked for, but there is no checkpoint in {root!r}; starting anew"
-        )
+        none = f"there is no checkpoint in {root!r}; starting anew"
+        rank_zero_warn(f"ckpt_path: 'last' was asked for, but {none}")
     return sorted(found, key=lambda p: p.stat().st_mtime_ns, reverse=True)
 
 

@@ -17,6 +17,7 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.pickles import code_in, is_old, read_weights, unreadable
 from lit_aux.storage import TOO_LONG, is_too_long
 
+Weights = Mapping[str, Tensor]
 CHECKPOINT_KEY = "lit_aux"
 
 
@@ -305,9 +306,7 @@ def _check_random_state(state: Mapping[str, Any], place: str) -> None:
         restore_random_state(now)
 
 
-def check_finite(
-    module: nn.Module, state: Mapping[str, Tensor], option: str, path: str | Path | None
-) -> None:
+def check_finite(module: nn.Module, state: Weights, option: str, path: str | Path | None) -> None:
     """Refuse weights that are NaN or infinite; buffers may be, as attention masks are.
 
     Args:
@@ -323,9 +322,7 @@ def check_finite(
         raise ConfigurationError(f"{told}; name a checkpoint of an earlier epoch")
 
 
-def not_finite(
-    module: nn.Module, state: Mapping[str, Tensor], option: str, path: str | Path | None
-) -> str | None:
+def not_finite(module: nn.Module, state: Weights, option: str, path: str | Path | None) -> str | None:
     """Say which parameters of a module are NaN or infinite in a checkpoint.
 
     Args:
@@ -384,9 +381,7 @@ def check_optimizers(optimizers: Iterable[Optimizer], place: str) -> None:
                     )
 
 
-def check_fit(
-    own: Mapping[str, Tensor], state: Mapping[str, Tensor], option: str, path: str | Path | None
-) -> None:
+def check_fit(own: Weights, state: Weights, option: str, path: str | Path | None) -> None:
     """Refuse weights of another network.
 
     Args:

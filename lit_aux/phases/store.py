@@ -19,6 +19,8 @@ from lit_aux.phases.phased import Fingerprinted
 from lit_aux.phases.state import PhaseResult, check_finite, check_fit, read_checkpoint, result_of
 from lit_aux.pickles import write_weights
 
+Differences = dict[str, tuple[str | None, str | None]]
+"""What was, and is, by name; None where there is none."""
 _COMPARED = 50
 """How many stored phases, the newest, are looked at to say what differs."""
 
@@ -118,7 +120,7 @@ class PhaseStore:
         """
         return read_checkpoint(self.path(key), "trainer.phase_store")
 
-    def nearest(self, description: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
+    def nearest(self, description: Mapping[str, str]) -> Differences:
         """Return what tells a phase from the stored one that is most like it.
 
         Args:
@@ -130,7 +132,7 @@ class PhaseStore:
         """
         marks = {path: self.mark(path.stem) for path in self.root.glob("*.ckpt")}
         files = sorted(marks, key=lambda path: marks[path])[-_COMPARED:]
-        found: list[dict[str, tuple[str | None, str | None]]] = []
+        found: list[Differences] = []
         for file in files:
             with suppress(ConfigurationError):  # damaged, or of another kind: it is not what was asked for
                 stored = read_checkpoint(file, "phase_store").get("description", {})
@@ -139,9 +141,7 @@ class PhaseStore:
         return min(found, key=len, default={})
 
 
-def differences(
-    before: Mapping[str, str], now: Mapping[str, str]
-) -> dict[str, tuple[str | None, str | None]]:
+def differences(before: Mapping[str, str], now: Mapping[str, str]) -> Differences:
     """Return by name the values that differ, before and now; options come before what follows from them."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     derived = ("digest of ", "code of ", "version of ")

@@ -238,9 +238,8 @@ class PhaseTrainer(Trainer):
         """Refuse data and schedules that are not those of the run that is resumed."""
         # Where nothing is left to train no batch is, and lengths that come from them are none.
         ended = self._settled and self._resume.path is not None
-        self._schedules = (
-            self._resume.info.get("schedules", {}) if ended else identity.describe_schedules(self)
-        )
+        told = self._resume.info.get("schedules", {})
+        self._schedules = told if ended else identity.describe_schedules(self)
         if self._resume.path is not None:
             begun = [phase.name for phase in self._phases[: self._index + 1]]
             resumption.check_same_data(self._resume, self._data_files(), self._schedules, begun)

@@ -119,9 +119,8 @@ def means_in_full(query: Query) -> Sheet:
 
 def table_of(query: Query) -> statistics.Table:
     """Return the cells by place and treatment."""
-    return statistics.by_treatment(
-        statistics.cells(query.good, query.value, [*query.places, *_GROUP], query.log)
-    )
+    places = [*query.places, *_GROUP]
+    return statistics.by_treatment(statistics.cells(query.good, query.value, places, query.log))
 
 
 def pairs(query: Query, baseline: str) -> Sheet:

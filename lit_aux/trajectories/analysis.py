@@ -14,6 +14,8 @@ from lit_aux.trajectories.reading import Trajectory
 from lit_aux.trajectories.study import Study
 from lit_aux.trajectories.transfer import loss_paths
 
+Runs = Sequence[Trajectory]
+
 
 @dataclass(frozen=True)
 class TaskAnalysis:
@@ -99,7 +101,7 @@ def analyse(study: Study, metric: str = "accuracy", select: str | None = None) -
 def _of_task(study: Study, method: str, task: str, metric: str, select: str, higher: bool) -> TaskAnalysis:
     single, multi = study.single[task], study.multi[method]
 
-    def values(runs: Sequence[Trajectory]) -> list[tuple[int | None, float]]:
+    def values(runs: Runs) -> list[tuple[int | None, float]]:
         return [(run.seed, transfer.reached(run, task, metric, select)) for run in runs]
 
     moved = Contrast(values(single), values(multi))
@@ -118,9 +120,7 @@ def _of_task(study: Study, method: str, task: str, metric: str, select: str, hig
     return TaskAnalysis(method, task, moved, found, mean, changes, verdicts)
 
 
-def _change(
-    single: Sequence[Trajectory], multi: Sequence[Trajectory], task: str, factor: Factor
-) -> Contrast | None:
+def _change(single: Runs, multi: Runs, task: str, factor: Factor) -> Contrast | None:
     """Return a factor in both kinds of runs, as far as they measured it; None where one kind did not."""
     kinds = []
     for runs in (single, multi):

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.spreadsheets import meant
-from lit_aux.storage import check_given
-from lit_aux.tables.reading import PathLike, files_beneath
+from lit_aux.tables.reading import PathLike, files_of
 
 Floats: TypeAlias = NDArray[np.float64]
 Wholes: TypeAlias = NDArray[np.int64]
@@ -105,24 +104,7 @@ def trajectory_files(paths: Iterable[PathLike]) -> list[Path]:
     Raises:
         ConfigurationError: If there is no such file, or none in a folder.
     """
-    found: dict[Path, Path] = {}
-    for given in paths:
-        check_given("RUN", given)
-        path = Path(given)
-        if path.is_dir():
-            inside = files_beneath(path, FILE)
-            if not inside:
-                raise ConfigurationError(
-                    f"RUN {path}: there is no {FILE} in this folder; runs with the callback TrajectoryLog "
-                    "write one"
-                )
-        elif path.is_file():
-            inside = [path]
-        else:
-            raise ConfigurationError(f"RUN {path}: there is no such file or folder")
-        for file in inside:
-            found.setdefault(file.resolve(), file)
-    return list(found.values())
+    return files_of("RUN", paths, FILE, "; runs with the callback TrajectoryLog write one")
 
 
 def read_trajectories(

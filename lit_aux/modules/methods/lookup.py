@@ -51,9 +51,9 @@ def method_of(aggregator: nn.Module | str | None, weighting: nn.Module | str | N
         weighting = _of_torchjd("weighting", weighting, "scalarization", list(WEIGHTINGS))
     if _is_kind(weighting, "aggregation"):
         raise ConfigurationError(f"weighting: {_shown(weighting)} combines gradients; give it as aggregator")
-    return (
-        weighting if isinstance(weighting, weightings.LossWeighting) else weightings.Scalarization(weighting)
-    )
+    if isinstance(weighting, weightings.LossWeighting):
+        return weighting
+    return weightings.Scalarization(weighting)
 
 
 def _shown(given: nn.Module | str | None) -> str:
