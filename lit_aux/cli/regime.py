@@ -13,7 +13,7 @@ from lit_aux.cli.commands import dispatch
 from lit_aux.cli.parser import Option, command_parser, parse
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.files import atomic_write
-from lit_aux.outputs import check_folder, check_output, written_to
+from lit_aux.outputs import check_output, written_to
 from lit_aux.runs.job import CLUSTER
 from lit_aux.storage import check_place
 
@@ -160,7 +160,9 @@ def _is_number(word: str) -> bool:
 
 def _out(own: Mapping[str, str], default: Path) -> Path:
     """Return the folder for what is found, refusing what cannot be one."""
-    folder = check_folder("--out", own.get("--out", default))
+    folder = Path(own.get("--out", default))
+    if folder.exists() and not folder.is_dir():
+        raise ConfigurationError(f"--out {folder}: is a file; name a folder")
     _files(folder)
     check_output("--out", folder / "regime.csv", kind="table of regimes")
     return folder

@@ -11,7 +11,8 @@ from jsonargparse import ArgumentParser
 from lit_aux.cli.parser import Option, Options, command_parser, parse
 from lit_aux.errors import ConfigurationError
 from lit_aux.files import atomic_write
-from lit_aux.outputs import check_csv, check_folder, written_to
+from lit_aux.outputs import check_csv, written_to
+from lit_aux.storage import check_place
 from lit_aux.trajectories.analysis import Analysis, analyse
 from lit_aux.trajectories.reading import read_trajectories
 from lit_aux.trajectories.sheets import sheets, tables
@@ -62,7 +63,9 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigurationError(
             f"RUN: nothing is given; name folders of single-task and multi-task runs{where}"
         )
-    out = check_folder("--out", given.out)
+    out = check_place("--out", given.out)
+    if out.exists() and not out.is_dir():
+        raise ConfigurationError(f"--out {out}: is a file; name a folder")
     runs, notes = read_trajectories(given.runs, given.phase)
     found = analyse(study_of(runs, given.tasks), given.metric, given.select)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
