@@ -273,10 +273,9 @@ class RepresentationDimensionality(measurements.Measuring):
         if any(t is not None and found is None for t, found in ((before, x), (after, y))):
             notes.append("activations are not finite")
         elif x is not None and y is not None and (x.shape[1] == y.shape[1] or self.pairing == "sample"):
-            shared = shared_dimensionality(
-                x, y, pairing=self.pairing, center=self.center, unbiased=self.unbiased
-            )
-            measures = float(shared.pr_x), float(shared.pr_y), float(shared.ensd)
+            how: dict[str, Any] = {"center": self.center, "unbiased": self.unbiased}
+            pr_x, pr_y, ensd = map(float, shared_dimensionality(x, y, pairing=self.pairing, **how))
+            measures = pr_x, pr_y, ensd
         else:
             measures = self._pr(x), self._pr(y), math.nan
             if x is not None and y is not None:

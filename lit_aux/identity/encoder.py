@@ -307,9 +307,13 @@ class Encoder:
             and library_of(source.module_of(value)) is not None
         ):
             return
+        self._add_leniently(place, value, needed)
+
+    def _add_leniently(self, name: str, value: Any, needed: bool = False) -> None:
+        """Add what must be identified only where it is needed."""
         strict, self._strict = self._strict, needed and self._strict
         try:
-            self.add(place, value)
+            self.add(name, value)
         finally:
             self._strict = strict
 
@@ -418,9 +422,7 @@ class Encoder:
         """Write what a class has that its file does not tell: values, closures, functions put there later."""
         for key, value in sorted(vars(kind).items()):
             if not key.startswith(("__", "_abc_")) and not is_descriptor(value):
-                strict, self._strict = self._strict, False
-                self.add(f"{name}.{key}", value)
-                self._strict = strict
+                self._add_leniently(f"{name}.{key}", value)
         for function in source.own_functions(kind):
             if function.__qualname__.startswith(kind.__qualname__) and function.__module__ == kind.__module__:
                 self._inner(f"{name}.{function.__name__}", function, own=True)

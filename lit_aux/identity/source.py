@@ -201,44 +201,39 @@ def bytecode(code: CodeType) -> str:
     return digest(code.co_code, repr(written), repr(names))
 
 
-def globals_in(code: CodeType) -> Iterator[str]:
-    """Yield the globals that a function, and those within it, read."""
-    for step in dis.get_instructions(code):
-        if step.opname in _READ:
-            yield step.argval
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """Yield a function's code and that of all functions within it."""
+    yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from globals_in(constant)
+            yield from _codes(constant)
+
+
+def globals_in(code: CodeType) -> Iterator[str]:
+    """Yield the globals that a function, and those within it, read."""
+    steps = (step for inner in _codes(code) for step in dis.get_instructions(inner))
+    return (step.argval for step in steps if step.opname in _READ)
 
 
 def attributes_read(code: CodeType, variable: str) -> set[str] | None:
     """Return which attributes of a global a function reads; None where it takes the whole of it."""
     found: set[str] = set()
-    steps = [step for step in dis.get_instructions(code) if step.opname != "PUSH_NULL"]
-    for step, following in zip(steps, [*steps[1:], None], strict=True):
-        if step.opname in _READ and step.argval == variable:
-            if following is None or following.opname not in ("LOAD_ATTR", "LOAD_METHOD"):
-                return None
-            found.add(following.argval)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            inner = attributes_read(constant, variable)
-            if inner is None:
-                return None
-            found |= inner
+    for inner in _codes(code):
+        steps = [step for step in dis.get_instructions(inner) if step.opname != "PUSH_NULL"]
+        for step, following in zip(steps, [*steps[1:], None], strict=True):
+            if step.opname in _READ and step.argval == variable:
+                if following is None or following.opname not in ("LOAD_ATTR", "LOAD_METHOD"):
+                    return None
+                found.add(following.argval)
     return found
 
 
 @lru_cache(maxsize=1024)
 def attributes_set(kind: type) -> frozenset[str]:
     """Return the names of the attributes that the functions in a class's body assign."""
-    codes = [function.__code__ for function in own_functions(kind)]
-    found: set[str] = set()
-    while codes:
-        code = codes.pop()
-        found |= {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_ATTR"}
-        codes += [c for c in code.co_consts if isinstance(c, CodeType)]
-    return frozenset(found)
+    codes = (code for function in own_functions(kind) for code in _codes(function.__code__))
+    steps = (step for code in codes for step in dis.get_instructions(code))
+    return frozenset(step.argval for step in steps if step.opname == "STORE_ATTR")
 
 
 def own_functions(kind: type) -> Iterator[FunctionType]:
@@ -370,13 +365,7 @@ def _loaded(module: ModuleType, path: str) -> Iterator[FunctionType]:
 @lru_cache(maxsize=1024)
 def _functions_in(path: str, changed: int, size: int) -> frozenset[str]:
     """Return the bytecode of every function in a file."""
-    found: set[str] = set()
-    waiting = [compile(_text(path), path, "exec", dont_inherit=True)]
-    while waiting:
-        code = waiting.pop()
-        found.add(bytecode(code))
-        waiting += [c for c in code.co_consts if isinstance(c, CodeType)]
-    return frozenset(found)
+    return frozenset(map(bytecode, _codes(compile(_text(path), path, "exec", dont_inherit=True))))
 
 
 def _spelled(value: Any) -> str:
