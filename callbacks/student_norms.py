@@ -171,9 +171,8 @@ def _merged(teachers: Sequence[Any]) -> tuple[Tensor, Tensor]:
     directions: list[Tensor] = []
     columns: list[Tensor] = []
     for task, teacher in enumerate(teachers):
-        weights, readout = (
-            t.detach().to("cpu", torch.float64) for t in (teacher.directions, teacher.readout)
-        )
+        parts = (teacher.directions, teacher.readout)
+        weights, readout = (part.detach().to("cpu", torch.float64) for part in parts)
         for row, value in zip(weights, readout.flatten(), strict=True):
             unit = row / row.norm()
             known = (i for i, other in enumerate(directions) if float(unit @ other) > 1 - 1e-9)

@@ -61,7 +61,7 @@ Nothing here looks at test data: what is said to be best is so on validation dat
 def parser() -> ArgumentParser:
     """Return the parser of ``lit-aux regime``; RUN and the options of ``lit-aux fit`` are not in it."""
     options = {name.removeprefix("--"): Option(text, str) for name, text in _OWN.items()}
-    options["trust"] = Option(_OWN["--trust"], bool, False)
+    options["trust"] = Option(_OWN["--trust"], bool)
     return command_parser("regime", _TEXT, options, _USAGE)
 
 

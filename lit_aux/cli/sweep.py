@@ -36,10 +36,8 @@ _OPTIONS: Options = {
     "sbatch": Option('more #SBATCH lines of that script: --sbatch="--time 2:00:00 --gres gpu:1"', str, ""),
     "cluster": Option(CLUSTER),
     "task": Option("run one run alone, by its number, and leave the table to --collect", int | None),
-    "retry": Option("try runs again that failed", bool, False),
-    "collect": Option(
-        "write the rows of runs that tasks have ended into the table; train nothing", bool, False
-    ),
+    "retry": Option("try runs again that failed", bool),
+    "collect": Option("write the rows of runs that tasks have ended into the table; train nothing", bool),
 }
 _OF_FIT = ("--model", "--data", "--trainer", "--config", "--seed_everything")
 _TEXT = """\

@@ -198,18 +198,13 @@ def copies(listings: Mapping[str, tuple[Sequence[str], Sequence[int]]], root: Pa
     groups = _alike(paths)
     said = []
     for one, other in _PAIRS:
-        both = [
-            (paths[here], paths[there])
-            for group in groups
-            for there in group
-            if parts[there] == other
-            for here in [next((i for i in group if parts[i] == one), None)]
-            if here is not None
-        ]
+        both = []
+        for group in groups:
+            here = [paths[i] for i in group if parts[i] == one]
+            both += [(here[0], paths[i]) for i in group if here and parts[i] == other]
         if both:
-            said.append(
-                f"{_count(len(both))} of {other} {_are(both)} of images of {one} ({_pair(both[0], root)})"
-            )
+            found = f"{_count(len(both))} of {other} {_are(both)} of images of {one}"
+            said.append(f"{found} ({_pair(both[0], root)})")
     mixed = [group for group in groups if len({labels[i] for i in group}) > 1]
     if mixed:
         first = mixed[0][0]

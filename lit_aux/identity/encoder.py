@@ -150,7 +150,7 @@ class Encoder:
         elif isinstance(value, nn.Module):
             self._module(name, value)
         elif isinstance(value, Optimizer):
-            self._attributes(name, value, vars(value), lambda key: bool(_OF_OPTIMIZER.search(key)))
+            self._attributes(name, value, vars(value), without=_OF_OPTIMIZER)
         elif isinstance(value, ModuleType):
             self._put(name, f"module {value.__name__}")
             self._module_code(value.__name__)
@@ -212,7 +212,7 @@ class Encoder:
             for key, value in vars(module).items()
             if key not in _OF_TORCH and not is_own_method(value, module)
         }
-        self._attributes(name, module, own, lambda key: False)
+        self._attributes(name, module, own)
         for kind in ("_parameters", "_buffers", "_modules"):
             for key, value in getattr(module, kind).items():
                 if not self._omit(module, key, value):
@@ -371,7 +371,7 @@ class Encoder:
         if isinstance(reduced, str):
             return self._put(name, f"{kind.__module__}.{reduced}")
         if reduced is None:
-            self._attributes(name, value, state_of(value), lambda key: False)
+            self._attributes(name, value, state_of(value))
             return None
         self._put(name, self.add_class(kind))
         function, arguments, *rest = reduced
@@ -380,7 +380,7 @@ class Encoder:
         self._sequence(f"{name}.from", [a for a in arguments if a is not kind])
         state, members, items = (*rest, None, None, None)[:3]
         if isinstance(state, dict):
-            self._attributes(name, value, state, lambda key: False)
+            self._attributes(name, value, state)
         elif state is not None:
             self.add(f"{name}.state", state)
         for part, content in (("members", members), ("items", items)):
@@ -388,12 +388,10 @@ class Encoder:
                 self._sequence(f"{name}.{part}", list(content))
         return None
 
-    def _attributes(
-        self, name: str, owner: Any, values: Mapping[str, Any], omit: Callable[[str], bool]
-    ) -> None:
+    def _attributes(self, name: str, owner: Any, values: Mapping[str, Any], without: Any = None) -> None:
         self._put(name, self.add_class(type(owner)))
         for key in sorted(values, key=str):
-            if not omit(key) and not self._omit(owner, key, values[key]):
+            if not (without and without.search(key)) and not self._omit(owner, key, values[key]):
                 self.add(f"{name}.{key}", values[key])
 
     # Classes and code
