@@ -122,6 +122,12 @@ def unit_contributions(first: Tensor, readout: Tensor) -> Tensor:
     r"""Compute :math:`\|w_h\| (\sum_o v_{oh}^2)^{1/2}` (..., H): what a unit contributes to all outputs.
 
     Their sum is `f12_norm`. Arguments and errors are those of `f1_norm`.
+
+    Example:
+        >>> from torch import tensor
+        >>> from lit_aux.functional import unit_contributions
+        >>> unit_contributions(tensor([[3.0, 4.0]]), tensor([[2.0]]))
+        tensor([10.])
     """
     first, readout = _outputs("first", first), _outputs("readout", readout)
     _check_units(first, readout)
