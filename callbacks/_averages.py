@@ -1,7 +1,7 @@
 """Averaged copies of weights: which weights a measurement is of, and what would undo a change of them."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from lit_aux.callbacks._inputs import parts_of
 from lit_aux.callbacks._no_trace import attached
 
 _CLASS = re.compile(r"EMA|Ema(?![a-z])|MovingAverage|WeightAverag|AveragedModel|Polyak")
@@ -75,9 +76,8 @@ class Ran:
             return ""
         if self.names:
             return f"measured the averaged copy {', '.join(sorted(self.names))}, which runs in eval mode"
-        return (
-            f"measured the weights that are trained, not the averaged copy {', '.join(sorted(self.copies))}"
-        )
+        copies = ", ".join(sorted(self.copies))
+        return f"measured the weights that are trained, not the averaged copy {copies}"
 
 
 def averaging_callbacks(trainer: Trainer, asking: Any) -> str:
@@ -154,8 +154,5 @@ def _tensors(value: Any, depth: int) -> Iterator[Tensor]:
     elif isinstance(value, nn.Module):
         yield from (tensor.detach() for tensor in (*value.parameters(), *value.buffers()))
     elif depth and not isinstance(value, Trainer | Callback | type):
-        parts = (
-            value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-        )
-        for part in parts if len(parts) else getattr(value, "__dict__", {}).values():
+        for part in parts_of(value) or getattr(value, "__dict__", {}).values():
             yield from _tensors(part, depth - 1)

@@ -4,7 +4,8 @@ import copy
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 
 Mask = str | Callable[[Any], Tensor] | Literal[False] | None
 """Where the mask of padded inputs comes from: found in the batch (None), the name that it has there, a
@@ -82,31 +83,21 @@ def _rebuilt(like: Mapping[Any, Any], members: dict[Any, Any]) -> Any:
     """Return a mapping of the same kind with other members."""
     if type(like) is dict:
         return members
-    try:
+    with suppress(Exception):
         return type(like)(members)  # type: ignore[call-arg]
-    except Exception:  # a class with arguments of its own
-        made = copy.copy(like)
-        try:
-            for key, value in members.items():
-                made[key] = value  # type: ignore[index]
-        except Exception:
-            return members
+    with suppress(Exception):  # a class with arguments of its own
+        made: Any = copy.copy(like)
+        made.update(members)
         return made
+    return members
 
 
 def tensors_of(value: Any) -> list[Tensor]:
     """List the tensors in a collection; of a packed sequence, its data."""
-    found: list[Tensor] = []
-
-    def note(leaf: Any) -> Any:
-        if isinstance(leaf, PackedSequence):
-            found.append(leaf.data)
-        elif isinstance(leaf, Tensor):
-            found.append(leaf)
-        return leaf
-
-    mapped(value, note)
-    return found
+    found: list[Any] = []
+    mapped(value, found.append)
+    leaves = (leaf.data if isinstance(leaf, PackedSequence) else leaf for leaf in found)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def moved(value: Any, device: torch.device | str) -> Any:
@@ -187,11 +178,9 @@ def slices(inputs: Any, size: int) -> list[Any]:
 
 def part(inputs: Any, total: int, start: int, stop: int) -> Any:
     """Return some samples of :class:`Inputs` or of a collection."""
-    if not isinstance(inputs, Inputs):
-        return rows(inputs, total, start, stop)
+    cut = rows(inputs, total, start, stop)
     size = max(0, min(stop, total) - max(start, 0))
-    cut = [rows(value, total, start, stop) for value in (inputs.args, inputs.kwargs, inputs.masks)]
-    return Inputs(cut[0], cut[1], size, cut[2], inputs.step, inputs.loader)
+    return replace(cut, size=size) if isinstance(cut, Inputs) else cut
 
 
 def joined(pieces: list[Inputs]) -> list[Inputs]:
@@ -268,26 +257,24 @@ def resolved(found: Iterable[Mapping[str, Tensor]], mask: Mask) -> list[dict[str
     if mask is not None and not callable(mask) and not isinstance(mask, str):
         raise ConfigurationError(f"mask: {mask!r} is no name, no function of a batch, and not false")
     if isinstance(mask, str):
-        if mask not in names:
-            raise unknown_name("mask", mask, names)
+        check_known("mask", mask, names)
         names = [mask]
     elif mask is not None:
         names = [GIVEN]
     for name in names:
-        values = [piece[name] for piece in pieces if name in piece]
-        if values[0].ndim == 1:
+        having = [piece for piece in pieces if name in piece]
+        if having[0][name].ndim == 1:
             continue
-        meant = True if name == GIVEN else _meaning(name, values)
+        meant = True if name == GIVEN else _meaning(name, [piece[name] for piece in having])
         if meant is None:
             how = f"mask: {name!r} may be true for what is real or for padding"
             if isinstance(mask, str):
                 raise ConfigurationError(f"{how}; give a function of the batch that returns what is real")
             rank_zero_warn(f"{how}, so that it is not used; give mask= (or False)")
-        for piece in pieces:
-            if name in piece:
-                value = piece.pop(name)
-                if meant is not None:
-                    piece[name] = _true(value) == meant
+        for piece in having:
+            value = piece.pop(name)
+            if meant is not None:
+                piece[name] = _true(value) == meant
     return [{name: value for name, value in piece.items() if name in names} for piece in pieces]
 
 
@@ -306,12 +293,10 @@ def _meaning(name: str, masks: list[Tensor]) -> bool | None:
         return False
     if _REAL.search(name):
         return True
-    rows = torch.cat(
-        [torch.stack([_true(m).flatten(1).all(1), ~_true(m).flatten(1).any(1)]) for m in masks], 1
-    )
-    full, empty = rows.any(1).tolist()
+    rows = [_true(mask).flatten(1) for mask in masks]
+    full, empty = any(bool(r.all(1).any()) for r in rows), any(bool((~r).all(1).any()) for r in rows)
     if full != empty:
-        return bool(full)
+        return full
     return False if "pad" in name and not full else None
 
 
@@ -329,11 +314,6 @@ def fitting(masks: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor | Non
     """Return the mask of a shape (n, positions, ...), if there is one and no other that says otherwise."""
     fits = [mask for mask in masks.values() if tuple(mask.shape) == shape]
     if not fits and len(shape) == 2:
-        lengths = [
-            m for m in masks.values() if m.ndim == 1 and len(m) == shape[0] and int(m.max()) <= shape[1]
-        ]
-        exact = [m for m in lengths if int(m.min()) >= 0]
-        fits = [lengths_mask(m, shape[1]) for m in exact]
-    if not fits or any(not torch.equal(fits[0], other) for other in fits[1:]):
-        return None
-    return fits[0]
+        lengths = [m for m in masks.values() if m.ndim == 1 and len(m) == shape[0]]
+        fits = [lengths_mask(m, shape[1]) for m in lengths if 0 <= int(m.min()) <= int(m.max()) <= shape[1]]
+    return fits[0] if fits and all(torch.equal(fits[0], other) for other in fits[1:]) else None

@@ -22,15 +22,7 @@ from lit_aux.errors import ConfigurationError
 Record = Callable[[str, object], None]
 Spatial = Literal["flatten", "mean"]
 
-_CHANNELS_FIRST = (
-    "Conv",
-    "MaxPool",
-    "AvgPool",
-    "AdaptiveMaxPool",
-    "AdaptiveAvgPool",
-    "BatchNorm",
-    "InstanceNorm",
-)
+_CHANNELS_FIRST = ("Conv", "MaxPool", "AvgPool", "Adaptive", "BatchNorm", "InstanceNorm")
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
 
@@ -113,9 +105,7 @@ def _network_layers(net: nn.Module) -> list[str]:
     children = dict(net.named_children())
     ends = ["global_pool", "avgpool", "norm", "fc_norm", *(n for n in children if is_readout(n))]
     if hasattr(net, "layer4"):
-        pooled = isinstance(children.get("maxpool"), nn.Module) and not isinstance(
-            children["maxpool"], nn.Identity
-        )
+        pooled = not isinstance(children.get("maxpool", nn.Identity()), nn.Identity)
         stem = "maxpool" if pooled else ("act1" if "act1" in children else "relu")
         return [stem, "layer1", "layer2", "layer3", "layer4", *ends]
     if "patch_embed" in children and "blocks" in children:
@@ -145,12 +135,9 @@ def hooked(module: nn.Module, layers: Iterable[str], record: Record) -> Abstract
 
 def first_tensor(layer: str, output: object) -> Tensor | PackedSequence:
     """Return the first tensor, or packed sequence, of a layer's output; also of collections in it."""
-    found = _first(output)
-    if found is None:
-        raise ConfigurationError(
-            f"layers: {layer!r} gives {type(output).__name__}, not a tensor; choose another"
-        )
-    return found
+    if (found := _first(output)) is not None:
+        return found
+    raise ConfigurationError(f"layers: {layer!r} gives {type(output).__name__}, not a tensor; choose another")
 
 
 def _first(output: object) -> Tensor | PackedSequence | None:
@@ -186,13 +173,12 @@ def samples_first(
         output = output.transpose(0, 1)
     if output.ndim and len(output) == n:
         return output, dict(masks)
-    unfolded = _unfolded(output, inputs)
-    if unfolded is None:
-        raise ConfigurationError(
-            f"layers: {name!r} gives shape {tuple(output.shape)} for {n} samples; "
-            "the first dimension must be the samples"
-        )
-    return unfolded, dict(masks)
+    if (unfolded := _unfolded(output, inputs)) is not None:
+        return unfolded, dict(masks)
+    shape = tuple(output.shape)
+    raise ConfigurationError(
+        f"layers: {name!r} gives shape {shape} for {n} samples; the first dimension must be the samples"
+    )
 
 
 def _batch_second(layer: nn.Module) -> bool:

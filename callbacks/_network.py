@@ -206,9 +206,8 @@ def call(trainer: Trainer, module: LightningModule, inputs: Inputs) -> None:
             if inputs.step:
                 run_step(module, inputs)
             elif network is None:
-                raise ConfigurationError(
-                    f"probe: {type(module).__name__} defines no forward(x) to run it through"
-                )
+                name = type(module).__name__
+                raise ConfigurationError(f"probe: {name} defines no forward(x) to run it through")
             else:
                 network(*inputs.args, **inputs.kwargs)
     except ConfigurationError:
@@ -230,16 +229,14 @@ def run_step(module: LightningModule, inputs: Inputs) -> None:
     function = getattr(module, inputs.step)
     known = inspect.signature(function).parameters
     several = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in known.values())
-    given = [inputs.args[0], 0, inputs.loader]
-    wanted = len(known) if not several else 2
-    function(*given[: max(1, min(wanted, 3))])
+    given = (inputs.args[0], 0, inputs.loader)
+    function(*given[: 2 if several else max(1, len(known))])
 
 
 def _described(value: Any) -> str:
     """Return the shape of a tensor, in words what else it is."""
-    return (
-        f"{tuple(value.shape)}" if isinstance(value, Tensor) and not value.is_nested else type(value).__name__
-    )
+    plain = isinstance(value, Tensor) and not value.is_nested
+    return str(tuple(value.shape)) if plain else type(value).__name__
 
 
 def as_inputs(found: Any, network: nn.Module | None) -> Inputs:

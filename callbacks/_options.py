@@ -53,9 +53,7 @@ def check_source(option: str, value: Any, what: str) -> None:
     """
     if value is None or callable(value):
         return
-    plain = isinstance(value, list | tuple) and all(
-        isinstance(one, int | float | str | None) for one in value
-    )
+    plain = isinstance(value, list | tuple) and all(isinstance(v, int | float | str | None) for v in value)
     if plain or isinstance(value, str | bytes | type) or not isinstance(value, Iterable):
         raise ConfigurationError(f"{option}: {value!r} is no {what}")
 

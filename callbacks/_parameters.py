@@ -110,11 +110,8 @@ def without_integers(
 
 def integer_names(named: Mapping[str, Tensor]) -> dict[str, str]:
     """Return those of some parameters that are integer or quantised: by name, how to say which."""
-    return {
-        name: f"{name} ({str(p.dtype).removeprefix('torch.')})"
-        for name, p in named.items()
-        if not is_continuous(p)
-    }
+    kinds = {name: str(p.dtype).removeprefix("torch.") for name, p in named.items() if not is_continuous(p)}
+    return {name: f"{name} ({kind})" for name, kind in kinds.items()}
 
 
 def refuse_uninitialized(user: str, named: Mapping[str, Tensor]) -> None:
@@ -261,10 +258,9 @@ def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module | nn.Parameter
     """Yield parameters and children with parameters, by name; losses and metrics are not of the network."""
     yield from module.named_parameters(recurse=False)
     for name, child in module.named_children():
-        foreign = isinstance(child, Metric | nn.modules.loss._Loss) or getattr(
-            child, "outside_network", False
-        )
-        if not foreign and next(child.parameters(), None) is not None:
+        foreign = isinstance(child, Metric | nn.modules.loss._Loss)
+        outside = foreign or getattr(child, "outside_network", False)
+        if not outside and next(child.parameters(), None) is not None:
             yield name, uncompiled(child)
 
 

@@ -68,10 +68,8 @@ class BringsBack(Callback):
         home, path = _TICKETS.get(self, (os.getpid(), ""))
         started = isinstance(trainer.strategy.launcher, _MultiProcessingLauncher) and home != os.getpid()
         if stage == "fit" and started and trainer.is_global_zero:
-            names = [
-                n for base in type(self).__mro__ for n, v in vars(base).items() if isinstance(v, Brought)
-            ]
-            write({name: vars(self)[name] for name in names if name in vars(self)}, path)
+            kind = type(self)
+            write({n: v for n, v in vars(self).items() if isinstance(getattr(kind, n, None), Brought)}, path)
 
 
 def fetch(callback: Callback) -> None:

@@ -173,14 +173,8 @@ def _rounded(values: Tensor) -> float:
 
 def _bound(layer: nn.Module) -> float | None:
     """Return the bound of torch's own draw of a layer's weights; None of layers that have another."""
-    if isinstance(layer, nn.Linear):
-        inputs = layer.in_features
-    elif isinstance(layer, nn.modules.conv._ConvNd):
-        inputs = nn.init._calculate_fan_in_and_fan_out(layer.weight)[0]
-    elif isinstance(layer, nn.RNNBase):
-        inputs = layer.hidden_size
-    elif isinstance(layer, nn.Bilinear):
-        inputs = layer.in1_features
-    else:
-        return None
-    return 1 / math.sqrt(inputs)
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        return 1 / math.sqrt(nn.init._calculate_fan_in_and_fan_out(layer.weight)[0])
+    kinds = {nn.Linear: "in_features", nn.RNNBase: "hidden_size", nn.Bilinear: "in1_features"}
+    inputs = [getattr(layer, name) for kind, name in kinds.items() if isinstance(layer, kind)]
+    return 1 / math.sqrt(inputs[0]) if inputs else None

@@ -15,6 +15,8 @@ from lit_aux.callbacks.probe import transfer
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.batchnorm import batchnorm_layers, reestimate_batchnorm, uncompiled
 
+Probe = Mapping[str, Any]
+"""``{task: (x, y)}``."""
 _BATCH = 256
 
 
@@ -65,7 +67,7 @@ def task_model(module: LightningModule, user: str) -> TaskModel:
 
 @contextmanager
 def undisturbed(
-    trainer: Trainer, module: LightningModule, model: TaskModel, probe: Mapping[str, Any] | None = None
+    trainer: Trainer, module: LightningModule, model: TaskModel, probe: Probe | None = None
 ) -> Iterator[None]:
     """Put a module in eval mode, in its weights' own precision and with gradients; then put all back.
 
@@ -116,9 +118,7 @@ def on_device(trainer: Trainer, module: LightningModule, batch: Any, rows: Any =
         trainer.state.stage = stage
 
 
-def _reestimate(
-    trainer: Trainer, module: LightningModule, model: TaskModel, probe: Mapping[str, Any]
-) -> None:
+def _reestimate(trainer: Trainer, module: LightningModule, model: TaskModel, probe: Probe) -> None:
     """Estimate statistics from batches that mix the tasks in equal shares, as training batches do.
 
     Tasks take passes of their own where some layers are one task's alone, or where inputs differ in shape.

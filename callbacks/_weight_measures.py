@@ -240,8 +240,5 @@ def chosen_tasks(module: object, tasks: Iterable[str] | str | None) -> list[str]
 
 def rows_of(net: object, task: str | None, outputs: int) -> slice:
     """Return the rows of a network's readout that belong to a task, all of them if that cannot be told."""
-    slices = getattr(net, "task_slices", None)
-    if task is not None and isinstance(slices, Mapping) and task in slices:
-        rows: slice = slices[task]
-        return rows
-    return slice(0, outputs)
+    slices: Mapping[str | None, slice] = getattr(net, "task_slices", None) or {}
+    return slices.get(task, slice(0, outputs))

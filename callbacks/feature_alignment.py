@@ -3,28 +3,19 @@
 import reprlib
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from lit_aux.callbacks import _weight_measures as of_weights
 from lit_aux.callbacks._options import check_text
-from lit_aux.callbacks._weight_measures import (
-    Measures,
-    WeightMeasures,
-    check_counts,
-    chosen_tasks,
-    counts,
-    find_weights,
-    stacked,
-)
-from lit_aux.errors import ConfigurationError
-from lit_aux.functional._kmeans import check_seed
-from lit_aux.functional.alignment import Similarity, check_similarity, feature_alignment
+from lit_aux.errors import ConfigurationError, check_known
+from lit_aux.functional.clustering import Similarity, check_seed, feature_alignment
 
 
 @dataclass(eq=False, repr=False)
-class FeatureAlignment(WeightMeasures):
+class FeatureAlignment(of_weights.WeightMeasures):
     """Measures how well the cluster centres of a layer's units match a teacher's directions.
 
     The mean over the teacher's units of the best similarity with one of the K centres: 1 where each has a
@@ -70,7 +61,7 @@ class FeatureAlignment(WeightMeasures):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_similarity(self.similarity)
+        check_known("similarity", self.similarity, get_args(Similarity))
         check_seed(self.seed)
         if self.tasks is not None and (self.teacher is not None or not self.tasks):
             raise ConfigurationError(
@@ -78,7 +69,7 @@ class FeatureAlignment(WeightMeasures):
                 "teacher"
             )
         check_text("layer", self.layer)
-        self.k = self._counts = counts("k", self.k)
+        self.k = self._counts = of_weights.counts("k", self.k)
 
     @property
     def state_key(self) -> str:
@@ -89,18 +80,18 @@ class FeatureAlignment(WeightMeasures):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what cannot be measured before anything is trained."""
-        for name, weights in find_weights("layer", pl_module, self.layer).items():
-            networks = stacked(weights)
-            check_counts(self._counts, networks.shape[1], name)
+        for name, weights in of_weights.find_weights("layer", pl_module, self.layer).items():
+            networks = of_weights.stacked(weights)
+            of_weights.check_counts(self._counts, networks.shape[1], name)
             for task in self._tasks(pl_module):
                 self._teachers(trainer, task, networks)
 
-    def measure(self, trainer: Trainer, pl_module: LightningModule) -> Measures:
+    def measure(self, trainer: Trainer, pl_module: LightningModule) -> of_weights.Measures:
         """Return the alignment of every replica by layer, K and task, as the weights are now."""
-        found: Measures = {}
+        found: of_weights.Measures = {}
         tasks = self._tasks(pl_module)
-        for name, weights in find_weights("layer", pl_module, self.layer).items():
-            networks = stacked(weights)
+        for name, weights in of_weights.find_weights("layer", pl_module, self.layer).items():
+            networks = of_weights.stacked(weights)
             for task in tasks:
                 teachers = self._teachers(trainer, task, networks)
                 for k in self._counts:
@@ -111,7 +102,7 @@ class FeatureAlignment(WeightMeasures):
 
     def _tasks(self, module: LightningModule) -> list[str]:
         """Return the tasks whose teachers count."""
-        known = chosen_tasks(module, self.tasks)
+        known = of_weights.chosen_tasks(module, self.tasks)
         return known if known and (self.tasks is not None or "main" not in known) else ["main"]
 
     def _teachers(self, trainer: Trainer, task: str, networks: Tensor) -> list[Tensor]:

@@ -3,29 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from lit_aux.callbacks import _weight_measures as of_weights
 from lit_aux.callbacks._options import check_choice, check_text
-from lit_aux.callbacks._weight_measures import (
-    Measures,
-    WeightMeasures,
-    check_counts,
-    counts,
-    find_one,
-    find_weights,
-    stacked,
-)
-from lit_aux.errors import ConfigurationError
-from lit_aux.functional._kmeans import check_seed
-from lit_aux.functional.clustering import Reference, check_min_norm, check_reference, kmeans_inertia
+from lit_aux.errors import ConfigurationError, check_known
+from lit_aux.functional.clustering import Reference, check_seed, kmeans_inertia
 from lit_aux.functional.norms import unit_contributions
+from lit_aux.ranges import NOT_NEGATIVE, check
 
 
 @dataclass(eq=False, repr=False)
-class KMeansInertia(WeightMeasures):
+class KMeansInertia(of_weights.WeightMeasures):
     """Measures the share of the variance of units' directions that K clusters leave unexplained.
 
     Near 0 for K small: the layer's units lie in K directions, the network has learned sparse features; near
@@ -78,11 +70,11 @@ class KMeansInertia(WeightMeasures):
                 f"readout: {self.readout!r} does not go with unit_weights {self.unit_weights!r}; "
                 "give both ('contribution' and the readout's name) or neither"
             )
-        check_reference(self.reference)
-        check_min_norm(self.min_norm)
+        check_known("reference", self.reference, get_args(Reference))
+        check("min_norm", self.min_norm, NOT_NEGATIVE)
         check_seed(self.seed)
         check_text("layer", self.layer)
-        self.k = self._counts = counts("k", self.k)
+        self.k = self._counts = of_weights.counts("k", self.k)
 
     @property
     def state_key(self) -> str:
@@ -93,15 +85,15 @@ class KMeansInertia(WeightMeasures):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what cannot be measured before anything is trained."""
-        for name, weights in find_weights("layer", pl_module, self.layer).items():
-            check_counts(self._counts, weights.shape[-2], name)
+        for name, weights in of_weights.find_weights("layer", pl_module, self.layer).items():
+            of_weights.check_counts(self._counts, weights.shape[-2], name)
             self._contributions(pl_module, name, weights)
 
-    def measure(self, trainer: Trainer, pl_module: LightningModule) -> Measures:
+    def measure(self, trainer: Trainer, pl_module: LightningModule) -> of_weights.Measures:
         """Return the inertia of every replica by layer and K, as the weights are now."""
-        found: Measures = {}
-        for name, weights in find_weights("layer", pl_module, self.layer).items():
-            networks, counted = stacked(weights), self._contributions(pl_module, name, weights)
+        found: of_weights.Measures = {}
+        for name, weights in of_weights.find_weights("layer", pl_module, self.layer).items():
+            networks, counted = of_weights.stacked(weights), self._contributions(pl_module, name, weights)
             for k in self._counts:
                 measure = f"inertia_k{k}"
                 one = partial(self._inertia, k)
@@ -121,10 +113,10 @@ class KMeansInertia(WeightMeasures):
 
     def _contributions(self, module: LightningModule, name: str, weights: Tensor) -> Sequence[Tensor | None]:
         """Return what each unit of each replica contributes (H,), or None where units count equally."""
-        first = stacked(weights)
+        first = of_weights.stacked(weights)
         if self.readout is None:
             return [None] * len(first)
-        readout = stacked(find_one("readout", module, self.readout))
+        readout = of_weights.stacked(of_weights.find_one("readout", module, self.readout))
         if readout.shape[-1] != first.shape[-2] or len(readout) != len(first):
             raise ConfigurationError(
                 f"readout: {self.readout!r} of shape {tuple(readout.shape)} does not read the units of "

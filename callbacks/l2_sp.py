@@ -9,16 +9,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lit_aux.callbacks import _parameters
 from lit_aux.callbacks._measurements import log_scalars
 from lit_aux.callbacks._options import names_of
-from lit_aux.callbacks._parameters import (
-    by_first_name,
-    refuse_sparse,
-    refuse_sparse_layers,
-    refuse_uninitialized,
-    shared_parameters,
-    squares,
-)
 from lit_aux.callbacks._start import FromStart
 from lit_aux.errors import ConfigurationError
 from lit_aux.ranges import NOT_NEGATIVE, RATE, Range, check
@@ -69,7 +62,7 @@ class L2SP(FromStart):
 
     def kept(self, module: LightningModule) -> Mapping[str, Tensor]:
         """Return the shared parameters, also those that do not train yet."""
-        return shared_parameters(module, self.shared, type(self).__name__, frozen=True)
+        return _parameters.shared_parameters(module, self.shared, type(self).__name__, frozen=True)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start afresh in every fit."""
@@ -80,10 +73,9 @@ class L2SP(FromStart):
         """Say now what would go wrong when training starts."""
         if getattr(pl_module, "students", None) is not None:
             raise ConfigurationError("L2SP: students have no gradients that it could change; leave it out")
-        refuse_uninitialized(
-            "L2SP", shared_parameters(pl_module, self.shared, "L2SP", frozen=True, tell=True)
-        )
-        refuse_sparse_layers("L2SP", pl_module, self._training(pl_module).values())
+        shared = _parameters.shared_parameters(pl_module, self.shared, "L2SP", frozen=True, tell=True)
+        _parameters.refuse_uninitialized("L2SP", shared)
+        _parameters.refuse_sparse_layers("L2SP", pl_module, self._training(pl_module).values())
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         if scaled and any(getattr(o, "_step_supports_amp_scaling", False) for o in trainer.optimizers):
             raise ConfigurationError(
@@ -103,12 +95,10 @@ class L2SP(FromStart):
         for name, parameter in training.items():
             if id(parameter) not in mine:
                 continue
-            refuse_sparse("L2SP", name, parameter.grad)
-            if name in self.start:
-                self._held = True
-                added = self.alpha * (parameter - self.start[name])
-            else:
-                added = self.beta * parameter
+            _parameters.refuse_sparse("L2SP", name, parameter.grad)
+            held = name in self.start
+            self._held = self._held or held
+            added = self.alpha * (parameter - self.start[name]) if held else self.beta * parameter
             parameter.grad = added if parameter.grad is None else parameter.grad + added
 
     def _begin(self, module: LightningModule, training: Mapping[str, Tensor]) -> None:
@@ -116,8 +106,8 @@ class L2SP(FromStart):
         unknown = training.keys() - self.start.keys() - self._readout
         if not unknown:
             return
-        new = {name: value for name, value in self.kept(module).items() if name in unknown}
-        self.start |= {name: value.detach().clone() for name, value in new.items()}
+        new = {n: value.detach().clone() for n, value in self.kept(module).items() if n in unknown}
+        self.start |= new
         self._readout |= unknown - new.keys()
 
     @torch.no_grad()
@@ -126,9 +116,9 @@ class L2SP(FromStart):
         distance = norm = 0.0
         for name, parameter in self._training(module).items():
             if name in self.start:
-                distance += float(squares(parameter - self.start[name]).sum())
+                distance += float(_parameters.squares(parameter - self.start[name]).sum())
             else:
-                norm += float(squares(parameter).sum())
+                norm += float(_parameters.squares(parameter).sum())
         return (self.alpha * distance + self.beta * norm) / 2, math.sqrt(distance)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -144,8 +134,5 @@ class L2SP(FromStart):
     @staticmethod
     def _training(module: LightningModule) -> dict[str, nn.Parameter]:
         """Return the parameters that train, by name, but for what a weighting of several losses learns."""
-        return {
-            name: parameter
-            for name, parameter in by_first_name(module).items()
-            if parameter.requires_grad and not name.startswith("task_method.")
-        }
+        training = {name: p for name, p in _parameters.by_first_name(module).items() if p.requires_grad}
+        return {name: p for name, p in training.items() if not name.startswith("task_method.")}

@@ -3,8 +3,9 @@
 import math
 import os
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lit_aux.callbacks._measurements import LayerDimensionality
 from lit_aux.files import atomic_path
@@ -70,9 +71,8 @@ def draw_layers(axis: "Axes", phase: str, table: Sequence[LayerDimensionality]) 
     }
     for z, (label, (values, face, edge, marker, size)) in enumerate(styles.items(), start=2):
         width = 0.8 if edge == "white" else 1.6
-        axis.scatter(
-            values, y, s=size, c=face, edgecolors=edge, marker=marker, label=label, linewidths=width, zorder=z
-        )
+        look: dict[str, Any] = {"c": face, "edgecolors": edge, "marker": marker, "linewidths": width}
+        axis.scatter(values, y, s=size, label=label, zorder=z, **look)
     _label(axis, phase, table)
     axis.grid(axis="x", color="#d9dee4", linewidth=0.7)
     axis.set_axisbelow(True)
@@ -94,32 +94,14 @@ def _label(axis: "Axes", phase: str, table: Sequence[LayerDimensionality]) -> No
     for i, row in enumerate(table):
         cells = (row.shown_verdict, _short(row.pr_ratio), _short(row.ensd_ratio))
         for (x, side), cell in zip(columns, cells, strict=True):
-            changed = cell in ("nested", "replaced")
-            axis.text(
-                x,
-                i,
-                cell,
-                transform=axis.get_yaxis_transform(),
-                horizontalalignment=side,
-                verticalalignment="center",
-                fontsize=9.5,
-                color=_INK,
-                fontweight="bold" if changed else "normal",
-            )
+            weight = "bold" if cell in ("nested", "replaced") else "normal"
+            at: dict[str, Any] = {"transform": axis.get_yaxis_transform(), "ha": side, "va": "center"}
+            axis.text(x, i, cell, fontsize=9.5, color=_INK, fontweight=weight, **at)
     word = "verdict\n(borderline)" if any(row.borderline for row in table) else "verdict"
     word = word if any(row.shown_verdict for row in table) else ""
     for (x, side), head in zip(columns, (word, "PR after\n/ before", "ENSD\n/ PR after"), strict=True):
-        axis.text(
-            x,
-            1.0,
-            head,
-            transform=axis.transAxes,
-            horizontalalignment=side,
-            verticalalignment="bottom",
-            fontsize=8,
-            color=_GREY,
-            linespacing=1.1,
-        )
+        below: dict[str, Any] = {"transform": axis.transAxes, "ha": side, "va": "bottom"}
+        axis.text(x, 1.0, head, fontsize=8, color=_GREY, linespacing=1.1, **below)
 
 
 def _scale(axis: "Axes", table: Sequence[LayerDimensionality]) -> None:
@@ -141,13 +123,9 @@ def _scale(axis: "Axes", table: Sequence[LayerDimensionality]) -> None:
 
 def _common_prefix(names: list[str]) -> str:
     """Return the leading components, with the last dot, that all names share."""
-    parts = [name.split(".")[:-1] for name in names]
-    shared: list[str] = []
-    for components in zip(*parts, strict=False):
-        if len(set(components)) > 1:
-            break
-        shared.append(components[0])
-    return ".".join(shared) + "." if shared else ""
+    levels = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    shared = takewhile(lambda level: len({*level}) == 1, levels)
+    return "".join(f"{level[0]}." for level in shared)
 
 
 def _short(value: float) -> str:

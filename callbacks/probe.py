@@ -10,14 +10,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
-from torch.utils.data import (
-    DataLoader,
-    DistributedSampler,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    Subset,
-)
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Subset
+from torch.utils.data.sampler import RandomSampler, SequentialSampler
 
 from lit_aux.callbacks._inputs import Inputs, Mask, joined, moved, part, resolved, slices, tensors_of
 from lit_aux.callbacks._network import Reader
@@ -186,9 +180,8 @@ def _gather(trainer: Trainer, pieces: list[Inputs], n: int) -> list[Inputs]:
 
 def _same(a: list[Any], b: list[Any]) -> bool:
     """Whether two lists of inputs hold the same numbers."""
-    return len(a) == len(b) and all(
-        torch.equal(x, y) for x, y in zip(tensors_of(a), tensors_of(b), strict=True)
-    )
+    pairs = zip(tensors_of(a), tensors_of(b), strict=True)
+    return len(a) == len(b) and all(torch.equal(x, y) for x, y in pairs)
 
 
 @contextmanager

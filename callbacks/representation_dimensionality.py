@@ -9,17 +9,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lit_aux.callbacks import _measurements as measurements
 from lit_aux.callbacks._averages import Ran, which_weights
 from lit_aux.callbacks._inputs import Inputs, Mask
 from lit_aux.callbacks._layers import Look, Spatial, activations, look, refuse_lazy, resolve_layers
-from lit_aux.callbacks._measurements import (
-    UNTRAINED,
-    LayerDimensionality,
-    Measuring,
-    folder_of,
-    log_scalars,
-    phase_of,
-)
 from lit_aux.callbacks._no_trace import never_fatal, snapshot, swapped, told
 from lit_aux.callbacks._options import check_choice, check_source, names_of
 from lit_aux.callbacks._processes import Brought
@@ -30,12 +23,13 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.functional.dimensionality import participation_ratio, shared_dimensionality
 from lit_aux.ranges import POSITIVE, Range, check
 
+_CHANGED = "the network does not give what it gave before (something beside weights has changed)"
 GROUP_BYTES = 3 << 29
 """Activations (before and after) held at a time; more layers than fit take further passes of the probe."""
 
 
 @dataclass(eq=False, repr=False)
-class RepresentationDimensionality(Measuring):
+class RepresentationDimensionality(measurements.Measuring):
     """Measures, layer by layer, how many dimensions a fit uses and how many of them it found there.
 
     At the start of every fit (``on_train_start``: after a rescale, whatever the order of callbacks) a copy
@@ -106,7 +100,7 @@ class RepresentationDimensionality(Measuring):
     replaced_below: float = 0.5
     picture: bool = True
 
-    results = Brought[list[LayerDimensionality]]()
+    results = Brought[list[measurements.LayerDimensionality]]()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -141,7 +135,7 @@ class RepresentationDimensionality(Measuring):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
-        self.results = [LayerDimensionality(**row) for row in state_dict["results"]]
+        self.results = [measurements.LayerDimensionality(**row) for row in state_dict["results"]]
         self._before, self._epochs = state_dict["before"], state_dict["epochs"]
         self._untrained = state_dict.get("untrained", self._untrained)
 
@@ -168,9 +162,8 @@ class RepresentationDimensionality(Measuring):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights, collect the probe and see that every layer runs."""
         refuse_lazy(pl_module, self.user)
-        self._pieces = collect_probe(
-            trainer, pl_module, self.num_samples, self.probe, self.to_input, self.mask
-        )
+        options = self.num_samples, self.probe, self.to_input, self.mask
+        self._pieces = collect_probe(trainer, pl_module, *options)
         size = sum(piece.size for piece in self._pieces)
         if size < self._least:
             own = self.probe is not None
@@ -197,16 +190,16 @@ class RepresentationDimensionality(Measuring):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare, keep the results and draw them."""
         rows = self.compare(trainer, pl_module)
-        phase = phase_of(pl_module)
+        phase = measurements.phase_of(pl_module)
         self.results = [row for row in self.results if row.phase != phase] + rows
         self._tell(rows)
-        folder = folder_of(trainer)
+        folder = measurements.folder_of(trainer)
         if self.picture and folder is not None:
             name = f"{phase}_dimensionality.png" if phase else "dimensionality.png"
             with never_fatal("Drawing dimensionality"):
                 plot(rows, folder / name.replace("/", "_"))
 
-    def _tell(self, rows: list[LayerDimensionality]) -> None:
+    def _tell(self, rows: list[measurements.LayerDimensionality]) -> None:
         """Warn of what the table alone would not say loudly enough."""
         if self._weights:
             rank_zero_warn(f"{self.user}: {self._weights}")
@@ -216,7 +209,7 @@ class RepresentationDimensionality(Measuring):
                 "out there; give mask= for it, or choose another layer"
             )
         for row in rows:
-            note = row.note.removesuffix(UNTRAINED).removesuffix("; ")
+            note = row.note.removesuffix(measurements.UNTRAINED).removesuffix("; ")
             if note not in ("", self._weights):
                 rank_zero_warn(f"{self.user}: {row.layer}: {note}")
 
@@ -226,12 +219,12 @@ class RepresentationDimensionality(Measuring):
             rank_zero_warn(f"{self.user} measured nothing: the fit trained no step.")
         self._forget()
 
-    def compare(self, trainer: Trainer, pl_module: LightningModule) -> list[LayerDimensionality]:
+    def compare(self, trainer: Trainer, pl_module: LightningModule) -> list[measurements.LayerDimensionality]:
         """Measure all layers now, inside a fit; log and return one row per layer."""
         rows = [row for group in self._groups() for row in self._compare_group(trainer, pl_module, group)]
         measures = ("pr_before", "pr_after", "ensd", "pr_ratio", "ensd_ratio")
         values = {f"{row.layer}/{key}": float(getattr(row, key)) for row in rows for key in measures}
-        log_scalars(trainer, pl_module, values)
+        measurements.log_scalars(trainer, pl_module, values)
         return rows
 
     def _groups(self) -> Iterator[list[str]]:
@@ -251,7 +244,7 @@ class RepresentationDimensionality(Measuring):
 
     def _compare_group(
         self, trainer: Trainer, module: LightningModule, layers: list[str]
-    ) -> Iterator[LayerDimensionality]:
+    ) -> Iterator[measurements.LayerDimensionality]:
         """Run the probe through both sets of weights and compare some layers; never raise."""
         with swapped(module, self._before):
             old, old_wrong = self._run(trainer, module, layers)
@@ -260,13 +253,11 @@ class RepresentationDimensionality(Measuring):
         for layer in layers:
             if layer in changed:
                 old.pop(layer, None)
-                old_wrong[layer] = (
-                    "the network does not give what it gave before (something beside weights has changed)"
-                )
+                old_wrong[layer] = _CHANGED
             why = {"now": new_wrong.get(layer), "with the weights before": old_wrong.get(layer)}
             wrong = [f"{reason}, {when}" for when, reason in why.items() if reason]
             note = wrong[0] if wrong else self._weights
-            phase = phase_of(module)
+            phase = measurements.phase_of(module)
             try:
                 yield self._row(phase, layer, old.pop(layer, None), new.pop(layer, None), note)
             except Exception as error:
@@ -274,7 +265,7 @@ class RepresentationDimensionality(Measuring):
 
     def _row(
         self, phase: str, layer: str, before: Tensor | None, after: Tensor | None, note: str
-    ) -> LayerDimensionality:
+    ) -> measurements.LayerDimensionality:
         """Return one layer's row, of its activations (samples x features) where it has any."""
         notes = [note] if note else []
         x, y = (None if t is None or not bool(t.isfinite().all()) else t for t in (before, after))
@@ -282,15 +273,14 @@ class RepresentationDimensionality(Measuring):
         if any(t is not None and found is None for t, found in ((before, x), (after, y))):
             notes.append("activations are not finite")
         elif x is not None and y is not None and (x.shape[1] == y.shape[1] or self.pairing == "sample"):
-            shared = shared_dimensionality(
-                x, y, pairing=self.pairing, center=self.center, unbiased=self.unbiased
-            )
-            measures = float(shared.pr_x), float(shared.pr_y), float(shared.ensd)
+            how: dict[str, Any] = {"center": self.center, "unbiased": self.unbiased}
+            pr_x, pr_y, ensd = map(float, shared_dimensionality(x, y, pairing=self.pairing, **how))
+            measures = pr_x, pr_y, ensd
         else:
             measures = self._pr(x), self._pr(y), math.nan
             if x is not None and y is not None:
                 notes.append(f"the layer had {x.shape[1]} features before and has {y.shape[1]} now")
-        return LayerDimensionality.compare(
+        return measurements.LayerDimensionality.compare(
             phase,
             layer,
             *measures,

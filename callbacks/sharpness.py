@@ -68,9 +68,8 @@ class Sharpness(TaskDiagnostic):
 
     def measure(self, trainer: Trainer, module: LightningModule) -> dict[str, dict[str, float]]:
         """Return each task's sharpness, the mean over its batches."""
-        batches = {
-            task: permuted_batches(len(y), self.batch_size, seed=task) for task, (_, y) in self.probe.items()
-        }
+        sizes = {task: len(y) for task, (_, y) in self.probe.items()}
+        batches = {task: permuted_batches(n, self.batch_size, seed=task) for task, n in sizes.items()}
         work = [(task, number) for task, rows in batches.items() for number in range(len(rows))]
         sums = dict.fromkeys(batches, 0.0)
         names = list(self.parameters(module))

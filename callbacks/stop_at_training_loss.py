@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_aux.callbacks._processes import BringsBack, Brought
 from lit_aux.callbacks.task_data import labels_in
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 from lit_aux.ranges import POSITIVE
 
 _TARGETS = ("labels", "label", "targets", "target", "y")
@@ -139,8 +139,7 @@ class StopAtTrainingLoss(BringsBack):
         """Return the monitored metrics, averaged over processes where they differ."""
         metrics = trainer.callback_metrics
         for name in self.monitor or []:
-            if name not in metrics:
-                raise unknown_name("monitor", name, metrics)
+            check_known("monitor", name, metrics)
         # One process must not stop alone because its own value is below.
         device = trainer.strategy.root_device
         values = [metrics[name].detach().to(device, _dtype(device)) for name in self.monitor or []]
@@ -173,6 +172,5 @@ def _dtype(device: torch.device) -> torch.dtype:
 
 def _may_stop(trainer: Trainer) -> bool:
     """Whether the Trainer has done the epochs and steps it was asked to do at least."""
-    return trainer.current_epoch + 1 >= (trainer.min_epochs or 0) and trainer.global_step >= (
-        trainer.min_steps or 0
-    )
+    epochs = trainer.current_epoch + 1 >= (trainer.min_epochs or 0)
+    return epochs and trainer.global_step >= (trainer.min_steps or 0)

@@ -8,32 +8,16 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from lit_aux.callbacks import _weight_measures as of_weights
 from lit_aux.callbacks._measurements import phase_of
 from lit_aux.callbacks._options import check_text, names_of
-from lit_aux.callbacks._weight_measures import (
-    Measures,
-    WeightMeasures,
-    chosen_tasks,
-    counts,
-    find_one,
-    rows_of,
-    stacked,
-)
 from lit_aux.errors import unknown_name
+from lit_aux.functional import entry_share, f1_norm, f12_norm, l1_norm, l2_norm, l12_norm, top_share
 from lit_aux.functional._scale import scaled_norm
-from lit_aux.functional.norms import (
-    entry_share,
-    f1_norm,
-    f12_norm,
-    l1_norm,
-    l2_norm,
-    l12_norm,
-    top_share,
-)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class StudentNorms(WeightMeasures):
+class StudentNorms(of_weights.WeightMeasures):
     r"""Measures norms of a student network as a function, and where a linear student's weight lies.
 
     A module whose ``net`` has ``coefficients(task)``, giving (R, outputs, D) of R replicas, is a linear
@@ -82,7 +66,7 @@ class StudentNorms(WeightMeasures):
         for option in ("aux", "first", "readout"):
             check_text(option, getattr(self, option))
         self.tasks = names_of("tasks", self.tasks, "task")
-        self.top_k = self._counts = None if self.top_k is None else counts("top_k", self.top_k)
+        self.top_k = self._counts = None if self.top_k is None else of_weights.counts("top_k", self.top_k)
         self._teachers: dict[tuple[str, int], Any] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -98,7 +82,7 @@ class StudentNorms(WeightMeasures):
         super().on_fit_end(trainer, pl_module)
         self._teachers = {}
 
-    def measure(self, trainer: Trainer, pl_module: LightningModule) -> Measures:
+    def measure(self, trainer: Trainer, pl_module: LightningModule) -> of_weights.Measures:
         """Return every replica's norms and shares, of the student as it is now and, once, of the teacher."""
         linear = callable(getattr(getattr(pl_module, "net", pl_module), "coefficients", None))
         found = self._linear(trainer, pl_module) if linear else self._relu(trainer, pl_module)
@@ -106,16 +90,16 @@ class StudentNorms(WeightMeasures):
         told = any(row.layer == "teacher" and row.phase == phase for row in self.results)
         return {key: values for key, values in found.items() if key[0] == "student" or not told}
 
-    def _linear(self, trainer: Trainer, module: LightningModule) -> Measures:
+    def _linear(self, trainer: Trainer, module: LightningModule) -> of_weights.Measures:
         """Measure a student given by coefficients, and its teachers."""
         net: Any = getattr(module, "net", module)
-        tasks = chosen_tasks(module, self.tasks)
+        tasks = of_weights.chosen_tasks(module, self.tasks)
         betas = {task: _float64(net.coefficients(task)) for task in tasks}
         betas = betas or {"main": _float64(net.coefficients())}
         count = len(next(iter(betas.values())))
         aux = [self._teacher(trainer, self.aux, r) for r in range(count)]
         truths = {task: [self._teacher(trainer, task, r) for r in range(count)] for task in betas}
-        found: Measures = {}
+        found: of_weights.Measures = {}
         for layer, parts in {"student": betas, "teacher": _joined(truths)}.items():
             for name, norm in {"l1": l1_norm, "l2": l2_norm, "l12": l12_norm}.items():
                 if parts:
@@ -134,17 +118,19 @@ class StudentNorms(WeightMeasures):
                     found[layer, f"aux_share{end}"] = shares
         return found
 
-    def _relu(self, trainer: Trainer, module: LightningModule) -> Measures:
+    def _relu(self, trainer: Trainer, module: LightningModule) -> of_weights.Measures:
         """Measure a student given by input and output weights, and its teachers."""
-        first = _float64(find_one("first", module, self.first))
-        readout = _float64(find_one("readout", module, self.readout))
-        tasks = chosen_tasks(module, self.tasks)
+        first = _float64(of_weights.find_one("first", module, self.first))
+        readout = _float64(of_weights.find_one("readout", module, self.readout))
+        tasks = of_weights.chosen_tasks(module, self.tasks)
         net, outputs = getattr(module, "net", module), readout.shape[1]
-        rows = [readout[:, rows_of(net, task, outputs)] for task in tasks] or [readout]
+        rows = [readout[:, of_weights.rows_of(net, task, outputs)] for task in tasks] or [readout]
         # One slice a task, unless the module does not tell which rows are whose.
         readout = torch.cat(rows, 1) if sum(r.shape[1] for r in rows) <= outputs else readout
         norms = {"F_1": f1_norm, "F_12": f12_norm}
-        found: Measures = {("student", name): norm(first, readout).tolist() for name, norm in norms.items()}
+        found: of_weights.Measures = {
+            ("student", name): norm(first, readout).tolist() for name, norm in norms.items()
+        }
         teachers = [[self._teacher(trainer, t, r) for t in tasks or ["main"]] for r in range(len(first))]
         if all(hasattr(one, "directions") and hasattr(one, "readout") for row in teachers for one in row):
             merged = [_merged(row) for row in teachers]
@@ -168,15 +154,13 @@ class StudentNorms(WeightMeasures):
 
 def _float64(weights: Tensor) -> Tensor:
     """Return a copy (R, outputs, inputs) on the CPU."""
-    return stacked(weights.detach().to("cpu", torch.float64, copy=True))
+    return of_weights.stacked(weights.detach().to("cpu", torch.float64, copy=True))
 
 
 def _joined(truths: dict[str, list[Any]]) -> dict[str, Tensor]:
     """Stack the replicas' teachers of each task, if every task and replica has coefficients of one shape."""
-    every = [one for row in truths.values() for one in row]
-    if not all(isinstance(one, Tensor) for one in every):
-        return {}
-    return {task: torch.stack(row) for task, row in truths.items()}
+    known = all(isinstance(one, Tensor) for row in truths.values() for one in row)
+    return {task: torch.stack(row) for task, row in truths.items()} if known else {}
 
 
 def _merged(teachers: Sequence[Any]) -> tuple[Tensor, Tensor]:
@@ -187,9 +171,8 @@ def _merged(teachers: Sequence[Any]) -> tuple[Tensor, Tensor]:
     directions: list[Tensor] = []
     columns: list[Tensor] = []
     for task, teacher in enumerate(teachers):
-        weights, readout = (
-            t.detach().to("cpu", torch.float64) for t in (teacher.directions, teacher.readout)
-        )
+        parts = (teacher.directions, teacher.readout)
+        weights, readout = (part.detach().to("cpu", torch.float64) for part in parts)
         for row, value in zip(weights, readout.flatten(), strict=True):
             unit = row / row.norm()
             known = (i for i, other in enumerate(directions) if float(unit @ other) > 1 - 1e-9)

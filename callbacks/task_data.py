@@ -17,6 +17,7 @@ from lit_aux.callbacks._options import asked
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional._labels import known_labels
 
+Pair = tuple[Any, Any]
 Splits = Mapping[str, Mapping[str, Any]]
 TaskData = Splits | Callable[[Trainer], Splits] | None
 """Where examples come from. ``{split: {task: (x, y)}}``, with a data set, or an iterable of such batches (a
@@ -58,9 +59,7 @@ def phase_tasks(trainer: Trainer, module: LightningModule, data: TaskData, user:
     return list(named)
 
 
-def task_batches(
-    trainer: Trainer, data: TaskData, split: str, task: str, user: str
-) -> Iterator[tuple[Any, Any]]:
+def task_batches(trainer: Trainer, data: TaskData, split: str, task: str, user: str) -> Iterator[Pair]:
     """Yield batches ``(x, y)`` of one task in a fixed order; nothing where the split has none of it.
 
     To be consumed under a random state of its own, such as that of :func:`undisturbed`.
@@ -111,8 +110,8 @@ def task_probe(trainer: Trainer, data: TaskData, tasks: list[str], n: int, user:
         return {task: _first(trainer, data, task, n, user) for task in tasks}
 
 
-def _first(trainer: Trainer, data: TaskData, task: str, n: int, user: str) -> tuple[Any, Any]:
-    pieces: list[tuple[Any, Any]] = []
+def _first(trainer: Trainer, data: TaskData, task: str, n: int, user: str) -> Pair:
+    pieces: list[Pair] = []
     count = 0
     module = trainer.lightning_module
     for batch in task_batches(trainer, data, "train", task, user):
@@ -182,7 +181,7 @@ def labels_in(module: LightningModule | None, y: Tensor, task: str | None = None
     return known
 
 
-def labelled_rows(module: LightningModule | None, task: str, batch: tuple[Any, Any]) -> tuple[Any, Any]:
+def labelled_rows(module: LightningModule | None, task: str, batch: Pair) -> Pair:
     """Return the examples ``(x, y)`` of a batch of one task that have a target."""
     y = batch[1]
     if not isinstance(y, Tensor) or not y.ndim:

@@ -12,28 +12,22 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
+from lit_aux.callbacks import _measurements as measurements
 from lit_aux.callbacks._averages import Ran, which_weights
-from lit_aux.callbacks._measurements import (
-    FailedMeasurement,
-    Measuring,
-    TaskMeasurement,
-    log_scalars,
-    phase_of,
-)
 from lit_aux.callbacks._no_trace import told
 from lit_aux.callbacks._options import check_source, names_of
 from lit_aux.callbacks._parameters import refuse_sparse, refuse_sparse_layers, shared_parameters
 from lit_aux.callbacks._processes import Brought, total_over_processes
 from lit_aux.callbacks._task_model import TaskModel, on_device, task_model, undisturbed
 from lit_aux.callbacks.task_data import WHAT, TaskData, phase_tasks, task_probe
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 from lit_aux.ranges import WHOLE, check
 
 Item = TypeVar("Item")
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class TaskDiagnostic(Measuring):
+class TaskDiagnostic(measurements.Measuring):
     """Measures something of each task every so many epochs or steps, and leaves training as it was.
 
     Values are logged as ``{task}/{measure}`` after the module's ``log_prefix``. Examples are the first of
@@ -67,7 +61,7 @@ class TaskDiagnostic(Measuring):
     batch_size: int = 128
     data: TaskData = None
 
-    results = Brought[list[TaskMeasurement]]()
+    results = Brought[list[measurements.TaskMeasurement]]()
 
     needs_shared = True
     """Whether it measures gradients of shared parameters."""
@@ -107,7 +101,8 @@ class TaskDiagnostic(Measuring):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
-        kinds = {len(fields(kind)): kind for kind in (TaskMeasurement, FailedMeasurement)}
+        both = (measurements.TaskMeasurement, measurements.FailedMeasurement)
+        kinds = {len(fields(kind)): kind for kind in both}
         self.results = [kinds[len(row)](*row) for row in state_dict["results"]]
         self._epochs = state_dict["epochs"]
 
@@ -132,8 +127,7 @@ class TaskDiagnostic(Measuring):
             phases = [] if getattr(pl_module, "phase", None) is None else cast(Any, pl_module).phases
             known = list(dict.fromkeys([*chosen, *(task for phase in phases for task in phase.tasks)]))
             for task in self.tasks:
-                if task not in known:
-                    raise unknown_name(f"{self.user}: tasks", task, known)
+                check_known(f"{self.user}: tasks", task, known)
             chosen = [task for task in self.tasks if task in chosen]  # the others have a phase of their own
         self._steps = trainer.global_step
         self.probe = task_probe(trainer, self.data, chosen, self.num_samples, self.user)
@@ -153,7 +147,7 @@ class TaskDiagnostic(Measuring):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so if nothing was measured, and free the memory."""
         if not self._kept:
-            phase = phase_of(pl_module)
+            phase = measurements.phase_of(pl_module)
             where = f" in phase {phase}" if phase else ""
             say = rank_zero_info if self._started and not self.probe else rank_zero_warn
             say(f"{self.user} measured nothing{where}: {self.why_nothing(trainer)}.")
@@ -188,10 +182,12 @@ class TaskDiagnostic(Measuring):
 
     def _note_failure(self, trainer: Trainer, module: LightningModule, why: str) -> None:
         """Keep rows without a value for what was measured before and was to be measured now."""
-        phase = phase_of(module)
+        phase = measurements.phase_of(module)
         known = dict.fromkeys((row.task, row.measure) for row in self.results if row.phase == phase)
         self.results += [
-            FailedMeasurement(phase, self._epochs, trainer.global_step, task, measure, math.nan, why)
+            measurements.FailedMeasurement(
+                phase, self._epochs, trainer.global_step, task, measure, math.nan, why
+            )
             for task, measure in known
         ]
 
@@ -220,15 +216,15 @@ class TaskDiagnostic(Measuring):
         self, trainer: Trainer, pl_module: LightningModule, values: Mapping[str, Mapping[str, float]]
     ) -> None:
         """Add values ``{task: {measure: value}}`` to the results and log them."""
-        phase = phase_of(pl_module)
+        phase = measurements.phase_of(pl_module)
         self._kept += sum(map(len, values.values()))
         self.results += [
-            TaskMeasurement(phase, self._epochs, trainer.global_step, task, name, float(value))
+            measurements.TaskMeasurement(phase, self._epochs, trainer.global_step, task, name, float(value))
             for task, measures in values.items()
             for name, value in measures.items()
         ]
         flat = {f"{task}/{name}": float(v) for task, found in values.items() for name, v in found.items()}
-        log_scalars(trainer, pl_module, flat)
+        measurements.log_scalars(trainer, pl_module, flat)
 
     # For subclasses
 

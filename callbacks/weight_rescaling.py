@@ -13,25 +13,13 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
+from lit_aux.callbacks import _parameters
 from lit_aux.callbacks._averages import begun_before
 from lit_aux.callbacks._inputs import Inputs
 from lit_aux.callbacks._measurements import log_scalars
 from lit_aux.callbacks._network import Reader, call, default_to_input, read_ahead
 from lit_aux.callbacks._no_trace import traceless
 from lit_aux.callbacks._options import check_choice, names_of
-from lit_aux.callbacks._parameters import (
-    READOUTS,
-    by_any_name,
-    by_first_name,
-    clean,
-    integer_names,
-    is_continuous,
-    listed,
-    match,
-    readout_parameters,
-    refuse_uninitialized,
-    squares,
-)
 from lit_aux.callbacks._processes import BringsBack, Brought, total_over_processes
 from lit_aux.callbacks.probe import training_batches, transfer
 from lit_aux.errors import ConfigurationError
@@ -217,23 +205,24 @@ class WeightRescaling(BringsBack):
 
         A tied parameter counts as included by any of its names and as excluded by any of them.
         """
-        named = by_any_name(module)
-        refuse_uninitialized(type(self).__name__, named)
-        names = list(named) if self.include is None else match("include", self.include, named)
-        dropped = set() if self.exclude is None else set(match("exclude", self.exclude, named))
+        named = _parameters.by_any_name(module)
+        _parameters.refuse_uninitialized(type(self).__name__, named)
+        names = list(named) if self.include is None else _parameters.match("include", self.include, named)
+        dropped = set() if self.exclude is None else set(_parameters.match("exclude", self.exclude, named))
         ids = {id(named[name]) for name in dropped}
         if self.preset == "backbone":
-            readout = readout_parameters(module)
+            readout = _parameters.readout_parameters(module)
             if not readout:
+                known = ", ".join(sorted(_parameters.READOUTS))
                 raise ConfigurationError(
-                    f"preset: 'backbone' finds no readout ({', '.join(sorted(READOUTS))}) at the end of "
-                    f"{type(module).__name__}; use 'all' and name the readout with exclude"
+                    f"preset: 'backbone' finds no readout ({known}) at the end of {type(module).__name__}; "
+                    "use 'all' and name the readout with exclude"
                 )
             ids |= {id(parameter) for parameter in readout.values()}
         chosen: dict[int, tuple[str, nn.Parameter]] = {}
         for name in names:
             parameter = named[name]
-            fits = is_continuous(parameter) and (self.preset != "weights" or parameter.ndim >= 2)
+            fits = _parameters.is_continuous(parameter) and (self.preset != "weights" or parameter.ndim >= 2)
             if fits and id(parameter) not in ids:
                 chosen.setdefault(id(parameter), (name, parameter))
         if not chosen:
@@ -246,16 +235,16 @@ class WeightRescaling(BringsBack):
     def _tell_left_out(self, module: nn.Module, chosen: Mapping[str, nn.Parameter]) -> None:
         """Say in one line which parameters are not multiplied, and why."""
         ids = {id(parameter) for parameter in chosen.values()}
-        readout = readout_parameters(module) if self.preset == "backbone" else {}
-        left = {name: p for name, p in by_first_name(module).items() if id(p) not in ids}
+        readout = _parameters.readout_parameters(module) if self.preset == "backbone" else {}
+        left = {name: p for name, p in _parameters.by_first_name(module).items() if id(p) not in ids}
         self.left_out = list(left)
-        integers = integer_names(left)
+        integers = _parameters.integer_names(left)
         kinds = {
             "the readout": [name for name in left if name in readout],
             "integer or quantised": list(integers.values()),
             "as asked": [name for name in left if name not in readout and name not in integers],
         }
-        parts = [f"{listed(names)} ({kind})" for kind, names in kinds.items() if names]
+        parts = [f"{_parameters.listed(names)} ({kind})" for kind, names in kinds.items() if names]
         if parts:
             rank_zero_info(f"{type(self).__name__}: left out {'; '.join(parts)}")
 
@@ -302,7 +291,7 @@ class WeightRescaling(BringsBack):
     def _warn_of_batchnorm(self, module: nn.Module, chosen: Mapping[str, nn.Parameter]) -> None:
         """Say once that running statistics belong to other weights."""
         layers = batchnorm_layers(module)
-        readout = {id(parameter) for parameter in readout_parameters(module).values()}
+        readout = {id(parameter) for parameter in _parameters.readout_parameters(module).values()}
         readout_alone = all(id(parameter) in readout for parameter in chosen.values())
         if self._warned or not layers or readout_alone or self.factor == 1:
             return
@@ -312,7 +301,7 @@ class WeightRescaling(BringsBack):
 
 def _norm(parameters: dict[str, nn.Parameter]) -> float:
     """Joint Euclidean norm in float64, of complex numbers that of their moduli."""
-    return math.sqrt(sum(float(squares(p.detach().cpu()).sum()) for p in parameters.values()))
+    return math.sqrt(sum(float(_parameters.squares(p.detach().cpu()).sum()) for p in parameters.values()))
 
 
 def _by_pass(batch: Any) -> list[Inputs] | None:
@@ -337,7 +326,7 @@ def _by_pass(batch: Any) -> list[Inputs] | None:
 
 def _warn_of_layers(user: str, module: nn.Module, layers: Iterable[nn.Module], text: str) -> None:
     """Warn about some layers of a module; the text says what about them."""
-    names = {id(layer): clean(name) for name, layer in module.named_modules()}
+    names = {id(layer): _parameters.clean(name) for name, layer in module.named_modules()}
     found = [names.get(id(layer), type(layer).__name__) for layer in layers]
     shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
     rank_zero_warn(f"{user}: {text.format(layers=shown)}")

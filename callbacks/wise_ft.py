@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -19,7 +20,7 @@ from lit_aux.callbacks._start import FromStart
 from lit_aux.callbacks._task_model import task_model, undisturbed
 from lit_aux.callbacks.task_data import WHAT, TaskData, phase_tasks, task_probe
 from lit_aux.callbacks.trajectory_log import TrajectoryLog
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 from lit_aux.files import atomic_path, atomic_write
 from lit_aux.ranges import Range, check
 from lit_aux.spreadsheets import as_csv
@@ -112,8 +113,7 @@ class WiSEFT(FromStart):
         user = type(self).__name__
         known = phase_tasks(trainer, pl_module, self.data, user)
         for task in self.tasks or []:
-            if task not in known:
-                raise unknown_name(f"{user}: tasks", task, known)
+            check_known(f"{user}: tasks", task, known)
         self._evaluation.probe = task_probe(trainer, self.data, self.tasks or known, self.num_samples, user)
         self.results, self.best = [], None
         if self.keep_best and not any(
@@ -126,9 +126,8 @@ class WiSEFT(FromStart):
         with never_fatal(type(self).__name__):
             self._evaluate(trainer, pl_module)
         if not self.results:
-            rank_zero_warn(
-                f"{type(self).__name__} measured nothing: there are no validation or test examples."
-            )
+            user = type(self).__name__
+            rank_zero_warn(f"{user} measured nothing: there are no validation or test examples.")
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate every mixture, choose and write."""
@@ -232,16 +231,14 @@ def _plot(results: Sequence[MixingMeasurement], best: float | None, path: Path) 
             if rows:
                 label = f"{task}, {'test' if split == 'test' else 'validation'}"
                 face = color if split == "test" else "white"
-                axis.plot(
-                    [r.mixing for r in rows],
-                    [r.value for r in rows],
-                    line,
-                    label=label,
-                    markersize=5,
-                    markerfacecolor=face,
-                    color=color,
-                    marker=marker,
-                )
+                x, y = [r.mixing for r in rows], [r.value for r in rows]
+                style: dict[str, Any] = {
+                    "color": color,
+                    "marker": marker,
+                    "markersize": 5,
+                    "markerfacecolor": face,
+                }
+                axis.plot(x, y, line, label=label, **style)
     if best is not None:
         axis.axvline(best, color="#b0b7c0", linewidth=1, zorder=0, label="best on validation")
     axis.set_xlabel("mixing weight (0: before the fit, 1: after)")

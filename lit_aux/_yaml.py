@@ -40,12 +40,8 @@ def strict(loader: Any) -> Any:
                 first = seen.setdefault((key.tag, key.value), key)
                 if first is not key:
                     line = first.start_mark.line + 1
-                    raise DuplicateKeyError(
-                        None,
-                        None,
-                        f"the key {key.value!r} is there twice, first in line {line}",
-                        key.start_mark,
-                    )
+                    problem = f"the key {key.value!r} is there twice, first in line {line}"
+                    raise DuplicateKeyError(None, None, problem, key.start_mark)
             return node
 
     return Strict

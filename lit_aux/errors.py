@@ -1,7 +1,7 @@
 """Errors meant for people: one line that names the option, its value and what would be right."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
 
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
@@ -46,6 +46,18 @@ def unknown_name(option: str, value: object, choices: Iterable[object]) -> Confi
     near = get_close_matches(str(value), names, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else f"known: {_shorten(names)}"
     return ConfigurationError(f"{option}: {value!r} is unknown; {hint}")
+
+
+def check_known(option: str, value: object, choices: Collection[object]) -> None:
+    """Raise :func:`unknown_name` for a name that is not among those that there are.
+
+    Args:
+        option: The option that was set, as the user wrote it.
+        value: The name.
+        choices: Every name that is right.
+    """
+    if value not in choices:
+        raise unknown_name(option, value, choices)
 
 
 def _shorten(names: list[str], limit: int = 12) -> str:

@@ -3,8 +3,8 @@
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lit_aux.errors import ConfigurationError
@@ -75,6 +75,24 @@ def check_folder(option: str, path: PathLike) -> Path:
         where = "is a file" if nearest == found else f"lies in {nearest}, which is a file"
         raise ConfigurationError(f"{option} {found}: {where}; name a folder")
     return found
+
+
+@contextmanager
+def written_to(out: Path, folder: Path | None = None) -> Iterator[None]:
+    """Make the folder of ``--out``, and tell in one line where what is written there cannot be.
+
+    Args:
+        out: What the option names.
+        folder: The folder, where that is not what it names.
+
+    Raises:
+        ConfigurationError: Naming it and the reason.
+    """
+    try:
+        (folder or out).mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise ConfigurationError(f"--out {out}: cannot be written ({error.strerror})") from None
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
+from traceback import walk_tb
 from typing import Any
 
 from jsonargparse import Namespace
@@ -101,22 +102,15 @@ def of_trainer(error: BaseException, options: Mapping[str, Any]) -> str | None:
 
 def of_callback(error: BaseException) -> Any:
     """Return the callback of Lightning's in whose own lines an error arose; None where it was elsewhere."""
-    place, found = error.__traceback__, None
-    while place is not None:
-        owner = place.tb_frame.f_locals.get("self")
-        if type(owner).__module__.startswith("lightning.pytorch.callbacks."):
-            found = owner
-        place = place.tb_next
-    return found
+    owners = [frame.f_locals.get("self") for frame, _ in walk_tb(error.__traceback__)]
+    home = "lightning.pytorch.callbacks."
+    return next((owner for owner in reversed(owners) if type(owner).__module__.startswith(home)), None)
 
 
 def raised_by_lightning(error: BaseException) -> bool:
     """Say whether the line that raised an error is one of Lightning's."""
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    name = "" if place is None else str(place.tb_frame.f_globals.get("__name__", ""))
-    return name.partition(".")[0] == "lightning"
+    names = [str(frame.f_globals.get("__name__", "")) for frame, _ in walk_tb(error.__traceback__)]
+    return bool(names) and names[-1].partition(".")[0] == "lightning"
 
 
 def _owned(error: BuildError, message: str, config: Any) -> str | None:
@@ -142,11 +136,8 @@ def _owned(error: BuildError, message: str, config: Any) -> str | None:
     path = (*place, quoted[0]) if quoted else place
     if not error.arguments:
         return f"{option_of(path)}: {message}"
-    rest = (
-        message[subject.end() :].removeprefix(":").strip()
-        if subject and message[subject.end() :][:1] == ":"
-        else message
-    )
+    behind = message[subject.end() :] if subject else ""
+    rest = behind[1:].strip() if behind.startswith(":") else message
     return f"{option_of(path)}: {error.kind.__name__}: {rest}"
 
 
@@ -219,9 +210,8 @@ def _by_name(message: str, config: Any) -> str:
 
 
 def _quotes(message: str, value: Any) -> bool:
-    return (
-        isinstance(value, _SCALARS) and not isinstance(value, bool) and _place(value, message) < len(message)
-    )
+    scalar = isinstance(value, _SCALARS) and not isinstance(value, bool)
+    return scalar and _place(value, message) < len(message)
 
 
 def _function_name(value: Any) -> str:
@@ -234,12 +224,8 @@ def _function_name(value: Any) -> str:
 def _place(value: Any, message: str) -> int:
     """Return where a message quotes a value, or the first of several, its length if it does not."""
     if isinstance(value, list):
-        whole = message.find(str(value))
-        return (
-            whole
-            if value and whole >= 0
-            else min((_place(one, message) for one in value), default=len(message))
-        )
+        whole = message.find(str(value)) if value else -1
+        return whole if whole >= 0 else min((_place(one, message) for one in value), default=len(message))
     text = "''" if value == "" else _function_name(value) if callable(value) else str(value)
     beginning = f"{text[:40]}'..." if len(text) > 40 else text  # as a name that is too long is quoted
     quoted = re.search(rf"(?<![\w.])(?:{re.escape(text)}|{re.escape(beginning)})(?![\w])", message)

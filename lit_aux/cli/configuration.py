@@ -70,19 +70,11 @@ def check_configurations(words: Sequence[str]) -> None:
 def _check_part(place: str, key: Any, given: Any) -> None:
     """Raise for a key that is no text, and for options of the Trainer that are none."""
     inner = given.get("init_args") if isinstance(given, dict) else None
-    for one in [
-        key,
-        *(given if isinstance(given, dict) else ()),
-        *(inner if isinstance(inner, dict) else ()),
-    ]:
+    for one in (key, *(name for part in (given, inner) if isinstance(part, dict) for name in part)):
         if not isinstance(one, str):
             raise ConfigurationError(f"{place}: the key {one!r} is no name of an option")
-    if key == "trainer" and not isinstance(given, dict):
-        is_file = isinstance(given, str) and _is_file(given)
-        if not is_file:
-            raise ConfigurationError(
-                f"{place}: --trainer: {given!r} is no mapping of options and their values"
-            )
+    if key == "trainer" and not isinstance(given, dict) and not (isinstance(given, str) and _is_file(given)):
+        raise ConfigurationError(f"{place}: --trainer: {given!r} is no mapping of options and their values")
 
 
 def given_values(words: Sequence[str], option: str) -> Iterator[tuple[str, Any]]:

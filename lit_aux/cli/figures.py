@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from lit_aux.cli.parser import Options, command_parser, parse
+from lit_aux.cli.parser import Option, Options, command_parser, parse
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.figures.layout import Request
 from lit_aux.figures.results import FIGURES, draw_all, draw_figure
@@ -23,23 +23,17 @@ PICTURES = {
 """Of the theory: module, function and what it shows."""
 ALL = "all"
 _OPTIONS: Options = {
-    "results": (
-        list[str],
-        [],
-        "results.csv, or folders that hold one, of reproduce, sweep or fit; published ones too",
+    "results": Option(
+        "results.csv, or folders that hold one, of reproduce, sweep or fit; published ones too", list[str], []
     ),
-    "reference": (str | None, None, "folder of published tables to lay over, dashed"),
-    "experiment": (str | None, None, "draw the rows of this experiment"),
-    "network": (str | None, None, "draw the rows of diagonal, relu or image networks"),
-    "where": (list[str], [], 'draw rows with these values only, as in "k_main=5,10"'),
-    "duplicates": (
-        str | None,
-        None,
-        "first, last or mean: what counts where rows of one run differ by more than 1 %%",
-    ),
-    "value": (Literal["loss_best", "loss_final"], "loss_best", "the loss of students"),
-    "mean": (Literal["arithmetic", "geometric"], "arithmetic", "of losses over seeds"),
-    "out": (str | None, None, "the file, in png, svg or pdf by its ending; NAME.png by default"),
+    "reference": Option("folder of published tables to lay over, dashed"),
+    "experiment": Option("draw the rows of this experiment"),
+    "network": Option("draw the rows of diagonal, relu or image networks"),
+    "where": Option('draw rows with these values only, as in "k_main=5,10"', list[str], []),
+    "duplicates": Option("first, last or mean: what counts where rows of one run differ by more than 1 %%"),
+    "value": Option("the loss of students", Literal["loss_best", "loss_final"], "loss_best"),
+    "mean": Option("of losses over seeds", Literal["arithmetic", "geometric"], "arithmetic"),
+    "out": Option("the file, in png, svg or pdf by its ending; NAME.png by default"),
 }
 _OF_RESULTS = ("results", "reference", "experiment", "network", "where", "duplicates")
 

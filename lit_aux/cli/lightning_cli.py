@@ -17,14 +17,9 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 import lit_aux.data
 import lit_aux.modules  # noqa: F401 - so that their classes can be named without a path
+from lit_aux.cli import configuration
 from lit_aux.cli.building import build_plainly, located, noting, of_callback, of_trainer, raised_by_lightning
 from lit_aux.cli.commands import MORE_HELP
-from lit_aux.cli.configuration import (
-    check_configurations,
-    given_values,
-    know_working_folder,
-    told_of_references,
-)
 from lit_aux.cli.messages import parsing_message
 from lit_aux.cli.words import with_values
 from lit_aux.errors import ConfigurationError, causes
@@ -64,9 +59,8 @@ class _Parser(LightningArgumentParser):
 
     def parse_args(self, args: Any = None, *others: Any, **options: Any) -> Namespace:  # type: ignore[override]
         """Parse a command line, None in it being null."""
-        return super().parse_args(
-            with_values(args, _null) if isinstance(args, list) else args, *others, **options
-        )
+        words = with_values(args, _null) if isinstance(args, list) else args
+        return super().parse_args(words, *others, **options)
 
     def add_instantiator(self, instantiator: Any, *others: Any, **options: Any) -> None:
         """Add what builds a class; an error knows then what was being built."""
@@ -131,15 +125,14 @@ class AuxiliaryCLI(LightningCLI):
         if isinstance(args, Mapping | Namespace):
             return super().parse_arguments(parser, args)
         words = with_values(self._words, _class_path)
-        check_configurations(words)
+        configuration.check_configurations(words)
         try:
-            with told_of_references(words):
+            with configuration.told_of_references(words):
                 self.config = parser.parse_args(words)
         except SystemExit as end:  # not of the parser, which raises what is wrong
             if end.code:
-                raise ConfigurationError(
-                    f"a module that the options name ends Python (code {end.code})"
-                ) from end
+                what = f"a module that the options name ends Python (code {end.code})"
+                raise ConfigurationError(what) from end
             raise
 
     def _add_instantiators(self) -> None:
@@ -172,7 +165,7 @@ class AuxiliaryCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Refuse tasks that are given beside data that say otherwise: the data's would be taken."""
         known = _tasks(getattr(self, "datamodule", None))
-        for place, given in given_values(self._words, "model.tasks"):
+        for place, given in configuration.given_values(self._words, "model.tasks"):
             if known is not None and given != known:
                 raise ConfigurationError(
                     f"--model.tasks: {given}{place} are not those of the data, {known}; leave it out"
@@ -267,7 +260,7 @@ def run(args: ArgsType) -> None:
 
 def _command_line(kind: type[AuxiliaryCLI], args: ArgsType) -> None:
     _hush()
-    know_working_folder()
+    configuration.know_working_folder()
     kind(
         parser_class=_Parser,
         trainer_class=PhaseTrainer,
@@ -287,20 +280,13 @@ _NOISE = ("litlogger", "weights_only", "TPU available", "`Trainer.fit` stopped")
 
 def _hush() -> None:
     """Leave out what Lightning says about other products, and what the report tells better."""
-    for name in (
-        "lightning.pytorch.utilities.rank_zero",
-        "lightning.pytorch.trainer.connectors.checkpoint_connector",
-    ):
-        logger = logging.getLogger(name)
+    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+        logger = logging.getLogger(f"lightning.pytorch.{name}")
         if not logger.filters:
             logger.addFilter(lambda record: not any(part in record.getMessage() for part in _NOISE))
-    for message in (
-        ".*LeafSpec.*",
-        ".*smaller than the logging interval.*",
-        ".*across ranks is zero.*",
-        "Detected pickle protocol",
-    ):
-        warnings.filterwarnings("ignore", message=message)
+    for words in ("LeafSpec", "smaller than the logging interval", "across ranks is zero"):
+        warnings.filterwarnings("ignore", message=f".*{words}")
+    warnings.filterwarnings("ignore", message="Detected pickle protocol")
 
 
 def _class_path(option: str, value: str) -> str:

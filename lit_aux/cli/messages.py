@@ -171,9 +171,7 @@ def _wrong_type(path: list[str], expected: list[str], given: str) -> str:
     given = given.removesuffix(".").partition(". Got value: Namespace")[0]
     if nested := re.fullmatch(r"NestedArg\(key='(\w+)', val=(['\"])(.*)\2\)", given):
         return f"{option_of([*path, nested[1]])}: {nested[3]!r} is nothing that it takes"
-    if said := _of_class_entry(path, given):
-        return said
-    if said := _of_list_entry(path, given):
+    if said := _of_class_entry(path, given) or _of_list_entry(path, given):
         return said
     choices: list[str] = []
     kinds: list[str] = []
@@ -243,9 +241,8 @@ def _of_list_entry(path: list[str], given: str) -> str | None:
 
 def _of_import(module: str, error: Exception) -> str | None:
     """Say in which line of which file a module of the user's fails; None where there is no such module."""
-    if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-        return None
-    if isinstance(error, ValueError) and not module.strip("."):
+    missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+    if missing or (isinstance(error, ValueError) and not module.strip(".")):
         return None
     if isinstance(error, SyntaxError):
         place = f"{error.filename}, line {error.lineno}"
@@ -287,9 +284,8 @@ def _unrecognized(words: str) -> str:
     roots = ["config", "model", "data", "trainer", "ckpt_path", "seed_everything"]
     head, _, tail = name.lstrip("-").partition(".")
     if head == "trainer" and tail:
-        return (
-            f"{name}: unknown option of the Trainer{_hint(tail, options_of('lit_aux.phases.PhaseTrainer'))}"
-        )
+        hint = _hint(tail, options_of("lit_aux.phases.PhaseTrainer"))
+        return f"{name}: unknown option of the Trainer{hint}"
     if near := get_close_matches(head, roots, n=1):
         return f"{name}: unknown option; did you mean '--{near[0]}{'.' if tail else ''}{tail}'?"
     return f"{name}: unknown option; options begin with --config, --model, --data or --trainer"

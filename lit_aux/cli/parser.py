@@ -4,14 +4,23 @@ import re
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from types import GenericAlias
-from typing import Any
+from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from lit_aux.errors import ConfigurationError, unknown_name
 
-Options = Mapping[str, tuple[Any, Any, str]]
-"""Options by their names in Python: type, default and help. ``bool`` is a flag; ``list[X]`` takes several."""
+
+class Option(NamedTuple):
+    """An option of a command: ``bool`` is a flag, ``list[X]`` takes several."""
+
+    help: str
+    kind: Any = str | None
+    default: Any = None
+
+
+Options = Mapping[str, Option]
+"""Options by their names in Python."""
 
 
 class _Help(DefaultHelpFormatter):
@@ -40,7 +49,7 @@ def command_parser(name: str, description: str, options: Options, usage: str | N
         allow_abbrev=False,
         formatter_class=_Help,
     )
-    for option, (kind, default, text) in options.items():
+    for option, (text, kind, default) in options.items():
         how: dict[str, Any] = {"type": kind, "default": default}
         if kind is bool:
             how = {"action": "store_true"}
@@ -83,9 +92,8 @@ def parse(
         if match := re.match(r"unrecognized arguments: (\S+)", text):
             word = match[1].partition("=")[0]
             if word.startswith("-") or not stray:
-                options = [
-                    a.option_strings[0] for a in made._actions if a.option_strings and a.dest != "help"
-                ]
+                named = (action for action in made._actions if action.dest != "help")
+                options = [action.option_strings[0] for action in named if action.option_strings]
                 raise unknown_name(made.prog.removeprefix("lit-aux "), word, options) from None
             raise ConfigurationError(f"{word!r} belongs to no option; {stray}") from None
         if nothing and "arguments are required" in text:
@@ -96,9 +104,8 @@ def parse(
             raise ConfigurationError(f"{match[1]}: nothing is given; {hint}") from None
         if match := re.match(r"argument (--[\w-]+)\S*: ignored explicit argument (.*)", text):
             word = next(word for word in arguments if word.startswith(f"{match[1]}="))
-            raise ConfigurationError(
-                f"{word}: {match[2]} is given, and {match[1]} takes no value; write it alone, or leave it out"
-            ) from None
+            told = f"{match[2]} is given, and {match[1]} takes no value; write it alone, or leave it out"
+            raise ConfigurationError(f"{word}: {told}") from None
         raise
 
 

@@ -10,10 +10,10 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from lit_aux.cli.commands import dispatch
-from lit_aux.cli.parser import command_parser, parse
+from lit_aux.cli.parser import Option, command_parser, parse
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.files import atomic_write
-from lit_aux.outputs import check_output
+from lit_aux.outputs import check_output, written_to
 from lit_aux.runs.job import CLUSTER
 from lit_aux.storage import check_place
 
@@ -60,8 +60,9 @@ Nothing here looks at test data: what is said to be best is so on validation dat
 
 def parser() -> ArgumentParser:
     """Return the parser of ``lit-aux regime``; RUN and the options of ``lit-aux fit`` are not in it."""
-    options: dict[str, Any] = {name.removeprefix("--"): (str, None, text) for name, text in _OWN.items()}
-    return command_parser("regime", _TEXT, {**options, "trust": (bool, False, _OWN["--trust"])}, _USAGE)
+    options = {name.removeprefix("--"): Option(text, str) for name, text in _OWN.items()}
+    options["trust"] = Option(_OWN["--trust"], bool)
+    return command_parser("regime", _TEXT, options, _USAGE)
 
 
 def run(arguments: Sequence[str], fit: Fit = dispatch) -> int:
@@ -121,9 +122,7 @@ def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
             own.append(f"{name}={words.pop(0)}")
     missing = {name: f"it is {text}" for name, text in _OWN.items()}
     given = {f"--{name}": value for name, value in parse(parser(), own, missing=missing).items()}
-    given = {
-        name: "" if value is True else value for name, value in given.items() if value not in (None, False)
-    }
+    given = {n: "" if value is True else value for n, value in given.items() if value not in (None, False)}
     for name, value in given.items():
         if not value.strip() and name not in _FLAGS and name != "--out":  # which says itself what it must be
             raise ConfigurationError(f"{name}: {value!r} is nothing; it is {_OWN[name]}")
@@ -252,12 +251,9 @@ def _report_students(students: Sequence[Any], note: str, out: Path) -> int:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     content = {"penalty": students[0].penalty, "note": note, "cells": [group.asdict() for group in groups]}
     files = _files(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with written_to(out):
         draw_students_map(members, groups, files["picture"])
         atomic_write(files["numbers"], json.dumps(finite(content), indent=2) + "\n")
-    except OSError as error:
-        raise ConfigurationError(f"--out {out}: cannot be written ({error.strerror})") from None
     for what, path in files.items():
         console.print(f"{what}: {path}", soft_wrap=True, highlight=False)
     return 0

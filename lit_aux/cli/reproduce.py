@@ -8,7 +8,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser
 
 from lit_aux.cli.commands import dispatch
-from lit_aux.cli.parser import command_parser, parse, spelling, split_at_dashes
+from lit_aux.cli.parser import Option, command_parser, parse, spelling, split_at_dashes
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.grids import ALL, EXPERIMENTS, KERNELS, PROBES, TRAINED, Experiment
 from lit_aux.experiments.options import DType, Options, Sampling
@@ -25,28 +25,30 @@ _LISTS = {
     "magnitude": "factor on the outputs of the ReLU main teacher",
     "rescale": "factor on the pretrained weights",
 }
-_TYPED: dict[str, tuple[Any, Any, str]] = {
-    "integrator": (
+_TYPED: dict[str, Option] = {
+    "integrator": Option(
+        "gradient_flow, gradient_descent, exact (solved, diagonal) or a class of torch.optim",
         str,
         "gradient_flow",
-        "gradient_flow, gradient_descent, exact (solved, diagonal) or a class of torch.optim",
     ),
-    "tolerance": (float, 1e-2, "error per step of gradient flow, relative to the weights"),
-    "sampling": (Sampling, "published", "draw as the paper's code did, or each seed by itself"),
-    "output_scale": (Literal["sqrt", "units"], "sqrt", "ReLU teachers: weights 1/sqrt(units) or 1/units"),
-    "dtype": (DType | None, None, "precision; null chooses by experiment and integrator"),
-    "device": (str, "auto", "cpu, cuda, cuda:1, ..."),
-    "max_steps": (int | None, None, "most steps of every phase, in place of the published ones"),
-    "max_evaluations": (int, 20_000, "most gradients that flow takes for a run"),
-    "stride": (int, 50, "steps from one look at the test loss to the next"),
-    "replicas_per_slice": (int | None, None, "most runs that train as one batch; null chooses"),
-    "jobs": (int | None, None, "processes that train slices at a time; null: two on a CPU, one on a GPU"),
-    "store": (Path | None, None, "folder of pretrained networks; null for 'phases' beside the table"),
+    "tolerance": Option("error per step of gradient flow, relative to the weights", float, 1e-2),
+    "sampling": Option("draw as the paper's code did, or each seed by itself", Sampling, "published"),
+    "output_scale": Option(
+        "ReLU teachers: weights 1/sqrt(units) or 1/units", Literal["sqrt", "units"], "sqrt"
+    ),
+    "dtype": Option("precision; null chooses by experiment and integrator", DType | None),
+    "device": Option("cpu, cuda, cuda:1, ...", str, "auto"),
+    "max_steps": Option("most steps of every phase, in place of the published ones", int | None),
+    "max_evaluations": Option("most gradients that flow takes for a run", int, 20_000),
+    "stride": Option("steps from one look at the test loss to the next", int, 50),
+    "replicas_per_slice": Option("most runs that train as one batch; null chooses", int | None),
+    "jobs": Option("processes that train slices at a time; null: two on a CPU, one on a GPU", int | None),
+    "store": Option("folder of pretrained networks; null for 'phases' beside the table", Path | None),
 }
-_PLACES: dict[str, tuple[Any, Any, str]] = {
-    "out": (str, None, "the table; runs/EXPERIMENT/results.csv by default"),
-    "cluster": (str | None, None, CLUSTER),
-    "configs": (Path | None, None, "folder of the image configurations"),
+_PLACES: dict[str, Option] = {
+    "out": Option("the table; runs/EXPERIMENT/results.csv by default", str),
+    "cluster": Option(CLUSTER),
+    "configs": Option("folder of the image configurations", Path | None),
 }
 _FOR_IMAGES = ("device", "max_steps", "store", "jobs")
 _EPILOGUE = "For images, options after '--' go to lit-aux fit: -- --data.root DIR"
@@ -65,7 +67,7 @@ def parser() -> ArgumentParser:
         f"on where it stopped.\n\nexperiments (axes beside seed and n_main):\n{names}\n\n"
         f"Without options, the published grid. Each list may be a single value.\n{_EPILOGUE}"
     )
-    lists = {name: (Any, None, text) for name, text in _LISTS.items()}
+    lists = {name: Option(text, Any) for name, text in _LISTS.items()}
     made = command_parser("reproduce", text, {**lists, **_TYPED, **_PLACES})
     made.add_argument("experiment", type=str, help="one of those above")
     return made
@@ -92,8 +94,8 @@ def run(arguments: Sequence[str], fit: Callable[[list[str]], Any] = dispatch) ->
     name = given.pop("experiment")
     typed = {option: given.pop(option) for option in _TYPED}
     if name in EXPERIMENTS and EXPERIMENTS[name].network == "image":
-        for option, (_, default, _) in _TYPED.items():
-            if option not in _FOR_IMAGES and typed[option] != default:
+        for option, known in _TYPED.items():
+            if option not in _FOR_IMAGES and typed[option] != known.default:
                 raise ConfigurationError(
                     f"{spelling(option)} {typed[option]}: {name} trains as its configuration says; "
                     "change it after '--'"

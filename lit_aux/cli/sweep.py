@@ -9,7 +9,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser
 
 from lit_aux.cli import main
-from lit_aux.cli.parser import command_parser, parse, split_at_dashes
+from lit_aux.cli.parser import Option, Options, command_parser, parse, split_at_dashes
 from lit_aux.errors import ConfigurationError
 from lit_aux.outputs import check_folder, check_output
 from lit_aux.ranges import MOST_JOBS
@@ -23,27 +23,21 @@ from lit_aux.sweeps.run import SweepRun, sweep_runs
 
 Check = Callable[[list[str]], None]
 
-_OPTIONS: dict[str, tuple[Any, Any, str]] = {
-    "jobs": (int | None, None, "runs at a time, among which cores and GPUs are divided; 1 by default"),
-    "out": (
-        str | None,
-        None,
-        "folder of the table, of the runs and of shared first phases; runs/sweeps/NAME",
+_OPTIONS: Options = {
+    "jobs": Option("runs at a time, among which cores and GPUs are divided; 1 by default", int | None),
+    "out": Option("folder of the table, of the runs and of shared first phases; runs/sweeps/NAME"),
+    "count": Option("most runs; how many to draw in a random sweep", int | None),
+    "seed": Option("of the draws of a random sweep", int, 0),
+    "method": Option("in place of the file's, as for one that says bayes", Literal["grid", "random"] | None),
+    "logger": Option(
+        "of the runs; csv where the file has wandb", Literal["csv", "tensorboard", "wandb"] | None
     ),
-    "count": (int | None, None, "most runs; how many to draw in a random sweep"),
-    "seed": (int, 0, "of the draws of a random sweep"),
-    "method": (Literal["grid", "random"] | None, None, "in place of the file's, as for one that says bayes"),
-    "logger": (
-        Literal["csv", "tensorboard", "wandb"] | None,
-        None,
-        "of the runs; csv where the file has wandb",
-    ),
-    "slurm": (str | None, None, "write this batch script, which runs the sweep as a SLURM array, and stop"),
-    "sbatch": (str, "", 'more #SBATCH lines of that script: --sbatch="--time 2:00:00 --gres gpu:1"'),
-    "cluster": (str | None, None, CLUSTER),
-    "task": (int | None, None, "run one run alone, by its number, and leave the table to --collect"),
-    "retry": (bool, False, "try runs again that failed"),
-    "collect": (bool, False, "write the rows of runs that tasks have ended into the table; train nothing"),
+    "slurm": Option("write this batch script, which runs the sweep as a SLURM array, and stop"),
+    "sbatch": Option('more #SBATCH lines of that script: --sbatch="--time 2:00:00 --gres gpu:1"', str, ""),
+    "cluster": Option(CLUSTER),
+    "task": Option("run one run alone, by its number, and leave the table to --collect", int | None),
+    "retry": Option("try runs again that failed", bool),
+    "collect": Option("write the rows of runs that tasks have ended into the table; train nothing", bool),
 }
 _OF_FIT = ("--model", "--data", "--trainer", "--config", "--seed_everything")
 _TEXT = """\

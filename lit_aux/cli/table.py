@@ -9,11 +9,11 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from lit_aux.cli.parser import Options, command_parser, parse
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.cli.parser import Option, Options, command_parser, parse
+from lit_aux.errors import ConfigurationError, check_known, unknown_name
 from lit_aux.experiments.means import is_log
 from lit_aux.files import atomic_write
-from lit_aux.outputs import check_output
+from lit_aux.outputs import check_output, written_to
 from lit_aux.runs.duplicates import check_duplicates
 from lit_aux.runs.reading import read_measures, read_rows, tables_of
 from lit_aux.runs.table import measures_path
@@ -31,36 +31,28 @@ _DESCRIPTION = (
     "beneath it. Several are read as one; a run that is in several counts once."
 )
 _OPTIONS: Options = {
-    "value": (
-        str | None,
-        None,
+    "value": Option(
         "loss_best, loss_final, train_loss, accuracy, seconds, steps, or a measure of measures.csv, "
-        "MEASURE@LAYER where it is of several layers; by default what the table is about",
+        "MEASURE@LAYER where it is of several layers; by default what the table is about"
     ),
-    "where": (str | None, None, 'only rows with these values: "setup=PT+FT,rescale=1,n_main=16,64"'),
-    "by": (str | None, None, "also tell cells apart by these parameters of a sweep, separated by commas"),
-    "mean": (str | None, None, "geometric or arithmetic; geometric for losses of students by default"),
-    "pairs": (bool | None, None, "print differences paired by seed; by default where setups share seeds"),
-    "baseline": (str, "STL", "the setup that all others are compared with"),
-    "reference": (str | None, None, "a published table: print ours beside it and how many cells agree"),
-    "duplicates": (
-        str | None,
-        None,
+    "where": Option('only rows with these values: "setup=PT+FT,rescale=1,n_main=16,64"'),
+    "by": Option("also tell cells apart by these parameters of a sweep, separated by commas"),
+    "mean": Option("geometric or arithmetic; geometric for losses of students by default"),
+    "pairs": Option("print differences paired by seed; by default where setups share seeds", bool | None),
+    "baseline": Option("the setup that all others are compared with", str, "STL"),
+    "reference": Option("a published table: print ours beside it and how many cells agree"),
+    "duplicates": Option(
         "first, last or mean: what counts where rows of one run differ by more than 1 %%; by default that is "
-        "an error",
+        "an error"
     ),
-    "format": (
-        str | None,
-        None,
+    "format": Option(
         "text, markdown or csv; by default as --out ends, else text. csv has one table: the means, the "
-        "differences with --pairs true, or the comparison with --reference",
+        "differences with --pairs true, or the comparison with --reference"
     ),
-    "from_wandb": (
-        str | None,
-        None,
-        "ENTITY/PROJECT or ENTITY/PROJECT/sweeps/ID: fetch its runs from W&B into the table --out",
+    "from_wandb": Option(
+        "ENTITY/PROJECT or ENTITY/PROJECT/sweeps/ID: fetch its runs from W&B into the table --out"
     ),
-    "out": (str | None, None, "write there, not to the terminal; with --from-wandb, the results table"),
+    "out": Option("write there, not to the terminal; with --from-wandb, the results table"),
 }
 
 
@@ -109,11 +101,8 @@ def run(arguments: Sequence[str]) -> int:
         print(text, end="")
         return 0
     path = Path(given.out)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_to(path, path.parent):
         atomic_write(path, text)
-    except OSError as error:
-        raise ConfigurationError(f"--out {path}: cannot be written ({error.strerror})") from None
     print(f"table: {path}")
     return 0
 
@@ -190,6 +179,5 @@ def _format(given: str | None, out: str | None) -> Format:
     if given is None:
         ends: dict[str, Format] = {".md": "markdown", ".csv": "csv"}
         return ends.get(Path(out).suffix.lower() if out else "", "text")
-    if given not in FORMATS:
-        raise unknown_name("--format", given, FORMATS)
+    check_known("--format", given, FORMATS)
     return given  # type: ignore[return-value]

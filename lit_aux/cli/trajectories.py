@@ -8,10 +8,10 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser
 
-from lit_aux.cli.parser import Options, command_parser, parse
+from lit_aux.cli.parser import Option, Options, command_parser, parse
 from lit_aux.errors import ConfigurationError
 from lit_aux.files import atomic_write
-from lit_aux.outputs import check_csv
+from lit_aux.outputs import check_csv, written_to
 from lit_aux.storage import check_place
 from lit_aux.trajectories.analysis import Analysis, analyse
 from lit_aux.trajectories.reading import read_trajectories
@@ -26,17 +26,15 @@ _DESCRIPTION = (
     "single-task runs."
 )
 _OPTIONS: Options = {
-    "metric": (str, "accuracy", "what is measured on test examples; loss, or a metric's name"),
-    "select": (
-        str | None,
-        None,
+    "metric": Option("what is measured on test examples; loss, or a metric's name", str, "accuracy"),
+    "select": Option(
         "the validation measure that chooses checkpoints, val_accuracy or val_loss say, or last; by default "
-        "the metric on validation examples, the last checkpoints where no run has it",
+        "the metric on validation examples, the last checkpoints where no run has it"
     ),
-    "tasks": (list[str], None, "compare these tasks only; give them after the runs"),
-    "phase": (str | None, None, "of runs of several phases; the last one by default"),
-    "out": (str, "trajectories", "folder of the tables and pictures"),
-    "format": (Literal["png", "svg", "pdf"], "png", "of the pictures"),
+    "tasks": Option("compare these tasks only; give them after the runs", list[str]),
+    "phase": Option("of runs of several phases; the last one by default"),
+    "out": Option("folder of the tables and pictures", str, "trajectories"),
+    "format": Option("of the pictures", Literal["png", "svg", "pdf"], "png"),
 }
 
 
@@ -85,12 +83,9 @@ def _write(found: Analysis, out: Path, kind: str) -> None:
     made = tables(found)
     for name, sheet in made.items():
         check_csv("--out", out / name, sheet.columns)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with written_to(out):
         for name, sheet in made.items():
             atomic_write(out / name, sheet.render("csv"))
-    except OSError as error:
-        raise ConfigurationError(f"--out {out}: cannot be written ({error.strerror})") from None
     print(f"tables: {', '.join(str(out / name) for name in made)}")
     for path in draw(found, out, kind):
         print(f"picture: {path}")

@@ -107,13 +107,11 @@ def _to_bytes(images: Tensor, source: str) -> Tensor:
     whole = not images.is_floating_point() or bool((images == images.round()).all())
     if whole and low >= 0 and high <= 255 and high != 1:
         return images.byte()
-    kind = "whole numbers" if whole else "floats"
+    kind, remedy = "whole numbers" if whole else "floats", "scale them"
     if whole and low >= 0 and high == 1:
         remedy = "multiply them by 255, or give bool or floats"
     elif low < 0:
         remedy = "undo their normalization, for which there are the options mean and std"
-    else:
-        remedy = "scale them"
     raise ConfigurationError(
         f"{source}: images of {kind} from {low:g} to {high:g}; return uint8 from 0 to 255 or floats from 0 "
         f"to 1: {remedy}"

@@ -10,21 +10,13 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor, nn
 
+from lit_aux.data import tasks as of_tasks
 from lit_aux.data.arrays import checked
 from lit_aux.data.loader import TaskLoader, derive_seed, generator_for
 from lit_aux.data.multi_task_loader import MultiTaskLoader, Order, phase_tasks
 from lit_aux.data.samples import Images, Samples, check_noise, noisy_labels
-from lit_aux.data.tasks import (
-    assign_classes,
-    at_least,
-    check_classes_covered,
-    draw_samples,
-    resolve_counts,
-    resolve_seed,
-    split_sizes,
-)
 from lit_aux.data.transforms import InputFormat, check_normalization, resolve_input_format
-from lit_aux.errors import ConfigurationError, one_line, unknown_name
+from lit_aux.errors import ConfigurationError, check_known, one_line
 from lit_aux.identity.encoder import Encoder
 
 Split = dict[str, Samples]
@@ -95,27 +87,27 @@ class TaskDataModule(LightningDataModule, ABC):
         label_noise: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
-        at_least("--data.n_val", n_val, 0)
+        of_tasks.at_least("--data.n_val", n_val, 0)
         sizes = {"n_test": n_test, "batch_size": batch_size, "eval_batch_size": eval_batch_size}
         for option, value in sizes.items():
-            at_least(f"--data.{option}", value, 1)
-        at_least("--data.size", size, 1)
+            of_tasks.at_least(f"--data.{option}", value, 1)
+        of_tasks.at_least("--data.size", size, 1)
         if channels not in (None, 1, 3):
             raise ConfigurationError(f"--data.channels {channels}: must be 1 or 3")
         check_normalization("--data.mean", mean, -inf)
         check_normalization("--data.std", std, 0)
-        self.seed = resolve_seed(seed)
-        self.task_classes = assign_classes(classes, self.class_names, self.seed)
-        self.n = resolve_counts(list(self.task_classes), n_main, n_aux, n)
+        self.seed = of_tasks.resolve_seed(seed)
+        self.task_classes = of_tasks.assign_classes(classes, self.class_names, self.seed)
+        self.n = of_tasks.resolve_counts(list(self.task_classes), n_main, n_aux, n)
         self.label_noise = check_noise(label_noise, self.task_classes)
         self.n_val, self.n_test, self.balanced = n_val, n_test, balanced
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.size, self.channels, self.mean, self.std, self.augment = size, channels, mean, std, augment
         for task, count in self.n.items():
-            check_classes_covered(task, count, len(self.task_classes[task]), balanced)
+            of_tasks.check_classes_covered(task, count, len(self.task_classes[task]), balanced)
             if (pool := self.pool_counts()) is not None:
                 available = sum(pool[index] for index in self.task_classes[task])
-                split_sizes(task, count, 0 if self.has_own_validation else n_val, available)
+                of_tasks.split_sizes(task, count, 0 if self.has_own_validation else n_val, available)
         # a process without test images still takes part in the evaluation
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self._phase: tuple[list[str], Order, int] = (list(self.task_classes), "interleaved", 0)
@@ -171,8 +163,7 @@ class TaskDataModule(LightningDataModule, ABC):
 
     def samples(self, split: str, task: str) -> Samples:
         """Return the images and local labels of ``task`` in ``split``: ``train``, ``val`` or ``test``."""
-        if task not in self.task_classes:
-            raise unknown_name("task", task, self.task_classes)
+        check_known("task", task, self.task_classes)
         if split not in self._sets:
             self.setup("test" if split == "test" else "fit")
         return self._sets[split][task]
@@ -274,14 +265,8 @@ class TaskDataModule(LightningDataModule, ABC):
 
     def _resolve_view(self) -> InputFormat:
         module = getattr(self.trainer, "lightning_module", None)
-        return resolve_input_format(
-            getattr(module, "data_config", None),
-            size=self.size,
-            channels=self.channels,
-            mean=self.mean,
-            std=self.std,
-            default_size=self.default_size,
-        )
+        own = {name: getattr(self, name) for name in ("size", "channels", "mean", "std", "default_size")}
+        return resolve_input_format(getattr(module, "data_config", None), **own)
 
     def _checked(self, load: Callable[[], tuple[Images, Tensor]]) -> tuple[Images, Tensor]:
         """Return what a method above loads; colour images where the network takes gray ones are refused."""
@@ -298,8 +283,10 @@ class TaskDataModule(LightningDataModule, ABC):
         n_val = 0 if self.has_own_validation else self.n_val
         train, val = {}, {}
         for task, classes in self.task_classes.items():
-            drawn = draw_samples(labels, classes, None, generator_for(self.seed, "pool", task), self.balanced)
-            first, second = split_sizes(task, self.n[task], n_val, len(drawn))
+            drawn = of_tasks.draw_samples(
+                labels, classes, None, generator_for(self.seed, "pool", task), self.balanced
+            )
+            first, second = of_tasks.split_sizes(task, self.n[task], n_val, len(drawn))
             train[task] = Samples.pick(images, labels, drawn[:first], classes, self.view)
             if share := self.label_noise.get(task):
                 train[task].labels = noisy_labels(train[task].labels, len(classes), share, self.seed, task)
@@ -311,7 +298,7 @@ class TaskDataModule(LightningDataModule, ABC):
         images, labels = self._checked(load)
         found = {}
         for task, classes in self.task_classes.items():
-            drawn = draw_samples(labels, classes, None, generator_for(self.seed, purpose, task))[:n]
+            drawn = of_tasks.draw_samples(labels, classes, None, generator_for(self.seed, purpose, task))[:n]
             # in the order of the data set, so that predictions can be told apart
             found[task] = Samples.pick(images, labels, drawn.sort().values, classes, self.view)
         return found
@@ -353,6 +340,5 @@ def fetch(name: str, download: Callable[[], object]) -> None:
     try:
         download()
     except (OSError, RuntimeError, ValueError) as error:  # no network, no space, a wrong checksum
-        raise ConfigurationError(
-            f"--data.download true: {name} could not be fetched ({one_line(error)})"
-        ) from None
+        reason = one_line(error)
+        raise ConfigurationError(f"--data.download true: {name} could not be fetched ({reason})") from None

@@ -103,11 +103,9 @@ class DiagonalTeacherDataModule(TeacherDataModule):
 def _check_cell(cell: Cell, k_aux: int, in_features: int, sampling: Sampling) -> None:
     """Refuse a main task that does not fit beside the auxiliary one."""
     overlap, k_main = cell["overlap"], cell["k_main"]
-    for option, k in (("k_main", k_main), ("k_aux", k_aux)):
+    for name, k in (("k_main", k_main), ("k_aux", k_aux)):
         if overlap > k:
-            raise ConfigurationError(
-                f"--data.overlap {overlap}: must be at most --data.{option}, which is {k}"
-            )
+            raise ConfigurationError(f"--data.overlap {overlap}: must be at most --data.{name}, which is {k}")
     if (needed := k_main + k_aux - overlap) > in_features:
         raise ConfigurationError(
             f"--data.in_features {in_features}: k_main {k_main} and k_aux {k_aux} with overlap {overlap} "

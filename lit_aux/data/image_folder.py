@@ -16,7 +16,7 @@ from lit_aux.data.base import TaskDataModule
 from lit_aux.data.files import ImageFiles
 from lit_aux.data.image_listing import ImageListing
 from lit_aux.data.loader import generator_for
-from lit_aux.data.samples import Images
+from lit_aux.data.samples import Images, Samples
 from lit_aux.data.tasks import Classes, at_least, resolve_seed
 from lit_aux.errors import ConfigurationError
 from lit_aux.storage import check_given
@@ -87,9 +87,8 @@ class ImageFolderDataModule(TaskDataModule):
             self._set_aside(resolve_seed(kwargs.get("seed")))
         elif "test" not in self._listings:
             self._listings["test"] = self._listings.pop("val")
-        if not getattr(rank_zero_only, "rank", 0) and (
-            notes := listing.notes() + copies(self._listings, folder)
-        ):
+        first = not getattr(rank_zero_only, "rank", 0)
+        if first and (notes := [*listing.notes(), *copies(self._listings, folder)]):
             rank_zero_warn(f"--data.root {root}: {'; '.join(notes)}")
         super().__init__(classes={"main": list(self._names)} if classes is None else classes, **kwargs)
 
@@ -122,12 +121,7 @@ class ImageFolderDataModule(TaskDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Draw the images of a stage and read them if they are to be kept in memory."""
         super().setup(stage)
-        waiting = [
-            samples
-            for tasks in self._sets.values()
-            for samples in tasks.values()
-            if isinstance(samples.images, ImageFiles)
-        ]
+        waiting = self._in_files()
         height, width = self.view.size or (0, 0)
         needed = sum(len(samples) for samples in waiting) * self.view.channels * height * width
         processes = getattr(self.trainer, "num_devices", 1)
@@ -145,10 +139,12 @@ class ImageFolderDataModule(TaskDataModule):
         return ImageFiles(tuple(paths), self.view), torch.tensor(labels)
 
     def _worker_options(self, device: torch.device) -> dict[str, Any]:
-        in_files = any(
-            isinstance(s.images, ImageFiles) for tasks in self._sets.values() for s in tasks.values()
-        )
-        return {"num_workers": self.num_workers, "pin_memory": device.type == "cuda"} if in_files else {}
+        options = {"num_workers": self.num_workers, "pin_memory": device.type == "cuda"}
+        return options if self._in_files() else {}
+
+    def _in_files(self) -> list[Samples]:
+        every = [samples for tasks in self._sets.values() for samples in tasks.values()]
+        return [samples for samples in every if isinstance(samples.images, ImageFiles)]
 
     def _set_aside(self, seed: int) -> None:
         """Move a part of every class from the training to the test images."""
@@ -202,18 +198,13 @@ def copies(listings: Mapping[str, tuple[Sequence[str], Sequence[int]]], root: Pa
     groups = _alike(paths)
     said = []
     for one, other in _PAIRS:
-        both = [
-            (paths[here], paths[there])
-            for group in groups
-            for there in group
-            if parts[there] == other
-            for here in [next((i for i in group if parts[i] == one), None)]
-            if here is not None
-        ]
+        both = []
+        for group in groups:
+            here = [paths[i] for i in group if parts[i] == one]
+            both += [(here[0], paths[i]) for i in group if here and parts[i] == other]
         if both:
-            said.append(
-                f"{_count(len(both))} of {other} {_are(both)} of images of {one} ({_pair(both[0], root)})"
-            )
+            found = f"{_count(len(both))} of {other} {_are(both)} of images of {one}"
+            said.append(f"{found} ({_pair(both[0], root)})")
     mixed = [group for group in groups if len({labels[i] for i in group}) > 1]
     if mixed:
         first = mixed[0][0]

@@ -17,15 +17,8 @@ NAMES = {
 _PART_OF = {name: part for part, names in NAMES.items() for name in names}
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _LEFTOVERS = (
-    "$recycle.bin",
-    "@eadir",
-    "__macosx",
-    "__pycache__",
-    "desktop.ini",
-    "ehthumbs.db",
-    "lost+found",
-    "system volume information",
-    "thumbs.db",
+    *("$recycle.bin", "@eadir", "__macosx", "__pycache__", "desktop.ini", "ehthumbs.db", "lost+found"),
+    *("system volume information", "thumbs.db"),
 )
 _SHOWN = 3  # names in a line, of many
 
@@ -134,9 +127,8 @@ class ImageListing:
         deeper = self._deeper(folder / name, self._places["train"][name])
         if len(self.names) == 1 and deeper and len(deeper) == len(self._places["train"][name]):
             inner = sorted({*deeper})
-            hint = (
-                f"give --data.root {folder / name}" if folder == self._root else f"move them up to {folder}"
-            )
+            place = folder / name
+            hint = f"give --data.root {place}" if folder == self._root else f"move them up to {folder}"
             raise ConfigurationError(
                 f"--data.root {self._root}: {folder / name} is the only class folder, and its images lie in "
                 f"folders ({some(inner)}); if these are the classes, {hint}"
@@ -160,11 +152,8 @@ class ImageListing:
 
     def _missing(self) -> list[str]:
         lacking = {part: [n for n in self.names if n not in places] for part, places in self._places.items()}
-        return [
-            f"{self._parts.folders[part].name} has no images of {some(names)}"
-            for part, names in lacking.items()
-            if names
-        ]
+        folders = self._parts.folders
+        return [f"{folders[p].name} has no images of {some(names)}" for p, names in lacking.items() if names]
 
 
 def _left_out(root: Path, parts: Parts) -> list[str]:
@@ -238,28 +227,20 @@ def parts_of(root: Path) -> Parts:
         )
     named = {name: _PART_OF[name.lower()] for name in found if name.lower() in _PART_OF}
     others = [name for name in found if name not in named and found[name].images]
-    sorted_in = [
-        name for name in named if found[name].nested or (not found[name].images and folders_in(root / name))
-    ]
+    empty = {name for name in named if not found[name].images}
+    sorted_in = [name for name in named if found[name].nested or (name in empty and folders_in(root / name))]
     divided = [name for name in sorted_in if not (found[name].direct and others)]
     if not divided:
-        _check_classes(root, named, others, found)
+        flat = [name for name in named if found[name].direct]
+        if flat and not others:
+            raise ConfigurationError(
+                f"--data.root {root}: {some(flat)} hold{'s' if len(flat) == 1 else ''} images, but no class "
+                "folders; images belong in one folder per class"
+            )
         return Parts({"train": root}, found, [])
     by_part = _by_part(root, named, found)
     _check_divided(root, divided, others, by_part)
     return Parts(by_part, found, [name for name in found if name not in named])
-
-
-def _check_classes(
-    root: Path, named: Mapping[str, str], others: Sequence[str], found: Mapping[str, Found]
-) -> None:
-    """Refuse parts without classes, which are no classes themselves."""
-    flat = [name for name in named if found[name].direct]
-    if flat and not others:
-        raise ConfigurationError(
-            f"--data.root {root}: {some(flat)} hold{'s' if len(flat) == 1 else ''} images, but no class "
-            "folders; images belong in one folder per class"
-        )
 
 
 def _by_part(root: Path, named: Mapping[str, str], found: Mapping[str, Found]) -> dict[str, Path]:

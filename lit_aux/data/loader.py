@@ -88,10 +88,9 @@ class BatchOrder:
         """Return this process's sample indices (int64) in the order of ``epoch`` and ``cycle``."""
         key = (epoch, cycle) if self.shuffle else (0, 0)
         if self._cached is None or self._cached[0] != key:
+            order = torch.arange(self.size)
             if self.shuffle:
                 order = torch.randperm(self.size, generator=generator_for(self.seed, *key))
-            else:
-                order = torch.arange(self.size)
             if self.training:
                 padded = -(-self.size // self.world_size) * self.world_size
                 order = order.repeat(-(-padded // self.size))[:padded]

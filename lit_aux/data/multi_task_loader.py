@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lit_aux.data.loader import ResumableLoader, TaskLoader, derive_seed
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 
 TaskBatch = dict[str, tuple[Tensor, Tensor]]
 Order = Literal["interleaved", "sequential"]
@@ -25,12 +25,10 @@ def phase_tasks(tasks: Sequence[str] | None, known: Collection[str], order: str)
     """
     names = list(known if tasks is None else tasks)
     for name in names:
-        if name not in known:
-            raise unknown_name("tasks", name, known)
+        check_known("tasks", name, known)
     if not names:
         raise ConfigurationError("tasks []: give at least one task")
-    if order not in ORDERS:
-        raise unknown_name("order", order, ORDERS)
+    check_known("order", order, ORDERS)
     return names
 
 
@@ -132,9 +130,7 @@ class MultiTaskLoader(ResumableLoader[TaskBatch]):
     def _batches(self, epoch: int, start: int) -> Iterator[TaskBatch]:
         if self._requests is None:
             for step in range(start, len(self)):
-                yield {
-                    name: self.tasks[name].fetch(index) for name, index in self.indices(epoch, step).items()
-                }
+                yield {name: self.tasks[name].fetch(rows) for name, rows in self.indices(epoch, step).items()}
             return
         self._requests.epoch, self._requests.start = epoch, start
         for batch in self._workers:

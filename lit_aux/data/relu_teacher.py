@@ -1,28 +1,20 @@
 """ReLU teachers for ReLU networks."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from math import isfinite
+from math import nan
 from numbers import Real
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from lit_aux.data import teacher_grid as grid
 from lit_aux.data.loader import generator_for
 from lit_aux.data.teacher_base import DTYPES, TeacherDataModule
 from lit_aux.data.teacher_draws import orthogonal_directions, random_signs
-from lit_aux.data.teacher_grid import (
-    COMMON,
-    Cell,
-    as_list,
-    given_seed,
-    in_order,
-    positive_number,
-    span,
-    whole_number,
-)
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,15 +119,18 @@ class ReLUTeacherDataModule(TeacherDataModule):
         output_scale: OutputScale = "sqrt",
         **kwargs: Any,
     ) -> None:
-        k_aux = whole_number("k_aux", 1)(k_aux)
-        in_features = whole_number("in_features", 2)(in_features)
-        if output_scale not in _SCALES:
-            raise unknown_name("--data.output_scale", output_scale, _SCALES)
-        axes = {"seed": as_list(given_seed(seed)), "n_main": as_list(n_main), "k_main": as_list(k_main)}
-        axes |= {"correlation": _correlation_axis(correlation), "magnitude": as_list(magnitude)}
-        parsers = {**COMMON, "correlation": _correlation, "magnitude": positive_number("magnitude")}
-        replicas = [_resolve(cell, k_aux, in_features) for cell in span(axes, parsers, cells)]
-        replicas = in_order(replicas, "correlation" if cells is None else "cells")
+        k_aux = grid.whole_number("k_aux", 1)(k_aux)
+        in_features = grid.whole_number("in_features", 2)(in_features)
+        check_known("--data.output_scale", output_scale, _SCALES)
+        axes = {
+            "seed": grid.as_list(grid.given_seed(seed)),
+            "n_main": grid.as_list(n_main),
+            "k_main": grid.as_list(k_main),
+        }
+        axes |= {"correlation": _correlation_axis(correlation), "magnitude": grid.as_list(magnitude)}
+        parsers = {**grid.COMMON, "correlation": _correlation, "magnitude": grid.positive_number("magnitude")}
+        replicas = [_resolve(cell, k_aux, in_features) for cell in grid.span(axes, parsers, cells)]
+        replicas = grid.in_order(replicas, "correlation" if cells is None else "cells")
         self.output_scale: OutputScale = output_scale
         super().__init__(
             replicas=[{**cell, "correlation": "|".join(map(repr, cell["correlation"]))} for cell in replicas],
@@ -176,21 +171,20 @@ class ReLUTeacherDataModule(TeacherDataModule):
 
 def _correlation_axis(value: object) -> list[object]:
     """Return the values of the axis; a list of numbers is a single value, a number for each unit."""
-    if isinstance(value, list | tuple):
-        return [value] if value and all(isinstance(entry, Real) for entry in value) else list(value)
-    return [value]
+    values = grid.as_list(value)
+    whole = isinstance(value, list | tuple) and value and all(isinstance(entry, Real) for entry in value)
+    return [value] if whole else values
 
 
 def _correlation(value: object) -> float | tuple[float, ...]:
     """Read one value: a number is for all units, a tuple has one for each."""
-    entries: list[Any] = value.split("|") if isinstance(value, str) else as_list(value)
+    entries: list[Any] = value.split("|") if isinstance(value, str) else grid.as_list(value)
     numbers = []
     for entry in entries:
-        try:
+        number = nan
+        with suppress(TypeError, ValueError):
             number = float(entry)
-        except (TypeError, ValueError):
-            number = float("nan")
-        if not (isfinite(number) and -1 <= number <= 1):
+        if not -1 <= number <= 1:
             raise ConfigurationError(
                 f"--data.correlation {value}: {entry!r} must be a number from -1 to 1; give one, or one for "
                 "each main unit"
@@ -200,7 +194,7 @@ def _correlation(value: object) -> float | tuple[float, ...]:
     return numbers[0] if alone else tuple(numbers)
 
 
-def _resolve(cell: Cell, k_aux: int, in_features: int) -> Cell:
+def _resolve(cell: grid.Cell, k_aux: int, in_features: int) -> grid.Cell:
     """Give every main unit its correlation, and refuse more units than fit."""
     k_main, value = cell["k_main"], cell["correlation"]
     correlations = value if isinstance(value, tuple) else (value,) * k_main

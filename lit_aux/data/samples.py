@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_aux.data.files import FileLoader, ImageFiles
 from lit_aux.data.loader import InMemoryLoader, TaskLoader, generator_for
 from lit_aux.data.transforms import InputFormat
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 from lit_aux.ranges import Range
 
 Images = Tensor | ImageFiles
@@ -40,10 +40,10 @@ class Samples:
         """Take the samples ``indices`` and number their classes from 0."""
         local = torch.full((max(int(labels.max()), *classes) + 1,), -1, dtype=torch.int64)
         local[torch.tensor(classes)] = torch.arange(len(classes))
-        picked: Images = (
-            images.select(indices) if isinstance(images, ImageFiles) else view.resize(images[indices])
-        )
-        return cls(picked, local[labels[indices]])
+        chosen = local[labels[indices]]
+        if isinstance(images, ImageFiles):
+            return cls(images.select(indices), chosen)
+        return cls(view.resize(images[indices]), chosen)
 
     def to(self, device: torch.device) -> "Samples":
         """Move to a device what lies in memory; nothing is copied where it is there already."""
@@ -77,8 +77,7 @@ def check_noise(noise: Mapping[str, float] | None, tasks: Collection[str]) -> di
     if noise is not None and not isinstance(noise, Mapping):
         raise ConfigurationError(f"{_OPTION} {noise!r}: is no mapping of tasks to shares, as {{main: 0.1}}")
     for task, share in (noise or {}).items():
-        if task not in tasks:
-            raise unknown_name(_OPTION, task, tasks)
+        check_known(_OPTION, task, tasks)
         if share not in Range(least=0, most=1):
             raise ConfigurationError(f"{_OPTION}.{task} {share}: must be between 0 and 1")
     return dict(noise or {})

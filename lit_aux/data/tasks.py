@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_aux.data.loader import generator_for
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 from lit_aux.ranges import MOST, is_whole, whole
 
 Classes = Mapping[str, int | list[int | str]]
@@ -93,9 +93,8 @@ def _check_task(task: str, wanted: int | Sequence[int | str]) -> None:
 def _class_index(entry: int | str, class_names: Sequence[str]) -> int:
     """Find a class by its name or index."""
     if isinstance(entry, str):
-        if entry in class_names:
-            return class_names.index(entry)
-        raise unknown_name(_CLASSES, entry, class_names)
+        check_known(_CLASSES, entry, class_names)
+        return class_names.index(entry)
     if isinstance(entry, bool) or not 0 <= entry < len(class_names):
         raise ConfigurationError(
             f"{_CLASSES}: class {entry} is unknown; indices go from 0 to {len(class_names) - 1}"
@@ -188,8 +187,7 @@ def resolve_counts(
     if n is not None and not isinstance(n, Mapping):
         raise ConfigurationError(f"--data.n {n!r}: is no mapping of tasks to numbers, as {{main: 20}}")
     for task, value in (n or {}).items():
-        if task not in counts:
-            raise unknown_name("--data.n", task, tasks)
+        check_known("--data.n", task, tasks)
         at_least(f"--data.n.{task}", value, 1)
         counts[task] = value
     for task, short in (("main", n_main), ("aux", n_aux)):

@@ -15,7 +15,7 @@ from lit_aux.data.loader import BlockLoader
 from lit_aux.data.multi_task_loader import Order, phase_tasks
 from lit_aux.data.teacher_draws import SAMPLINGS, Sampling, independent_rows, published_rows
 from lit_aux.data.teacher_grid import Cell, whole_number
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 
 DType = Literal["float32", "float64"]
 
@@ -96,10 +96,8 @@ class TeacherDataModule(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         self.replicas: list[dict[str, Any]] = list(replicas)
-        if sampling not in SAMPLINGS:
-            raise unknown_name("--data.sampling", sampling, SAMPLINGS)
-        if dtype not in DTYPES:
-            raise unknown_name("--data.dtype", dtype, DTYPES)
+        check_known("--data.sampling", sampling, SAMPLINGS)
+        check_known("--data.dtype", dtype, DTYPES)
         self.k_aux, self.in_features = k_aux, in_features
         self.n_aux = whole_number("n_aux", 1)(n_aux)
         self.n_test = whole_number("n_test", 1)(n_test)
@@ -265,8 +263,7 @@ class TeacherDataModule(LightningDataModule, ABC):
         Raises:
             ConfigurationError: Naming those that exist.
         """
-        if task not in self.tasks:
-            raise unknown_name("tasks", task, self.tasks)
+        check_known("tasks", task, self.tasks)
 
     def _samples(self, cache: TensorCache, split: str, replica: int, task: str) -> tuple[Tensor, Tensor]:
         self.check_task(task)

@@ -1,14 +1,13 @@
 """From options that take one value or a list to the replicas of a grid."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
-from math import isfinite
-from numbers import Real
-from typing import Any
+from typing import Any, cast
 
 from lit_aux.data.tasks import resolve_seed
-from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.ranges import MOST, SCALE, whole
+from lit_aux.errors import ConfigurationError, check_known
+from lit_aux.ranges import MOST, POSITIVE, SCALE, whole
 
 Cell = dict[str, Any]
 Parser = Callable[[object], Any]
@@ -23,12 +22,11 @@ def positive_number(option: str) -> Parser:
     """Return a function that takes a finite number above 0 and refuses anything else."""
 
     def parse(value: object) -> float:
-        number = 0.0 if isinstance(value, bool) or not isinstance(value, Real) else float(value)
-        if not (isfinite(number) and number > 0):
+        if value not in POSITIVE:
             raise ConfigurationError(f"--data.{option} {value}: must be a finite number above 0")
-        if number not in SCALE:
+        if value not in SCALE:
             raise ConfigurationError(f"--data.{option} {value}: must be {SCALE}")
-        return number
+        return float(cast(float, value))
 
     return parse
 
@@ -87,8 +85,7 @@ def _fill(cell: Mapping[str, object], axes: Mapping[str, list[Any]], parsers: Ma
     if not isinstance(cell, Mapping):
         raise ConfigurationError(f"--data.cells: {cell!r} must name its values, as {{seed: 0, n_main: 16}}")
     for name in cell:
-        if name not in axes:
-            raise unknown_name("--data.cells", name, axes)
+        check_known("--data.cells", name, axes)
     filled = {}
     for name, values in axes.items():
         if name not in cell and len(values) > 1:
@@ -117,9 +114,5 @@ def in_order(cells: Iterable[Cell], option: str) -> list[Cell]:
 
 def first_repeated(values: Iterable[Any]) -> Any | None:
     """Return the first of the (hashable) values that occurred before, None if there is none."""
-    seen = set()
-    for value in values:
-        if value in seen:
-            return value
-        seen.add(value)
-    return None
+    counts = Counter(values)
+    return next((value for value, count in counts.items() if count > 1), None)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.ranges import Range
+from lit_aux.ranges import Range, whole
 
 _WIDEST = 1 << 15  # pixels
 _MOST = 1e6
@@ -92,11 +92,7 @@ class RandomCropFlip(nn.Module):
 
     def __init__(self, padding: int = 4, flip: bool = True) -> None:
         super().__init__()
-        if padding < 0:
-            raise ConfigurationError(f"padding {padding}: must be at least 0")
-        if padding > _WIDEST:
-            raise ConfigurationError(f"padding {padding}: must be at most {_WIDEST}")
-        self.padding, self.flip = padding, flip
+        self.padding, self.flip = whole("padding", padding, 0, _WIDEST), flip
 
     def extra_repr(self) -> str:
         """Return the options."""
@@ -194,12 +190,10 @@ def resolve_input_format(
     shape = _entry(network, "input_size")
     if channels is None:
         channels = int(shape[0]) if shape is not None else 3
-    if size is not None:
-        pixels: tuple[int, int] | None = (size, size)
-    elif shape is not None:
+    side = default_size if size is None and shape is None else size
+    pixels = None if side is None else (side, side)
+    if size is None and shape is not None:
         pixels = (int(shape[1]), int(shape[2]))
-    else:
-        pixels = None if default_size is None else (default_size, default_size)
     own_mean, own_std = _entry(network, "mean"), _entry(network, "std")
     mean = mean if mean is not None else own_mean if own_mean is not None else 0.5
     std = std if std is not None else own_std if own_std is not None else 0.5

@@ -16,13 +16,8 @@ if TYPE_CHECKING:
 
 Overlay: TypeAlias = dict[tuple[Any, ...], Panel]
 """Published panels by the key of ours."""
-RING: dict[str, Any] = {
-    "linestyle": PUBLISHED,
-    "linewidth": 0.9,
-    "markersize": 6.0,
-    "markerfacecolor": "none",
-    "markeredgewidth": 0.7,
-}
+_HOLLOW = {"markersize": 6.0, "markerfacecolor": "none", "markeredgewidth": 0.7}
+RING: dict[str, Any] = {"linestyle": PUBLISHED, "linewidth": 0.9} | _HOLLOW
 """Of published curves: markers around ours, so that both are seen where they agree."""
 
 
@@ -111,17 +106,9 @@ def _legend(figure: "Figure", layout: Layout, published: bool) -> None:
     count = f"{many}" if few == many else f"{few} to {many}"
     bars = f"Means over {count} seeds; error bars: 2 standard errors" if many > 1 else "One seed"
     lines = ceil(len(handles) / max(2, int(figure.get_figwidth() / 1.25)))
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=ceil(len(handles) / lines),
-        frameon=False,
-        fontsize=8,
-        handlelength=3.2,
-        columnspacing=1.2,
-        title=bars,
-        title_fontsize=7.5,
-    )
+    look: Any = {"frameon": False, "fontsize": 8, "handlelength": 3.2, "columnspacing": 1.2}
+    place: Any = {"loc": "outside lower center", "ncols": ceil(len(handles) / lines)}
+    figure.legend(handles=handles, title=bars, title_fontsize=7.5, **place, **look)
 
 
 # One panel: curves, ticks, labels and limits
@@ -150,15 +137,8 @@ def draw_panel(axes: "Axes", panel: Panel, layout: Layout, published: Panel | No
         _curve(axes, curves[key], layout.looks[key][1], 2 + 0.1 * depth)
     for own in published.curves if published else ():
         look = layout.looks[own.key][1]
-        axes.plot(
-            own.x,
-            own.mean,
-            color=look.colour,
-            marker=look.marker,
-            zorder=4,
-            label=f"published {own.key}",
-            **RING,
-        )
+        ring = {"color": look.colour, "marker": look.marker, "label": f"published {own.key}"} | RING
+        axes.plot(own.x, own.mean, zorder=4, **ring)
     tidy(axes, panel.title, 8.5)
     _ticks(axes, panel, width)
 
@@ -166,16 +146,8 @@ def draw_panel(axes: "Axes", panel: Panel, layout: Layout, published: Panel | No
 def _curve(axes: "Axes", own: Curve, look: Look, zorder: float) -> None:
     below = [m - low for m, low in zip(own.mean, own.low, strict=True)]
     above = [high - m for m, high in zip(own.mean, own.high, strict=True)]
-    axes.errorbar(
-        own.x,
-        own.mean,
-        yerr=[below, above],
-        label=own.key,
-        elinewidth=0.8,
-        capsize=1.5,
-        zorder=zorder,
-        **look.options(3.6),
-    )
+    style = {"elinewidth": 0.8, "capsize": 1.5, "zorder": zorder} | look.options(3.6)
+    axes.errorbar(own.x, own.mean, yerr=[below, above], label=own.key, **style)
 
 
 def _ticks(axes: "Axes", panel: Panel, width: float) -> None:
@@ -183,26 +155,16 @@ def _ticks(axes: "Axes", panel: Panel, width: float) -> None:
     from matplotlib.ticker import NullLocator
 
     if panel.ticks:
-        turned = max(map(len, panel.ticks)) > 3
-        axes.set_xticks(
-            range(len(panel.ticks)),
-            panel.ticks,
-            rotation=60 if turned else 0,
-            ha="right" if turned else "center",
-        )
-        if turned:
-            for tick in axes.get_xticklabels():
-                tick.set_rotation_mode("anchor")
+        turned = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
+        how: dict[str, Any] = turned if max(map(len, panel.ticks)) > 3 else {}
+        axes.set_xticks(range(len(panel.ticks)), panel.ticks, **how)
         return
     values = sorted({x for c in panel.curves for x in c.x})
     if panel.x_scale == "log":
         axes.set_xticks(values, _thinned([f"{value:g}" for value in values], width))
         axes.xaxis.set_minor_locator(NullLocator())
-        if len(values) > 1:
-            edge = (values[-1] / values[0]) ** 0.06
-            axes.set_xlim(values[0] / edge, values[-1] * edge)
-        else:
-            axes.set_xlim(values[0] / 2, values[0] * 2)
+        edge = (values[-1] / values[0]) ** 0.06 if len(values) > 1 else 2
+        axes.set_xlim(values[0] / edge, values[-1] * edge)
 
 
 def _thinned(names: Sequence[str], width: float) -> list[str]:
@@ -226,16 +188,8 @@ def write_labels(axes: "Axes", at: dict[tuple[int, int], Panel], place: tuple[in
     elif panel.ticks:
         axes.tick_params(labelbottom=False)
     if panel.row_title and (row, column + 1) not in at:
-        axes.annotate(
-            panel.row_title,
-            (1.04, 0.5),
-            xycoords="axes fraction",
-            rotation=270,
-            ha="left",
-            va="center",
-            fontsize=8,
-            color=INK,
-        )
+        how: Any = {"xycoords": "axes fraction", "rotation": 270, "ha": "left", "va": "center"}
+        axes.annotate(panel.row_title, (1.04, 0.5), fontsize=8, color=INK, **how)
 
 
 def set_limits(grid: Any, panels: Sequence[Panel], over: Overlay) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import nan, sqrt
+from math import hypot, nan
 from typing import Any
 
 from lit_aux.errors import ConfigurationError
@@ -26,10 +26,8 @@ def accuracy(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layo
     rows, notes = at_factor_one(_accurate(rows))
     panels = []
     for number, (key, members) in enumerate(by_experiment(rows).items()):
-        curves = setups_of(members, "n_main", "accuracy")
-        panels.append(
-            Panel(_key(key), (0, number), curves, _N_MAIN, _ACCURACY, panel_name(*key), y_scale="linear")
-        )
+        curves, title = setups_of(members, "n_main", "accuracy"), panel_name(*key)
+        panels.append(Panel(_key(key), (0, number), curves, _N_MAIN, _ACCURACY, title, y_scale="linear"))
     return Layout(tuple(panels), len(rows), setup_looks(panels), notes)
 
 
@@ -138,10 +136,7 @@ def _difference(rows: Sequence[Row], ones: Sequence[Row], key: str) -> Curve:
     for row in rows:
         if one := means.get(row["n_main"]):
             errors = [r["accuracy_se"] if r.get("accuracy_se") is not None else nan for r in (row, one)]
-            change = {
-                "accuracy": row["accuracy"] - one["accuracy"],
-                "accuracy_se": sqrt(errors[0] ** 2 + errors[1] ** 2),
-            }
+            change = {"accuracy": row["accuracy"] - one["accuracy"], "accuracy_se": hypot(*errors)}
             unpaired.append({**row, **change, "seeds": min(row["seeds"], one["seeds"])})
     return curve(unpaired, "n_main", "accuracy", key)
 
@@ -158,18 +153,15 @@ def _measured_layers(rows: Sequence[Row], measures: Sequence[Row]) -> list[dict[
     """Return a row for each run, layer and quantity, of the last phase that measured them."""
     runs = {row["run"]: row for row in rows if row.get("run") and row["setup"] == _RESCALED}
     last = {line["run"]: line["phase"] for line in measures if line["measure"] in NAMES}
-    return [
-        {
-            **runs[line["run"]],
-            "layer": _short(line["layer"]),
-            "quantity": line["measure"],
-            "value": line["value"],
-        }
+    kept = [
+        line
         for line in measures
-        if line["run"] in runs
-        and line["measure"] in NAMES
-        and line["phase"] == last[line["run"]]
-        and line["value"] is not None
+        if line["run"] in runs and line["measure"] in NAMES and line["value"] is not None
+    ]
+    return [
+        runs[run] | {"layer": _short(line["layer"]), "quantity": line["measure"], "value": line["value"]}
+        for line in kept
+        if line["phase"] == last[run := line["run"]]
     ]
 
 

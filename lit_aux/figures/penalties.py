@@ -72,9 +72,8 @@ def draw_penalties(path: PathLike) -> Path:
         axes.set_ylabel(r"penalty $R(\beta)$")
     handles, labels = panels.flat[0].get_legend_handles_labels()
     title = r"$|\beta_\mathrm{aux}|$"
-    figure.legend(
-        handles, labels, title=title, loc="outside right center", frameon=False, fontsize=9, handlelength=2.6
-    )
+    look: Any = {"frameon": False, "fontsize": 9, "handlelength": 2.6}
+    figure.legend(handles, labels, title=title, loc="outside right center", **look)
     return save(figure, path)
 
 
@@ -115,9 +114,8 @@ def draw_l_order(path: PathLike) -> Path:
     axes.set_ylabel(r"$\ell$-order  $\partial\,\log R\,/\,\partial\,\log|\beta|$")
     tidy(axes, "How penalties react to a coefficient, and to the pretrained one")
     right = axes.secondary_yaxis("right", functions=(_complement, _complement))
-    right.set_ylabel(
-        r"feature dependence  $\partial\,\log R\,/\,\partial\,\log|\beta_\mathrm{aux}|$", fontsize=9
-    )
+    slope = r"$\partial\,\log R\,/\,\partial\,\log|\beta_\mathrm{aux}|$"
+    right.set_ylabel(f"feature dependence  {slope}", fontsize=9)
     right.tick_params(labelsize=8, colors=INK)
     axes.legend(loc="lower left", frameon=False, fontsize=8.5, handlelength=2.8)
     return save(figure, path)

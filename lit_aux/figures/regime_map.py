@@ -145,13 +145,8 @@ def draw_regimes(path: PathLike) -> Path:
         ConfigurationError: For another ending, or a file that cannot be written.
     """
     path = picture_path(path)
-    kinds: list[tuple[str, dict[str, float]]] = [
-        ("q", {}),
-        ("q", {"gamma": 0.1}),
-        ("mtl", {}),
-        ("relu", {}),
-        ("relu", {"correlation": 0.9}),
-    ]
+    diagonal: list[tuple[str, dict[str, float]]] = [("q", {}), ("q", {"gamma": 0.1}), ("mtl", {})]
+    kinds = [*diagonal, ("relu", {}), ("relu", {"correlation": 0.9})]
     figure = new_figure(9.0, 6.0)
     panels = figure.subplots(2, 3)
     for axes, (penalty, options) in zip(panels.flat, kinds, strict=False):
@@ -191,13 +186,8 @@ def regime_panel(
     axes.set(xscale="log", yscale="log", xlim=_powers(limits[0]), ylim=_powers(limits[1]))
     shown = [level for level in LEVELS if dependence.min() < level < dependence.max()]
     ends = [level in NESTED for level in shown]
-    lines = axes.contour(
-        *grid,
-        levels=shown,
-        colors=[INK if end else GREY for end in ends],
-        linewidths=[1.3 if end else 0.5 for end in ends],
-        zorder=1,
-    )
+    colours, widths = [INK if end else GREY for end in ends], [1.3 if end else 0.5 for end in ends]
+    lines = axes.contour(*grid, levels=shown, colors=colours, linewidths=widths, zorder=1)
     tidy(axes, _title(penalty, kwargs))
     axes.set_xlabel(r"pretrained coefficient $|\beta_\mathrm{aux}|$", fontsize=9)
     axes.set_ylabel(r"main coefficient $|\beta|$", fontsize=9)
@@ -213,9 +203,7 @@ def _title(penalty: str, options: dict[str, float]) -> str:
     names = {"q": "Finetuning, diagonal", "mtl": "Multi-task, diagonal", "relu": "Finetuning, ReLU"}
     symbols = {"gamma": r"\gamma", "correlation": r"\rho", "readout": "v_0"}
     shown = {"q": {"gamma": 0.0}, "relu": {"correlation": 1.0}}.get(penalty, {}) | options
-    return ", ".join(
-        [names[penalty], *(rf"${symbols[name]} = {value:.4g}$" for name, value in shown.items())]
-    )
+    return ", ".join([names[penalty], *(rf"${symbols[n]} = {value:.4g}$" for n, value in shown.items())])
 
 
 def _powers(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -250,17 +238,9 @@ def scatter(axes: "Axes", points: MapPoints, number: int, limits: Limits, scale:
     from matplotlib.lines import Line2D
 
     marker, colour = MARKERS[number % len(MARKERS)]
-    axes.scatter(
-        *_places(points, limits),
-        s=(scale * points.areas()).tolist(),
-        marker=marker,
-        color=colour,
-        alpha=0.7,
-        edgecolor="white",
-        linewidth=0.5,
-        clip_on=False,
-        zorder=3 + number,
-    )
+    style: Any = {"marker": marker, "color": colour, "alpha": 0.7, "edgecolor": "white", "linewidth": 0.5}
+    areas = (scale * points.areas()).tolist()
+    axes.scatter(*_places(points, limits), s=areas, clip_on=False, zorder=3 + number, **style)
     return Line2D([], [], color=colour, marker=marker, linestyle="none", label=points.label)
 
 
@@ -305,19 +285,9 @@ def label_lines(
             continue
         _, u, v, angle = best
         taken.append((u, v))
-        axes.text(
-            u,
-            v,
-            minus(levels[index]),
-            transform=axes.transAxes,
-            rotation=(angle + 90) % 180 - 90,
-            ha="center",
-            va="center",
-            fontsize=7,
-            color=INK,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.9},
-            zorder=2,
-        )
+        text = axes.text(u, v, minus(levels[index]), transform=axes.transAxes, ha="center", va="center")
+        text.set(rotation=(angle + 90) % 180 - 90, fontsize=7, color=INK, zorder=2)
+        text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.9})
     return [_place(spot, limits) for spot in taken]
 
 
@@ -345,10 +315,8 @@ def label_regions(
     for index, (name, colour) in enumerate(names.items()):
         inside = torch.nn.functional.pad((found == index) & free, (1, 1, 1, 1)).numpy()
         half = 0.012 * len(name) + 0.02  # of its width, as a share of the map's
-        away = torch.from_numpy(
-            distance_transform_edt(inside, sampling=(1 / (0.03 * rows), 1 / (half * columns)))
-        )
-        space = away[1:-1, 1:-1]
+        away = distance_transform_edt(inside, sampling=(1 / (0.03 * rows), 1 / (half * columns)))
+        space = torch.from_numpy(away)[1:-1, 1:-1]
         if space.max() < 1:
             continue
         # of places with space to spare, one nearer to the middle
@@ -361,9 +329,8 @@ def label_regions(
 
 def _share(place: Sequence[float], limits: Limits) -> Place:
     """Return where a place is on the map, as shares of its width and height."""
-    u, v = (
-        (math.log10(value) - low) / (high - low) for value, (low, high) in zip(place, limits, strict=True)
-    )
+    pairs = zip(place, limits, strict=True)
+    u, v = ((math.log10(value) - low) / (high - low) for value, (low, high) in pairs)
     return u, v
 
 

@@ -139,9 +139,8 @@ def nothing_for(name: str, tables: Tables) -> ConfigurationError:
     """Say what tables have, and which command makes rows for a figure."""
     names = [part or f"{network} runs" for part, network in tables.parts()]
     have = f"the tables have rows of {', '.join(names)}" if names else "the tables have no rows"
-    return ConfigurationError(
-        f"{name}: {have}, none for this figure; {FIGURES[name].example} makes such rows"
-    )
+    example = FIGURES[name].example
+    return ConfigurationError(f"{name}: {have}, none for this figure; {example} makes such rows")
 
 
 Paths = Sequence[str | Path]
@@ -249,9 +248,8 @@ def _chosen(
     """Return the rows that are to be drawn."""
     tables = load(results, duplicates=duplicates)
     if not tables.rows:
-        raise ConfigurationError(
-            f"--results: the tables have no rows{''.join(f' ({n})' for n in tables.notes)}"
-        )
+        notes = "".join(f" ({note})" for note in tables.notes)
+        raise ConfigurationError(f"--results: the tables have no rows{notes}")
     if network is not None and network not in NETWORKS:
         raise unknown_name("--network", network, NETWORKS)
     names = [name for name, _ in tables.parts()]
@@ -268,9 +266,8 @@ def _drawn(
     over, note = (None, "") if published is None else _published(name, layout, part, how, published)
     draw(layout, path, over)
     curves = sum(len(panel.curves) for panel in layout.panels)
-    what = (
-        f"{_count(len(layout.panels), 'panel')}, {_count(curves, 'curve')} from {_count(layout.rows, 'row')}"
-    )
+    counts = _count(len(layout.panels), "panel"), _count(curves, "curve")
+    what = f"{', '.join(counts)} from {_count(layout.rows, 'row')}"
     return [f"picture: {path}", f"  {what}{note}", *(f"  {text}" for text in layout.notes)]
 
 

@@ -88,9 +88,8 @@ def top_share(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Lay
 def features(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
     """Lay out k-means inertia against K and at the number of main units, and alignment with both teachers."""
     names = {line["measure"] for line in measures}
-    inertias = sorted(
-        int(name.removeprefix("inertia_k")) for name in names if re.fullmatch(r"inertia_k\d+", name or "")
-    )
+    matches = (re.fullmatch(r"inertia_k(\d+)", name or "") for name in names)
+    inertias = sorted(int(match[1]) for match in matches if match)
     aligned = [name for name in names if re.fullmatch(r"alignment_k\d+(_aux)?", name or "")]
     if not inertias:
         raise ConfigurationError(_missing("inertia_k"))
@@ -116,12 +115,10 @@ def features(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layo
 def _against_n_main(rows: Sequence[Row], measures: Sequence[Row], names: dict[str, str]) -> Layout:
     """Lay out measures of student and teacher against n_main."""
     measured, notes = at_factor_one(with_measures(rows, measures, names))
-    present = {
-        name: text for name, text in names.items() if any(f"student {name}" in row for row in measured)
-    }
-    if not present:
+    students = {f"student {name}": text for name, text in names.items()}
+    quantities = {name: text for name, text in students.items() if any(name in row for row in measured)}
+    if not quantities:
         raise ConfigurationError(_missing(" or ".join(names)))
-    quantities = {f"student {name}": text for name, text in present.items()}
     panels = _grid(measured, quantities, _N_MAIN, "n_main")
     return Layout(tuple(panels), len(measured), setup_looks(panels), notes)
 
@@ -141,9 +138,8 @@ def _grid(
     """
     panels = []
     tasks = grouped(rows, TASK)
-    for (task, members), spot in zip(
-        tasks.items(), spots([group[0] for group in tasks.values()]), strict=True
-    ):
+    places = spots([group[0] for group in tasks.values()])
+    for (task, members), spot in zip(tasks.items(), places, strict=True):
         for number, (name, text) in enumerate(quantities.items(), start=after):
             if present := [row for row in members if row.get(name) is not None]:
                 place = spot.block * (of or len(quantities)) + number, spot.column
@@ -158,10 +154,8 @@ def _grid(
 def _teacher(rows: Sequence[Row], x: str, name: str, mean: Mean = "arithmetic") -> Curve | None:
     """Return the teacher's own value: that of each seed once, whatever setups learned from it."""
     once = {(row.get("seed"), row[x]): {**row, "setup": "", "solver": "", "rescale": None} for row in rows}
-    taught = (
-        [row for row in once.values() if row.get(name) is not None] if name.startswith("teacher ") else []
-    )
-    return curve(taught, x, name, "teacher", mean) if taught else None
+    taught = [row for row in once.values() if row.get(name) is not None]
+    return curve(taught, x, name, "teacher", mean) if taught and name.startswith("teacher ") else None
 
 
 def _with_features(row: Row, inertias: Sequence[int], aligned: Sequence[str]) -> Row:

@@ -33,9 +33,11 @@ def sparsity(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layo
     """Lay out test loss against n_main: columns are numbers of main features, rows what is shared."""
     rows, notes = at_factor_one(rows)
     rows, baseline, label, lost = losses(rows, how)
-    panels = facets(
-        rows, lambda members: setups_of(members, "n_main", how.value, how.mean), label, shared_title
-    )
+
+    def curves(members: Sequence[Row]) -> tuple[Curve, ...]:
+        return setups_of(members, "n_main", how.value, how.mean)
+
+    panels = facets(rows, curves, label, shared_title)
     return Layout(tuple(panels), len(rows), setup_looks(panels), notes + lost, baseline)
 
 
@@ -56,9 +58,8 @@ def rescaling(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Lay
     ]
     panels: list[Panel] = []
     for setup in sorted(varied, key=lambda name: (name == SINGLE, list(SETUPS).index(name))):
-        panels += _by_factor(
-            rows, setup, how, label, 1 + max((panel.place[0] for panel in panels), default=-1)
-        )
+        top = 1 + max((panel.place[0] for panel in panels), default=-1)
+        panels += _by_factor(rows, setup, how, label, top)
     return Layout(tuple(panels), len(rows), factor_looks(factors, panels), lost, baseline)
 
 
@@ -166,9 +167,8 @@ def _loss(how: Request) -> str:
 
 def setups_of(rows: Sequence[Row], x: str, value: str, mean: Mean = "arithmetic") -> tuple[Curve, ...]:
     """Return a curve for each setup."""
-    return tuple(
-        curve(members, x, value, setup, mean) for (setup,), members in grouped(rows, ("setup",)).items()
-    )
+    parts = grouped(rows, ("setup",)).items()
+    return tuple(curve(members, x, value, setup, mean) for (setup,), members in parts)
 
 
 def setup_looks(panels: Sequence[Panel]) -> dict[str, tuple[str, Look]]:

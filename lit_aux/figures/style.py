@@ -1,8 +1,11 @@
 """What the pictures share: colours that survive grey printing, a figure without global state, and saving."""
 
 import os
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.files import atomic_path
@@ -72,15 +75,8 @@ def ordered_looks(count: int) -> list[Look]:
     """
     from matplotlib.colors import LinearSegmentedColormap, to_hex
 
-    shades = LinearSegmentedColormap.from_list("series", _FACTORS)
-    return [
-        Look(
-            to_hex(shades(place / max(1, count - 1))),
-            _MARKERS[place % len(_MARKERS)],
-            _LINES[place % len(_LINES)],
-        )
-        for place in range(count)
-    ]
+    shades = LinearSegmentedColormap.from_list("series", _FACTORS)(np.linspace(0, 1, count))
+    return list(map(Look, map(to_hex, shades), cycle(_MARKERS), cycle(_LINES)))
 
 
 def picture_path(path: PathLike, option: str = "path") -> Path:
@@ -153,9 +149,8 @@ def save(figure: "Figure", path: Path, *, palette: bool = False) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as part:
-            figure.savefig(
-                part, format=kind, dpi=_DPI, facecolor="white", bbox_inches="tight", pad_inches=0.15
-            )
+            margins: Any = {"bbox_inches": "tight", "pad_inches": 0.15}
+            figure.savefig(part, format=kind, dpi=_DPI, facecolor="white", **margins)
             if palette and kind == "png":
                 _to_palette(part)
     except OSError as error:

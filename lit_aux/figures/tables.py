@@ -30,13 +30,8 @@ class Tables:
 
     def only(self, experiment: str | None = None, network: str | None = None) -> "Tables":
         """Return the rows of an experiment, and those of a network."""
-        kept = [
-            row
-            for row in self.rows
-            if (experiment is None or row.get("experiment") == experiment)
-            and (network is None or network_of(row) == network)
-        ]
-        return replace(self, rows=tuple(kept))
+        own = [row for row in self.rows if experiment in (None, row.get("experiment"))]
+        return replace(self, rows=tuple(row for row in own if network in (None, network_of(row))))
 
     def parts(self) -> list[tuple[str, str]]:
         """Return each experiment that there are rows of, and its network."""
@@ -151,9 +146,8 @@ def pattern_title(row: Row) -> str:
     counts: Counter[float] = Counter(shares)
     if len(counts) == 1:
         return rf"all $\rho$ = {shares[0]:g}"
-    return r"$\rho$ = " + ", ".join(
-        f"{value:g} ({TIMES}{count})" for value, count in sorted(counts.items(), reverse=True)
-    )
+    ordered = sorted(counts.items(), reverse=True)
+    return r"$\rho$ = " + ", ".join(f"{value:g} ({TIMES}{count})" for value, count in ordered)
 
 
 def shared_title(row: Row) -> str:

@@ -1,8 +1,7 @@
 """Mathematics on tensors, without Lightning."""
 
-from lit_aux.functional.alignment import feature_alignment
 from lit_aux.functional.batchnorm import reestimate_batchnorm
-from lit_aux.functional.clustering import kmeans_inertia
+from lit_aux.functional.clustering import feature_alignment, kmeans_inertia
 from lit_aux.functional.dimensionality import (
     SharedDimensionality,
     effective_shared_dimensions,

@@ -85,18 +85,16 @@ def products(m: Matrices) -> Products:
     second = first if same else m.second * y_scale
     mixed = m.mixed * (x_scale * y_scale).sqrt()
     xx = first.square().sum()
-    across = (
-        xx if same else (first * second).sum() if first.shape == second.shape else xx.new_tensor(math.nan)
-    )
+    nan = xx.new_tensor(math.nan)
+    across = xx if same else (first * second).sum() if first.shape == second.shape else nan
     square = mixed.square().sum()
-    square_mixed = mixed.shape[0] == mixed.shape[1]
     return Products(
         samples=m.samples,
         xx=xx,
         yy=xx if same else second.square().sum(),
         xy=across if m.gram or same else square,
         gg=square if m.gram else across,
-        gg_transposed=(mixed * mixed.T).sum() if square_mixed else xx.new_tensor(math.nan),
+        gg_transposed=(mixed * mixed.T).sum() if mixed.shape[0] == mixed.shape[1] else nan,
         x_norms=m.x_norms * x_scale,
         y_norms=m.y_norms * y_scale,
         dots=m.dots * (x_scale * y_scale).sqrt(),

@@ -64,9 +64,8 @@ def distance(beta: Tensor, beta_aux: Tensor, correlation: Tensor, readout: Tenso
     norm, before = (torch.where(m > 0, m, 1.0) for m in (move.norm, move.norm_before))
     turned = correlation * move.norm_change
     # at beta_aux = 0 the root makes the derivative infinite unless nothing is gained from m0
-    gained = torch.where(
-        (move.norm_before > 0) | (turned == 0), turned / before, turned.sign().detach() * torch.inf
-    )
+    some = (move.norm_before > 0) | (turned == 0)
+    gained = torch.where(some, turned / before, turned.sign().detach() * torch.inf)
     by_beta = torch.where(move.norm > 0, 2 * move.readout_change / norm, 0.0)
     slopes = (by_beta, lost - gained, -2 * move.norm * move.norm_before, -2 * move.readout_change)
     result: Tensor = _Envelope.apply(value, *slopes, beta, beta_aux, correlation, readout)

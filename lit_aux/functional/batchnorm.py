@@ -15,11 +15,8 @@ Batch = TypeVar("Batch")
 
 def batchnorm_layers(model: nn.Module) -> list[_BatchNorm]:
     """Return the batch-normalization layers of ``model`` that keep running statistics."""
-    return [
-        m
-        for m in model.modules()
-        if isinstance(m, _BatchNorm) and m.running_mean is not None and not is_lazy(m.running_mean)
-    ]
+    layers = (layer for layer in model.modules() if isinstance(layer, _BatchNorm))
+    return [layer for layer in layers if layer.running_mean is not None and not is_lazy(layer.running_mean)]
 
 
 def uncompiled() -> AbstractContextManager[object]:

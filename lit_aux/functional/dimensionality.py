@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 from lit_aux.functional._gram import Matrices, Products, matrices, products
 from lit_aux.functional._scale import magnitude, safe_scale
 
@@ -58,7 +58,7 @@ def participation_ratio(x: Tensor, *, center: bool = True, unbiased: bool = Fals
         tensor(3., dtype=torch.float64)
     """
     x = _prepare("x", x, unbiased)
-    return _evaluate(x, x, pairing="sample", center=center, unbiased=unbiased).pr_x
+    return _evaluate(x, x, "sample", center, unbiased).pr_x
 
 
 @torch.no_grad()
@@ -119,7 +119,7 @@ def shared_dimensionality(
     x, y = _prepare("x", x, unbiased), _prepare("y", y, unbiased)
     check_same_samples(x, y)
     check_same_features(pairing, (x.shape[1], y.shape[1]))
-    return _evaluate(x, y, pairing=pairing, center=center, unbiased=unbiased)
+    return _evaluate(x, y, pairing, center, unbiased)
 
 
 @torch.no_grad()
@@ -154,8 +154,7 @@ def shared_dimensionality_from_moments(
 
 def check_pairing(pairing: str) -> None:
     """Raise `ConfigurationError` for an unknown pairing."""
-    if pairing not in get_args(Pairing):
-        raise unknown_name("pairing", pairing, get_args(Pairing))
+    check_known("pairing", pairing, get_args(Pairing))
 
 
 def least_samples(unbiased: bool) -> int:
@@ -203,9 +202,7 @@ def _prepare(name: str, x: Tensor, unbiased: bool) -> Tensor:
     return x.cpu() if x.device.type == "mps" else x  # MPS has no float64
 
 
-def _evaluate(
-    x: Tensor, y: Tensor, *, pairing: Pairing, center: bool, unbiased: bool
-) -> SharedDimensionality:
+def _evaluate(x: Tensor, y: Tensor, pairing: Pairing, center: bool, unbiased: bool) -> SharedDimensionality:
     """Compute the three measures of (n, D) activations; ``y`` may be ``x``."""
     feature = pairing == "feature"
     with torch.autocast(x.device.type, enabled=False):
@@ -269,12 +266,6 @@ def _paired_covariance_product(p: Products) -> Tensor:
     """Estimate tr(Sigma_x Sigma_y) from G = X Y' without its diagonal, over distinct samples."""
     n, square, trace = p.samples, p.dots.square().sum(), p.dots.sum()
     off, transposed = p.gg - square, p.gg_transposed - square
-    total = (
-        (n - 2) * (n - 3) * off
-        - 2 * (n - 3) * (square - off)
-        + trace.square()
-        - 4 * square
-        + off
-        + transposed
-    )
+    total = (n - 2) * (n - 3) * off - 2 * (n - 3) * (square - off)
+    total = total + trace.square() - 4 * square + off + transposed
     return total / (n * (n - 1) * (n - 2) * (n - 3))

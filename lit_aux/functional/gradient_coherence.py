@@ -55,9 +55,8 @@ def moments_from_norms(
             f"large: {large} with small {small} and total {total}; sizes must be 1 <= small < large <= total"
         )
     b, a = ((total - size) / (total - 1) / size for size in (small, large))
-    return GradientMoments(
-        (small_squares - large_square) / (b - a), (b * large_square - a * small_squares) / (b - a)
-    )
+    trace = (small_squares - large_square) / (b - a)
+    return GradientMoments(trace, (b * large_square - a * small_squares) / (b - a))
 
 
 def gradient_coherence(
@@ -114,9 +113,7 @@ def gradient_coherence(
 
 
 def _zeros(tensor: Tensor) -> Tensor:
-    return torch.zeros_like(
-        tensor, dtype=torch.promote_types(tensor.dtype, torch.float32), requires_grad=False
-    )
+    return torch.zeros_like(tensor.detach(), dtype=torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _squared_norm(gradient: Sequence[Tensor]) -> Tensor:

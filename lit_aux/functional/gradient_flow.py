@@ -9,6 +9,9 @@ from torch import Tensor
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional._row_space import RowSpace
 
+Weights = dict[str, Tensor]
+Pathways = Mapping[str, Tensor]
+"""Weights by the names in :data:`PATHWAYS`."""
 PATHWAYS = ("w_plus", "v_plus", "w_minus", "v_minus")
 
 _ELEMENTS = 2**21
@@ -41,7 +44,7 @@ class FlowLimit:
     iterations: Tensor
 
 
-def gradient_flow_limit(x: Tensor, y: Tensor, weights: Mapping[str, Tensor]) -> FlowLimit:
+def gradient_flow_limit(x: Tensor, y: Tensor, weights: Pathways) -> FlowLimit:
     """Return the interpolating limit of gradient flow on squared error, from any start.
 
     The network is f(x) = <beta, x> with beta = w+ v+ - w- v-. Per entry, the flow conserves
@@ -105,7 +108,7 @@ def gradient_flow_limit(x: Tensor, y: Tensor, weights: Mapping[str, Tensor]) -> 
     )
 
 
-def conserved(weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def conserved(weights: Pathways) -> tuple[Tensor, Tensor]:
     """Return A and B, (..., D): what of beta = A e^{2z} - B e^{-2z} the start decides.
 
     2 sqrt(AB) is the scale below which the penalty of beta is quadratic and above which it is like l1; where
@@ -148,7 +151,7 @@ def growth_to(beta: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return z
 
 
-def grown(weights: Mapping[str, Tensor], growth: Tensor) -> dict[str, Tensor]:
+def grown(weights: Pathways, growth: Tensor) -> dict[str, Tensor]:
     """Return weights after growth z (..., D)."""
     up, down = torch.exp(growth), torch.exp(-growth)
     rising = (weights["w_plus"] + weights["v_plus"]) / 2 * up
@@ -189,7 +192,7 @@ def minimise_dual(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, T
     wanted = torch.where(wanted > 0, wanted, torch.linalg.vector_norm((a - b) @ x.T, dim=1))
     z, iterations = torch.zeros_like(a), torch.zeros(len(y), dtype=torch.int64, device=x.device)
     final = torch.full_like(wanted, torch.inf)
-    dual = _Dual(x, y, a, b)
+    dual = _Dual(x, y, a, b, torch.zeros_like(a), y.new_zeros(len(y)))
     rows = torch.arange(len(y), device=x.device)
     for iteration in range(_ITERATIONS):
         residual = torch.linalg.vector_norm(dual.gradient, dim=1) / wanted[rows].clamp(min=1e-300)
@@ -223,18 +226,8 @@ def _scale(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
 class _Dual:
     """The dual of some starts at nu."""
 
-    def __init__(
-        self,
-        x: Tensor,
-        y: Tensor,
-        a: Tensor,
-        b: Tensor,
-        z: Tensor | None = None,
-        linear: Tensor | None = None,
-    ) -> None:
-        self.x, self.y, self.a, self.b = x, y, a, b
-        self.z = torch.zeros_like(a) if z is None else z
-        self.linear = y.new_zeros(len(y)) if linear is None else linear  # y nu
+    def __init__(self, x: Tensor, y: Tensor, a: Tensor, b: Tensor, z: Tensor, linear: Tensor) -> None:
+        self.x, self.y, self.a, self.b, self.z, self.linear = x, y, a, b, z, linear  # the last is y nu
         self.up, self.down = a * torch.exp(2 * self.z), b * torch.exp(-2 * self.z)
         self.gradient = (self.up - self.down) @ x.T - y
         self.value = (self.up + self.down).sum(1) / 2 - self.linear
@@ -286,16 +279,13 @@ class _Dual:
 # Checks of a regression problem
 
 
-def checked_problem(
-    x: Tensor, y: Tensor, weights: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+def checked_problem(x: Tensor, y: Tensor, weights: Pathways) -> tuple[Tensor, Tensor, Weights]:
     """Return everything in float64, or raise for what does not fit."""
     if x.ndim != 2 or 0 in x.shape:
         raise ConfigurationError(f"x: its shape is {tuple(x.shape)}; give inputs (n, D)")
     if y.shape[-1:] != x.shape[:1]:
         raise ConfigurationError(f"y: its shape is {tuple(y.shape)}; give targets (..., {len(x)})")
-    missing = [name for name in PATHWAYS if name not in weights]
-    if missing or len(weights) != len(PATHWAYS):
+    if {*weights} != {*PATHWAYS}:
         raise ConfigurationError(f"weights: they are {', '.join(weights)}; give {', '.join(PATHWAYS)}")
     start = {name: weights[name].detach().to(x.device, torch.float64) for name in PATHWAYS}
     for name, value in start.items():

@@ -127,15 +127,12 @@ def minimal_group_norm(inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> T
         if len(rows) == d:
             beta[t] = y @ rows  # orthonormal rows: the least-squares coefficients
     if free:
-        nearest = [
-            torch.linalg.lstsq(tasks[t][0], tasks[t][1][:, None], driver="gelsy").solution for t in free
-        ]
+        pairs = [tasks[t] for t in free]
+        nearest = [torch.linalg.lstsq(x, y[:, None], driver="gelsy").solution for x, y in pairs]
         scale = max(float(size.abs().max()) for size in (beta, *nearest))
         fixed = (beta / scale).norm(dim=0)
         program = GroupProgram(
-            rows=[tasks[t][0] for t in free],
-            targets=[tasks[t][1] / scale for t in free],
-            fixed=torch.where(fixed > _NOTHING, fixed, 0.0),
+            [x for x, _ in pairs], [y / scale for _, y in pairs], torch.where(fixed > _NOTHING, fixed, 0.0)
         )
         beta[free] = scale * _least(program)
     return beta.to(inputs[0].device)
@@ -150,11 +147,8 @@ def _tasks(inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> list[tuple[Te
     tasks = []
     for t, (x, y) in enumerate(zip(inputs, targets, strict=True)):
         _check(t, x, y, inputs[0].shape[-1:])
-        exact, x, y = (
-            x.dtype == y.dtype == torch.float64,
-            x.detach().cpu().double(),
-            y.detach().cpu().double(),
-        )
+        exact = x.dtype == y.dtype == torch.float64
+        x, y = x.detach().cpu().double(), y.detach().cpu().double()
         unit = safe_scale(x.abs().max())
         space = RowSpace.of(x / unit, exact=exact)
         try:
@@ -216,9 +210,8 @@ def solve_cone_program(program: GroupProgram) -> tuple[Solution, str]:
         if columns.any():
             part = cp.Variable((tasks, int(columns.sum())))
             stack = part if fixed is None else cp.vstack([part, fixed])
-            norms.append(
-                cp.norm1(part) if fixed is None and tasks == 1 else cp.sum(cp.norm(stack, 2, axis=0))
-            )
+            single = fixed is None and tasks == 1
+            norms.append(cp.norm1(part) if single else cp.sum(cp.norm(stack, 2, axis=0)))
             parts.append((columns, part))
     fits = [
         sum(x.numpy()[:, columns] @ part[task] for columns, part in parts) == y.numpy()

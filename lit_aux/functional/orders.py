@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 from lit_aux.functional._elementwise import Values, elementwise
 from lit_aux.functional._relu_unit import cheapest_move
 from lit_aux.functional.penalties import q_argument, relu_arguments, safe_hypot
@@ -165,12 +165,11 @@ Pair = tuple[Tensor, Tensor]
 
 def _orders(penalty: str, beta: Values, beta_aux: Values, kwargs: dict[str, Any]) -> Pair:
     """Compute both orders of a penalty."""
-    if penalty not in _PENALTIES:
-        raise unknown_name("penalty", penalty, _PENALTIES)
+    check_known("penalty", penalty, _PENALTIES)
     formula, options = _PENALTIES[penalty]
     for name in kwargs:
         if name not in options:
-            known = " and ".join(options) if options else "none"
+            known = " and ".join(options) or "none"
             raise ConfigurationError(f"{name}: {penalty!r} has no such option; it has {known}")
     return formula(beta, beta_aux, **kwargs)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional._scale import safe_scale
-from lit_aux.functional.gradient_flow import checked_problem, common_shape
+from lit_aux.functional.gradient_flow import Pathways, checked_problem, common_shape
 
 _RANK = 1e-13
 """Eigenvalues below this share of the largest are rounding; they matter at infinite times alone."""
@@ -100,14 +100,10 @@ class ReadoutPath:
             exponent = -values if lr is None else torch.log1p(-lr * values) / lr
             rates = -torch.expm1(exponent * time) * inverse
         rates = torch.where(values * time < 1e-200, time, rates)
-        limit = torch.where(values > _RANK * values[-1], inverse, 0.0)
-        rates = torch.where(time == inf, limit, rates)
-        return rates
+        return torch.where(time == inf, torch.where(values > _RANK * values[-1], inverse, 0.0), rates)
 
 
-def gradient_descent_probe(
-    x: Tensor, y: Tensor, weights: Mapping[str, Tensor], lr: float, steps: float
-) -> ProbeSolution:
+def gradient_descent_probe(x: Tensor, y: Tensor, weights: Pathways, lr: float, steps: float) -> ProbeSolution:
     """Return a linear probe after some steps of full-batch gradient descent, in closed form.
 
     The readouts v+ and v- of f(x) = <w+ v+ - w- v-, x> train on the mean squared error, w stays.
@@ -140,7 +136,7 @@ def gradient_descent_probe(
     return _probe(x, y, weights, lr * steps, lr)
 
 
-def gradient_flow_probe(x: Tensor, y: Tensor, weights: Mapping[str, Tensor], time: float) -> ProbeSolution:
+def gradient_flow_probe(x: Tensor, y: Tensor, weights: Pathways, time: float) -> ProbeSolution:
     """Return a linear probe after some time of gradient flow; see :func:`gradient_descent_probe`.
 
     Args:
@@ -166,9 +162,7 @@ def gradient_flow_probe(x: Tensor, y: Tensor, weights: Mapping[str, Tensor], tim
     return _probe(x, y, weights, time, None)
 
 
-def _probe(
-    x: Tensor, y: Tensor, weights: Mapping[str, Tensor], time: float, lr: float | None
-) -> ProbeSolution:
+def _probe(x: Tensor, y: Tensor, weights: Pathways, time: float, lr: float | None) -> ProbeSolution:
     x, y, start = checked_problem(x, y, weights)
     for name in ("w_plus", "w_minus"):
         if start[name].ndim != 1:
@@ -187,9 +181,8 @@ def _probe(
         lr = _in_units(lr, unit * length) or None  # steps that small are flow
     time = _in_units(time, unit * length)
     shape = common_shape(y, start["v_plus"], start["v_minus"])
-    v_plus, v_minus = (
-        length * start[name].expand(*shape, d).reshape(-1, d) for name in ("v_plus", "v_minus")
-    )
+    plus, minus = (start[name].expand(*shape, d).reshape(-1, d) for name in ("v_plus", "v_minus"))
+    v_plus, v_minus = length * plus, length * minus
     targets = y.expand(*shape, n).reshape(-1, n)
     beta = w_plus * v_plus - w_minus * v_minus
     residual = beta @ x.T - targets

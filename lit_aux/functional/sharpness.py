@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 from lit_aux.ranges import POSITIVE, Range, check
 
 Start = Literal["zero", "random"]
@@ -71,90 +71,80 @@ def adaptive_sharpness(
             raise ConfigurationError(
                 f"parameters: {parameter.dtype} cannot hold changes of rho {rho}; give float32 or float64"
             )
-    weights = [parameter.detach().clone() for parameter in parameters]
+    search = _Search(loss, parameters, rho)
     try:
         with torch.enable_grad():
             base = float(loss().detach())
-            delta = [torch.zeros_like(weight) for weight in weights]
+            delta = [torch.zeros_like(weight) for weight in search.weights]
             if start == "random":
-                delta = [weight.abs() * rho * _uniform(weight, generator) for weight in weights]
-            highest = _ascend(loss, parameters, weights, rho, delta, iterations)
+                delta = [weight.abs() * rho * _uniform(weight, generator) for weight in search.weights]
+            highest = search.ascend(delta, iterations)
     finally:
-        _move(parameters, weights)
+        search.move()
     return math.nan if math.isnan(base) else max(highest - base, 0.0)
 
 
-def _ascend(
-    loss: Callable[[], Tensor],
-    parameters: Sequence[Tensor],
-    weights: list[Tensor],
-    rho: float,
-    delta: list[Tensor],
-    iterations: int,
-) -> float:
-    """Return the highest loss that is met on the way, which starts at ``delta``."""
-    checks, step, rises, checked = checkpoints(iterations), 2 * rho, 0, 0
-    highest, gradient = _evaluate(loss, parameters, weights, delta)
-    previous = delta
-    best, best_gradient, value = delta, gradient, highest
-    for done in range(1, iterations + 1):
-        delta, previous = _advance(delta, previous, gradient, weights, rho, step), delta
-        before = value
-        value, gradient = _evaluate(loss, parameters, weights, delta, last=done == iterations)
-        rises += value > before
-        if value > highest or math.isnan(highest):
-            highest, best, best_gradient = value, delta, gradient
-        if done in checks:
-            if rises < _IMPROVING * (done - checked):
-                step /= 2  # and on from the best point
-                value, gradient, delta = highest, best_gradient, best
-            rises, checked = 0, done
-    return highest
+class _Search:
+    """Signed gradient ascent with momentum in a box around weights, whose step is halved where it stalls.
 
+    Args:
+        loss: Computes the loss from the parameters.
+        parameters: What moves.
+        rho: Half the side of the box, in units of each weight's size.
+    """
 
-def _evaluate(
-    loss: Callable[[], Tensor],
-    parameters: Sequence[Tensor],
-    weights: list[Tensor],
-    delta: list[Tensor],
-    *,
-    last: bool = False,
-) -> tuple[float, list[Tensor]]:
-    """Return the loss at ``weights + delta`` and, unless nothing follows, its gradient."""
-    _move(parameters, weights, delta)
-    value = loss()
-    if last:
-        return float(value.detach()), []
-    gradient = torch.autograd.grad(value, list(parameters), allow_unused=True, materialize_grads=True)
-    return float(value.detach()), list(gradient)
+    def __init__(self, loss: Callable[[], Tensor], parameters: Sequence[Tensor], rho: float) -> None:
+        self.loss, self.parameters, self.rho = loss, parameters, rho
+        self.weights = [parameter.detach().clone() for parameter in parameters]
 
+    def ascend(self, delta: list[Tensor], iterations: int) -> float:
+        """Return the highest loss on the way from an offset; NaN where one is."""
+        checks, step, rises, checked = checkpoints(iterations), 2 * self.rho, 0, 0
+        highest, gradient = self._evaluate(delta)
+        previous = delta
+        best, best_gradient, value = delta, gradient, highest
+        for done in range(1, iterations + 1):
+            delta, previous = self._advance(delta, previous, gradient, step), delta
+            before = value
+            value, gradient = self._evaluate(delta, last=done == iterations)
+            rises += value > before
+            if value > highest or math.isnan(highest):
+                highest, best, best_gradient = value, delta, gradient
+            if done in checks:
+                if rises < _IMPROVING * (done - checked):
+                    step /= 2  # and on from the best point
+                    value, gradient, delta = highest, best_gradient, best
+                rises, checked = 0, done
+        return highest
 
-@torch.no_grad()
-def _advance(
-    delta: list[Tensor],
-    previous: list[Tensor],
-    gradient: list[Tensor],
-    weights: list[Tensor],
-    rho: float,
-    step: float,
-) -> list[Tensor]:
-    """Return .75 P(delta + step sign(g) |theta|) + .25 previous; P projects onto the box rho |theta|."""
-    moved = []
-    for now, old, slope, weight in zip(delta, previous, gradient, weights, strict=True):
-        size = weight.abs()
-        target = torch.addcmul(now, slope.sign(), size, value=step)
-        size *= rho
-        moved.append(torch.clamp(target, -size, size).mul_(1 - _MOMENTUM).add_(old, alpha=_MOMENTUM))
-    return moved
+    def _evaluate(self, delta: list[Tensor], *, last: bool = False) -> tuple[float, list[Tensor]]:
+        """Return loss and gradient at an offset; no gradient where it is the last one."""
+        self.move(delta)
+        value = self.loss()
+        if last:
+            return float(value.detach()), []
+        held = list(self.parameters)
+        gradient = torch.autograd.grad(value, held, allow_unused=True, materialize_grads=True)
+        return float(value.detach()), list(gradient)
 
+    @torch.no_grad()
+    def _advance(
+        self, delta: list[Tensor], previous: list[Tensor], gradient: list[Tensor], step: float
+    ) -> list[Tensor]:
+        """Return the next offset, with momentum, back in the box."""
+        moved = []
+        for now, old, slope, weight in zip(delta, previous, gradient, self.weights, strict=True):
+            size = weight.abs()
+            target = torch.addcmul(now, slope.sign(), size, value=step)
+            size *= self.rho
+            moved.append(torch.clamp(target, -size, size).mul_(1 - _MOMENTUM).add_(old, alpha=_MOMENTUM))
+        return moved
 
-@torch.no_grad()
-def _move(
-    parameters: Sequence[Tensor], weights: Sequence[Tensor], delta: Sequence[Tensor] | None = None
-) -> None:
-    """Write the weights, or weights + delta, into the parameters."""
-    for i, (parameter, weight) in enumerate(zip(parameters, weights, strict=True)):
-        parameter.copy_(weight if delta is None else weight + delta[i])
+    @torch.no_grad()
+    def move(self, delta: Sequence[Tensor] | None = None) -> None:
+        """Put the parameters at an offset from the weights; at these themselves where there is none."""
+        for i, (parameter, weight) in enumerate(zip(self.parameters, self.weights, strict=True)):
+            parameter.copy_(weight if delta is None else weight + delta[i])
 
 
 def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -167,8 +157,7 @@ def check_sharpness(rho: float, iterations: int, start: str) -> None:
     """Raise `ConfigurationError` for options of :func:`adaptive_sharpness` that are out of range."""
     check("rho", rho, POSITIVE)
     check("iterations", iterations, Range(least=1, most=100_000))
-    if start not in get_args(Start):
-        raise unknown_name("start", start, get_args(Start))
+    check_known("start", start, get_args(Start))
 
 
 def checkpoints(iterations: int) -> list[int]:

@@ -1,12 +1,12 @@
 """Tangent features of the two small networks: the kernels of their gradients, never the gradients."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.functional.gradient_flow import PATHWAYS
+from lit_aux.functional.gradient_flow import PATHWAYS, Pathways
 
 BLOCK_ELEMENTS = 2**20
 """Activations that are held at a time while a kernel is filled: 8 MiB in float64."""
@@ -75,7 +75,7 @@ def relu_tangent_kernel(
     return _in_blocks(block, x.to(dtype), len(x2), max(len(first), len(x2)))
 
 
-def diagonal_features(weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+def diagonal_features(weights: Pathways, x: Tensor) -> Tensor:
     """Compute the gradient of the diagonal network with respect to its readout.
 
     Args:
@@ -90,7 +90,7 @@ def diagonal_features(weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def diagonal_tangent_kernel(
-    weights: Mapping[str, Tensor], x: Tensor, x2: Tensor | None = None, *, dtype: torch.dtype = torch.float64
+    weights: Pathways, x: Tensor, x2: Tensor | None = None, *, dtype: torch.dtype = torch.float64
 ) -> Tensor:
     r"""Compute the tangent kernel of a diagonal linear network with one output.
 

@@ -12,21 +12,9 @@ from lit_aux.identity.source import NoSourceError, add_module
 
 _DOTTED = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
 _WITHOUT_EFFECT = {
-    "accelerator",
-    "barebones",
-    "benchmark",
-    "default_root_dir",
-    "detect_anomaly",
-    "enable_autolog_hparams",
-    "enable_checkpointing",
-    "enable_model_summary",
-    "enable_progress_bar",
-    "inference_mode",
-    "log_every_n_steps",
-    "logger",
-    "num_sanity_val_steps",
-    "phase_store",
-    "profiler",
+    *("accelerator", "barebones", "benchmark", "default_root_dir", "detect_anomaly", "profiler", "logger"),
+    *("enable_autolog_hparams", "enable_checkpointing", "enable_model_summary", "enable_progress_bar"),
+    *("inference_mode", "log_every_n_steps", "num_sanity_val_steps", "phase_store"),
 }
 """Options of the Trainer that decide no number."""
 _PASSIVE = re.compile(
@@ -51,16 +39,12 @@ def run_identity(configuration: Mapping[str, Any]) -> dict[str, Any]:
         configuration: What ``lit-aux fit --print_config`` prints, with ``trainer``, ``model``, ``data`` and
             ``seed_everything``.
     """
-    found = {
-        name: value
-        for name, value in configuration.items()
-        if name not in ("config", "ckpt_path", "weights_only")
-    }
+    elsewhere = ("config", "ckpt_path", "weights_only")
+    found = {name: value for name, value in configuration.items() if name not in elsewhere}
     trainer = dict(found.get("trainer") or {})
     callbacks = trainer.get("callbacks") or []
-    kept = [
-        one for one in (callbacks if isinstance(callbacks, list) else [callbacks]) if not _is_passive(one)
-    ]
+    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+    kept = [callback for callback in callbacks if not _is_passive(callback)]
     options = {k: v for k, v in trainer.items() if k not in _WITHOUT_EFFECT}
     found["trainer"] = options | {"callbacks": kept}
     if isinstance(found.get("data"), Mapping):
@@ -134,9 +118,8 @@ def _is_passive(callback: Any) -> bool:
         kind = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError):
         return False
-    told: Mapping[str, Any] = next(
-        (vars(base) for base in kind.__mro__ if "changes_training" in vars(base)), {}
-    )
+    bases: list[Mapping[str, Any]] = [*map(vars, kind.__mro__), {"changes_training": True}]
+    told = next(base for base in bases if "changes_training" in base)
     return told.get("changes_training", True) is False and (
         kind.__module__.startswith("lit_aux.") or not str(told.get("__module__", "")).startswith("lit_aux.")
     )

@@ -19,21 +19,8 @@ from torch import Tensor, nn
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch.optim import Optimizer
 
+from lit_aux.identity import source
 from lit_aux.identity.modules import library_of
-from lit_aux.identity.source import (
-    NoSourceError,
-    add_code,
-    add_module,
-    attributes_read,
-    bytecode,
-    digest,
-    former,
-    globals_in,
-    interactive,
-    module_of,
-    name_of,
-    own_functions,
-)
 
 Tree = dict[str, str]
 UNKNOWN = "?"
@@ -106,7 +93,7 @@ class Encoder:
 
     def key(self) -> str:
         """Return a digest of all that was added, the code and the versions."""
-        return digest(*(repr(sorted(part.items())) for part in (self.tree, self.code, self.versions)))
+        return source.digest(*(repr(sorted(part.items())) for part in (self.tree, self.code, self.versions)))
 
     def flat(self) -> Tree:
         """Return all that :meth:`key` is a digest of, by name."""
@@ -159,18 +146,18 @@ class Encoder:
         elif type(value) in (np.ndarray, np.memmap):
             self._array(name, value)
         elif isinstance(value, torch.jit.ScriptModule | torch.jit.ScriptFunction):
-            self._put(name, f"script {digest(saved_script(value))}")
+            self._put(name, f"script {source.digest(saved_script(value))}")
         elif isinstance(value, nn.Module):
             self._module(name, value)
         elif isinstance(value, Optimizer):
-            self._attributes(name, value, vars(value), lambda key: bool(_OF_OPTIMIZER.search(key)))
+            self._attributes(name, value, vars(value), without=_OF_OPTIMIZER)
         elif isinstance(value, ModuleType):
             self._put(name, f"module {value.__name__}")
             self._module_code(value.__name__)
         elif callable(value) and isinstance(value, FunctionType | MethodType | BuiltinFunctionType | partial):
             self._function(name, value)
         elif isinstance(value, torch.Generator):
-            self._put(name, f"generator {digest(bytes_of(value.get_state()))}")
+            self._put(name, f"generator {source.digest(bytes_of(value.get_state()))}")
         elif isinstance(value, re.Pattern):
             self._put(name, repr(value))
         elif type(value) in (dict, MappingProxyType) or type(value).__name__ in (
@@ -197,25 +184,22 @@ class Encoder:
             self._put(name, f"{value.layout} {tuple(value.shape)}")
             parts = ("indices", "values") if value.layout == torch.sparse_coo else ("values",)
             for part in parts:
-                self._put(f"{name}.{part}", digest(bytes_of(getattr(value, part)())))
+                self._put(f"{name}.{part}", source.digest(bytes_of(getattr(value, part)())))
             return None
         if value.is_quantized:
-            each = value.qscheme() not in (torch.per_tensor_affine, torch.per_tensor_symmetric)
-            scales = (
-                value.q_per_channel_scales(),
-                value.q_per_channel_zero_points(),
-                value.q_per_channel_axis(),
-            )
-            self.add(f"{name}.scale", scales if each else (value.q_scale(), value.q_zero_point()))
+            whole = value.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric)
+            each = ("q_per_channel_scales", "q_per_channel_zero_points", "q_per_channel_axis")
+            kinds = ("q_scale", "q_zero_point") if whole else each
+            self.add(f"{name}.scale", tuple(getattr(value, kind)() for kind in kinds))
             value = value.int_repr()
         frozen = " frozen" if isinstance(value, nn.Parameter) and not value.requires_grad else ""
-        return self._put(name, f"{value.dtype} {tuple(value.shape)} {digest(bytes_of(value))}{frozen}")
+        return self._put(name, f"{value.dtype} {tuple(value.shape)} {source.digest(bytes_of(value))}{frozen}")
 
     def _array(self, name: str, value: Any) -> None:
         if value.dtype.hasobject:
             self._sequence(name, value.tolist())
         else:
-            content = digest(np.ascontiguousarray(value).tobytes())
+            content = source.digest(np.ascontiguousarray(value).tobytes())
             self._put(name, f"{value.dtype} {value.shape} {content}")
 
     def _module(self, name: str, module: nn.Module) -> None:
@@ -228,7 +212,7 @@ class Encoder:
             for key, value in vars(module).items()
             if key not in _OF_TORCH and not is_own_method(value, module)
         }
-        self._attributes(name, module, own, lambda key: False)
+        self._attributes(name, module, own)
         for kind in ("_parameters", "_buffers", "_modules"):
             for key, value in getattr(module, kind).items():
                 if not self._omit(module, key, value):
@@ -253,17 +237,17 @@ class Encoder:
             self._sequence(f"{name}.arguments", value.args)
             self._mapping(f"{name}.options", value.keywords)
         elif isinstance(value, MethodType):
-            self._put(name, f"method {former(value.__module__, value.__func__.__qualname__)[1]}")
+            self._put(name, f"method {source.former(value.__module__, value.__func__.__qualname__)[1]}")
             self.add(f"{name}.function", value.__func__)
             self.add(f"{name}.owner", value.__self__)
         elif (compiled := getattr(value, "_torchdynamo_orig_callable", None)) is not None:
             self._put(f"{name}.compiled", "True")
             self.add(name, compiled)
         elif isinstance(value, FunctionType):
-            own = add_code(self.code, value)
-            self._put(name, name_of(value) if own else self._of_library(value))
+            own = source.add_code(self.code, value)
+            self._put(name, source.name_of(value) if own else self._of_library(value))
             if own:
-                self._put(f"{name}{DOES}", bytecode(value.__code__))
+                self._put(f"{name}{DOES}", source.bytecode(value.__code__))
             self._inner(name, value, own)
         else:
             owner = getattr(value, "__self__", None)
@@ -294,8 +278,8 @@ class Encoder:
 
         The code tells how they begin, not what they are by now: files, options and the environment decide.
         """
-        read = sorted({*globals_in(function.__code__)})
-        here, typed = module_of(function), interactive(function)
+        read = sorted({*source.globals_in(function.__code__)})
+        here, typed = source.module_of(function), source.interactive(function)
         for variable in (name for name in read if name in function.__globals__):
             value = function.__globals__[variable]
             module = isinstance(value, ModuleType)
@@ -303,7 +287,7 @@ class Encoder:
                 self._module_code(value.__name__)
             if module and library_of(value.__name__) is not None:
                 continue
-            parts = attributes_read(function.__code__, variable)
+            parts = source.attributes_read(function.__code__, variable)
             if module or (type(value) in (Namespace, SimpleNamespace) and parts is not None):
                 where = value.__name__ if module else f"{here}.{variable}"
                 for part in sorted(vars(value).keys() & (vars(value) if parts is None else parts)):
@@ -317,11 +301,19 @@ class Encoder:
         if isinstance(value, ModuleType) or (place, id(value)) in self._written:
             return
         self._written[place, id(value)] = value
-        if isinstance(value, type | FunctionType) and not needed and library_of(module_of(value)) is not None:
+        if (
+            isinstance(value, type | FunctionType)
+            and not needed
+            and library_of(source.module_of(value)) is not None
+        ):
             return
+        self._add_leniently(place, value, needed)
+
+    def _add_leniently(self, name: str, value: Any, needed: bool = False) -> None:
+        """Add what must be identified only where it is needed."""
         strict, self._strict = self._strict, needed and self._strict
         try:
-            self.add(place, value)
+            self.add(name, value)
         finally:
             self._strict = strict
 
@@ -354,7 +346,7 @@ class Encoder:
         inner = Encoder(self._omit, self._stand_in).add("", key)
         self.code |= inner.code
         self.versions |= inner.versions
-        return digest(repr(sorted(inner.tree.items())))
+        return source.digest(repr(sorted(inner.tree.items())))
 
     def _other(self, name: str, value: Any) -> None:
         """Write any other object as pickle sees it: its class and its state."""
@@ -379,7 +371,7 @@ class Encoder:
         if isinstance(reduced, str):
             return self._put(name, f"{kind.__module__}.{reduced}")
         if reduced is None:
-            self._attributes(name, value, state_of(value), lambda key: False)
+            self._attributes(name, value, state_of(value))
             return None
         self._put(name, self.add_class(kind))
         function, arguments, *rest = reduced
@@ -388,7 +380,7 @@ class Encoder:
         self._sequence(f"{name}.from", [a for a in arguments if a is not kind])
         state, members, items = (*rest, None, None, None)[:3]
         if isinstance(state, dict):
-            self._attributes(name, value, state, lambda key: False)
+            self._attributes(name, value, state)
         elif state is not None:
             self.add(f"{name}.state", state)
         for part, content in (("members", members), ("items", items)):
@@ -396,12 +388,10 @@ class Encoder:
                 self._sequence(f"{name}.{part}", list(content))
         return None
 
-    def _attributes(
-        self, name: str, owner: Any, values: Mapping[str, Any], omit: Callable[[str], bool]
-    ) -> None:
+    def _attributes(self, name: str, owner: Any, values: Mapping[str, Any], without: Any = None) -> None:
         self._put(name, self.add_class(type(owner)))
         for key in sorted(values, key=str):
-            if not omit(key) and not self._omit(owner, key, values[key]):
+            if not (without and without.search(key)) and not self._omit(owner, key, values[key]):
                 self.add(f"{name}.{key}", values[key])
 
     # Classes and code
@@ -412,7 +402,7 @@ class Encoder:
         Raises:
             NoSourceError: If it has no source.
         """
-        named = name_of(kind)
+        named = source.name_of(kind)
         if kind in self._known:
             return named
         self._known.add(kind)
@@ -420,8 +410,8 @@ class Encoder:
             if base in self._known and base is not kind:
                 continue
             self._known.add(base)
-            if add_code(self.code, base):
-                self._body(f"class {name_of(base)}", base)
+            if source.add_code(self.code, base):
+                self._body(f"class {source.name_of(base)}", base)
             else:
                 self._version(base.__module__)
         return named
@@ -430,10 +420,8 @@ class Encoder:
         """Write what a class has that its file does not tell: values, closures, functions put there later."""
         for key, value in sorted(vars(kind).items()):
             if not key.startswith(("__", "_abc_")) and not is_descriptor(value):
-                strict, self._strict = self._strict, False
-                self.add(f"{name}.{key}", value)
-                self._strict = strict
-        for function in own_functions(kind):
+                self._add_leniently(f"{name}.{key}", value)
+        for function in source.own_functions(kind):
             if function.__qualname__.startswith(kind.__qualname__) and function.__module__ == kind.__module__:
                 self._inner(f"{name}.{function.__name__}", function, own=True)
             elif not function.__code__.co_filename.startswith("<"):
@@ -441,12 +429,12 @@ class Encoder:
 
     def _of_library(self, function: FunctionType) -> str:
         self._version(function.__module__)
-        module, name = former(function.__module__, function.__qualname__)
-        return f"{module}.{name} {bytecode(function.__code__)}"
+        module, name = source.former(function.__module__, function.__qualname__)
+        return f"{module}.{name} {source.bytecode(function.__code__)}"
 
     def _module_code(self, module: str) -> None:
         if library_of(module) is None:
-            add_module(self.code, module)
+            source.add_module(self.code, module)
         else:
             self._version(module)
 
@@ -457,13 +445,13 @@ class Encoder:
 
     def _put(self, name: str, text: str) -> None:
         text = _ADDRESS.sub("", text)
-        self.tree[name] = text if len(text) <= _LONGEST else f"{text[:24]}... {digest(text)}"
+        self.tree[name] = text if len(text) <= _LONGEST else f"{text[:24]}... {source.digest(text)}"
 
 
 def _reason(name: str, value: Any, error: Exception) -> str:
     if isinstance(error, UnidentifiedError):
         return str(error)
-    if isinstance(error, NoSourceError):
+    if isinstance(error, source.NoSourceError):
         return f"{name}: {error}"
     words = (str(error).splitlines() or [type(error).__name__])[0]
     return f"{name}: a {type(value).__qualname__} cannot be identified ({words})"
@@ -480,7 +468,9 @@ def saved_script(script: Any) -> str:
         names = [n for n in archive.namelist() if not n.endswith((".debug_pkl", "/serialization_id"))]
         found = [(name.partition("/")[2], archive.read(name)) for name in sorted(names)]
     # constants are written in the order of a set
-    return digest(*(digest(name, _CONSTANTS.sub(_sorted_lines, content)) for name, content in found))
+    return source.digest(
+        *(source.digest(name, _CONSTANTS.sub(_sorted_lines, content)) for name, content in found)
+    )
 
 
 def _sorted_lines(match: re.Match[bytes]) -> bytes:

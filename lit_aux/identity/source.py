@@ -24,28 +24,27 @@ _DEEPEST = 32  # decorators around a function; what makes up attributes as it is
 _READ = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 _DEFINITIONS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
-_METHODS = "lit_aux.modules.methods"
+_METHODS, _MEASURES = "lit_aux.modules.methods", "lit_aux.callbacks._measurements"
+_STUDENTS, _METRICS = "lit_aux.modules.student_training", "lit_aux.metrics.dimensionality"
 FORMER: dict[str, str] = {
     "lit_aux.integrators.descent.GradientDescent": "lit_aux.integrators.gradient_descent.GradientDescent",
     "lit_aux.integrators.descent.TorchOptimizer": "lit_aux.integrators.torch_optimizer.TorchOptimizer",
-    "lit_aux.modules.student_training.IntegratorOptimizer": (
-        "lit_aux.modules.integrator_optimizer.IntegratorOptimizer"
-    ),
+    f"{_STUDENTS}.IntegratorOptimizer": "lit_aux.modules.integrator_optimizer.IntegratorOptimizer",
     f"{_METHODS}.weightings.RandomWeighting": f"{_METHODS}.random_weighting.RandomWeighting",
     f"{_METHODS}.weightings.Scalarization": f"{_METHODS}.scalarization.Scalarization",
     f"{_METHODS}.weightings.UncertaintyWeighting": f"{_METHODS}.uncertainty.UncertaintyWeighting",
-    **{
-        f"lit_aux.callbacks._measurements.{name}": f"lit_aux.callbacks.{home}.{name}"
-        for name, home in {
-            "LayerDimensionality": "layer_dimensionality",
-            "MixingMeasurement": "mixing_measurement",
-            "TaskMeasurement": "task_measurement",
-            "FailedMeasurement": "task_measurement",
-            "WeightMeasurement": "weight_measurement",
-        }.items()
-    },
+    f"{_MEASURES}.LayerDimensionality": "lit_aux.callbacks.layer_dimensionality.LayerDimensionality",
+    f"{_MEASURES}.MixingMeasurement": "lit_aux.callbacks.mixing_measurement.MixingMeasurement",
+    f"{_MEASURES}.TaskMeasurement": "lit_aux.callbacks.task_measurement.TaskMeasurement",
+    f"{_MEASURES}.FailedMeasurement": "lit_aux.callbacks.task_measurement.FailedMeasurement",
+    f"{_MEASURES}.WeightMeasurement": "lit_aux.callbacks.weight_measurement.WeightMeasurement",
     "lit_aux.data.relu_teacher.ReLUTeacher": "lit_aux.data.relu_teacher_net.ReLUTeacher",
-    "lit_aux.metrics._base.merge_moments": "lit_aux.metrics._moments.merge_moments",
+    f"{_METRICS}.merge_moments": "lit_aux.metrics._moments.merge_moments",
+    f"{_METRICS}.DimensionalityMetric": "lit_aux.metrics._base.DimensionalityMetric",
+    f"{_METRICS}.ParticipationRatio": "lit_aux.metrics.participation_ratio.ParticipationRatio",
+    f"{_METRICS}.EffectiveSharedDimensions": (
+        "lit_aux.metrics.effective_shared_dimensions.EffectiveSharedDimensions"
+    ),
 }
 """The first dotted names of classes and functions of lit_aux that have moved or have another name since, by
 those that they have now. Keys of stored phases hold the first ones."""
@@ -202,44 +201,39 @@ def bytecode(code: CodeType) -> str:
     return digest(code.co_code, repr(written), repr(names))
 
 
-def globals_in(code: CodeType) -> Iterator[str]:
-    """Yield the globals that a function, and those within it, read."""
-    for step in dis.get_instructions(code):
-        if step.opname in _READ:
-            yield step.argval
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """Yield a function's code and that of all functions within it."""
+    yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from globals_in(constant)
+            yield from _codes(constant)
+
+
+def globals_in(code: CodeType) -> Iterator[str]:
+    """Yield the globals that a function, and those within it, read."""
+    steps = (step for inner in _codes(code) for step in dis.get_instructions(inner))
+    return (step.argval for step in steps if step.opname in _READ)
 
 
 def attributes_read(code: CodeType, variable: str) -> set[str] | None:
     """Return which attributes of a global a function reads; None where it takes the whole of it."""
     found: set[str] = set()
-    steps = [step for step in dis.get_instructions(code) if step.opname != "PUSH_NULL"]
-    for step, following in zip(steps, [*steps[1:], None], strict=True):
-        if step.opname in _READ and step.argval == variable:
-            if following is None or following.opname not in ("LOAD_ATTR", "LOAD_METHOD"):
-                return None
-            found.add(following.argval)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            inner = attributes_read(constant, variable)
-            if inner is None:
-                return None
-            found |= inner
+    for inner in _codes(code):
+        steps = [step for step in dis.get_instructions(inner) if step.opname != "PUSH_NULL"]
+        for step, following in zip(steps, [*steps[1:], None], strict=True):
+            if step.opname in _READ and step.argval == variable:
+                if following is None or following.opname not in ("LOAD_ATTR", "LOAD_METHOD"):
+                    return None
+                found.add(following.argval)
     return found
 
 
 @lru_cache(maxsize=1024)
 def attributes_set(kind: type) -> frozenset[str]:
     """Return the names of the attributes that the functions in a class's body assign."""
-    codes = [function.__code__ for function in own_functions(kind)]
-    found: set[str] = set()
-    while codes:
-        code = codes.pop()
-        found |= {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_ATTR"}
-        codes += [c for c in code.co_consts if isinstance(c, CodeType)]
-    return frozenset(found)
+    codes = (code for function in own_functions(kind) for code in _codes(function.__code__))
+    steps = (step for code in codes for step in dis.get_instructions(code))
+    return frozenset(step.argval for step in steps if step.opname == "STORE_ATTR")
 
 
 def own_functions(kind: type) -> Iterator[FunctionType]:
@@ -267,9 +261,8 @@ def _unwrapped(function: Any) -> Iterator[FunctionType]:
 def _written(kind: Any) -> list[FunctionType]:
     """Return the functions in a class's body that were written there, none that were put there later."""
     own = own_functions(kind) if isinstance(kind, type) else ()
-    return [
-        f for f in own if f.__module__ == kind.__module__ and f.__qualname__.startswith(kind.__qualname__)
-    ]
+    here = [function for function in own if function.__module__ == kind.__module__]
+    return [function for function in here if function.__qualname__.startswith(kind.__qualname__)]
 
 
 def _cell_of_class(kind: Any) -> str | None:
@@ -347,9 +340,7 @@ def _check_loaded(name: str, path: str) -> None:
     """
     module = sys.modules.get(name)
     loader = getattr(getattr(module, "__spec__", None), "loader", None)
-    if (
-        module is None or type(loader) is not SourceFileLoader
-    ):  # others rewrite what they load, as pytest does
+    if module is None or type(loader) is not SourceFileLoader:  # others rewrite what they load, as pytest
         return
     state = os.stat(path)
     written = _functions_in(path, state.st_mtime_ns, state.st_size)
@@ -374,13 +365,7 @@ def _loaded(module: ModuleType, path: str) -> Iterator[FunctionType]:
 @lru_cache(maxsize=1024)
 def _functions_in(path: str, changed: int, size: int) -> frozenset[str]:
     """Return the bytecode of every function in a file."""
-    found: set[str] = set()
-    waiting = [compile(_text(path), path, "exec", dont_inherit=True)]
-    while waiting:
-        code = waiting.pop()
-        found.add(bytecode(code))
-        waiting += [c for c in code.co_consts if isinstance(c, CodeType)]
-    return frozenset(found)
+    return frozenset(map(bytecode, _codes(compile(_text(path), path, "exec", dont_inherit=True))))
 
 
 def _spelled(value: Any) -> str:

@@ -49,9 +49,8 @@ class Integrator(ABC):
         """
         objective = FunctionObjective(loss, parameters)
         theta = objective.pack(parameters)
-        state = self.start(
-            objective, theta, threshold=threshold, max_evaluations=max_evaluations, max_time=max_time
-        )
+        limits: dict[str, Any] = {"max_evaluations": max_evaluations, "max_time": max_time}
+        state = self.start(objective, theta, threshold=threshold, **limits)
         while not state.finished:
             self.advance(state, 1000)
         counts = state.counts

@@ -62,11 +62,8 @@ class Descent(Integrator):
             raise ConfigurationError(f"divergence: {divergence} must be above 0")
         check("max_backoffs", max_backoffs, INDEX)
         check("seed", seed, SEED)
-        self.lr = lr
-        self.batch_size = batch_size
-        self.divergence = divergence
-        self.max_backoffs = max_backoffs
-        self.seed = seed
+        self.lr, self.batch_size, self.divergence = lr, batch_size, divergence
+        self.max_backoffs, self.seed = max_backoffs, seed  # in this order, which keys of stored phases know
 
     def _begin(self, state: IntegratorState) -> None:
         y = state.theta.clone()

@@ -71,12 +71,9 @@ class GradientFlow(Integrator):
             raise ConfigurationError(f"tolerance: {tolerance} must be between 0 and 1, such as 1e-2")
         check("max_stages", max_stages, Range(least=2, most=1_000_000))
         check("power_iterations", power_iterations, Range(least=2, most=1_000_000))
-        if not 0 <= landing < 1:
-            raise ConfigurationError(f"landing: {landing} must be at least 0 and below 1")
-        self.tolerance = tolerance
-        self.max_stages = max_stages
-        self.power_iterations = power_iterations
-        self.landing = landing
+        check("landing", landing, Range(least=0, below=1))
+        self.tolerance, self.max_stages = tolerance, max_stages  # keys of stored phases know the order
+        self.power_iterations, self.landing = power_iterations, landing
 
     def _begin(self, state: IntegratorState) -> None:
         y = state.theta.clone()
@@ -173,15 +170,10 @@ class GradientFlow(Integrator):
         size = _norm(change)
         found = size.double().cpu().numpy() / control["nudge"][rows]
         usable = np.isfinite(found) & (found > 0)
-        work["direction"].index_copy_(
-            0,
-            index,
-            torch.where(
-                torch.from_numpy(usable).to(size.device)[:, None],
-                change / size.clamp_min(torch.finfo(size.dtype).tiny)[:, None],
-                work["direction"].index_select(0, index),
-            ),
-        )
+        known = torch.from_numpy(usable).to(size.device)[:, None]
+        unit = change / size.clamp_min(torch.finfo(size.dtype).tiny)[:, None]
+        kept = work["direction"].index_select(0, index)
+        work["direction"].index_copy_(0, index, torch.where(known, unit, kept))
         control["left"][rows] -= 1
         again = control["left"][rows] > 0
         done = rows[~again]
@@ -213,9 +205,7 @@ class GradientFlow(Integrator):
         y = work["y"].index_select(0, index)
         work["old"].index_copy_(0, index, y)
         factor = torch.from_numpy(first).to(y)[:, None]
-        work["now"].index_copy_(
-            0, index, torch.addcmul(y, work["slope"].index_select(0, index), factor, out=y)
-        )
+        work["now"].index_copy_(0, index, y.addcmul_(work["slope"].index_select(0, index), factor))
 
     def _most_stages(self, dtype: torch.dtype) -> int:
         """Return how many stages rounding allows: it grows with their square."""
@@ -383,11 +373,7 @@ def coefficients(stages: int) -> Floats:
     mu = 2 * b[2:] * w0 / b[1:-1]
     nu = -b[2:] / b[:-2]
     forward = 2 * b[2:] * w1 / b[1:-1]
-    table[1:, 0] = 1 - mu - nu
-    table[1:, 1] = mu
-    table[1:, 2] = nu
-    table[1:, 3] = forward
-    table[1:, 4] = -forward * a[1:-1]
+    table[1:] = np.stack([1 - mu - nu, mu, nu, forward, -forward * a[1:-1]], axis=1)
     return table
 
 

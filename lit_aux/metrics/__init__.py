@@ -1,6 +1,5 @@
 """Metrics that accumulate over batches and processes; the mathematics is in `lit_aux.functional`."""
 
-from lit_aux.metrics.effective_shared_dimensions import EffectiveSharedDimensions
-from lit_aux.metrics.participation_ratio import ParticipationRatio
+from lit_aux.metrics.dimensionality import EffectiveSharedDimensions, ParticipationRatio
 
 __all__ = ["EffectiveSharedDimensions", "ParticipationRatio"]

@@ -110,10 +110,10 @@ class Design:
             return self
         index = torch.tensor(rows, device=self.target.device)
         rest = None if self.rest is None else self.rest[index]
-        source = (
-            None if self.source is None else (self.source[0], self.source[1][index.to(self.source[1].device)])
-        )
-        return replace(self, target=self.target[index], rest=rest, source=source)
+        if self.source is None:
+            return replace(self, target=self.target[index], rest=rest)
+        x, y = self.source
+        return replace(self, target=self.target[index], rest=rest, source=(x, y[index.to(y.device)]))
 
     def batch(self, chosen: Tensor) -> "Design":
         """Return the design of some rows."""

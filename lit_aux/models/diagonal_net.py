@@ -13,7 +13,7 @@ from lit_aux.functional._row_space import TOLERANCE, TOLERANCE_FLOAT32
 from lit_aux.functional.gradient_flow import conserved, gradient_flow_limit, grown, growth_to
 from lit_aux.functional.readout_path import ReadoutPath
 from lit_aux.models._designs import Design, SecondMoments
-from lit_aux.models.student import Problems, StudentNet, equal_sizes, narrow, neighbours, split_rows
+from lit_aux.models.student import Problems, StudentNet, equal_sizes, narrowed, neighbours, split_rows
 
 
 class DiagonalNet(StudentNet):
@@ -116,7 +116,8 @@ class DiagonalObjective:
             numbers = range(net.outputs)[net.task_slice(task)]
             designs: list[list[Design]] = [[] for _ in numbers]
             for group in groups:
-                x, targets = _load(problems, rows[group], task)
+                loaded = [problems.load(row, task) for row in rows[group]]
+                x, targets = loaded[0][0], torch.stack([y for _, y in loaded])
                 total[group] += len(x) * problems.weights.get(task, 1.0)
                 for output in range(len(numbers)):
                     designs[output].append(_design(problems, rows[group], task, output, x, targets, like))
@@ -225,29 +226,17 @@ class DiagonalObjective:
             for output in self._outputs
         ]
         total = sum(weights[task] * len(part) for task, part in parts.items())
-        return DiagonalObjective(
-            (self.width, self.count), outputs, torch.full_like(self._scale, 1 / total), self._frozen
-        )
+        scale = torch.full_like(self._scale, 1 / total)
+        return DiagonalObjective((self.width, self.count), outputs, scale, self._frozen)
 
     def select(self, keep: Tensor) -> "DiagonalObjective":
         """Return the objective of some of the replicas."""
-        rows = keep.tolist()
-        outputs = []
+        rows, outputs = keep.tolist(), []
         for output in self._outputs:
-            groups, designs, start = [], [], 0
-            for number, inside in narrow(output.groups, rows):
-                groups.append(slice(start, start + len(inside)))
-                designs.append(output.designs[number].select(inside))
-                start += len(inside)
+            groups, designs = narrowed(output.groups, output.designs, rows)
             outputs.append(replace(output, groups=groups, designs=designs))
         frozen = None if self._frozen is None else self._frozen[keep]
         return DiagonalObjective((self.width, self.count), outputs, self._scale[keep], frozen)
-
-
-def _load(problems: Problems, rows: Sequence[int], task: str) -> tuple[Tensor, Tensor]:
-    """Return shared inputs (n, D) and targets (k, n, o)."""
-    loaded = [problems.load(row, task) for row in rows]
-    return loaded[0][0], torch.stack([y for _, y in loaded])
 
 
 def _design(
@@ -258,14 +247,8 @@ def _design(
         inputs = (problems.key(rows[0], task), like.device)
         if len(x) >= x.shape[1] and inputs not in problems.moments:
             problems.moments[inputs] = SecondMoments.of(x, like.device)
-        problems.cache[key] = Design.of(
-            x,
-            targets[..., output],
-            like.dtype,
-            like.device,
-            moments=problems.moments.get(inputs),
-            whole=problems.whole,
-        )
+        moments, y = problems.moments.get(inputs), targets[..., output]
+        problems.cache[key] = Design.of(x, y, like.dtype, like.device, moments=moments, whole=problems.whole)
     design: Design = problems.cache[key]
     return design
 

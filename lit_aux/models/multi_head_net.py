@@ -1,13 +1,12 @@
 """A shared backbone with one readout matrix whose row slices are the tasks."""
 
-import math
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.ranges import COUNT, check
+from lit_aux.errors import ConfigurationError, check_known
+from lit_aux.ranges import COUNT, NOT_NEGATIVE, check
 
 
 class MultiHeadNet(nn.Module):
@@ -126,8 +125,7 @@ class MultiHeadNet(nn.Module):
         Raises:
             ConfigurationError: There is no such task, or ``scale`` is negative, infinite or NaN.
         """
-        if not (math.isfinite(scale) and scale >= 0):
-            raise ConfigurationError(f"scale: {scale} must be a finite number, 0 or more")
+        check("scale", scale, NOT_NEGATIVE)
         chosen = [self._rows(task) for task in (self.task_slices if tasks is None else list(tasks))]
         for rows in chosen:
             # Drawn on the CPU, so that a seed gives the same rows on every device.
@@ -145,8 +143,7 @@ class MultiHeadNet(nn.Module):
 
     def _rows(self, task: str) -> slice:
         """Return the rows of ``task``."""
-        if task not in self.task_slices:
-            raise unknown_name("task", task, self.task_slices)
+        check_known("task", task, self.task_slices)
         return self.task_slices[task]
 
 

@@ -30,9 +30,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     try:
         raw = _read(path)
     except Exception as error:
-        reason = (
-            f"cannot be read as weights ({type(error).__name__}); it is damaged, or not a plain state dict"
-        )
+        what = "it is damaged, or not a plain state dict"
+        reason = f"cannot be read as weights ({type(error).__name__}); {what}"
         if path.suffix != ".safetensors" and code_in(path) is not None:
             reason = unreadable(path, error)
         raise ConfigurationError(f"pretrained: '{path}' {reason}") from error
@@ -73,14 +72,11 @@ def load_into(network: nn.Module, weights: dict[str, Tensor], source: str) -> No
     # Files from before PyTorch 0.4.1 lack these counters, which nothing reads as long as momentum is set.
     weights = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")} | weights
     _adapt_first_convolution(network, weights, own)
+    shapes = {k: (tuple(weights[k].shape), tuple(v.shape)) for k, v in own.items() if k in weights}
     problems = {
         "missing": [k for k in own if k not in weights],
         "unexpected": [k for k in weights if k not in own],
-        "of wrong shape": [
-            f"{k} {tuple(weights[k].shape)} instead of {tuple(v.shape)}"
-            for k, v in own.items()
-            if k in weights and weights[k].shape != v.shape
-        ],
+        "of wrong shape": [f"{k} {a} instead of {b}" for k, (a, b) in shapes.items() if a != b],
     }
     told = [
         f"{len(keys)} {what}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lit_aux.models.student import Problems, StudentNet, equal_sizes, narrow, neighbours, split_rows
+from lit_aux.models.student import Problems, StudentNet, equal_sizes, narrowed, neighbours, split_rows
 from lit_aux.ranges import COUNT, check
 
 BLOCK = 256
@@ -101,6 +101,9 @@ class _Rows:
         return replace(self, targets=self.targets[torch.tensor(inside, device=self.targets.device)])
 
 
+_Task = tuple[list[slice], list[_Rows]]
+
+
 class ReLUObjective:
     """Mean squared error over all rows of all tasks, each on its own outputs, for many replicas.
 
@@ -110,12 +113,7 @@ class ReLUObjective:
     """
 
     def __init__(
-        self,
-        size: tuple[int, int, int],
-        tasks: list[tuple[list[slice], list[_Rows]]],
-        scale: Tensor,
-        frozen: Tensor | None,
-        chunk: int,
+        self, size: tuple[int, int, int], tasks: list[_Task], scale: Tensor, frozen: Tensor | None, chunk: int
     ) -> None:
         self.hidden, self.width, self.count = size  # H, d and O
         self._tasks, self._scale, self._frozen, self._chunk = tasks, scale, frozen, chunk
@@ -141,8 +139,7 @@ class ReLUObjective:
                 members.append(_Rows(x, targets, net.task_slice(task).start, weight))
                 total[group] += len(x) * weight
             tasks.append((groups, members))
-        if not chunk:
-            chunk = 1 if like.device.type == "cpu" else 16
+        chunk = chunk or (1 if like.device.type == "cpu" else 16)
         size = (net.hidden, net.in_features, net.outputs)
         return cls(size, tasks, (1 / total).to(like), frozen, chunk)
 
@@ -241,25 +238,17 @@ class ReLUObjective:
             total += members[0].weight * len(part)
             some = [replace(rows, x=rows.x[part], targets=rows.targets[:, part]) for rows in members]
             tasks.append((groups, some))
-        size = (self.hidden, self.width, self.count)
-        scale = torch.full_like(self._scale, 1 / total)
-        chosen_rows = ReLUObjective(size, tasks, scale, self._frozen, self._chunk)
-        chosen_rows._buffers = self._buffers
-        return chosen_rows
+        return self._like(tasks, torch.full_like(self._scale, 1 / total), self._frozen)
 
     def select(self, keep: Tensor) -> "ReLUObjective":
         """Return the objective of some of the replicas."""
         wanted = keep.tolist()
-        tasks = []
-        for groups, members in self._tasks:
-            kept, narrowed, start = [], [], 0
-            for number, inside in narrow(groups, wanted):
-                kept.append(slice(start, start + len(inside)))
-                narrowed.append(members[number].select(inside))
-                start += len(inside)
-            tasks.append((kept, narrowed))
-        frozen = None if self._frozen is None else self._frozen[keep]
+        tasks = [narrowed(groups, members, wanted) for groups, members in self._tasks]
+        return self._like(tasks, self._scale[keep], None if self._frozen is None else self._frozen[keep])
+
+    def _like(self, tasks: list[_Task], scale: Tensor, frozen: Tensor | None) -> "ReLUObjective":
+        """Return one of other rows that computes in the same memory."""
         size = (self.hidden, self.width, self.count)
-        chosen = ReLUObjective(size, tasks, self._scale[keep], frozen, self._chunk)
-        chosen._buffers = self._buffers
-        return chosen
+        made = ReLUObjective(size, tasks, scale, frozen, self._chunk)
+        made._buffers = self._buffers
+        return made

@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 from lit_aux.ranges import COUNT, POSITIVE, SCALE, check
 
 
@@ -71,8 +72,7 @@ class StudentNet(nn.Module, ABC):
         super().__init__()
         check("in_features", in_features, COUNT)
         check("replicas", replicas, COUNT)
-        if dtype not in ("float32", "float64"):
-            raise unknown_name("dtype", dtype, ["float32", "float64"])
+        check_known("dtype", dtype, ["float32", "float64"])
         self.in_features = in_features
         self.init_scale = init_scale
         self.dtype: torch.dtype = getattr(torch, dtype)
@@ -96,21 +96,13 @@ class StudentNet(nn.Module, ABC):
             raise ConfigurationError(f"replicas: {self.replicas} must be at least 1")
         if not tasks or min(tasks.values()) < 1:
             raise ConfigurationError(f"tasks: {dict(tasks)} must name tasks with at least one output each")
-        scale = torch.as_tensor(self.init_scale, dtype=torch.float64)
-        if scale.ndim > 1 or (scale.ndim == 1 and len(scale) != self.replicas):
-            raise ConfigurationError(
-                f"init_scale: {len(scale)} values for {self.replicas} replicas; give one, or one for each"
-            )
+        self.scales = self._by_replica("init_scale", self.init_scale).clone()
         check("init_scale", self.init_scale, POSITIVE)
         check("init_scale", self.init_scale, SCALE)
-        self.scales = scale.expand(self.replicas).clone()
         self.tasks = dict(tasks)
-        self.task_slices: dict[str, slice] = {}
-        start = 0
-        for task, outputs in tasks.items():
-            self.task_slices[task] = slice(start, start + outputs)
-            start += outputs
-        self.outputs = start
+        ends = [*accumulate(tasks.values())]
+        self.task_slices = {t: slice(end - n, end) for (t, n), end in zip(tasks.items(), ends, strict=True)}
+        self.outputs = ends[-1]
         self.units = nn.ModuleList(nn.Identity() for _ in range(self.replicas))
         self._draw()
 
@@ -136,16 +128,19 @@ class StudentNet(nn.Module, ABC):
         Raises:
             ConfigurationError: For a task that the network does not have.
         """
-        if task not in self.task_slices:
-            raise unknown_name("task", task, self.task_slices)
+        check_known("task", task, self.task_slices)
         return self.task_slices[task]
 
     def factors(self, scale: float | Sequence[float]) -> Tensor:
         """Return a scale for each replica, (R,) float64."""
-        values = torch.as_tensor(scale, dtype=torch.float64)
+        return self._by_replica("readout_scale", scale)
+
+    def _by_replica(self, option: str, given: float | Sequence[float]) -> Tensor:
+        """Return one number a replica, of one for all or for each."""
+        values = torch.as_tensor(given, dtype=torch.float64)
         if values.ndim > 1 or (values.ndim == 1 and len(values) != self.replicas):
             raise ConfigurationError(
-                f"readout_scale: {len(values)} values for {self.replicas} replicas; give one, or one for each"
+                f"{option}: {len(values)} values for {self.replicas} replicas; give one, or one for each"
             )
         return values.expand(self.replicas)
 
@@ -186,8 +181,7 @@ class StudentNet(nn.Module, ABC):
 
     def forward_tasks(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the outputs of each task on its own inputs."""
-        outputs = {task: self(x, task) for task, x in inputs.items()}
-        return outputs
+        return {task: self(x, task) for task, x in inputs.items()}
 
     def _show(self, hidden: Callable[[int], Tensor]) -> None:
         """Pass each replica's hidden layer by those who listen; without any nothing is computed."""
@@ -208,12 +202,8 @@ def neighbours(keys: Sequence[Hashable]) -> list[slice]:
 
 def split_rows(chosen: Tensor, sizes: Sequence[int]) -> list[Tensor]:
     """Divide indices of rows, counted over tasks of these sizes one after another, among the tasks."""
-    parts, start = [], 0
-    for size in sizes:
-        inside = (chosen >= start) & (chosen < start + size)
-        parts.append(chosen[inside] - start)
-        start += size
-    return parts
+    ends = zip(sizes, accumulate(sizes), strict=True)
+    return [chosen[(chosen >= end - n) & (chosen < end)] - (end - n) for n, end in ends]
 
 
 def equal_sizes(sizes: Sequence[Sequence[int]]) -> list[int]:
@@ -234,11 +224,23 @@ def equal_sizes(sizes: Sequence[Sequence[int]]) -> list[int]:
     return [some[0] for some in sizes]
 
 
-def narrow(groups: Sequence[slice], keep: Sequence[int]) -> list[tuple[int, list[int]]]:
-    """Tell, for each group of rows that keeps some, its number and which of its rows they are."""
-    chosen = []
-    for number, group in enumerate(groups):
-        inside = [i - group.start for i in keep if group.start <= i < group.stop]
-        if inside:
-            chosen.append((number, inside))
-    return chosen
+def narrowed(
+    groups: Sequence[slice], members: Sequence[Any], keep: Sequence[int]
+) -> tuple[list[slice], list[Any]]:
+    """Keep some rows of groups; those that keep none are gone.
+
+    Args:
+        groups: Which rows each holds.
+        members: What they hold, with a ``select(rows)`` of its own rows.
+        keep: The rows.
+
+    Returns:
+        The groups by their new rows, and what they hold.
+    """
+    kept, found, start = [], [], 0
+    for group, member in zip(groups, members, strict=True):
+        if inside := [i - group.start for i in keep if group.start <= i < group.stop]:
+            kept.append(slice(start, start + len(inside)))
+            found.append(member.select(inside))
+            start += len(inside)
+    return kept, found

@@ -5,7 +5,7 @@ from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known, unknown_name
 from lit_aux.models.pretrained_weights import (
     PACKAGES,
     SUFFIXES,
@@ -13,7 +13,7 @@ from lit_aux.models.pretrained_weights import (
     package_state_dict,
     read_state_dict,
 )
-from lit_aux.ranges import COUNT, check
+from lit_aux.ranges import COUNT, Range, check
 
 
 class TimmBackbone(nn.Module):
@@ -60,10 +60,8 @@ class TimmBackbone(nn.Module):
         if drop_rate:  # a few networks do not know it
             self.arguments["drop_rate"] = drop_rate
         check("in_chans", in_chans, COUNT)
-        if not 0 <= drop_rate < 1:
-            raise ConfigurationError(f"drop_rate: {drop_rate} must be at least 0 and below 1")
-        if stem not in ("imagenet", "cifar"):
-            raise unknown_name("stem", stem, ("imagenet", "cifar"))
+        check("drop_rate", drop_rate, Range(least=0, below=1))
+        check_known("stem", stem, ("imagenet", "cifar"))
         _check_pretrained(pretrained, stem)
         _check_name(name)
         self.network = self.build(num_classes=0)

@@ -186,23 +186,15 @@ class DeepTraining(Training):
             return sum(len(x) for x in inputs.values())
 
         with isolate_rng():
-            reestimate_batchnorm(
-                self.net,
-                of_all_tasks(training_batches(trainer), tasks, samples),
-                forward,
-                layers=layers,
-                max_samples=samples,
-                reduce=partial(total_over_processes, trainer),
-            )
+            batches = of_all_tasks(training_batches(trainer), tasks, samples)
+            how: dict[str, Any] = {"max_samples": samples, "reduce": partial(total_over_processes, trainer)}
+            reestimate_batchnorm(self.net, batches, forward, layers=layers, **how)
 
 
 def moving_layers(net: nn.Module) -> list[_BatchNorm]:
     """Return the batch-normalization layers whose statistics move in this phase."""
-    return [
-        layer
-        for layer in batchnorm_layers(net)
-        if layer.training or any(p.requires_grad for p in layer.parameters())
-    ]
+    layers = batchnorm_layers(net)
+    return [one for one in layers if one.training or any(p.requires_grad for p in one.parameters())]
 
 
 def of_all_tasks(

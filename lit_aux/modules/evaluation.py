@@ -175,9 +175,7 @@ class TaskEvaluation(nn.Module):
 
     def _step(self, stage: str, task: str, outputs: Tensor, y: Any) -> BatchLoss:
         """Add one batch to the measures of a task, and return its loss."""
-        loss = self.loss(task)
-        with _OneLine(_called(loss, task), outputs, y):
-            targets = targets_of(loss, outputs, y)
+        loss, targets = self.loss(task), self.targets(task, outputs, y)
         if (stage, task) not in self._checked:
             self._check(stage, task, outputs, targets)
         with _OneLine(_called(loss, task), outputs, y):

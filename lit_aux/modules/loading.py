@@ -33,9 +33,8 @@ def load_checkpoint(module: LightningModule, path: str | Path, option: str, *, s
     if not strict:
         # what a weighting of several tasks has learned is no part of the network
         state = {k: v for k, v in state.items() if not k.startswith("task_method.")}
-        other = [
-            k for k in own if k.startswith("net.readout.") and k in state and state[k].shape != own[k].shape
-        ]
+        readout = [k for k in own if k.startswith("net.readout.") and k in state]
+        other = [k for k in readout if state[k].shape != own[k].shape]
         if other:
             rank_zero_info(f"{option}: the readout in {str(path)!r} is for other tasks; a fresh one is used")
         state = {k: own[k] if k in other else v for k, v in state.items()}

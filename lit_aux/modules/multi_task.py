@@ -59,10 +59,8 @@ class MultiTaskModule(AuxiliaryModule):
         weighting: nn.Module | str | None = None,
         **kwargs: Any,
     ) -> None:
-        self.train_tasks = train_tasks
-        self.task_weights = task_weights
-        self.reduction = reduction
-        self.schedule = schedule
+        self.train_tasks, self.task_weights = train_tasks, task_weights
+        self.reduction, self.schedule = reduction, schedule
         self._settings = settings or PhaseSettings()
         super().__init__(backbone, tasks, **kwargs)
         several = [phase for phase in self.phases if len(phase.tasks) > 1]
@@ -93,15 +91,8 @@ class MultiTaskModule(AuxiliaryModule):
         published = self.schedule == "published"
         if published and settings["stop_on"] is None:
             settings["stop_on"] = tasks[:1]
-        phase = Phase(
-            name="train",
-            tasks=tasks,
-            task_weights=self._constant_weights(tasks),
-            order="sequential" if published else "interleaved",
-            balance_tasks=published,
-            **settings,
-        )
-        return [phase]
+        settings |= {"order": "sequential" if published else "interleaved", "balance_tasks": published}
+        return [Phase(name="train", tasks=tasks, task_weights=self._constant_weights(tasks), **settings)]
 
     def _constant_weights(self, tasks: list[str]) -> dict[str, float] | None:
         given = self.task_weights or {}

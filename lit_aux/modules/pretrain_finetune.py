@@ -70,14 +70,10 @@ class PretrainFinetuneModule(AuxiliaryModule):
         finetune_callbacks: list[Callback] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.pretrain_tasks = pretrain_tasks
-        self.finetune_tasks = finetune_tasks or ["main"]
-        self.finetune = finetune
-        self.rescale = rescale
-        self.rescale_preset = rescale_preset
-        self.readout = readout
-        self.readout_scale = readout_scale
-        self.pretrained = pretrained
+        self.pretrain_tasks, self.finetune_tasks = pretrain_tasks, finetune_tasks or ["main"]
+        self.finetune, self.pretrained = finetune, pretrained
+        self.rescale, self.rescale_preset = rescale, rescale_preset
+        self.readout, self.readout_scale = readout, readout_scale
         self._pretrain_settings = pretrain_settings or PhaseSettings()
         self._finetune_settings = finetune_settings or PhaseSettings()
         self._finetune_callbacks = list(finetune_callbacks or [])

@@ -7,28 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric
+from torchmetrics import Metric, regression
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy, MultilabelAccuracy
-from torchmetrics.regression import (
-    MeanAbsoluteError,
-    MeanAbsolutePercentageError,
-    MeanSquaredError,
-    MeanSquaredLogError,
-    SymmetricMeanAbsolutePercentageError,
-    WeightedMeanAbsolutePercentageError,
-)
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional._labels import MISSING
 from lit_aux.modules.targets import Targets, kind_of
 
 _BY_ELEMENT = (
-    MeanAbsoluteError,
-    MeanAbsolutePercentageError,
-    MeanSquaredError,
-    MeanSquaredLogError,
-    SymmetricMeanAbsolutePercentageError,
-    WeightedMeanAbsolutePercentageError,
+    *(regression.MeanAbsoluteError, regression.MeanAbsolutePercentageError),
+    *(regression.MeanSquaredError, regression.MeanSquaredLogError),
+    *(regression.SymmetricMeanAbsolutePercentageError, regression.WeightedMeanAbsolutePercentageError),
 )
 """Sums over elements, wherever these stand."""
 _LOGITS = (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss, nn.SoftMarginLoss)
@@ -52,7 +41,7 @@ def metrics_of(loss: nn.Module, outputs: int, metrics: Mapping[str, Metric] | No
 def _defaults(loss: nn.Module, outputs: int) -> dict[str, Metric]:
     kind = kind_of(loss)
     if kind == "values":
-        return {"mae": MeanAbsoluteError()}
+        return {"mae": regression.MeanAbsoluteError()}
     if isinstance(loss, nn.HingeEmbeddingLoss):
         return {}
     if kind not in ("shares", "signs"):

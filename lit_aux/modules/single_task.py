@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from lit_aux.errors import unknown_name
+from lit_aux.errors import check_known
 from lit_aux.modules.base import AuxiliaryModule
 from lit_aux.phases.phase import Phase, PhaseSettings
 
@@ -36,6 +36,5 @@ class SingleTaskModule(AuxiliaryModule):
 
     def default_phases(self) -> list[Phase]:
         """Return the one phase on the one task."""
-        if self.task not in self.tasks:
-            raise unknown_name("task", self.task, self.tasks)
+        check_known("task", self.task, self.tasks)
         return [Phase(name="train", tasks=[self.task], **vars(self._settings))]

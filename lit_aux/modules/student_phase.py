@@ -16,6 +16,8 @@ from lit_aux.integrators.state import index_of
 from lit_aux.models import Problems, StudentNet
 from lit_aux.phases.phase import Phase
 
+_REPORTED = ("converged", "evaluations", "rejected", "stages", "curvature", "lr", "time")
+
 
 class StudentPhase:
     """Moves the replicas of a :class:`~lit_aux.models.StudentNet` through a phase.
@@ -134,20 +136,15 @@ class StudentPhase:
         """Find the replicas that train, and which of them stands for which replica."""
         names = list(self.net.weights())
         weights = self.net.pack(torch.arange(self.net.replicas), names).cpu()
-        keys: dict[Hashable, int] = {}
-        chosen: list[int] = []
+        firsts: dict[Hashable, int] = {}
         place: list[int] = []
         for replica in range(self.net.replicas):
-            problem = []
-            for task in self.phase.tasks:
-                x, y = self.data.train_set(replica, task)
-                problem.append((id(x), id(y)))
-            key = (tuple(problem), weights[replica].numpy().tobytes())
-            if key not in keys:
-                keys[key] = len(chosen)
-                chosen.append(replica)
-            place.append(keys[key])
-        self.chosen, self.place = chosen, np.array(place)
+            sets = [self.data.train_set(replica, task) for task in self.phase.tasks]
+            problem = tuple((id(x), id(y)) for x, y in sets)
+            first = firsts.setdefault((problem, weights[replica].numpy().tobytes()), replica)
+            place.append(first)
+        self.chosen = list(firsts.values())
+        self.place = np.searchsorted(self.chosen, place)  # the first ones come in order
 
     def _watch(self, rows: Tensor) -> "BestTestLoss":
         """Watch the test loss of the main task, or of the phase's first where it is not trained."""
@@ -178,19 +175,9 @@ class StudentPhase:
             row: dict[str, Any] = {"replica": replica, "solver": self.integrator.name}
             if self.best is not None and self.final is not None:
                 row |= {"loss_best": float(self.best.best[place]), "loss_final": float(self.final[place])}
-            row |= {
-                "train_loss": float(counts.loss[place]),
-                "steps": int(counts.accepted[place]),
-                "converged": bool(counts.converged[place]),
-                "evaluations": int(counts.evaluations[place]),
-                "rejected": int(counts.rejected[place]),
-                "stages": int(counts.stages[place]),
-                "curvature": float(counts.curvature[place]),
-                "lr": float(counts.lr[place]),
-                "time": float(counts.time[place]),
-                "seconds": self.seconds,
-            }
-            rows.append(row)
+            row |= {"train_loss": float(counts.loss[place]), "steps": int(counts.accepted[place])}
+            row |= {name: getattr(counts, name)[place].item() for name in _REPORTED}
+            rows.append(row | {"seconds": self.seconds})
         return rows
 
     def state_dict(self) -> dict[str, Any]:
@@ -264,11 +251,7 @@ class BestTestLoss:
     def observe(self, step: Step) -> None:
         """Test at the instants within a step."""
         end = step.end * (1 + 1e-12)
-        while True:
-            when = self.next_time(step.replicas)
-            due = np.flatnonzero(when <= end)
-            if not len(due):
-                return
+        while len(due := np.flatnonzero((when := self.next_time(step.replicas)) <= end)):
             theta = _between(step, due, when[due])
             self.test(step.replicas[due], theta)
             for place in due:

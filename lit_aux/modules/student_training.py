@@ -121,9 +121,8 @@ class StudentTraining(Training):
         chosen = [name for name in self.net.weights() if f"net.{name}" in names]
         self.run = StudentPhase(self.net, self.data, phase, chosen)
         self.results.pop(phase.name, None)
-        return IntegratorOptimizer(
-            [p for p in self.net.parameters() if p.requires_grad], self.run, phase.block
-        )
+        training = [p for p in self.net.parameters() if p.requires_grad]
+        return IntegratorOptimizer(training, self.run, phase.block)
 
     @property
     def _current(self) -> Phase:
@@ -147,13 +146,9 @@ class StudentTraining(Training):
         if state.finished:
             self._module.trainer.should_stop = True
         counts = state.counts
-        values = {
-            "train_loss": float(counts.loss.mean()),
-            "finished": float(counts.finished.sum()),
-            "converged": float(counts.converged.sum()),
-            "evaluations": float(counts.evaluations.max()),
-        }
-        self._log(values, shown=("finished", "converged"))
+        values = {"train_loss": counts.loss.mean(), "finished": counts.finished.sum()}
+        values |= {"converged": counts.converged.sum(), "evaluations": counts.evaluations.max()}
+        self._log({name: float(value) for name, value in values.items()}, shown=("finished", "converged"))
 
     @property
     def stop_reason(self) -> str | None:

@@ -167,17 +167,14 @@ def check_targets(loss: nn.Module, outputs: Tensor, targets: Targets) -> None:
     y, known = targets.y.detach(), targets.known
     found = (y if known is None else y[known]).cpu().double()
     low, high = float(found.min()), float(found.max())
+    got = f"and got {low:g} to {high:g}"
     if targets.kind == "classes" and (low < 0 or high >= outputs.shape[1]):
         remedy = "subtract 1" if low == 1 and high == outputs.shape[1] else f"{MISSING} is for missing labels"
-        raise ConfigurationError(
-            f"takes classes 0 to {outputs.shape[1] - 1}, and got {low:g} to {high:g}; {remedy}"
-        )
+        raise ConfigurationError(f"takes classes 0 to {outputs.shape[1] - 1}, {got}; {remedy}")
     if targets.kind == "shares" and (low < 0 or high > 1):
-        raise ConfigurationError(
-            f"takes targets from 0 to 1, and got {low:g} to {high:g}; NaN is for missing"
-        )
+        raise ConfigurationError(f"takes targets from 0 to 1, {got}; NaN is for missing")
     if targets.kind == "signs" and not bool((found.abs() == 1).all()):
-        raise ConfigurationError(f"takes targets of 1 and -1, and got {low:g} to {high:g}")
+        raise ConfigurationError(f"takes targets of 1 and -1, {got}")
     if targets.kind == "values" and not bool(found.isfinite().all()):
         raise ConfigurationError("got infinite targets; NaN is for missing ones")
     if isinstance(loss, nn.PoissonNLLLoss) and low < 0:

@@ -9,16 +9,6 @@ from weakref import WeakKeyDictionary
 
 import lightning.pytorch as pl
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import (
-    BaseFinetuning,
-    Checkpoint,
-    EarlyStopping,
-    ModelCheckpoint,
-    ModelSummary,
-    StochasticWeightAveraging,
-    Timer,
-    WeightAveraging,
-)
 from torch import Tensor
 
 from lit_aux.callbacks import StopAtTrainingLoss
@@ -31,7 +21,14 @@ from lit_aux.phases.state import CHECKPOINT_KEY, PhaseResult, random_state, rest
 
 _OPTIONS = frozenset(signature(Trainer.__init__).parameters) - {"callbacks"}
 # What they count and keep belongs to one phase, so that each phase finds them as they were built.
-_AFRESH = (EarlyStopping, Checkpoint, Timer, WeightAveraging, StochasticWeightAveraging, BaseFinetuning)
+_AFRESH = (
+    pl.callbacks.EarlyStopping,
+    pl.callbacks.Checkpoint,
+    pl.callbacks.Timer,
+    pl.callbacks.WeightAveraging,
+    pl.callbacks.StochasticWeightAveraging,
+    pl.callbacks.BaseFinetuning,
+)
 _KEPT: WeakKeyDictionary[Callback, tuple[dict[str, Any], dict[str, Any]]] = WeakKeyDictionary()
 """How callbacks were built, and how their last fit left them, for the next Trainer that gets them."""
 
@@ -83,9 +80,15 @@ class CallbackList:
                 vars(callback).clear()
                 vars(callback).update(deepcopy(self._built[id(callback)]))
         others = [other.name for other in phases if other is not phase]
-        kept = [c for c in own if (first or not isinstance(c, ModelSummary)) and not _waits(c, others)]
+        kept = [
+            c
+            for c in own
+            if (first or not isinstance(c, pl.callbacks.ModelSummary)) and not _waits(c, others)
+        ]
         # Checkpoints come last, as Lightning has it: they save what the others have done.
-        together = sorted([*_added(phase, trains_itself), *kept], key=lambda c: isinstance(c, Checkpoint))
+        together = sorted(
+            [*_added(phase, trains_itself), *kept], key=lambda c: isinstance(c, pl.callbacks.Checkpoint)
+        )
         self.trainer.callbacks = together  # type: ignore[attr-defined]
         try:
             yield
@@ -119,7 +122,7 @@ def _added(phase: Phase, trains_itself: bool) -> list[Callback]:
         single = phase.stop_on is None and len(phase.tasks) == 1
         added.append(StopAtTrainingLoss(phase.stop_at_training_loss, monitor=None if single else monitor))
     if phase.max_time is not None:
-        added.append(Timer(phase.max_time))
+        added.append(pl.callbacks.Timer(phase.max_time))
     return added
 
 
@@ -137,9 +140,13 @@ def stop_reason(trainer: Trainer) -> str:
         reason = getattr(callback, "stop_reason", None)
         if isinstance(reason, str):
             return reason
-        if isinstance(callback, EarlyStopping) and callback.stopped_epoch > 0:
+        if isinstance(callback, pl.callbacks.EarlyStopping) and callback.stopped_epoch > 0:
             return f"early stopping: {callback.monitor} did not improve for {callback.patience} checks"
-        if isinstance(callback, Timer) and (callback.time_remaining() or 0.0) <= 0 and callback._duration:
+        if (
+            isinstance(callback, pl.callbacks.Timer)
+            and (callback.time_remaining() or 0.0) <= 0
+            and callback._duration
+        ):
             return f"max_time: {callback._duration:.0f} s passed"
     if trainer.max_steps >= 0 and trainer.global_step >= trainer.max_steps:
         return f"max_steps: {trainer.max_steps} reached"
@@ -194,7 +201,7 @@ class PhaseKeeper(Callback):
         self.trained, self._bad = False, None
         phase = _run(trainer).phase_name
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, ModelCheckpoint):
+            if isinstance(callback, pl.callbacks.ModelCheckpoint):
                 root = trainer.log_dir or trainer.default_root_dir
                 callback.dirpath = f"{callback.dirpath or f'{root}/checkpoints'}/{phase}"
 

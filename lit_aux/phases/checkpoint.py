@@ -11,10 +11,10 @@ from lightning.fabric.utilities.cloud_io import _is_local_file_protocol
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.callbacks import Checkpoint
 
-from lit_aux.errors import ConfigurationError
 from lit_aux.phases.phased import phased
 from lit_aux.phases.state import check_archive, load_plainly
 from lit_aux.pickles import write_weights
+from lit_aux.ranges import Range, check
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -35,13 +35,10 @@ class PhaseCheckpoint(Checkpoint):
     """
 
     def __init__(self, dirpath: str | None = None, budget: float = 0.02) -> None:
-        if not 0 < budget <= 1:
-            raise ConfigurationError(f"budget: {budget} must be above 0 and at most 1")
-        self.dirpath = dirpath
-        self.budget = budget
+        check("budget", budget, Range(above=0, most=1))
+        self.dirpath, self.budget = dirpath, budget
         self.best_model_path = ""
-        self._saved_at = 0.0
-        self._cost = 0.0
+        self._saved_at = self._cost = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Forget the path of the phase before."""
@@ -124,7 +121,5 @@ def write_checkpoints_atomically(trainer: "Trainer") -> None:
     """Let a Trainer write its checkpoints so, unless it or its strategy has a way of its own."""
     strategy = trainer.strategy
     if strategy._checkpoint_io is None:
-        with suppress(
-            NotImplementedError
-        ):  # DeepSpeed and FSDP's shards are folders that they write themselves
+        with suppress(NotImplementedError):  # DeepSpeed's and FSDP's shards are folders that they write
             strategy.checkpoint_io = WholeCheckpointIO()

@@ -10,15 +10,6 @@ import lightning
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
-from lightning.pytorch.callbacks import (
-    Checkpoint,
-    DeviceStatsMonitor,
-    LearningRateMonitor,
-    ModelSummary,
-    ProgressBar,
-    ThroughputMonitor,
-    Timer,
-)
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
@@ -32,13 +23,13 @@ from lit_aux.phases.phased import Fingerprinted, phased
 
 _LIBRARIES = {"torch": str(torch.__version__), "lightning": lightning.__version__}
 _PASSIVE = (
-    Checkpoint,
-    DeviceStatsMonitor,
-    LearningRateMonitor,
-    ModelSummary,
-    ProgressBar,
+    pl.callbacks.Checkpoint,
+    pl.callbacks.DeviceStatsMonitor,
+    pl.callbacks.LearningRateMonitor,
+    pl.callbacks.ModelSummary,
+    pl.callbacks.ProgressBar,
     SaveConfigCallback,
-    ThroughputMonitor,
+    pl.callbacks.ThroughputMonitor,
 )
 _OF_LIGHTNING = frozenset(vars(LightningModule())) - {"_automatic_optimization"}
 _RUNNING = frozenset({"_hparams", "_hparams_initial", "_hparams_name", "phase"})
@@ -49,18 +40,9 @@ OWN = "own "
 _FIRST: WeakKeyDictionary[LightningModule, Tree] = WeakKeyDictionary()
 _GIVEN: WeakKeyDictionary[Callback, Tree] = WeakKeyDictionary()
 _OF_TRAINER = (
-    "precision",
-    "world_size",
-    "accumulate_grad_batches",
-    "gradient_clip_val",
-    "gradient_clip_algorithm",
-    "limit_train_batches",
-    "limit_val_batches",
-    "limit_test_batches",
-    "overfit_batches",
-    "val_check_interval",
-    "check_val_every_n_epoch",
-    "reload_dataloaders_every_n_epochs",
+    *("precision", "world_size", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),
+    *("limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches"),
+    *("val_check_interval", "check_val_every_n_epoch", "reload_dataloaders_every_n_epochs"),
 )
 
 
@@ -218,12 +200,15 @@ def limits_of(
         max_steps: The Trainer's.
         own: The Trainer's callbacks, a timer among them where it has a ``max_time``.
     """
-    durations = [callback._duration for callback in own if isinstance(callback, Timer)]
+    durations = [callback._duration for callback in own if isinstance(callback, pl.callbacks.Timer)]
     found = {}
     for phase in phases:
         given: dict[str, list[Any]] = {"max_epochs": [max_epochs, phase.max_epochs]}
         given["max_steps"] = [max_steps, phase.max_steps]
-        given["max_time"] = [*durations, None if phase.max_time is None else Timer(phase.max_time)._duration]
+        given["max_time"] = [
+            *durations,
+            None if phase.max_time is None else pl.callbacks.Timer(phase.max_time)._duration,
+        ]
         for name, values in given.items():
             held = [value for value in values if value is not None and value >= 0]
             found[f"phase {phase.name}.{name}"] = str(min(held)) if held else "none"
@@ -297,7 +282,9 @@ def _add_callbacks(
     encoder: Encoder, name: str, callbacks: Iterable[Callback], *, running: bool = True
 ) -> None:
     """Write the callbacks that change training; of libraries', unless they are running, options alone."""
-    acting = [c for c in callbacks if changes_training(c) and not isinstance(c, Timer)]  # which is a limit
+    acting = [
+        c for c in callbacks if changes_training(c) and not isinstance(c, pl.callbacks.Timer)
+    ]  # which is a limit
     words: list[str] = []
     for callback in acting:
         kind = type(callback).__name__
@@ -322,9 +309,8 @@ def _as_given(callback: Callback) -> Tree:
         encoder.tree = {"": kind}
         for option, value in _arguments_of(callback).items():
             encoder.add(f".{option}", value)
-        _GIVEN[callback] = {
-            n: text for n, text in encoder.tree.items() if not n.startswith(("class ", "global "))
-        }
+        code = ("class ", "global ")
+        _GIVEN[callback] = {n: text for n, text in encoder.tree.items() if not n.startswith(code)}
     return _GIVEN[callback]
 
 

@@ -168,12 +168,10 @@ def _tags(model: Any, data: Any) -> list[str]:
     net = getattr(model, "net", None)
     backbone = getattr(net, "backbone", net)
     tags = [setup_of(model)]
-    if data is not None:
-        tags.append(type(data).__name__.removesuffix("DataModule"))
-    if backbone is not None:
-        name = getattr(backbone, "name", None)
-        tags.append(name if isinstance(name, str) else type(backbone).__name__)
-    return tags
+    tags += [] if data is None else [type(data).__name__.removesuffix("DataModule")]
+    name = getattr(backbone, "name", None)
+    name = name if isinstance(name, str) else type(backbone).__name__
+    return tags if backbone is None else [*tags, name]
 
 
 def _folder(root: Path) -> Path:

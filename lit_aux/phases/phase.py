@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known, unknown_name
 from lit_aux.integrators import INTEGRATORS, Integrator
 from lit_aux.phases.limits import check_callbacks, check_time, is_list_of
 from lit_aux.ranges import COUNT, FACTOR, INDEX, LIMIT, NOT_NEGATIVE, POSITIVE, RATE, Range, check, check_all
@@ -135,8 +135,7 @@ class PhaseSettings:
         if self.stop_on is not None and not self.stop_on:
             raise ConfigurationError("stop_on: [] names no task; leave it out for all of the phase")
         if isinstance(self.integrator, str):
-            if self.integrator not in INTEGRATORS:
-                raise unknown_name("integrator", self.integrator, INTEGRATORS)
+            check_known("integrator", self.integrator, INTEGRATORS)
             self.integrator = INTEGRATORS[self.integrator]()
         elif self.integrator is not None and not isinstance(self.integrator, Integrator):
             raise ConfigurationError(f"integrator: {self.integrator!r} is no Integrator, nor the name of one")
@@ -148,10 +147,8 @@ class PhaseSettings:
             return
         option = "optimizer"
         parameters = [nn.Parameter(torch.zeros(1, 1)) for _ in range(2)]
-        groups = [
-            {"params": [p], "lr_scale": scale}
-            for p, scale in zip(parameters, (self.layer_decay, 1.0), strict=True)
-        ]
+        scales = (self.layer_decay, 1.0)
+        groups = [{"params": [p], "lr_scale": s} for p, s in zip(parameters, scales, strict=True)]
         try:
             optimizer = self.build_optimizer(parameters if self.layer_decay is None else groups)
             _check_optimizer(optimizer)

@@ -166,9 +166,7 @@ class _Parent(_Watch):
 
 def _how(process: "Popen[Any]") -> str:
     code = process.returncode
-    if code > 0:
-        return f"ended with code {code}"
-    return f"was killed by {_name(-code)}"
+    return f"ended with code {code}" if code > 0 else f"was killed by {_name(-code)}"
 
 
 def _name(number: int) -> str:
@@ -182,15 +180,13 @@ def _lost(error: BaseException | None) -> RankError | None:
     """Return the error for people where another process has gone."""
     while error is not None and not isinstance(error, ConfigurationError):
         if isinstance(error, ProcessExitedException):
-            how = (
-                f"was killed by {error.signal_name}" if error.signal_name else f"ended with {error.exit_code}"
-            )
+            killed = error.signal_name
+            how = f"was killed by {killed}" if killed else f"ended with {error.exit_code}"
             return RankError(f"process {error.error_pid} (rank {error.error_index}) {how}; the run ends")
         if isinstance(error, RuntimeError) and _LOST.search(str(error)):
             said = " ".join(str(error).split())[:160]
-            return RankError(
-                f"another process of this run has ended, and the connection to it is lost ({said})"
-            )
+            ended = "another process of this run has ended, and the connection to it is lost"
+            return RankError(f"{ended} ({said})")
         error = error.__cause__ or error.__context__
     return None
 

@@ -18,19 +18,9 @@ from torch import Tensor
 from lit_aux.errors import ConfigurationError
 from lit_aux.identity.configuration import LIMITS
 from lit_aux.identity.encoder import DOES, UNKNOWN, Tree
+from lit_aux.phases import state as checkpoints
 from lit_aux.phases.identity import FOREIGN, OWN
 from lit_aux.phases.phased import phased
-from lit_aux.phases.state import (
-    PhaseResult,
-    check_content,
-    check_finite,
-    check_fit,
-    check_optimizers,
-    first_line,
-    not_finite,
-    phase_of_checkpoint,
-    read_checkpoint,
-)
 from lit_aux.phases.store import differences
 from lit_aux.pickles import unreadable
 from lit_aux.storage import StorageError, storage_trouble
@@ -38,6 +28,7 @@ from lit_aux.storage import StorageError, storage_trouble
 _CHOSEN = ("model.", "phase ", "trainer.", "callbacks.", "data.")
 """Beginnings of the names of what somebody chose; others are of classes, which are code."""
 Description = Mapping[str, Tree]
+Change = tuple[str | None, str | None]
 
 
 @dataclass
@@ -61,7 +52,7 @@ class ResumePoint:
     phase: int = 0
     path: str | None = None
     current: dict[str, Any] | None = None
-    results: list[PhaseResult] = field(default_factory=list)
+    results: list[checkpoints.PhaseResult] = field(default_factory=list)
     logged_steps: int = 0
     seconds: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
@@ -90,7 +81,7 @@ class PhaseCheckpointConnector(_CheckpointConnector):
                     f"ckpt_path: {str(checkpoint_path)!r} {unreadable(str(checkpoint_path), error)}"
                 ) from error
         if self._loaded_checkpoint:
-            check_content(self._loaded_checkpoint, str(checkpoint_path))
+            checkpoints.check_content(self._loaded_checkpoint, str(checkpoint_path))
 
     def restore_model(self) -> None:
         """Load the weights; refuse those of another network in one line, whoever's module it is.
@@ -100,10 +91,10 @@ class PhaseCheckpointConnector(_CheckpointConnector):
         module, fitting = self.trainer.lightning_module, self.trainer.state.fn == TrainerFn.FITTING
         if self._loaded_checkpoint and (self.phased if fitting else phased(module).phases):
             state: Mapping[str, Tensor] = self._loaded_checkpoint["state_dict"]
-            check_fit(module.state_dict(), state, "ckpt_path", self._ckpt_path)
+            checkpoints.check_fit(module.state_dict(), state, "ckpt_path", self._ckpt_path)
             if fitting:
-                check_finite(module, state, "ckpt_path", self._ckpt_path)
-            elif told := not_finite(module, state, "ckpt_path", self._ckpt_path):
+                checkpoints.check_finite(module, state, "ckpt_path", self._ckpt_path)
+            elif told := checkpoints.not_finite(module, state, "ckpt_path", self._ckpt_path):
                 rank_zero_warn(told)
         with self._one_line(self._ckpt_path):
             super().restore_model()
@@ -136,16 +127,12 @@ class PhaseCheckpointConnector(_CheckpointConnector):
         """Give loops, optimizers and schedules their states; each must find one."""
         content = self._loaded_checkpoint
         if content and self.trainer.state.fn == TrainerFn.FITTING:
-            needed = {
-                "optimizer_states": len(self.trainer.optimizers),
-                "lr_schedulers": len(self.trainer.lr_scheduler_configs),
-            }
+            optimizers, schedules = self.trainer.optimizers, self.trainer.lr_scheduler_configs
+            needed = {"optimizer_states": len(optimizers), "lr_schedulers": len(schedules)}
             for name, count in needed.items():
                 found = content.get(name)
-                # of schedules there may be more: averaging of weights adds one when it begins
-                if isinstance(found, list) and (
-                    len(found) < count or (name == "optimizer_states" and len(found) > count)
-                ):
+                more = name == "lr_schedulers"  # averaging of weights adds one when it begins
+                if isinstance(found, list) and (len(found) < count or (len(found) > count and not more)):
                     raise ConfigurationError(
                         f"ckpt_path: {str(self._ckpt_path)!r} has {len(found)} {name}, this run needs "
                         f"{count}; resume with the configuration that wrote it"
@@ -153,7 +140,7 @@ class PhaseCheckpointConnector(_CheckpointConnector):
         with self._one_line(self._ckpt_path):
             super().restore_training_state()
         if content and self.trainer.state.fn == TrainerFn.FITTING and self.phased:
-            check_optimizers(self.trainer.optimizers, f"ckpt_path: {str(self._ckpt_path)!r}")
+            checkpoints.check_optimizers(self.trainer.optimizers, f"ckpt_path: {str(self._ckpt_path)!r}")
 
     @contextmanager
     def _one_line(self, path: Any) -> Iterator[None]:
@@ -166,7 +153,7 @@ class PhaseCheckpointConnector(_CheckpointConnector):
             if path is None or storage_trouble(error, "."):
                 raise
             raise ConfigurationError(
-                f"ckpt_path: {str(path)!r} cannot be restored here ({first_line(error)}); name a "
+                f"ckpt_path: {str(path)!r} cannot be restored here ({checkpoints.first_line(error)}); name a "
                 "checkpoint of this network and these options"
             ) from error
 
@@ -189,17 +176,17 @@ def find_resume_point(ckpt_path: str | Path | None, names: list[str], root: str)
             return ResumePoint()
         path, content, info = found
     else:
-        path, content = Path(ckpt_path), read_checkpoint(ckpt_path)
-        info = phase_of_checkpoint(content, path, names)
+        path, content = Path(ckpt_path), checkpoints.read_checkpoint(ckpt_path)
+        info = checkpoints.phase_of_checkpoint(content, path, names)
     place = {"checkpoint": str(path), "phase": names[info["phase"]]}
     place |= {"epoch": content.get("epoch", 0), "step": content.get("global_step", 0)}
-    current = None if info["current"] is None else PhaseResult(**info["current"]).asdict()
+    current = None if info["current"] is None else checkpoints.PhaseResult(**info["current"]).asdict()
     ended = current or {}
     return ResumePoint(
         phase=info["phase"],
         path=str(path),
         current=current,
-        results=[PhaseResult(**result) for result in info["results"]],
+        results=[checkpoints.PhaseResult(**result) for result in info["results"]],
         logged_steps=int(info["logged_steps"]),
         seconds=info["seconds"],
         metrics=dict(info.get("metrics", {})),
@@ -242,9 +229,8 @@ def check_same_run(point: ResumePoint, now: Description) -> None:
             found = differences(before[part], now[part])
             _refuse(point, {k: v for k, v in found.items() if _is_option(part, k, v, edited, other)})
     if loose:
-        rank_zero_warn(
-            f"ckpt_path: {point.path!r} was written with other {', '.join(loose)}; going on with it"
-        )
+        other_parts = ", ".join(loose)
+        rank_zero_warn(f"ckpt_path: {point.path!r} was written with other {other_parts}; going on with it")
 
 
 def check_same_data(point: ResumePoint, files: Tree, schedules: Tree, phases: Sequence[str]) -> None:
@@ -316,7 +302,7 @@ def may_continue(point: ResumePoint, now: Tree, names: Sequence[str]) -> bool:
     return old not in (new, "none") and (new == "none" or float(new) > float(old))
 
 
-def _refuse(point: ResumePoint, found: Mapping[str, tuple[str | None, str | None]]) -> None:
+def _refuse(point: ResumePoint, found: Mapping[str, Change]) -> None:
     if not found:
         return
     (name, (old, new)), *others = found.items()
@@ -327,9 +313,7 @@ def _refuse(point: ResumePoint, found: Mapping[str, tuple[str | None, str | None
     )
 
 
-def _is_option(
-    part: str, name: str, values: tuple[str | None, str | None], edited: bool, loose: bool
-) -> bool:
+def _is_option(part: str, name: str, values: Change, edited: bool, loose: bool) -> bool:
     """Whether a difference is one that somebody chose, and none that follows from other code or versions."""
     if part == "configuration":
         return not name.startswith("--trainer.callbacks")  # told apart below, by what they are
@@ -357,9 +341,8 @@ def _written(root: str) -> list[Path]:
     found = [p for p in Path(root).glob("**/checkpoints/**/*.ckpt") if p.is_file()]
     found += list(Path(root).glob("hpc_ckpt_*.ckpt"))
     if not found:
-        rank_zero_warn(
-            f"ckpt_path: 'last' was asked for, but there is no checkpoint in {root!r}; starting anew"
-        )
+        none = f"there is no checkpoint in {root!r}; starting anew"
+        rank_zero_warn(f"ckpt_path: 'last' was asked for, but {none}")
     return sorted(found, key=lambda p: p.stat().st_mtime_ns, reverse=True)
 
 
@@ -372,8 +355,8 @@ def _newest(paths: Sequence[Path], names: list[str]) -> tuple[Path, dict[str, An
     refused: ConfigurationError | None = None
     for path in paths:
         try:
-            content = read_checkpoint(path)
-            info = phase_of_checkpoint(content, path, names)
+            content = checkpoints.read_checkpoint(path)
+            info = checkpoints.phase_of_checkpoint(content, path, names)
         except ConfigurationError as error:
             refused = refused or error
             continue

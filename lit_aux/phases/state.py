@@ -17,6 +17,7 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.pickles import code_in, is_old, read_weights, unreadable
 from lit_aux.storage import TOO_LONG, is_too_long
 
+Weights = Mapping[str, Tensor]
 CHECKPOINT_KEY = "lit_aux"
 
 
@@ -58,13 +59,7 @@ def random_state() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [
-            str(name),
-            torch.from_numpy(np.asarray(keys).astype(np.int64)),
-            position,
-            has_gauss,
-            cached,
-        ],
+        "numpy": [str(name), torch.from_numpy(np.asarray(keys, np.int64)), position, has_gauss, cached],
         "python": [version, list(internal), gauss],
     }
 
@@ -210,19 +205,16 @@ def phase_of_checkpoint(content: dict[str, Any], path: str | Path, names: list[s
     place = f"ckpt_path: {str(path)!r}"
     anew = "to start from its weights use --model.pretrained"
     info = content.get(CHECKPOINT_KEY)
+
+    def refused(what: str) -> ConfigurationError:
+        return ConfigurationError(f"{place} {what}; {anew}")
+
     if info is None:
-        raise ConfigurationError(f"{place} names no phase, so training cannot resume from it; {anew}")
+        raise refused("names no phase, so training cannot resume from it")
     if not isinstance(info, dict):
-        raise ConfigurationError(
-            f"{place} says nothing of its phase, so training cannot resume from it; {anew}"
-        )
-    _check_kinds(info, _NEEDED, f"{place}, of its run,", anew)
-    _check_kinds(
-        {k: v for k, v in info.items() if k in _LATER},
-        {k: _LATER[k] for k in _LATER if k in info},
-        f"{place}, of its run,",
-        anew,
-    )
+        raise refused("says nothing of its phase, so training cannot resume from it")
+    later = {name: kind for name, kind in _LATER.items() if name in info}
+    _check_kinds(info, _NEEDED | later, f"{place}, of its run,", anew)
     _check_within(info, place, anew)
     _check_kinds(content, _TRAINING | {k: v for k, v in _COUNTS.items() if k in content}, place, anew)
     if info["phases"] != names:
@@ -232,60 +224,45 @@ def phase_of_checkpoint(content: dict[str, Any], path: str | Path, names: list[s
             f"has {', '.join(names)}; resume with the configuration that wrote it, or start from its weights "
             "with --model.pretrained"
         )
-    if not 0 <= info["phase"] < len(names):
-        raise ConfigurationError(
-            f"{place} is of phase {info['phase']}, the run has 0 to {len(names) - 1}; {anew}"
-        )
-    results = [result_of(result, place).name for result in info["results"]]
-    if results != names[: info["phase"]][: len(results)]:
-        raise ConfigurationError(
-            f"{place} tells of phases {', '.join(results)} before {names[info['phase']]}; {anew}"
-        )
-    if info["current"] is not None and (ended := result_of(info["current"], place).name) != (
-        now := names[info["phase"]]
-    ):
-        raise ConfigurationError(f"{place} is of phase {now} and says that {ended} has ended; {anew}")
-    if len(info["results"]) != info["phase"]:
-        raise ConfigurationError(
-            f"{place} is of phase {info['phase']} and knows how {len(info['results'])} phases ended; {anew}"
-        )
+    index = info["phase"]
+    if not 0 <= index < len(names):
+        raise refused(f"is of phase {index}, the run has 0 to {len(names) - 1}")
+    results, now = [result_of(result, place).name for result in info["results"]], names[index]
+    if results != names[:index][: len(results)]:
+        raise refused(f"tells of phases {', '.join(results)} before {now}")
+    if info["current"] is not None and (ended := result_of(info["current"], place).name) != now:
+        raise refused(f"is of phase {now} and says that {ended} has ended")
+    if len(results) != index:
+        raise refused(f"is of phase {index} and knows how {len(results)} phases ended")
     _check_random_state(info["random_state"], place)
     return dict(info)
 
 
 def _check_kinds(values: Mapping[str, Any], kinds: Mapping[str, Any], place: str, remedy: str) -> None:
     """Refuse what is missing or of another kind."""
+    end = f"so training cannot resume from it; {remedy}"
     for name, kind in kinds.items():
         if name not in values:
-            raise ConfigurationError(f"{place} lacks {name!r}, so training cannot resume from it; {remedy}")
+            raise ConfigurationError(f"{place} lacks {name!r}, {end}")
         if not isinstance(values[name], kind) or (kind is int and values[name] is True):
-            raise ConfigurationError(
-                f"{place} has a {name!r} that is {type(values[name]).__name__}, so training cannot resume "
-                f"from it; {remedy}"
-            )
+            given = type(values[name]).__name__
+            raise ConfigurationError(f"{place} has a {name!r} that is {given}, {end}")
 
 
 def _check_within(info: Mapping[str, Any], place: str, remedy: str) -> None:
     """Refuse collections of something else, and counts and times that cannot be."""
+    end = f"so training cannot resume from it; {remedy}"
     for name, kind in _WITHIN.items():
         held = info.get(name) or ()
         values = [*held.values()] if isinstance(held, Mapping) else [*held]
         if name == "depends":
-            values += [
-                part for tree in values if isinstance(tree, dict) for part in ([tree] if _text(tree) else [0])
-            ]
+            values += [0 for tree in values if isinstance(tree, dict) and not _text(tree)]
         odd = [value for value in values if not isinstance(value, kind)]
         if odd:
-            raise ConfigurationError(
-                f"{place}, of its run, has {str(odd[0])[:40]!r} in {name!r}, so training cannot resume from "
-                f"it; {remedy}"
-            )
+            raise ConfigurationError(f"{place}, of its run, has {str(odd[0])[:40]!r} in {name!r}, {end}")
     for name in ("seconds", "logged_steps"):
         if not 0 <= info[name] < float("inf"):
-            raise ConfigurationError(
-                f"{place}, of its run, has a {name!r} of {info[name]}, so training cannot resume from it; "
-                f"{remedy}"
-            )
+            raise ConfigurationError(f"{place}, of its run, has a {name!r} of {info[name]}, {end}")
 
 
 def _text(tree: Mapping[Any, Any]) -> bool:
@@ -329,9 +306,7 @@ def _check_random_state(state: Mapping[str, Any], place: str) -> None:
         restore_random_state(now)
 
 
-def check_finite(
-    module: nn.Module, state: Mapping[str, Tensor], option: str, path: str | Path | None
-) -> None:
+def check_finite(module: nn.Module, state: Weights, option: str, path: str | Path | None) -> None:
     """Refuse weights that are NaN or infinite; buffers may be, as attention masks are.
 
     Args:
@@ -347,9 +322,7 @@ def check_finite(
         raise ConfigurationError(f"{told}; name a checkpoint of an earlier epoch")
 
 
-def not_finite(
-    module: nn.Module, state: Mapping[str, Tensor], option: str, path: str | Path | None
-) -> str | None:
+def not_finite(module: nn.Module, state: Weights, option: str, path: str | Path | None) -> str | None:
     """Say which parameters of a module are NaN or infinite in a checkpoint.
 
     Args:
@@ -408,9 +381,7 @@ def check_optimizers(optimizers: Iterable[Optimizer], place: str) -> None:
                     )
 
 
-def check_fit(
-    own: Mapping[str, Tensor], state: Mapping[str, Tensor], option: str, path: str | Path | None
-) -> None:
+def check_fit(own: Weights, state: Weights, option: str, path: str | Path | None) -> None:
     """Refuse weights of another network.
 
     Args:
@@ -422,37 +393,31 @@ def check_fit(
     Raises:
         ConfigurationError: If names or shapes differ.
     """
-    missing = [k for k in own if k not in state]
-    surplus = [k for k in state if k not in own]
-    shapes = [k for k in own if k in state and state[k].shape != own[k].shape]
-    if shapes:
-        name = shapes[0]
-        raise ConfigurationError(
-            f"{option}: {str(path)!r} holds {name!r} of shape {tuple(state[name].shape)}, the network has "
-            f"{tuple(own[name].shape)}; it is a checkpoint of another network"
-        )
-    for name, value in state.items():
-        if name in own and not _alike(own[name], value):
-            raise ConfigurationError(
-                f"{option}: {str(path)!r} holds {name!r} as {_described(value)}, the network has "
-                f"{_described(own[name])}; it is a checkpoint of another network"
-            )
-    if missing or surplus:
-        what = f"lacks {missing[0]!r}" if missing else f"holds the unknown {surplus[0]!r}"
-        raise ConfigurationError(f"{option}: {str(path)!r} {what}; it is a checkpoint of another network")
+    pairs = {name: (value, state[name]) for name, value in own.items() if name in state}
+    wrong = [
+        f"holds {name!r} of shape {tuple(other.shape)}, the network has {tuple(mine.shape)}"
+        for name, (mine, other) in pairs.items()
+        if other.shape != mine.shape
+    ]
+    wrong += [
+        f"holds {name!r} as {_described(other)}, the network has {_described(mine)}"
+        for name, (mine, other) in pairs.items()
+        if not _alike(mine, other)
+    ]
+    wrong += [f"lacks {name!r}" for name in own if name not in state]
+    wrong += [f"holds the unknown {name!r}" for name in state if name not in own]
+    if wrong:
+        raise ConfigurationError(f"{option}: {str(path)!r} {wrong[0]}; it is a checkpoint of another network")
 
 
 def _alike(own: Tensor, other: Tensor) -> bool:
     """Whether numbers of one kind can be copied into the other: another precision can."""
     same = own.layout == other.layout and (own.is_meta or not other.is_meta)
-    real, complexes = own.is_floating_point(), own.is_complex()
-    return same and (
-        not (real or complexes) or (real, complexes) == (other.is_floating_point(), other.is_complex())
-    )
+    kinds = [(one.is_floating_point(), one.is_complex()) for one in (own, other)]
+    return same and (not any(kinds[0]) or kinds[0] == kinds[1])
 
 
 def _described(value: Tensor) -> str:
-    kinds = [str(one).removeprefix("torch.") for one in (value.dtype, value.layout)]
-    return " ".join(
-        [*kinds[: 1 + (value.layout != torch.strided)], *(["without values"] if value.is_meta else [])]
-    )
+    layout = [] if value.layout == torch.strided else [value.layout]
+    kinds = [str(one).removeprefix("torch.") for one in (value.dtype, *layout)]
+    return " ".join([*kinds, "without values"] if value.is_meta else kinds)

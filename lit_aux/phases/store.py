@@ -20,6 +20,8 @@ from lit_aux.phases.phased import Fingerprinted
 from lit_aux.phases.state import PhaseResult, check_finite, check_fit, read_checkpoint, result_of
 from lit_aux.pickles import read_weights, unreadable, write_weights
 
+Differences = dict[str, tuple[str | None, str | None]]
+"""What was, and is, by name; None where there is none."""
 _COMPARED = 50
 """How many stored phases, the newest, are looked at to say what differs."""
 
@@ -119,7 +121,7 @@ class PhaseStore:
         """
         return read_checkpoint(self.path(key), "trainer.phase_store")
 
-    def nearest(self, description: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
+    def nearest(self, description: Mapping[str, str]) -> Differences:
         """Return what tells a phase from the stored one that is most like it.
 
         Args:
@@ -131,7 +133,7 @@ class PhaseStore:
         """
         marks = {path: self.mark(path.stem) for path in self.root.glob("*.ckpt")}
         files = sorted(marks, key=lambda path: marks[path])[-_COMPARED:]
-        found: list[dict[str, tuple[str | None, str | None]]] = []
+        found: list[Differences] = []
         for file in files:
             with suppress(ConfigurationError):  # damaged, or of another kind: it is not what was asked for
                 stored = read_checkpoint(file, "phase_store").get("description", {})
@@ -140,9 +142,7 @@ class PhaseStore:
         return min(found, key=len, default={})
 
 
-def differences(
-    before: Mapping[str, str], now: Mapping[str, str]
-) -> dict[str, tuple[str | None, str | None]]:
+def differences(before: Mapping[str, str], now: Mapping[str, str]) -> Differences:
     """Return by name the values that differ, before and now; options come before what follows from them."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     derived = ("digest of ", "code of ", "version of ")
@@ -232,13 +232,11 @@ class FirstPhaseReuse:
     ) -> str | None:
         """Return the phase's key; None, and say why, where it has none."""
         data, seed = trainer.datamodule, phase.seed()  # type: ignore[attr-defined]
-        reason = ""
         if seed is None:
             return None
         if not isinstance(data, Fingerprinted):
-            reason = (
-                f"data: {type(data).__name__} has no fingerprint" if data is not None else "no data module"
-            )
+            name = type(data).__name__
+            reason = "no data module" if data is None else f"data: {name} has no fingerprint"
         else:
             try:
                 described = describe_phase(trainer, model, phase, seed, hooks)

@@ -21,30 +21,16 @@ from lightning.pytorch.utilities.types import EVAL_DATALOADERS, TRAIN_DATALOADER
 from lit_aux.callbacks import WeightRescaling
 from lit_aux.errors import ConfigurationError
 from lit_aux.identity.configuration import flat_options
+from lit_aux.phases import identity
+from lit_aux.phases import resume as resumption
 from lit_aux.phases.callback_list import CallbackList, stop_reason, with_checkpoint
 from lit_aux.phases.checkpoint import PhaseCheckpoint, write_checkpoints_atomically
-from lit_aux.phases.identity import (
-    as_built,
-    describe_data,
-    describe_run,
-    describe_schedules,
-    hooks_of,
-    limits_of,
-)
 from lit_aux.phases.limits import check_trainer
 from lit_aux.phases.loggers import LoggerName, build_logger, describe_runs, discard_runs
 from lit_aux.phases.phase import Phase
 from lit_aux.phases.phased import phased, phased_data
 from lit_aux.phases.places import check_places, remove_leftovers
 from lit_aux.phases.ranks import check_processes, starts_processes, take_back, watched
-from lit_aux.phases.resume import (
-    PhaseCheckpointConnector,
-    ResumePoint,
-    check_same_data,
-    check_same_run,
-    find_resume_point,
-    may_continue,
-)
 from lit_aux.phases.state import PhaseResult
 from lit_aux.phases.store import FirstPhaseReuse
 from lit_aux.storage import check_place
@@ -135,7 +121,7 @@ class PhaseTrainer(Trainer):
             plain = kwargs.get("fast_dev_run") or kwargs.get("barebones")
             logger = False if plain else build_logger(logger, root)
         super().__init__(logger=logger, **kwargs)
-        self._connector = self._checkpoint_connector = PhaseCheckpointConnector(self)
+        self._connector = self._checkpoint_connector = resumption.PhaseCheckpointConnector(self)
         write_checkpoints_atomically(self)
         self.test_after_phase = test_after_phase
         self.phase_results: list[PhaseResult] = []
@@ -144,7 +130,7 @@ class PhaseTrainer(Trainer):
         self.description: dict[str, dict[str, str]] = {}
         self.limits: dict[str, str] = {}
         self.continued: list[dict[str, Any]] = []
-        self._resume = ResumePoint()
+        self._resume = resumption.ResumePoint()
         self._files: dict[str, str] | None = None
         self._schedules: dict[str, str] = {}
         store = f"{root}/phases"
@@ -183,14 +169,13 @@ class PhaseTrainer(Trainer):
         phases = phased(model).phases
         self._connector.phased = bool(phases)
         if not phases:
-            super().fit(
-                model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only=weights_only
-            )
+            loaders = train_dataloaders, val_dataloaders
+            super().fit(model, *loaders, datamodule, ckpt_path, weights_only=weights_only)
             return
         if isinstance(train_dataloaders, LightningDataModule):
             train_dataloaders, datamodule = None, train_dataloaders
         self._phases = list(phases)
-        self._hooks = hooks_of(model)
+        self._hooks = identity.hooks_of(model)
         phased(model).attach_data(datamodule, self.num_devices * self.num_nodes)
         self._check_callbacks(model)
         self._check_places(model)
@@ -207,7 +192,7 @@ class PhaseTrainer(Trainer):
         try:
             with watched(self):
                 for index in range(resume.phase, len(phases)):
-                    point = resume if index == resume.phase else ResumePoint(phase=index)
+                    point = resume if index == resume.phase else resumption.ResumePoint(phase=index)
                     self._run_phase(index, model, train_dataloaders, val_dataloaders, datamodule, point)
         except BaseException:
             unstarted = self.global_step == 0 and not starts_processes(self)  # those count for themselves
@@ -224,24 +209,24 @@ class PhaseTrainer(Trainer):
     def _describe(self, model: LightningModule, data: LightningDataModule | None) -> None:
         """Write down what the numbers of the run depend on."""
         own = self._callback_list.own
-        self.description = describe_run(self, model, self._phases, data, own)
+        self.description = identity.describe_run(self, model, self._phases, data, own)
         if self.configuration is not None:
             self.description["configuration"] = flat_options(self.configuration)
-        self.limits = limits_of(self._phases, self._limits[1], self._limits[3], own)
+        self.limits = identity.limits_of(self._phases, self._limits[1], self._limits[3], own)
         self._files = None
 
     def _find_resume_point(
         self, model: LightningModule, ckpt_path: str | Path | None, root: str
-    ) -> ResumePoint:
+    ) -> resumption.ResumePoint:
         """Find where to go on, and see that it is the same run."""
         names = [phase.name for phase in self._phases]
-        point = find_resume_point(ckpt_path, names, root)
+        point = resumption.find_resume_point(ckpt_path, names, root)
         self.continued = point.continued
         if point.path is not None:
-            check_same_run(point, as_built(model, self.description))
-            if may_continue(point, self.limits, names):
+            resumption.check_same_run(point, identity.as_built(model, self.description))
+            if resumption.may_continue(point, self.limits, names):
                 point.current = None
-        as_built(model, self.description)
+        identity.as_built(model, self.description)
         return point
 
     def begin_phase(self, model: LightningModule) -> None:
@@ -253,15 +238,16 @@ class PhaseTrainer(Trainer):
         """Refuse data and schedules that are not those of the run that is resumed."""
         # Where nothing is left to train no batch is, and lengths that come from them are none.
         ended = self._settled and self._resume.path is not None
-        self._schedules = self._resume.info.get("schedules", {}) if ended else describe_schedules(self)
+        told = self._resume.info.get("schedules", {})
+        self._schedules = told if ended else identity.describe_schedules(self)
         if self._resume.path is not None:
             begun = [phase.name for phase in self._phases[: self._index + 1]]
-            check_same_data(self._resume, self._data_files(), self._schedules, begun)
+            resumption.check_same_data(self._resume, self._data_files(), self._schedules, begun)
 
     def _data_files(self) -> dict[str, str]:
         """Return the fingerprint of each phase's data, taken once in a run."""
         if self._files is None:
-            self._files = describe_data(self.datamodule, self._phases)  # type: ignore[attr-defined]
+            self._files = identity.describe_data(self.datamodule, self._phases)  # type: ignore[attr-defined]
         return self._files
 
     def _check_callbacks(self, model: LightningModule) -> None:
@@ -289,7 +275,7 @@ class PhaseTrainer(Trainer):
         train: TRAIN_DATALOADERS | None,
         val: EVAL_DATALOADERS | None,
         datamodule: LightningDataModule | None,
-        resume: ResumePoint,
+        resume: resumption.ResumePoint,
     ) -> None:
         """Run one phase as a fit, then test it."""
         phase = self._phases[index]
@@ -301,10 +287,8 @@ class PhaseTrainer(Trainer):
         phased(model).enter_phase(phase)
         phased_data(datamodule).set_phase(phase.tasks, phase.order)
         self.phase_results.append(result)
-        if len(self._phases) > 1:
-            rank_zero_info(
-                f"Phase {index + 1} of {len(self._phases)}: {phase.name} on {', '.join(phase.tasks)}"
-            )
+        if (count := len(self._phases)) > 1:
+            rank_zero_info(f"Phase {index + 1} of {count}: {phase.name} on {', '.join(phase.tasks)}")
         trained_batches = self.limit_train_batches
         with self._callback_list.of_phase(phase, self._phases, phased(model).trains_itself):
             self._prepare_loops(phase)
@@ -329,15 +313,10 @@ class PhaseTrainer(Trainer):
         min_epochs, max_epochs, min_steps, max_steps = self._limits
         epochs = [n for n in (max_epochs, phase.max_epochs) if n is not None and n >= 0]
         steps = [n for n in (max_steps, phase.max_steps) if n >= 0]
-        self.fit_loop = _PhaseLoop(
-            self,
-            lambda: not self._settled,
-            min_epochs=min_epochs,
-            max_epochs=min(epochs) if epochs else max_epochs,
-        )
-        self.fit_loop.epoch_loop = _TrainingEpochLoop(
-            self, min_steps=min_steps, max_steps=min(steps) if steps else -1
-        )
+        most = min(epochs, default=max_epochs)
+        self.fit_loop = _PhaseLoop(self, lambda: not self._settled, min_epochs=min_epochs, max_epochs=most)
+        last = min(steps, default=-1)
+        self.fit_loop.epoch_loop = _TrainingEpochLoop(self, min_steps=min_steps, max_steps=last)
         self.fit_loop.epoch_loop._batches_that_stepped = self._logged_steps
 
     def _look_up_phase(self, model: LightningModule) -> None:
@@ -420,11 +399,8 @@ class PhaseTrainer(Trainer):
 
     def newest_checkpoint(self) -> str | None:
         """Return the path that the phase's checkpoint callback wrote last."""
-        for callback in self.checkpoint_callbacks:
-            path = getattr(callback, "best_model_path", "")
-            if path:
-                return str(path)
-        return None
+        paths = (getattr(callback, "best_model_path", "") for callback in self.checkpoint_callbacks)
+        return next((str(path) for path in paths if path), None)
 
     def export(
         self,

@@ -54,9 +54,8 @@ def read_results(
         note = "solved: the limit of gradient flow in place of the rows' own weights"
         assumed = "published draws are assumed"
     else:
-        students = list(
-            train_rows([(run, options) for run, options, _ in found], Path(path).parent / "phases")
-        )
+        again = [(run, options) for run, options, _ in found]
+        students = list(train_rows(again, Path(path).parent / "phases"))
         note = "trained again: rows hold no weights"
         assumed = "the usual ones are assumed"
     if sure < len(found) and (sampling is None or "usual" in assumed):

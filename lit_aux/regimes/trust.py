@@ -24,15 +24,8 @@ from lit_aux.identity.configuration import working_folder
 from lit_aux.identity.modules import spec_of
 
 PACKAGES = (
-    "lit_aux",
-    "lightning",
-    "torch.nn",
-    "torch.optim",
-    "torchmetrics",
-    "torchvision",
-    "timm",
-    "transformers",
-    "peft",
+    *("lit_aux", "lightning", "torch.nn", "torch.optim", "torchmetrics", "torchvision"),
+    *("timm", "transformers", "peft"),
 )
 _MOST = 100_000  # values; aliases of YAML make very many of a short file
 _DEEPEST = 10_000  # letters of an option; aliases may go round in a circle

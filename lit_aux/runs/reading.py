@@ -80,22 +80,38 @@ def tables_of(paths: PathLike | Iterable[PathLike]) -> list[Path]:
     Raises:
         ConfigurationError: If there is no such file, or no table in a folder.
     """
-    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    for path in given:
-        check_given("FILE", path)
-    found: dict[Path, None] = {}
-    for path in map(Path, given):
-        if path.is_dir():
-            own = path / "results.csv"
-            inside = [own] if own.is_file() else files_beneath(path, "results.csv")
-            if not inside:
-                raise ConfigurationError(f"FILE {path}: there is no results.csv in this folder")
-            found |= dict.fromkeys(inside)
-        elif path.is_file():
-            found[path] = None
-        else:
-            raise ConfigurationError(f"FILE {path}: there is no such file")
-    return list(found)
+    given = [paths] if isinstance(paths, str | os.PathLike) else paths
+    return files_of("FILE", given, "results.csv", nearest=True)
+
+
+def files_of(
+    option: str, paths: Iterable[PathLike], name: str, hint: str = "", *, nearest: bool = False
+) -> list[Path]:
+    """Return files that are given by themselves or by a folder that has some, each once.
+
+    Args:
+        option: The option that names them, for errors.
+        paths: Files, and folders, for all files of the name beneath.
+        name: What they are called.
+        hint: What to do where there is none.
+        nearest: Whether a file in a folder itself stands for the folder.
+
+    Raises:
+        ConfigurationError: For what is not there, or a folder without any.
+    """
+    found: dict[Path, Path] = {}
+    for given in paths:
+        check_given(option, given)
+        path = Path(given)
+        if not path.exists():
+            raise ConfigurationError(f"{option} {path}: there is no such file or folder")
+        own = path / name if nearest and path.is_dir() else path
+        inside = [own] if own.is_file() else files_beneath(path, name)
+        if not inside:
+            raise ConfigurationError(f"{option} {path}: there is no {name} in this folder{hint}")
+        for file in inside:
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
 
 
 def files_beneath(folder: Path, name: str) -> list[Path]:

@@ -66,9 +66,8 @@ def typed(
         raise ConfigurationError(f"FILE {path}: line {reader.line_num}: cannot be read ({error})") from None
     header = [meant(name) for name in read[0][0]] if read else []
     if not {*needed} <= {*header} or (one_of and not {*one_of} & {*header}):
-        raise ConfigurationError(
-            f"FILE {path}: is no results table; its first line is {','.join(header)[:60]!r}"
-        )
+        shown = ",".join(header)[:60]
+        raise ConfigurationError(f"FILE {path}: is no results table; its first line is {shown!r}")
     empty: Row = dict.fromkeys([*columns, *header])
     rows: list[tuple[Row, int]] = []
     for fields, line in read[1:]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known, unknown_name
 from lit_aux.experiments.means import LOSSES
 from lit_aux.runs.row_tasks import COLUMN_OF, name_of
 from lit_aux.runs.typed import Row
@@ -27,8 +27,7 @@ def where(rows: Sequence[Row], text: str) -> list[Row]:
     kept = list(rows)
     for name, values in _conditions(text).items():
         known = sorted({column for row in rows for column, value in row.items() if value is not None})
-        if name not in known:
-            raise unknown_name("--where", name, known)
+        check_known("--where", name, known)
         meeting = [row for row in kept if any(_equal(row.get(name), value) for value in values)]
         if not meeting:
             there = list(dict.fromkeys(spelled(row[name]) for row in kept if row.get(name) is not None))
@@ -144,11 +143,9 @@ def with_measure(rows: Sequence[Row], measures: Sequence[Row], text: str) -> tup
         raise ConfigurationError(f"--value {text}: {measure} {problem}; write {measure}@LAYER: {short}")
     values = {row["run"]: row["value"] for row in mine if (row["layer"] or "") == chosen[0]}
     found = [{**row, text: values.get(row["run"], own.get(row["run"]))} for row in rows]
-    if not task:
-        return found, text
-    return [
-        {**row, "task": row.get("task") if name_of(row.get("task")) == task else task} for row in found
-    ], text
+    for row in found if task else ():
+        row["task"] = row.get("task") if name_of(row.get("task")) == task else task
+    return found, text
 
 
 def default_value(rows: Sequence[Row]) -> str:
@@ -161,9 +158,8 @@ def default_value(rows: Sequence[Row]) -> str:
         if any(row.get(name) is not None and row.get("error") is None for row in rows):
             return name
     failed = sum(row.get("error") is not None for row in rows)
-    raise ConfigurationError(
-        f"FILE: none of {len(rows)} rows has a loss or an accuracy ({failed} runs failed)"
-    )
+    what = f"none of {len(rows)} rows has a loss or an accuracy"
+    raise ConfigurationError(f"FILE: {what} ({failed} runs failed)")
 
 
 def is_higher_better(value: str) -> bool | None:

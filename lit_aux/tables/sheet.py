@@ -36,10 +36,8 @@ class Sheet:
 
     def without_empty(self, *names: str) -> "Sheet":
         """Return the table without those of some columns in which every field is empty."""
-        gone = {
-            i for i, name in enumerate(self.columns) if name in names and not any(r[i] for r in self.rows)
-        }
-        kept = [i for i in range(len(self.columns)) if i not in gone]
+        columns = enumerate(self.columns)
+        kept = [i for i, name in columns if name not in names or any(row[i] for row in self.rows)]
         rows = [[row[i] for i in kept] for row in self.rows]
         labels = sum(i < self.labels for i in kept)
         return replace(self, columns=[self.columns[i] for i in kept], rows=rows, labels=labels)
@@ -59,10 +57,8 @@ class Sheet:
     def _markdown(self) -> str:
         rule = [":--" if number < self.labels else "--:" for number in range(len(self.columns))]
         lines = [_line(self.columns), _line(rule), *map(_line, self.rows)] if self.rows else []
-        return (
-            "\n".join([f"**{_plain(self.title)}**", "", *lines, *(f"\n{_plain(n)}" for n in self.notes)])
-            + "\n"
-        )
+        notes = [f"\n{_plain(note)}" for note in self.notes]
+        return "\n".join([f"**{_plain(self.title)}**", "", *lines, *notes, ""])
 
     def _text(self, width: int) -> str:
         parts = [self.title]

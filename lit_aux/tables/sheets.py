@@ -7,24 +7,10 @@ from typing import Any, TypeVar
 
 from lit_aux.experiments.means import Stat, kind_of_mean, spelled_mean
 from lit_aux.runs.typed import Row
+from lit_aux.tables import statistics
 from lit_aux.tables.reference import Compared, ReferenceComparison
 from lit_aux.tables.selection import spelled, varying
 from lit_aux.tables.sheet import Sheet, exact
-from lit_aux.tables.statistics import (
-    PLACES,
-    CellValues,
-    Difference,
-    Key,
-    Table,
-    Treatment,
-    Winner,
-    by_treatment,
-    cells,
-    differences,
-    order,
-    repeated,
-    winners,
-)
 
 _GROUP = ("setup", "rescale")
 T = TypeVar("T")
@@ -56,7 +42,7 @@ class Query:
     @property
     def places(self) -> list[str]:
         """The columns that say where in the grid a row is and that vary; n_main last."""
-        differ, _ = varying(self.good, PLACES)
+        differ, _ = varying(self.good, statistics.PLACES)
         if "solver" in differ and not self._several_solvers():
             differ.remove("solver")
         return [*differ, *(name for name in self.by if name not in differ), "n_main"]
@@ -74,18 +60,18 @@ class Query:
     @property
     def same(self) -> str:
         """What all rows have in common, in words."""
-        _, same = varying(self.good, (*PLACES, "setup", "rescale"))
+        _, same = varying(self.good, (*statistics.PLACES, "setup", "rescale"))
         return ", ".join(f"{name} {spelled(value)}" for name, value in same.items())
 
     def sizes(self) -> list[int | None]:
         """Return every n_main, in order."""
-        return sorted({row.get("n_main") for row in self.good}, key=lambda n: order("n_main", n))
+        return sorted({row.get("n_main") for row in self.good}, key=lambda n: statistics.order("n_main", n))
 
     def only(self, rows: Sequence[Row]) -> "Query":
         """Return the same look at other rows."""
         return replace(self, rows=rows)
 
-    def name(self, treatment: Treatment) -> str:
+    def name(self, treatment: statistics.Treatment) -> str:
         """Name a setup, with its rescale factor where several are used."""
         setup, factor = treatment
         return f"{setup or ''}" if factor is None or not self.factors else f"{setup or ''} s={factor:g}"
@@ -105,26 +91,17 @@ def means(query: Query) -> Sheet:
     names = [*places, "setup", *(["rescale"] if query.factors else []), "n_main"]
     sizes = query.sizes()
     known = any(row.get("converged") is not None for row in query.good)
-    sheet = Sheet(
-        query.kind(),
-        [*names[:-1], *map(size_column, sizes), "seeds", "converged", "failed"],
-        labels=len(names) - 1,
-    )
+    columns = [*names[:-1], *map(size_column, sizes), "seeds", "converged", "failed"]
+    sheet = Sheet(query.kind(), columns, labels=len(names) - 1)
     sheet.notes += _notes(query, names)
-    for line, by_size in _across(cells(query.rows, query.value, names, query.log).items()).items():
+    for line, by_size in _across(statistics.cells(query.rows, query.value, names, query.log).items()).items():
         stats = [by_size[n].stat if n in by_size else None for n in sizes]
         members = list(by_size.values())
         if not any(stats) and not any(cell.failed for cell in members):
             continue
-        sheet.rows.append(
-            [
-                *map(spelled, line),
-                *map(query.number, stats),
-                _range(stat.seeds for stat in stats if stat is not None),
-                _converged(members, known),
-                str(sum(cell.failed for cell in members) or ""),
-            ]
-        )
+        seeds, failed = _range(stat.seeds for stat in stats if stat), sum(cell.failed for cell in members)
+        numbers = [*map(query.number, stats), seeds, _converged(members, known), str(failed or "")]
+        sheet.rows.append([*map(spelled, line), *numbers])
     return sheet.without_empty("setup", "converged", "failed")
 
 
@@ -132,18 +109,18 @@ def means_in_full(query: Query) -> Sheet:
     """Return the same as numbers, a line for each cell."""
     names = [*query.places[:-1], "setup", "rescale", "n_main"]
     unit = "mean_log10" if query.log else "mean"
-    sheet = Sheet(
-        query.kind(), [*names, unit, "se", "seeds", "runs", "converged", "failed"], labels=len(names)
-    )
-    for key, cell in cells(query.rows, query.value, names, query.log).items():
+    columns = [*names, unit, "se", "seeds", "runs", "converged", "failed"]
+    sheet = Sheet(query.kind(), columns, labels=len(names))
+    for key, cell in statistics.cells(query.rows, query.value, names, query.log).items():
         counts = [str(n) for n in (cell.runs, cell.converged, cell.failed)]
         sheet.rows.append([*map(_joined, key), *_numbers(cell.stat), *counts])
     return sheet
 
 
-def table_of(query: Query) -> Table:
+def table_of(query: Query) -> statistics.Table:
     """Return the cells by place and treatment."""
-    return by_treatment(cells(query.good, query.value, [*query.places, *_GROUP], query.log))
+    places = [*query.places, *_GROUP]
+    return statistics.by_treatment(statistics.cells(query.good, query.value, places, query.log))
 
 
 def pairs(query: Query, baseline: str) -> Sheet:
@@ -152,12 +129,11 @@ def pairs(query: Query, baseline: str) -> Sheet:
     unit = f"log10 {query.value}" if query.log else query.value
     seeds = any(row.get("seed") is not None for row in query.good)
     how = "paired by seed (in how many seeds it is lower)" if seeds else "of means over different seeds"
-    sheet = Sheet(
-        f"{unit}: mean difference ± standard error, {how}",
-        ["setup", "against", *places, *map(size_column, sizes)],
-        labels=2 + len(places),
+    columns = ["setup", "against", *places, *map(size_column, sizes)]
+    sheet = Sheet(f"{unit}: mean difference ± standard error, {how}", columns, labels=2 + len(places))
+    found = (
+        ((d.treatment, d.baseline, *d.place), d) for d in statistics.differences(table_of(query), baseline)
     )
-    found = (((d.treatment, d.baseline, *d.place), d) for d in differences(table_of(query), baseline))
     for (one, other, *place), by_size in _across(found).items():
         fields = [_difference(by_size[n]) if n in by_size else "-" for n in sizes]
         sheet.rows.append([query.name(one), query.name(other), *map(spelled, place), *fields])
@@ -170,7 +146,7 @@ def pairs_in_full(query: Query, baseline: str) -> Sheet:
     names = ["setup", "rescale", "against", "against_rescale", *query.places]
     columns = ["difference_log10" if query.log else "difference", "se", "low_95", "high_95", "seeds", "lower"]
     sheet = Sheet("paired differences", [*names, *columns], labels=len(names))
-    for found in differences(table_of(query), baseline):
+    for found in statistics.differences(table_of(query), baseline):
         mean, error, seeds = _numbers(found.stat)
         values = [mean, error, *map(exact, found.interval), seeds]
         key = [*found.treatment, *found.baseline, *found.place]
@@ -184,7 +160,7 @@ def who_wins(query: Query) -> Sheet:
     better = "highest" if query.higher else "lowest"
     title = f"Who wins: the {better} mean {query.value}; tie: the runner-up is within 2 standard errors"
     sheet = Sheet(title, [*places, *map(size_column, sizes)], labels=len(places), wrap=True)
-    won = list(winners(table_of(query), bool(query.higher)))
+    won = list(statistics.winners(table_of(query), bool(query.higher)))
     unsure = {False: "tie", None: "one seed"}
     counts = Counter(query.name(w.best) if w.decided else unsure[w.decided] for w in won)
     for line, by_size in _across((w.place, w) for w in won).items():
@@ -207,9 +183,9 @@ def failures(rows: Iterable[Row]) -> list[str]:
     return [f"{errors.total()} runs failed and are left out: {'; '.join(shown)}{more}"]
 
 
-def _across(found: Iterable[tuple[Key, T]]) -> dict[Key, dict[Any, T]]:
+def _across(found: Iterable[tuple[statistics.Key, T]]) -> dict[statistics.Key, dict[Any, T]]:
     """Return what there is of each line of a table, by n_main, which is the last part of every key."""
-    lines: dict[Key, dict[Any, T]] = {}
+    lines: dict[statistics.Key, dict[Any, T]] = {}
     for (*line, n), one in found:
         lines.setdefault(tuple(line), {})[n] = one
     return lines
@@ -230,7 +206,7 @@ def _notes(query: Query, names: list[str]) -> list[str]:
             "rows of different tasks are not compared; the row of a run of several tasks is of main or its "
             "first: --value TASK/test_accuracy compares another, lit-aux trajectories all of them"
         )
-    if repeated(query.rows, query.value, names):
+    if statistics.repeated(query.rows, query.value, names):
         notes.append(
             "a seed has several runs in some cells, which differ in options that are no column; their mean "
             "counts (--by OPTION tells them apart)"
@@ -238,7 +214,7 @@ def _notes(query: Query, names: list[str]) -> list[str]:
     return notes + failures(query.rows)
 
 
-def _difference(found: Difference) -> str:
+def _difference(found: statistics.Difference) -> str:
     stat = found.stat
     if stat.error != stat.error:
         return f"{stat.mean:+.3g} (1 seed)"
@@ -246,14 +222,14 @@ def _difference(found: Difference) -> str:
     return f"{stat.mean:+.3g} ± {stat.error:.2g}{count}{'*' if found.clear else ' '}"
 
 
-def _winner(query: Query, found: Winner) -> str:
+def _winner(query: Query, found: statistics.Winner) -> str:
     best, second = query.name(found.best), query.name(found.second)
     if found.decided:
         return best
     return f"tie: {best}, {second}" if found.decided is False else f"{best}?"
 
 
-def _converged(members: Iterable[CellValues], known: bool) -> str:
+def _converged(members: Iterable[statistics.CellValues], known: bool) -> str:
     pairs = [(cell.converged, cell.runs) for cell in members]
     done, runs = (sum(column) for column in zip(*pairs, strict=True))
     return f"{done}/{runs}" if known else ""
@@ -281,20 +257,15 @@ def beside(comparison: ReferenceComparison) -> list[Sheet]:
     """Return two tables: ours / published with n_main across, and how many cells agree by setup."""
     sizes = list(dict.fromkeys(cell.key[-1] for cell in sorted(comparison.cells, key=lambda c: c.key[-1])))
     places = comparison.names[:-1]
-    sheet = Sheet(
-        f"{comparison.value}, ours / published ({'geometric ' if comparison.log else ''}means over seeds)",
-        [*places, *map(size_column, sizes)],
-        labels=len(places),
-    )
+    mean = "geometric means" if comparison.log else "means"
+    title = f"{comparison.value}, ours / published ({mean} over seeds)"
+    sheet = Sheet(title, [*places, *map(size_column, sizes)], labels=len(places))
     for line, by_size in _across((cell.key, cell) for cell in comparison.cells).items():
         fields = [_both(by_size[n], comparison.log) if n in by_size else "" for n in sizes]
         sheet.rows.append([*map(spelled, line), *fields])
-    rule = (
-        "log10 means differ by at most the larger of 0.05 and "
-        if comparison.log
-        else "means differ by at most "
-    )
-    sheet.notes.append(f"! does not agree; cells agree where {rule}2 standard errors of the difference")
+    rule = "means differ by at most"
+    rule = f"log10 {rule} the larger of 0.05 and" if comparison.log else rule
+    sheet.notes.append(f"! does not agree; cells agree where {rule} 2 standard errors of the difference")
     fewer = sum(c.ours is not None and c.ours.seeds < c.published.seeds for c in comparison.cells)
     if fewer:
         sheet.notes.append(f"{fewer} cells have fewer seeds than the published ones")

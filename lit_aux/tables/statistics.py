@@ -1,5 +1,6 @@
 """Means over seeds with standard errors, cell by cell; differences paired by seed, and who wins."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan, nan, sqrt
@@ -12,15 +13,8 @@ from lit_aux.runs.typed import Row
 
 Key = tuple[Any, ...]
 PLACES = (
-    "experiment",
-    "task",
-    "quantity",
-    "layer",
-    "k_main",
-    "overlap",
-    "correlation",
-    "magnitude",
-    "solver",
+    *("experiment", "task", "quantity", "layer"),
+    *("k_main", "overlap", "correlation", "magnitude", "solver"),
 )
 """Columns that say where in a grid a row is, beside setup, rescale factor, n_main and seed."""
 SETUPS = ("STL", "MTL", "PT+FT", "STL (LP)", "PT+FT (LP)", "STL (NTK)", "PT+FT (NTK)")
@@ -98,14 +92,9 @@ def cells(rows: Iterable[Row], value: str, names: Sequence[str], log: bool = Fal
 
 def repeated(rows: Iterable[Row], value: str, names: Sequence[str]) -> bool:
     """Return whether a seed has several runs in one cell: they differ in what the table does not tell."""
-    seen = set()
-    for row in rows:
-        if row.get("error") is None and row.get(value) is not None and row.get("seed") is not None:
-            key = (*key_of(row, names), row["seed"])
-            if key in seen:
-                return True
-            seen.add(key)
-    return False
+    good = (row for row in rows if row.get("error") is None and row.get(value) is not None)
+    counts = Counter((*key_of(row, names), row["seed"]) for row in good if row.get("seed") is not None)
+    return any(count > 1 for count in counts.values())
 
 
 def _of_summary(row: Row, value: str, log: bool) -> Stat:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.trajectories import transfer
@@ -12,6 +13,8 @@ from lit_aux.trajectories.gap import Gap, gap, overlap
 from lit_aux.trajectories.reading import Trajectory
 from lit_aux.trajectories.study import Study
 from lit_aux.trajectories.transfer import loss_paths
+
+Runs = Sequence[Trajectory]
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,8 @@ def analyse(study: Study, metric: str = "accuracy", select: str | None = None) -
     transfer.check_metric(study, metric)
     chosen = transfer.selection(study, metric, select)
     higher = transfer.higher_is_better(metric)
-    results = [
-        _of_task(study, method, task, metric, chosen, higher)
-        for method in study.multi
-        for task in study.tasks
-    ]
+    places = product(study.multi, study.tasks)
+    results = [_of_task(study, method, task, metric, chosen, higher) for method, task in places]
     apart = [found for found in results if found.gap is None]
     if len(apart) == len(results):
         raise ConfigurationError(
@@ -94,30 +94,23 @@ def analyse(study: Study, metric: str = "accuracy", select: str | None = None) -
         f"({_ranges(study, found, metric)})"
         for found in apart
     ]
-    return Analysis(
-        study,
-        metric,
-        chosen,
-        higher,
-        results,
-        (*study.notes, *notes, *_short_notes(study, metric, chosen, select), *_factor_notes(study, results)),
-    )
+    notes = [*study.notes, *notes, *_short_notes(study, metric, chosen, select)]
+    return Analysis(study, metric, chosen, higher, results, (*notes, *_factor_notes(study, results)))
 
 
 def _of_task(study: Study, method: str, task: str, metric: str, select: str, higher: bool) -> TaskAnalysis:
     single, multi = study.single[task], study.multi[method]
 
-    def values(runs: Sequence[Trajectory]) -> list[tuple[int | None, float]]:
+    def values(runs: Runs) -> list[tuple[int | None, float]]:
         return [(run.seed, transfer.reached(run, task, metric, select)) for run in runs]
 
     moved = Contrast(values(single), values(multi))
     found = gap(loss_paths(single, task, metric), loss_paths(multi, task, metric))
     mean = None
     if found is not None:
-        mean = Contrast(
-            [(run.seed, float(a)) for run, a in zip(single, found.single.averages, strict=True)],
-            [(run.seed, float(a)) for run, a in zip(multi, found.multi.averages, strict=True)],
-        )
+        kinds = (single, found.single), (multi, found.multi)
+        pairs = (zip(runs, band.averages, strict=True) for runs, band in kinds)
+        mean = Contrast(*([(run.seed, float(average)) for run, average in pair] for pair in pairs))
     changes = {f.measure: change for f in FACTORS if (change := _change(single, multi, task, f))}
     verdicts = {
         f.measure: judge(changes[f.measure], moved, f.sign, higher)
@@ -127,19 +120,13 @@ def _of_task(study: Study, method: str, task: str, metric: str, select: str, hig
     return TaskAnalysis(method, task, moved, found, mean, changes, verdicts)
 
 
-def _change(
-    single: Sequence[Trajectory], multi: Sequence[Trajectory], task: str, factor: Factor
-) -> Contrast | None:
+def _change(single: Runs, multi: Runs, task: str, factor: Factor) -> Contrast | None:
     """Return a factor in both kinds of runs, as far as they measured it; None where one kind did not."""
     kinds = []
     for runs in (single, multi):
-        values = []
-        for run in runs:
-            series = run.series.get((task, factor.measure))
-            value = None if series is None else summarize(series, factor.summary)
-            if value is not None:
-                values.append((run.seed, value))
-        kinds.append(values)
+        have = [(run.seed, run.series[key]) for run in runs if (key := (task, factor.measure)) in run.series]
+        values = [(seed, summarize(series, factor.summary)) for seed, series in have]
+        kinds.append([(seed, value) for seed, value in values if value is not None])
     return Contrast(*kinds) if all(kinds) else None
 
 
@@ -154,16 +141,11 @@ def _ranges(study: Study, found: TaskAnalysis, metric: str) -> str:
 
 
 def _short_notes(study: Study, metric: str, chosen: str, asked: str | None) -> list[str]:
-    notes = []
+    notes, most = [], transfer.CHECKPOINTS
     if chosen == transfer.LAST and asked is None:
-        notes.append(
-            f"no run has val_{metric}: the last {transfer.CHECKPOINTS} checkpoints stand for the best ones"
-        )
-    fewest = transfer.fewest_checkpoints(study, metric)
-    if fewest <= transfer.CHECKPOINTS:
-        notes.append(
-            f"a run has {fewest} checkpoints, so that the best {transfer.CHECKPOINTS} are all that it has"
-        )
+        notes.append(f"no run has val_{metric}: the last {most} checkpoints stand for the best ones")
+    if (fewest := transfer.fewest_checkpoints(study, metric)) <= most:
+        notes.append(f"a run has {fewest} checkpoints, so that the best {most} are all that it has")
     return notes
 
 
@@ -182,17 +164,12 @@ def _factor_notes(study: Study, results: Sequence[TaskAnalysis]) -> list[str]:
                 f"{len(results)} tasks ({lacking.method}, {lacking.task})"
             )
         for found in have:
-            change, single = found.factors[factor.measure], study.single[found.task]
-            kinds = (
-                ("single", change.single_runs, single),
-                ("multi", change.multi_runs, study.multi[found.method]),
-            )
-            for kind, values, runs in kinds:
-                if len(values) < len(runs):
-                    notes.append(
-                        f"{factor.title} of {found.task} was measured in {len(values)} of {len(runs)} "
-                        f"{kind}-task runs"
-                    )
+            change = found.factors[factor.measure]
+            single = "single", change.single_runs, study.single[found.task]
+            for kind, values, runs in (single, ("multi", change.multi_runs, study.multi[found.method])):
+                if (count := len(values)) < len(runs):
+                    what = f"{factor.title} of {found.task} was measured in {count} of {len(runs)}"
+                    notes.append(f"{what} {kind}-task runs")
     if gone:
         notes.append(f"not measured in both kinds of runs: {', '.join(gone)} (callbacks)")
     return list(dict.fromkeys(notes))  # single-task runs are compared with every method

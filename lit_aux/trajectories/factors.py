@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -11,13 +10,11 @@ from lit_aux.trajectories.reading import Series
 
 CHECKPOINTS = 20
 Summary = Literal["last", "largest", "mean"]
-SUMMARIES: Mapping[Summary, str] = MappingProxyType(
-    {
-        "last": f"mean of the last {CHECKPOINTS} checkpoints",
-        "largest": f"mean of the {CHECKPOINTS} largest values of training",
-        "mean": "mean over training",
-    }
-)
+SUMMARIES: Mapping[Summary, str] = {
+    "last": f"mean of the last {CHECKPOINTS} checkpoints",
+    "largest": f"mean of the {CHECKPOINTS} largest values of training",
+    "mean": "mean over training",
+}
 
 
 @dataclass(frozen=True)
@@ -42,40 +39,16 @@ class Factor:
     source: str
 
 
+_FLAT = "lower is flatter: Andriushchenko et al. 2023, arXiv 2302.07011"
+_COHERENT = "lower is more coherent: Chatterjee 2020, arXiv 2002.10657"
+_EARLY = "lower, early: Jastrzebski et al. 2021, arXiv 2012.14193"
+_AGREEING = "higher is less conflict: Yu et al. 2020, arXiv 2001.06782"
 FACTORS = (
-    Factor(
-        "sharpness",
-        "sharpness",
-        "Sharpness",
-        "last",
-        -1,
-        "lower is flatter: Andriushchenko et al. 2023, arXiv 2302.07011",
-    ),
-    Factor(
-        "gradient_variance",
-        "gradient variance",
-        "GradientCoherence",
-        "last",
-        -1,
-        "lower is more coherent: Chatterjee 2020, arXiv 2002.10657",
-    ),
+    Factor("sharpness", "sharpness", "Sharpness", "last", -1, _FLAT),
+    Factor("gradient_variance", "gradient variance", "GradientCoherence", "last", -1, _COHERENT),
     Factor("gradient_norm", "gradient norm", "GradientCoherence", "last", 0, ""),
-    Factor(
-        "fisher_trace",
-        "Fisher trace",
-        "FisherTrace",
-        "largest",
-        -1,
-        "lower, early: Jastrzebski et al. 2021, arXiv 2012.14193",
-    ),
-    Factor(
-        "conflict",
-        "conflict cosine",
-        "GradientConflict",
-        "mean",
-        1,
-        "higher is less conflict: Yu et al. 2020, arXiv 2001.06782",
-    ),
+    Factor("fisher_trace", "Fisher trace", "FisherTrace", "largest", -1, _EARLY),
+    Factor("conflict", "conflict cosine", "GradientConflict", "mean", 1, _AGREEING),
 )
 """Every factor, in the order of the tables."""
 
@@ -90,10 +63,6 @@ def summarize(series: Series, how: Summary) -> float | None:
         how: One of :data:`SUMMARIES`; of fewer than 20 values all count.
     """
     values = series.after_start().value
-    if not len(values):
-        return None
-    if how == "last":
-        values = values[-CHECKPOINTS:]
-    elif how == "largest":
-        values = np.sort(values)[-CHECKPOINTS:]
-    return float(values.mean())
+    values = np.sort(values) if how == "largest" else values
+    values = values if how == "mean" else values[-CHECKPOINTS:]
+    return float(values.mean()) if len(values) else None

@@ -86,19 +86,11 @@ def canvas(
         unused.axis("off")
     figure.suptitle(title, x=0.1 / width, y=1 - 0.08 / height, ha="left", va="top", fontsize=10, color=INK)
     hidden: dict[str, Any] = {} if lines else {"linestyle": "none"}
-    legend = figure.legend(
-        handles=[Line2D([], [], label=name, **look.options() | hidden) for name, look in looks],
-        loc="lower center",
-        bbox_to_anchor=(0.5, 0.0),
-        ncols=across,
-        frameon=False,
-        fontsize=8,
-        handlelength=3.2 if lines else 1.0,
-        labelcolor=INK,
-        borderaxespad=0.0,
-        title="\n".join(text),
-        title_fontproperties={"size": 7.5},
-    )
+    handles = [Line2D([], [], label=name, **look.options() | hidden) for name, look in looks]
+    place: Any = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.0), "borderaxespad": 0.0, "ncols": across}
+    font: Any = {"fontsize": 8, "labelcolor": INK, "title_fontproperties": {"size": 7.5}, "frameon": False}
+    length = 3.2 if lines else 1.0
+    legend = figure.legend(handles=handles, title="\n".join(text), handlelength=length, **place, **font)
     legend.get_title().set_multialignment("center")
     legend.get_title().set_color(INK)
     return Canvas(figure, axes[:panels], columns)
@@ -160,16 +152,8 @@ def draw_grid(
     """
     columns = min(len(panels), 3 if len(panels) <= 6 else max(4, ceil(sqrt(len(panels)))))
     names = [name for name in how if any(name == line.name for lines in panels.values() for line in lines)]
-    made = canvas(
-        len(panels),
-        columns,
-        (2.6, 1.9) if columns <= 3 else (1.9, 1.35),
-        (0.2, 0.5),
-        title,
-        [(name, how[name]) for name in names],
-        [note],
-        lines=True,
-    )
+    size, used = (2.6, 1.9) if columns <= 3 else (1.9, 1.35), [(name, how[name]) for name in names]
+    made = canvas(len(panels), columns, size, (0.2, 0.5), title, used, [note], lines=True)
     for axes, (task, lines) in zip(made.axes, panels.items(), strict=True):
         _panel(axes, task, lines, how)
         if log_y:
@@ -198,23 +182,12 @@ def _panel(axes: "Axes", task: str, lines: Sequence[Line], how: Mapping[str, Loo
         if not np.isnan(line.low).any():
             axes.fill_between(line.x, line.low, line.high, color=look.colour, alpha=0.18, linewidth=0)
         every = max(1, len(line.x) // _MARKS)
-        axes.plot(
-            line.x,
-            line.mean,
-            label=line.name,
-            markevery=(every // 2, every),
-            **look.options(3.2) | {"linewidth": 1.3},
-        )
+        style = look.options(3.2) | {"linewidth": 1.3, "markevery": (every // 2, every)}
+        axes.plot(line.x, line.mean, label=line.name, **style)
+        bar: dict[str, Any] = {"color": look.colour, "linewidth": 2.2, "solid_capstyle": "butt"}
+        bar |= {"transform": axes.get_xaxis_transform(), "label": f"clear {line.name}"}
         for part in line.clear:  # along the lower edge, one line above the other
-            axes.plot(
-                part,
-                np.full(len(part), 0.02 + 0.025 * (number - 1)),
-                transform=axes.get_xaxis_transform(),
-                color=look.colour,
-                linewidth=2.2,
-                solid_capstyle="butt",
-                label=f"clear {line.name}",
-            )
+            axes.plot(part, np.full(len(part), 0.02 + 0.025 * (number - 1)), **bar)
     tidy(axes, task, 8.5)
 
 

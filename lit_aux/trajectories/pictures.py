@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,15 +54,9 @@ def _draw_gap(found: Analysis, path: Path, how: dict[str, Look]) -> Path:
     panels = {task: list(_loss_lines(found, task)) for task in found.study.tasks}
     bars = any(line.clear for lines in panels.values() for line in lines)
     clear = "; bars at the foot: losses at which intervals do not overlap" if bars else ""
-    return draw_grid(
-        path,
-        panels,
-        how,
-        labels=("training loss", f"test {found.metric}"),
-        title=f"Test {found.metric} at the same training loss",
-        note=f"{_over(found)}{clear}",
-        log_x=True,
-    )
+    title, note = f"Test {found.metric} at the same training loss", f"{_over(found)}{clear}"
+    labels = "training loss", f"test {found.metric}"
+    return draw_grid(path, panels, how, labels=labels, title=title, note=note, log_x=True)
 
 
 def _loss_lines(found: Analysis, task: str) -> Iterator[Line]:
@@ -100,15 +94,9 @@ def _draw_factor(found: Analysis, factor: Factor, path: Path, how: dict[str, Loo
     for task, name, series in kinds:
         line = _over_epochs(name, series, log)
         panels[task] += [] if line is None else [line]
-    return draw_grid(
-        path,
-        panels,
-        how,
-        labels=("epoch", factor.title),
-        title=f"{factor.title[0].upper()}{factor.title[1:]} over training",
-        note=f"{_over(found)}{', of the logarithm' if log and _counts(found)[1] > 1 else ''}",
-        log_y=log,
-    )
+    title = f"{factor.title[0].upper()}{factor.title[1:]} over training"
+    note = f"{_over(found)}{', of the logarithm' if log and _counts(found)[1] > 1 else ''}"
+    return draw_grid(path, panels, how, labels=("epoch", factor.title), title=title, note=note, log_y=log)
 
 
 def _over_epochs(name: str, series: Sequence[Series], log: bool) -> Line | None:
@@ -161,16 +149,10 @@ def draw_changes(found: Analysis, path: Path, how: Mapping[str, Look]) -> Path:
     factors = found.factors
     bars = len(found.results) <= _WITH_BARS
     several = len(found.study.multi) > 1
-    made = canvas(
-        len(factors),
-        min(3, len(factors)),
-        _SIZE,
-        (0.65, 0.75),
-        "Change of each factor against the transfer, a point for each task",
-        [(method, how[method]) for method in found.study.multi if several],
-        _explained(found, bars),
-        lines=False,
-    )
+    title = "Change of each factor against the transfer, a point for each task"
+    key = [(method, how[method]) for method in found.study.multi if several]
+    size = len(factors), min(3, len(factors)), _SIZE, (0.65, 0.75)
+    made = canvas(*size, title, key, _explained(found, bars), lines=False)
     for number, (axes, factor) in enumerate(zip(made.axes, factors, strict=True)):
         _change_panel(axes, factor, found, how, bars)
         if number % made.columns == 0:
@@ -200,20 +182,12 @@ def _change_panel(axes: "Axes", factor: Factor, found: Analysis, how: Mapping[st
 def _point(axes: "Axes", result: TaskAnalysis, factor: Factor, look: Look, bars: bool) -> None:
     change, moved = result.factors[factor.measure], result.transfer
     both = change.significant and moved.significant
-    axes.errorbar(
-        [change.change],
-        [moved.change],
-        xerr=[change.reach] if bars and change.known else None,
-        yerr=[moved.reach] if bars and moved.known else None,
-        fmt=look.marker,
-        markersize=4.5,
-        color=look.colour,
-        markerfacecolor=look.colour if both else "white",
-        markeredgewidth=0.9,
-        elinewidth=0.6,
-        label=f"{result.method} {result.task}",
-        zorder=3,
-    )
+    reach = {"xerr": change, "yerr": moved}
+    errors: Any = {name: [one.reach] for name, one in reach.items() if bars and one.known}
+    style: Any = {"color": look.colour, "markerfacecolor": look.colour if both else "white"}
+    style |= {"markersize": 4.5, "markeredgewidth": 0.9, "elinewidth": 0.6, "zorder": 3}
+    label = f"{result.method} {result.task}"
+    axes.errorbar([change.change], [moved.change], fmt=look.marker, label=label, **errors, **style)
 
 
 def _limits(axes: "Axes") -> None:
@@ -258,8 +232,8 @@ def write_numbers(
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     on_page = [((x - left) / (right - left) * size[0], (y - low) / (high - low) * size[1]) for x, y in points]
     written: list[tuple[float, float]] = []
-    for place, (number, point, (x, y)) in enumerate(zip(numbers, points, on_page, strict=True)):
-        taken = [*on_page[:place], *on_page[place + 1 :], *written]
+    for index, (number, point, (x, y)) in enumerate(zip(numbers, points, on_page, strict=True)):
+        taken = [*on_page[:index], *on_page[index + 1 :], *written]
         free = [
             (dx, dy)
             for dx, dy in _PLACES
@@ -268,16 +242,7 @@ def write_numbers(
         ]
         dx, dy = free[0] if free else _PLACES[0]
         written.append((x + dx, y + dy))
-        axes.annotate(
-            number,
-            point,
-            xytext=(dx, dy),
-            textcoords="offset points",
-            fontsize=6.5,
-            color=INK,
-            ha="center",
-            va="center",
-            zorder=4,
-            path_effects=[withStroke(linewidth=1.5, foreground="white")],
-            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.4} if abs(dx) > 8 else None,
-        )
+        place: Any = {"xytext": (dx, dy), "textcoords": "offset points", "ha": "center", "va": "center"}
+        line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.4} if abs(dx) > 8 else None
+        text = axes.annotate(number, point, fontsize=6.5, color=INK, zorder=4, arrowprops=line, **place)
+        text.set_path_effects([withStroke(linewidth=1.5, foreground="white")])

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -11,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.runs.reading import PathLike, files_beneath
+from lit_aux.runs.reading import PathLike, files_of
 from lit_aux.spreadsheets import meant
-from lit_aux.storage import check_given
 
 Floats: TypeAlias = NDArray[np.float64]
 Wholes: TypeAlias = NDArray[np.int64]
@@ -104,24 +104,7 @@ def trajectory_files(paths: Iterable[PathLike]) -> list[Path]:
     Raises:
         ConfigurationError: If there is no such file, or none in a folder.
     """
-    found: dict[Path, Path] = {}
-    for given in paths:
-        check_given("RUN", given)
-        path = Path(given)
-        if path.is_dir():
-            inside = files_beneath(path, FILE)
-            if not inside:
-                raise ConfigurationError(
-                    f"RUN {path}: there is no {FILE} in this folder; runs with the callback TrajectoryLog "
-                    "write one"
-                )
-        elif path.is_file():
-            inside = [path]
-        else:
-            raise ConfigurationError(f"RUN {path}: there is no such file or folder")
-        for file in inside:
-            found.setdefault(file.resolve(), file)
-    return list(found.values())
+    return files_of("RUN", paths, FILE, "; runs with the callback TrajectoryLog write one")
 
 
 def read_trajectories(
@@ -231,10 +214,9 @@ def _parsed(
 
 
 def _whole(path: Path, line: int, name: str, text: str) -> int:
-    try:
+    number = -1
+    with suppress(ValueError):
         number = int(text)
-    except ValueError:
-        number = -1
     if not 0 <= number < _MORE_THAN_INT64:
         raise ConfigurationError(f"RUN {path}: line {line}: {name} cannot be {text!r}; it is a whole number")
     return number
@@ -244,6 +226,5 @@ def _number(path: Path, line: int, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ConfigurationError(
-            f"RUN {path}: line {line}: value cannot be {text!r}; it is a number"
-        ) from None
+        what = f"value cannot be {text!r}; it is a number"
+        raise ConfigurationError(f"RUN {path}: line {line}: {what}") from None

@@ -12,6 +12,7 @@ from lit_aux.trajectories.transfer import CHECKPOINTS, LAST
 
 STAR = "* the intervals (mean ± 2 standard deviations over seeds) of single and multi do not overlap"
 ARROW = "\N{RIGHTWARDS ARROW}"
+_SHARES = ("share_higher", "share_lower")
 _COMPARED = ("single", "single_2sd", "multi", "multi_2sd", "change", "change_2sd", "significant")
 
 
@@ -50,9 +51,8 @@ def gaps(found: Analysis) -> Sheet:
 
     what = f"test {found.metric} of multi-task minus single-task at the same training loss"
     note = "higher, lower in: the part of the losses (in log loss) at which the intervals do not overlap"
-    return _by_task(
-        found, f"Generalization gap: {what}", ["losses", "mean gap", "higher in", "lower in"], fields, note
-    )
+    columns = ["losses", "mean gap", "higher in", "lower in"]
+    return _by_task(found, f"Generalization gap: {what}", columns, fields, note)
 
 
 def changes(found: Analysis) -> Sheet:
@@ -184,14 +184,8 @@ def _curve_rows(found: Analysis) -> Rows:
 def _factor_rows(found: Analysis) -> Rows:
     for r in found.results:
         for factor in found.factors:
-            if factor.measure in r.factors:
-                yield [
-                    r.method,
-                    r.task,
-                    factor.measure,
-                    factor.summary,
-                    *_compared(r.factors[factor.measure]),
-                ]
+            if (change := r.factors.get(factor.measure)) is not None:
+                yield [r.method, r.task, factor.measure, factor.summary, *_compared(change)]
 
 
 def _verdict_rows(found: Analysis) -> Rows:
@@ -214,21 +208,13 @@ def _run_rows(found: Analysis) -> Rows:
     yield from map(list, rows)
 
 
+_OF = ("method", "task")
 _FILES: dict[str, tuple[tuple[str, ...], Callable[[Analysis], Rows]]] = {
-    "transfer.csv": (
-        ("method", "task", "metric", "select", *_COMPARED, "single_runs", "multi_runs"),
-        _transfer_rows,
-    ),
-    "gap.csv": (
-        ("method", "task", "metric", "loss_high", "loss_low", *_COMPARED, "share_higher", "share_lower"),
-        _gap_rows,
-    ),
-    "gap_curves.csv": (("method", "task", "train_loss", *_COMPARED[:5], "significant"), _curve_rows),
-    "factors.csv": (("method", "task", "factor", "summary", *_COMPARED), _factor_rows),
-    "verdict.csv": (
-        ("method", "task", "factor", "verdict", "not_significant", "transfer", "change"),
-        _verdict_rows,
-    ),
+    "transfer.csv": ((*_OF, "metric", "select", *_COMPARED, "single_runs", "multi_runs"), _transfer_rows),
+    "gap.csv": ((*_OF, "metric", "loss_high", "loss_low", *_COMPARED, *_SHARES), _gap_rows),
+    "gap_curves.csv": ((*_OF, "train_loss", *_COMPARED[:5], "significant"), _curve_rows),
+    "factors.csv": ((*_OF, "factor", "summary", *_COMPARED), _factor_rows),
+    "verdict.csv": ((*_OF, "factor", "verdict", "not_significant", "transfer", "change"), _verdict_rows),
     "runs.csv": (("method", "seed", "task", "quantity", "value"), _run_rows),
 }
 

@@ -4,9 +4,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 from lit_aux.trajectories.reading import Trajectory
 
+Runs = Mapping[str, Sequence[Trajectory]]
+"""By task or by method."""
 _NAMED = 3  # of many runs that have the same trouble
 
 
@@ -22,8 +24,8 @@ class Study:
     """
 
     tasks: tuple[str, ...]
-    single: Mapping[str, Sequence[Trajectory]]
-    multi: Mapping[str, Sequence[Trajectory]]
+    single: Runs
+    multi: Runs
     notes: tuple[str, ...] = ()
 
     @property
@@ -95,9 +97,7 @@ def _refuse_doubles(name: str, runs: Sequence[Trajectory]) -> None:
             seen[run.seed] = run
 
 
-def _common_tasks(
-    single: Mapping[str, Sequence[Trajectory]], multi: Mapping[str, Sequence[Trajectory]]
-) -> tuple[str, ...]:
+def _common_tasks(single: Runs, multi: Runs) -> tuple[str, ...]:
     """Return the tasks that every multi-task run measured, which must be those of the single-task runs."""
     tasks = next(iter(multi.values()))[0].tasks
     for name, runs in multi.items():
@@ -120,12 +120,11 @@ def _common_tasks(
 
 def _chosen_tasks(
     tasks: Sequence[str],
-    single: Mapping[str, Sequence[Trajectory]],
-    multi: Mapping[str, Sequence[Trajectory]],
+    single: Runs,
+    multi: Runs,
 ) -> tuple[str, ...]:
     for task in tasks:
-        if task not in single:
-            raise unknown_name("--tasks", task, sorted(single))
+        check_known("--tasks", task, sorted(single))
         for name, runs in multi.items():
             for run in runs:
                 if task not in run.tasks:
@@ -154,8 +153,8 @@ def _equal_steps(runs: Sequence[Trajectory]) -> tuple[int, list[str]]:
 
 def _seed_notes(
     tasks: Sequence[str],
-    single: Mapping[str, Sequence[Trajectory]],
-    multi: Mapping[str, Sequence[Trajectory]],
+    single: Runs,
+    multi: Runs,
 ) -> list[str]:
     """Say which seeds are missing, and that one seed tells nothing of significance."""
     groups = [(f"single-task {task}", single[task]) for task in tasks] + [*multi.items()]

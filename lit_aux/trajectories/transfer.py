@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, check_known, unknown_name
 from lit_aux.trajectories.gap import LossPath, path_of
 from lit_aux.trajectories.reading import Series, Trajectory
 from lit_aux.trajectories.study import Study
@@ -61,8 +61,7 @@ def check_metric(study: Study, metric: str) -> None:
             f"RUN {study.runs[0].path}: no run has a test metric; TrajectoryLog measures them where 'test' "
             "is among its splits"
         )
-    if metric not in known:
-        raise unknown_name("--metric", metric, known)
+    check_known("--metric", metric, known)
 
 
 def selection(study: Study, metric: str, select: str | None) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from lit_aux.callbacks._no_trace import attached
 from lit_aux.errors import ConfigurationError
 from lit_aux.modules.methods.task_method import TaskMethod
 
@@ -154,12 +155,10 @@ class Aggregation(TaskMethod):
         if trainer.world_size == 1:
             return
         torch.distributed.all_reduce(present)
-        for (
-            parameter
-        ) in self._own:  # of which this process may have no gradient: none of its rows was labelled
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        own = [p.grad for p in self._own if p.grad is not None]
+        own = []
+        for parameter in self._own:  # this process may have no gradient: none of its rows was labelled
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            own.append(parameter.grad)
         for tensor in (matrix, *own):
             torch.distributed.all_reduce(tensor)
             tensor /= trainer.world_size
@@ -170,16 +169,11 @@ class Aggregation(TaskMethod):
         if not bool(matrix.isfinite().all()):
             return matrix.sum(0)  # not finite either: whoever watches over the training sees it and says so
         taken: list[Tensor] = []
-        weighting = getattr(self.aggregator, "weighting", None)
-        handle = None
-        if isinstance(weighting, nn.Module):
-            handle = weighting.register_forward_hook(lambda _, __, weights: taken.append(weights))
-        try:
-            with self.draws_of_step(trainer), torch.autocast(matrix.device.type, enabled=False):
-                vector = self._aggregate(self.aggregator, matrix)
-        finally:
-            if handle is not None:
-                handle.remove()
+        weighting = [w for w in (getattr(self.aggregator, "weighting", None),) if isinstance(w, nn.Module)]
+        hooks = (w.register_forward_hook(lambda _, __, weights: taken.append(weights)) for w in weighting)
+        autocast = torch.autocast(matrix.device.type, enabled=False)
+        with attached(hooks), self.draws_of_step(trainer), autocast:
+            vector = self._aggregate(self.aggregator, matrix)
         if taken and taken[0].shape == (len(matrix),):
             weights = torch.zeros(len(rows), dtype=torch.float64, device=matrix.device)
             weights[rows] = taken[0].double()

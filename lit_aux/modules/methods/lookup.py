@@ -8,20 +8,15 @@ from typing import Any
 from torch import nn
 
 from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.modules.methods import weightings
 from lit_aux.modules.methods.aggregation import Aggregation
 from lit_aux.modules.methods.gradnorm import GradNorm
 from lit_aux.modules.methods.task_method import TaskMethod
-from lit_aux.modules.methods.weightings import (
-    LossWeighting,
-    RandomWeighting,
-    Scalarization,
-    UncertaintyWeighting,
-)
 
 WEIGHTINGS: dict[str, Callable[[], TaskMethod]] = {
     "constant": TaskMethod,
-    "uncertainty": UncertaintyWeighting,
-    "random": RandomWeighting,
+    "uncertainty": weightings.UncertaintyWeighting,
+    "random": weightings.RandomWeighting,
     "gradnorm": GradNorm,
 }
 _KINDS = {"aggregation": "Aggregator", "scalarization": "Scalarizer"}
@@ -56,7 +51,9 @@ def method_of(aggregator: nn.Module | str | None, weighting: nn.Module | str | N
         weighting = _of_torchjd("weighting", weighting, "scalarization", list(WEIGHTINGS))
     if _is_kind(weighting, "aggregation"):
         raise ConfigurationError(f"weighting: {_shown(weighting)} combines gradients; give it as aggregator")
-    return weighting if isinstance(weighting, LossWeighting) else Scalarization(weighting)
+    if isinstance(weighting, weightings.LossWeighting):
+        return weighting
+    return weightings.Scalarization(weighting)
 
 
 def _shown(given: nn.Module | str | None) -> str:
@@ -65,10 +62,8 @@ def _shown(given: nn.Module | str | None) -> str:
 
 def _is_kind(given: nn.Module, kind: str) -> bool:
     """Whether an object is one of TorchJD's; it can be so only where TorchJD is installed."""
-    name = _KINDS[kind]
-    return any(
-        base.__name__ == name and base.__module__.startswith("torchjd") for base in type(given).__mro__
-    )
+    bases = (base for base in type(given).__mro__ if base.__module__.startswith("torchjd"))
+    return any(base.__name__ == _KINDS[kind] for base in bases)
 
 
 def _of_torchjd(option: str, name: str, kind: str, words: list[str] | None = None) -> nn.Module:

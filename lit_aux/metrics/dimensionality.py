@@ -1,13 +1,4 @@
-"""State that the dimensionality metrics share: moments without sample ids, a buffer of samples with them.
-
-Moments are means and centred second moments that add up exactly over batches and over processes. One flat
-float64 vector holds the count, the scales, the means and the second moments around them, so that one
-reduction sees all of them: two parts with different means combine by Chan's formula, which needs the means
-of both. Sums around zero would cancel where means are large, and sums around a shift would need the same
-shift in every process. The scale of a set is 1 unless all of its values are so small, or one so large, that
-squares would be lost (see `lit_aux.functional._scale`); it is 0 as long as all values were. Means and
-moments are those of the values over their scale.
-"""
+"""The dimensionality of activations, and how much of it two networks share, batch by batch."""
 
 import math
 import warnings
@@ -21,18 +12,8 @@ from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.functional import dimensionality as formulas
 from lit_aux.functional._scale import magnitude, safe_scale
-from lit_aux.functional.dimensionality import (
-    Pairing,
-    SharedDimensionality,
-    check_activations,
-    check_pairing,
-    check_same_features,
-    check_same_samples,
-    least_samples,
-    shared_dimensionality,
-    shared_dimensionality_from_moments,
-)
 
 MAX_MOMENT_FEATURES = 8192
 """Largest D for which a D x D state is kept: 512 MiB in float64."""
@@ -64,13 +45,13 @@ class DimensionalityMetric(Metric):
         num_features: Sequence[int] | None,
         *,
         num_samples: int | None,
-        pairing: Pairing,
+        pairing: formulas.Pairing,
         center: bool,
         unbiased: bool,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_pairing(pairing)
+        formulas.check_pairing(pairing)
         if unbiased and num_samples is None:
             raise ConfigurationError(
                 "unbiased: True needs every sample; also give num_samples=n and pass ids to update"
@@ -86,7 +67,7 @@ class DimensionalityMetric(Metric):
     def _allocate(self, sizes: tuple[int, ...]) -> None:
         """Register zeroed states for ``sizes`` features each; sizes of 0 stand for not yet known."""
         if any(sizes):
-            check_same_features(self.pairing, sizes)
+            formulas.check_same_features(self.pairing, sizes)
             if self.num_samples is None and max(sizes) > MAX_MOMENT_FEATURES:
                 raise ConfigurationError(
                     f"num_samples: None keeps {max(sizes)}^2 moments; give num_samples=n and pass ids"
@@ -116,8 +97,8 @@ class DimensionalityMetric(Metric):
     def _add(self, batch: Sequence[Tensor], ids: Tensor | None) -> None:
         """Add activations (n, ...) of the same samples to the state."""
         for name, x in zip("xy", batch, strict=False):
-            check_activations(name, x)
-            check_same_samples(batch[0], x)
+            formulas.check_activations(name, x)
+            formulas.check_same_samples(batch[0], x)
         rows = [x.detach().flatten(1).to(self.device).to(torch.float64) for x in batch]
         self._learn_sizes(rows)
         largest = [magnitude(name, x, "activations") for name, x in zip("xy", rows, strict=False)]
@@ -144,24 +125,20 @@ class DimensionalityMetric(Metric):
             )
         return ids.to(self.device, torch.int64)
 
-    def _evaluate(self) -> SharedDimensionality:
+    def _evaluate(self) -> formulas.SharedDimensionality:
         """Compute the measures of everything seen; NaN, with a warning, for too few samples."""
         count = int(self.moments[0].item() if self.num_samples is None else (self.seen > 0).sum().item())
-        if self._sizes is None or count < least_samples(self.unbiased):
-            warnings.warn(
-                f"{type(self).__name__}: {count} samples are too few, the result is NaN", stacklevel=3
-            )
+        if self._sizes is None or count < formulas.least_samples(self.unbiased):
+            name = type(self).__name__
+            warnings.warn(f"{name}: {count} samples are too few, the result is NaN", stacklevel=3)
             nan = torch.full((), math.nan, dtype=torch.float64, device=self.device)
-            return SharedDimensionality(nan, nan, nan)
+            return formulas.SharedDimensionality(nan, nan, nan)
+        how: dict[str, Any] = {"pairing": self.pairing, "center": self.center}
         if self.num_samples is None:
             m = Moments(self.moments, self._sizes, self._mixed)
-            return shared_dimensionality_from_moments(
-                count, m.means, m.seconds, pairing=self.pairing, center=self.center
-            )
+            return formulas.shared_dimensionality_from_moments(count, m.means, m.seconds, **how)
         rows = self._rows()
-        return shared_dimensionality(
-            rows[0], rows[-1], pairing=self.pairing, center=self.center, unbiased=self.unbiased
-        )
+        return formulas.shared_dimensionality(rows[0], rows[-1], **how, unbiased=self.unbiased)
 
     def _rows(self) -> list[Tensor]:
         """Return the samples seen; one that several processes saw (padding) counts once."""
@@ -200,6 +177,132 @@ class DimensionalityMetric(Metric):
 
         super()._apply(move, exclude_state)
         return self
+
+
+class ParticipationRatio(DimensionalityMetric):
+    r"""Participation ratio :math:`(\mathrm{tr}\,C)^2 / \mathrm{tr}\,C^2` of activations seen batch by batch.
+
+    The value over all batches and processes is that of `lit_aux.functional.participation_ratio` on all
+    samples at once. Without ``num_samples`` the state is the D x D second moments in float64, for D up to the
+    number of samples. With it, the state is an (n x D) float64 buffer filled at sample ids: for more features
+    than samples, for the unbiased estimator, and where a distributed sampler repeats samples (each counts
+    once).
+
+    Args:
+        num_features: D, where it is known beforehand; by default the first batch tells.
+        num_samples: Keep the activations of this many samples; ``update`` then needs their ids in 0..n-1.
+            Samples that were never seen are left out.
+        center: Subtract the mean over the samples.
+        unbiased: Correct for the finite number of samples (Chun et al., ICLR 2026); needs ``num_samples``.
+        kwargs: Options of `torchmetrics.Metric`.
+
+    Raises:
+        ConfigurationError: If options exclude each other, or D is too large for second moments.
+
+    Example:
+        >>> import torch
+        >>> from lit_aux.metrics import ParticipationRatio
+        >>> metric = ParticipationRatio(center=False)
+        >>> for batch in torch.eye(4)[:, :3].split(2):
+        ...     metric.update(batch)
+        >>> round(metric.compute().item(), 6)
+        3.0
+    """
+
+    def __init__(
+        self,
+        num_features: int | None = None,
+        num_samples: int | None = None,
+        *,
+        center: bool = True,
+        unbiased: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        sizes = None if num_features is None else (num_features,)
+        super().__init__(
+            1, sizes, num_samples=num_samples, pairing="sample", center=center, unbiased=unbiased, **kwargs
+        )
+
+    def update(self, x: Tensor, ids: Tensor | None = None) -> None:
+        """Add activations.
+
+        Args:
+            x: (n, D) or (n, ...), which is flattened; any real dtype.
+            ids: (n,) integer sample ids, needed with ``num_samples`` and ignored without.
+
+        Raises:
+            ConfigurationError: If shapes or ids do not fit, or a value is not finite.
+        """
+        self._add([x], ids)
+
+    def compute(self) -> Tensor:
+        """Return the participation ratio, a 0-dim float64 tensor; NaN with a warning for too few samples."""
+        return self._evaluate().pr_x
+
+
+class EffectiveSharedDimensions(DimensionalityMetric):
+    r"""Effective number of shared dimensions of two networks' activations, seen batch by batch.
+
+    The value over all batches and processes is that of `lit_aux.functional.effective_shared_dimensions` on
+    all samples at once (Giaffar, Buxo and Aoi, AISTATS 2024). Without ``num_samples`` the state is the D x D
+    second moments in float64 (and those between X and Y for the sample pairing), for D up to the number of
+    samples. With it, the state is two (n x D) float64 buffers filled at sample ids: for more features than
+    samples, for the unbiased estimator, and where a distributed sampler repeats samples (each counts once).
+
+    Args:
+        num_features: D, or (Dx, Dy) for the sample pairing, where known beforehand; by default the first
+            batch tells.
+        num_samples: Keep the activations of this many samples; ``update`` then needs their ids in 0..n-1.
+            Samples that were never seen are left out.
+        pairing: ``"feature"`` for the same neurons in both, ``"sample"`` for any two networks.
+        center: Subtract the mean over the samples.
+        unbiased: Correct for the finite number of samples; needs ``num_samples``.
+        kwargs: Options of `torchmetrics.Metric`.
+
+    Raises:
+        ConfigurationError: If options exclude each other, or D is too large for second moments.
+
+    Example:
+        >>> import torch
+        >>> from lit_aux.metrics import EffectiveSharedDimensions
+        >>> metric = EffectiveSharedDimensions(center=False)
+        >>> x = torch.eye(4)[:, :3]
+        >>> metric.update(x, x)
+        >>> round(metric.compute().item(), 6)
+        3.0
+    """
+
+    def __init__(
+        self,
+        num_features: int | tuple[int, int] | None = None,
+        num_samples: int | None = None,
+        *,
+        pairing: formulas.Pairing = "feature",
+        center: bool = True,
+        unbiased: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        sizes = (num_features, num_features) if isinstance(num_features, int) else num_features
+        super().__init__(
+            2, sizes, num_samples=num_samples, pairing=pairing, center=center, unbiased=unbiased, **kwargs
+        )
+
+    def update(self, x: Tensor, y: Tensor, ids: Tensor | None = None) -> None:
+        """Add activations of the same samples in both networks.
+
+        Args:
+            x: (n, Dx) or (n, ...), which is flattened; any real dtype.
+            y: (n, Dy) or (n, ...).
+            ids: (n,) integer sample ids, needed with ``num_samples`` and ignored without.
+
+        Raises:
+            ConfigurationError: If shapes or ids do not fit, or a value is not finite.
+        """
+        self._add([x, y], ids)
+
+    def compute(self) -> Tensor:
+        """Return the shared dimensions, a 0-dim float64 tensor; NaN with a warning for too few samples."""
+        return self._evaluate().ensd
 
 
 class Moments:
