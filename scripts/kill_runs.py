@@ -1,11 +1,12 @@
 """Kill fits, sweeps and ``reproduce`` again and again, let them go on, and print what was lost or changed.
 
-    python scripts/kill_runs.py [--fits N] [--sweeps N] [--reproduce N [--jobs J]] [--seed S]
-        [--seconds LIMIT] [--folder DIR] [--elsewhere DIR]
+    python scripts/kill_runs.py [--fits N] [--sweeps N] [--reproduce N [--jobs J]] [--workers N]
+        [--schedulers N] [--seed S] [--seconds LIMIT] [--folder DIR] [--elsewhere DIR]
 
-N is a number of kills. DIR are folders on different file systems, by default one in ``$TMPDIR`` and one in
-``/dev/shm``: checkpoints lie on one and ``$TMPDIR`` on the other. Weights must be equal bit for bit; tables
-and summaries apart from times. Use it with ``OMP_NUM_THREADS=1``.
+N is a number of kills; those of Dask's workers and schedulers need the extra ``cluster``. DIR are folders on
+different file systems, by default one in ``$TMPDIR`` and one in ``/dev/shm``: checkpoints lie on one and
+``$TMPDIR`` on the other. Weights must be equal bit for bit; tables and summaries apart from times; nothing
+may be left of what was started. Use it with ``OMP_NUM_THREADS=1``.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import torch
 
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path[:0] = map(str, (TESTS, TESTS / "phases", TESTS / "sweeps"))
+from killed_clusters import kill_cluster  # type: ignore[import-not-found]  # noqa: E402
 from killed_runs import (  # type: ignore[import-not-found]  # noqa: E402
     REPRODUCE,
     kill_command,
@@ -32,7 +34,7 @@ from killed_runs import (  # type: ignore[import-not-found]  # noqa: E402
 def main() -> int:
     """Kill; return 1 where something was lost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("fits", "sweeps", "reproduce"):
+    for name in ("fits", "sweeps", "reproduce", "workers", "schedulers"):
         parser.add_argument(f"--{name}", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="of reproduce")
     parser.add_argument("--seed", type=int, default=0)
@@ -60,6 +62,13 @@ def main() -> int:
             if count := getattr(given, name):
                 (here / name).mkdir()
                 tally = kill_command(words, out, here / name, count, given.seed, end - time.monotonic())
+                print(f"{name}: {tally}", *tally.bad, sep="\n  ", flush=True)
+                bad += len(tally.bad)
+        for name in ("workers", "schedulers"):
+            if count := getattr(given, name):
+                (here / name).mkdir()
+                whom = name.removesuffix("s")
+                tally = kill_cluster(whom, here / name, count, given.seed, end - time.monotonic())
                 print(f"{name}: {tally}", *tally.bad, sep="\n  ", flush=True)
                 bad += len(tally.bad)
     finally:

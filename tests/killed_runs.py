@@ -375,17 +375,12 @@ def kill_command(
         seconds: When to stop all the same.
     """
     rnd, tally, end = random.Random(seed), Tally(), time.monotonic() + seconds
-
-    def table(home: Path) -> dict[str, Any]:
-        path = home / out
-        return {name: rows_of(path.with_name(name)) for name in ("results.csv", "measures.csv")}
-
     whole = folder / "whole"
     code = _command(words, whole, None)
     if code:
         raise RuntimeError((whole / "command.txt").read_text()[-2000:])
     preload((whole / "modules.txt").read_text().split())
-    wanted = table(whole)
+    wanted = tables_of(whole / out)
     began = time.monotonic()
     _command(words, folder / "again", None)
     duration = time.monotonic() - began
@@ -402,7 +397,7 @@ def kill_command(
             if done is None:
                 died += 1
                 tally.killed[whom] += 1
-                kept.update(_whole_rows(home / out))
+                kept.update(whole_rows(home / out))
         if not died:
             tally.ended += 1
             shutil.rmtree(home)
@@ -413,8 +408,8 @@ def kill_command(
             code = _command([*words[:2], "--retry", *words[2:]] if words[0] == "sweep" else words, home, None)
         tally.resumed += 1
         amiss = [] if code == 0 else [f"code {code}: {(home / 'command.txt').read_text()[-300:]}"]
-        amiss += differing(wanted, table(home)) + leftovers(home)
-        now = _whole_rows(home / out)
+        amiss += differing(wanted, tables_of(home / out)) + leftovers(home)
+        now = whole_rows(home / out)
         amiss += [
             f"row {run} changed" for run, row in before.items() if now.get(run) != row and not row["error"]
         ]
@@ -424,7 +419,12 @@ def kill_command(
     return tally
 
 
-def _whole_rows(path: Path) -> dict[str, dict[str, str]]:
+def tables_of(path: Path) -> dict[str, Any]:
+    """Return the rows of a table and its measures, apart from times."""
+    return {name: rows_of(path.with_name(name)) for name in ("results.csv", "measures.csv")}
+
+
+def whole_rows(path: Path) -> dict[str, dict[str, str]]:
     """Return the rows by run that are whole, times included."""
     if not path.exists():
         return {}

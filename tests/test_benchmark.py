@@ -55,6 +55,15 @@ def test_the_sweep_is_benchmarked(
 
 
 @pytest.mark.slow
+def test_many_runs_are_benchmarked() -> None:
+    from benchmarks.runs import benchmark_runs
+
+    (cost, *_), *_ = rows = [(what, value) for what, value, _ in benchmark_runs(quick=True)]
+    assert cost.startswith("2 runs of 0.5 s, 2 at a time: all else")
+    assert all(0 < value < 120 for _, value in rows)
+
+
+@pytest.mark.slow
 def test_the_diagnostics_are_benchmarked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ import ast
 import importlib
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = [
     "errors",
+    "files",
+    "locks",
+    "ranges",
+    "spreadsheets",
+    "storage",
+    "outputs",
+    "pickles",
     "identity",
     "functional",
     "models",
@@ -20,6 +28,7 @@ PACKAGES = [
     "callbacks",
     "phases",
     "modules",
+    "runs",
     "experiments",
     "tables",
     "figures",
@@ -28,6 +37,7 @@ PACKAGES = [
     "sweeps",
     "cli",
 ]
+OF_RUNS = ["errors", "files", "identity", "locks", "ranges", "runs", "spreadsheets", "storage"]
 WITHOUT_LIGHTNING = ["errors", "identity", "functional", "models", "integrators", "metrics"]
 SOURCES = sorted([*ROOT.glob("lit_aux/**/*.py"), *ROOT.glob("callbacks/**/*.py")])
 
@@ -37,13 +47,19 @@ def package_of(path: Path) -> str:
     return parts[0] if parts[0] == "callbacks" else parts[1]
 
 
-def imports(path: Path) -> set[str]:
-    """Return every module that a file imports, anywhere in it but for type checkers alone."""
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = ("lit_aux", *parts) if parts[0] == "callbacks" else parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def imports(path: Path, for_types: bool = False) -> set[str]:
+    """Return every module that a file imports, anywhere in it; for type checkers alone only if asked for."""
     tree = ast.parse(path.read_text())
     only_types = {
         id(inner)
         for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not for_types
         for inner in ast.walk(node)
     }
     found = set()
@@ -76,6 +92,31 @@ def test_imports_run_downwards(path: Path) -> None:
             assert not name.startswith(("lit_aux.models", "lit_aux.data")), name
         if package in WITHOUT_LIGHTNING:
             assert parts[0] not in ("lightning", "pytorch_lightning", "lightning_fabric"), name
+
+
+def test_many_runs_know_nothing_of_what_they_are() -> None:
+    for path in SOURCES:
+        names = [name.split(".") for name in imports(path, for_types=True)]
+        known = {name[1] for name in names if name[0] == "lit_aux" and len(name) > 1}
+        assert package_of(path) != "runs" or known <= {*OF_RUNS}, path.name
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    files = {module_of(path): path for path in SOURCES}
+
+    def file_of(name: str) -> str:
+        """Return the file that has a name, which may be that of a file."""
+        return name if name in files else name.rpartition(".")[0]
+
+    graph = {
+        module: {file_of(name) for name in imports(path, for_types=True) if name.startswith("lit_aux.")}
+        for module, path in files.items()
+    }
+    assert {name for names in graph.values() for name in names} <= {*files}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as circle:
+        pytest.fail(" <- ".join(circle.args[1]))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lit_aux.errors import ClusterError, ConfigurationError, RankError
@@ -37,7 +38,7 @@ def run_batch(jobs: Sequence[Job], path: Path, engine: Engine, retry: bool) -> i
     """
     with ResultsTable(path) as table:
         if retry:
-            _forget_failed(jobs, table)
+            jobs = _again(jobs, table)
         rows = rows_by_run(jobs, table)
         converged = sum(row["converged"] == "true" for found in rows.values() for row in found)
         code = None
@@ -91,13 +92,14 @@ def summarize(jobs: Sequence[Job], table: ResultsTable) -> int:
     return 1 if failed or len(rows) < len(jobs) else 0
 
 
-def _forget_failed(jobs: Sequence[Job], table: ResultsTable) -> None:
-    """Let runs whose row says that they failed be done again."""
+def _again(jobs: Sequence[Job], table: ResultsTable) -> list[Job]:
+    """Let runs whose row says that they failed be done again; return all jobs."""
     failed = {run.partition("-")[0] for run in table.failed()} & {key_of(job) for job in jobs}
     for job in jobs:
         if key_of(job) in failed and job.folder is not None:
-            forget(job.folder)
+            forget(job.folder)  # here; on other machines, whoever gets the job does so
     table.remove({run for run in table.failed() if run.partition("-")[0] in failed})
+    return [replace(job, retry=key_of(job) in failed) for job in jobs]
 
 
 def _error(rows: Sequence[Mapping[str, str]]) -> str:

@@ -39,6 +39,7 @@ class Job:
         environment: What is set in the environment of its process.
         imports: Modules that it needs, so that they are imported once for many jobs.
         reuse: Whether its process may carry out another job afterwards.
+        retry: Whether it is carried out again where its folder, on whatever machine, says that it failed.
     """
 
     title: str
@@ -51,6 +52,7 @@ class Job:
     environment: Mapping[str, str] = field(default_factory=dict)
     imports: tuple[str, ...] = ()
     reuse: bool = False
+    retry: bool = False
 
 
 @dataclass(frozen=True)

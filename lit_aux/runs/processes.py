@@ -158,7 +158,9 @@ class Children:
             OSError: If the mark of an end cannot be written.
         """
         if job.folder is not None and (before := read_outcome(job.folder)) is not None:
-            return collected(job, before, place, tell)
+            if not (job.retry and before.error):
+                return collected(job, before, place, tell)
+            forget(job.folder)
         try:
             child = self._child(job, place)
         except (EOFError, OSError):
@@ -209,7 +211,11 @@ class Children:
 
     def _child(self, job: Job, place: int) -> Child:
         """Send a job to a child, an idle one where there is one that may take it."""
-        child = self._idle.pop(place, None) if job.reuse else None
+        child = self._idle.pop(place, None)
+        if child is not None and not job.reuse:  # with the memory that it holds, a GPU's too
+            child.kill()
+            child.end()
+            child = None
         if child is None:
             try:
                 child = self._new(job)

@@ -5,9 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 
 from toys import until
 
@@ -33,10 +34,16 @@ asyncio.run(main())
 
 
 class LocalCluster:
-    """A scheduler and its workers, each a process of its own, which can be killed."""
+    """A scheduler and its workers, each a process of its own, which can be killed.
 
-    def __init__(self, folder: Path, path: list[Path]) -> None:
+    Args:
+        folder: Where they work; the scheduler file lies there, too, in place of that of another before.
+        path: Where workers find modules.
+    """
+
+    def __init__(self, folder: Path, path: Sequence[Path] = ()) -> None:
         self.folder, self.file = folder, folder / "scheduler.json"
+        self.file.unlink(missing_ok=True)
         found = [*map(str, path), os.environ.get("PYTHONPATH", "")]
         self._environment = {
             **os.environ,
@@ -56,8 +63,7 @@ class LocalCluster:
 
     def add_worker(self, **resources: float) -> "subprocess.Popen[bytes]":
         """Start a worker of one thread, in a working folder of its own."""
-        home = self.folder / f"worker{len(self.workers)}"
-        home.mkdir()
+        home = Path(mkdtemp(prefix="worker", dir=self.folder))
         self.workers.append(self._start(_WORKER, str(self.file), str(home), json.dumps(resources), here=home))
         return self.workers[-1]
 
@@ -71,6 +77,14 @@ class LocalCluster:
             stderr=subprocess.STDOUT,
         )
 
+    def closed(self, seconds: float) -> bool:
+        """Return whether every worker ends by itself in time."""
+        try:
+            until(lambda: all(worker.poll() is not None for worker in self.workers), seconds)
+        except AssertionError:
+            return False
+        return True
+
     def kill(self) -> None:
         """End everything."""
         for process in (*self.workers, self.scheduler):
@@ -82,7 +96,7 @@ class LocalCluster:
 def cluster(folder: Path, workers: int, *path: Path, **resources: float) -> Iterator[LocalCluster]:
     """Start a scheduler and workers; kill them in the end."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = LocalCluster(folder, [*path])
+    made = LocalCluster(folder, path)
     try:
         for _ in range(workers):
             made.add_worker(**resources)

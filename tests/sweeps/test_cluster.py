@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from cluster_helpers import LocalCluster, cluster
-from sweep_helpers import ROOT, rows_of, toy, write_sweep
+from sweep_helpers import ROOT, rows_of, toy, well, write_sweep
 from toys import until
 
 from lit_aux.cli import main
@@ -94,6 +94,16 @@ def test_what_a_worker_lacks_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     (row,) = rows_of(TABLE)
     assert "ModuleNotFoundError: No module named 'sweep_helpers'" in row["error"]
     assert row["error"].startswith("worker tcp://127.0.0.1:")
+
+
+def test_failed_runs_are_tried_again_in_folders_that_are_not_seen_here(
+    warm: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid([1], 2, trouble=["raises"])
+    assert run(["s.yaml", "--cluster", warm.address], toy) == 1
+    monkeypatch.setattr("lit_aux.runs.batch.forget", lambda folder: None)  # there is no such folder here
+    assert run(["s.yaml", "--cluster", warm.address, "--retry"], well) == 0
+    check_once(2)
 
 
 def test_a_worker_that_dies_costs_nothing(fresh: LocalCluster) -> None:

@@ -1,8 +1,9 @@
-"""``reproduce`` and ``sweep`` that are killed, they or their children: no row is lost, changed or doubled."""
+"""``reproduce`` and ``sweep`` that are killed, or children, or Dask: no row is lost, changed or doubled."""
 
 from pathlib import Path
 
 import pytest
+from killed_clusters import kill_cluster
 from killed_runs import REPRODUCE, afresh, kill_command, sweep_words
 
 
@@ -21,4 +22,13 @@ def test_a_sweep_goes_on(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     tally = afresh(kill_command, words, "out/results.csv", tmp_path / "runs", 20, seed=2)
     assert tally.killed.total() >= 20
+    assert not tally.bad, "\n".join(tally.bad)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("whom", "count"), [("worker", 3), ("scheduler", 2)])
+def test_a_sweep_on_a_cluster_goes_on(whom: str, count: int, tmp_path: Path) -> None:
+    pytest.importorskip("distributed", reason="needs the extra cluster")
+    tally = kill_cluster(whom, tmp_path, count, seed=2)
+    assert tally.killed.total() >= count
     assert not tally.bad, "\n".join(tally.bad)

@@ -19,6 +19,8 @@ from lit_aux.cli.sweep import run
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import ResultsTable
 from lit_aux.runs.engines import Processes
+from lit_aux.runs.job import Job, Report
+from lit_aux.runs.processes import Children
 from lit_aux.runs.progress import Progress
 from lit_aux.runs.runner import Runner
 from lit_aux.sweeps.file import read_sweep
@@ -311,6 +313,25 @@ def test_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [processes.threads_of(jobs) for jobs in (1, 2, 7, 9)] == [7, 3, 1, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert [processes.threads_of(jobs) for jobs in (1, 2, 7)] == [2, 2, 1]
+
+
+def say_who(report: Report) -> None:
+    """Tell the number of this process."""
+    report.rows(str(os.getpid()), [], [])
+
+
+def test_an_idle_process_ends_when_a_job_comes_that_it_cannot_take() -> None:
+    told: list[int] = []
+    children = Children(1)
+    try:
+        for reuse in (True, True, False):
+            job = Job("who", {}, say_who, reuse=reuse)
+            children.carry_out(job, 0, lambda event: told.append(int(event.content[0])))
+        first, second, third = told
+        assert first == second != third
+        assert not Path(f"/proc/{first}").exists()
+    finally:
+        children.close()
 
 
 def test_no_more_than_jobs_at_a_time() -> None:
