@@ -46,15 +46,15 @@ napoleon_use_ivar = True
 # inventories would have to be fetched, and the site builds without a network.
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(abc|collections|lightning|numpy|os|pathlib|torch|torchmetrics)\..*"),
+    ("py:.*", r"(abc|collections|concurrent|lightning|numpy|os|pathlib|torch|torchmetrics)\..*"),
     ("py:class", "Trainer|Tensor|Optimizer|LRScheduler|ArgsType"),
     # types of single parts that nobody needs to import
     ("py:.*", r"(.*\.)?(ImageFiles|ResumableLoader|Samples|TaskLoader|InputFormat|FactorFit|Placement)"),
     ("py:.*", r"lit_aux\.figures\.(layout\.Request|results\.FIGURES)"),
     ("py:class", r"lit_aux\.trajectories\.\w+\.(Trajectory|Study|Analysis)"),
     ("py:func", r"lit_aux\.regimes\.sweep_options\.resolved"),
-    ("py:.*", r"lit_aux\.models\._\w+\.\w+Objective"),
-    ("py:class", r"(lit_aux\.callbacks\._brought_back\.Brought|FailedMeasurement|.*\.JointLosses)"),
+    ("py:.*", r"lit_aux\.models\.\w+\.\w+Objective"),
+    ("py:class", r"(lit_aux\.callbacks\._processes\.Brought|FailedMeasurement|.*\.JointLosses)"),
 ]
 
 # A prompt is no part of a command.
