@@ -1,6 +1,9 @@
 """Plans the runs of an experiment: what the table lacks, a slice of the grid at a time."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -199,13 +202,36 @@ def train_students(report: Report, group: Sequence[Run], options: Options) -> No
         group: The runs.
         options: How they are carried out.
     """
-    from lit_aux.experiments.students import quiet, train_slice
+    from lit_aux.experiments.students import train_slice
 
     def emit(run: Run, row: Row, measures: Sequence[Row]) -> None:
         report.rows(run.run_hash, *_rows(run, row, measures))
 
     with quiet():
         train_slice(group, options, report.step, emit)
+
+
+_LOGGERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.pytorch.trainer.connectors.checkpoint_connector",
+)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let Lightning say nothing but warnings, and not those that concern no student."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    before = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for message in (".*LeafSpec.*", ".*across ranks is zero.*", ".*num_workers.*"):
+            warnings.filterwarnings("ignore", message=message)
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.WARNING)
+            yield
+        finally:
+            for logger, level in zip(loggers, before, strict=True):
+                logger.setLevel(level)
 
 
 def fit_image(

@@ -2,10 +2,7 @@
 
 import hashlib
 import json
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -344,29 +341,6 @@ class _Watch(Callback):
             for row in students.results.get(students.run.phase.name, [])[self._told :]:
                 self._told += 1
                 self.ended(row)
-
-
-_LOGGERS = (
-    "lightning.pytorch.utilities.rank_zero",
-    "lightning.pytorch.trainer.connectors.checkpoint_connector",
-)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Let Lightning say nothing but warnings, and not those that concern no student."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    before = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        for message in (".*LeafSpec.*", ".*across ranks is zero.*", ".*num_workers.*"):
-            warnings.filterwarnings("ignore", message=message)
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.WARNING)
-            yield
-        finally:
-            for logger, level in zip(loggers, before, strict=True):
-                logger.setLevel(level)
 
 
 Kind = Literal["readout", "tangent"]

@@ -14,7 +14,8 @@ from lit_aux.data import TeacherDataModule
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import EXPERIMENTS, Options, Run, cells
 from lit_aux.experiments.options import INTEGRATORS
-from lit_aux.experiments.students import data_of, quiet, train_again
+from lit_aux.experiments.reproduction import quiet
+from lit_aux.experiments.students import data_of, train_again
 from lit_aux.functional.gradient_flow import PATHWAYS, gradient_flow_limit
 from lit_aux.regimes.student_features import StudentFeatures, student_weights
 from lit_aux.runs.csv_file import CsvFile

@@ -23,7 +23,7 @@ _CONNECT = 20.0  # seconds for a scheduler to answer
 _LOOK = 0.5  # seconds between two looks whether a job is still wanted
 _PACKAGES = ("lit_aux", "torch", "lightning", "numpy")
 _GPU = "GPU"
-_TALKERS = ("distributed", "distributed.client", "distributed.core", "tornado.application", "asyncio")
+_TALKERS = ("distributed", "tornado", "asyncio")
 
 
 class Cluster:
@@ -44,6 +44,7 @@ class Cluster:
     def __init__(self, address: str) -> None:
         self.address = address
         self._client = _connect(address)
+        _silence()
         self._topic = f"lit-aux-{uuid.uuid4().hex}"
         self._jobs: dict[int, tuple[Job, Tell]] = {}
         self._open: set[Future[Any]] = set()
@@ -93,7 +94,6 @@ class Cluster:
         waiting = [future for future in self._open if not future.done()]
         for future in waiting:
             future.cancel()
-        _silence()
         with suppress(Exception):
             self._executor.shutdown(wait=False)
         with suppress(Exception):
@@ -133,14 +133,14 @@ class Cluster:
         tell(Event("end", job, number, end))
 
     def _lost(self) -> ClusterError:
-        _silence()
         return ClusterError(f"--cluster {self.address}: the connection to the scheduler was lost")
 
 
 def _silence() -> None:
-    """Let Dask say nothing more of a connection that is lost or closed: one line says it."""
-    for name in _TALKERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    """Let Dask say nothing of connections that are lost or closed: one line of ours says it."""
+    for name in [*logging.root.manager.loggerDict, *_TALKERS]:
+        if name.partition(".")[0] in _TALKERS:
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def _connect(address: str) -> Any:

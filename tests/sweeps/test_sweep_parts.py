@@ -15,9 +15,10 @@ from lit_aux.cli import AuxiliaryCLI, main
 from lit_aux.cli.sweep import run as sweep
 from lit_aux.errors import ConfigurationError
 from lit_aux.runs.folder import cause, last_line
+from lit_aux.sweeps.distributions import DISTRIBUTIONS, check, draw
 from lit_aux.sweeps.file import read_sweep
 from lit_aux.sweeps.jobs import asks_for_several
-from lit_aux.sweeps.points import DISTRIBUTIONS, check, draw, points
+from lit_aux.sweeps.points import points
 from lit_aux.sweeps.run import SweepRun, configured, expand, fit_words, sweep_runs, without
 
 COMMAND = ["${env}", "lit-aux", "fit", "--config", "c.yaml", "--trainer.logger", "wandb", "${args}"]
