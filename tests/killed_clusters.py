@@ -179,7 +179,13 @@ def _with_killed_scheduler(
 
 
 def _complete(cluster: LocalCluster) -> None:
-    """Bring a cluster to two workers."""
+    """Bring a cluster to two workers.
+
+    Raises:
+        RuntimeError: If its scheduler has ended, which nobody here has killed.
+    """
+    if (code := cluster.scheduler.poll()) is not None:
+        raise RuntimeError(f"the scheduler has ended with code {code}: {cluster.folder / 'output.txt'}")
     cluster.workers = [worker for worker in cluster.workers if worker.poll() is None]
     while len(cluster.workers) < 2:
         cluster.add_worker()

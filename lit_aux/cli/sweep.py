@@ -1,7 +1,8 @@
 """``lit-aux sweep``: its options, and which of its ways of running a sweep they ask for."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from lit_aux.outputs import check_folder, check_output
 from lit_aux.ranges import MOST_JOBS
 from lit_aux.runs.batch import run_batch
 from lit_aux.runs.engines import Processes, workers_of
-from lit_aux.runs.job import CLUSTER
+from lit_aux.runs.job import CLUSTER, Job
 from lit_aux.sweeps.file import SweepFile, read_sweep
 from lit_aux.sweeps.jobs import LitAux, jobs_of
 from lit_aux.sweeps.points import MOST_RUNS, points
@@ -39,6 +40,7 @@ _OPTIONS: Options = {
     "retry": Option("try runs again that failed", bool),
     "collect": Option("write the rows of runs that tasks have ended into the table; train nothing", bool),
 }
+_WAYS = ("slurm", "task", "collect", "cluster")
 _OF_FIT = ("--model", "--data", "--trainer", "--config", "--seed_everything")
 _TEXT = """\
 Run what a W&B sweep file says, without W&B: a grid or a random sweep, on this machine or on a cluster.
@@ -94,31 +96,48 @@ def run(arguments: Sequence[str], lit_aux: LitAux | None = None, check: Check | 
         script = check_output("--slurm", given.slurm, inputs=[given.file], kind="batch script of a sweep")
     found = points(sweep, given.method, given.count, given.seed)
     runs = sweep_runs(sweep, found, out, extra, given.logger)
-    if check is not None and given.task is None and not given.collect and not (out / "results.csv").exists():
-        _check_options(sweep, runs[0], check)
-    if given.task is None:
-        for note in sweep.notes:
-            print(f"note: {note}")
-        if len(runs) < len(found):
-            print(f"note: {len(found) - len(runs)} of {len(found)} points are the same as others: run once")
-    if script is not None:
-        from lit_aux.runs.slurm import write_script
-
-        chosen = [f"--{n}={v}" for n in ("count", "seed", "method", "logger") if (v := given[n])]
-        chosen += ["--retry"] if given.retry else []
-        write_script(script, Path(given.file), out, len(runs), chosen, extra, given.jobs, given.sbatch)
-        return 0
     jobs = jobs_of(runs, _importable(lit_aux))
-    if given.task is not None:
-        from lit_aux.runs.slurm import run_task
+    table = out / "results.csv"
+    with _processes(given, jobs[0]) as engine:
+        if check is not None and given.task is None and not given.collect and not table.exists():
+            _check_options(sweep, runs[0], check)
+        if given.task is None:
+            for note in sweep.notes:
+                print(f"note: {note}")
+            if len(runs) < len(found):
+                print(
+                    f"note: {len(found) - len(runs)} of {len(found)} points are the same as others: run once"
+                )
+        if script is not None:
+            from lit_aux.runs.slurm import write_script
 
-        return run_task(jobs, given.task, given.retry)
-    if given.collect:
-        from lit_aux.runs.slurm import collect
+            chosen = [f"--{n}={v}" for n in ("count", "seed", "method", "logger") if (v := given[n])]
+            chosen += ["--retry"] if given.retry else []
+            write_script(script, Path(given.file), out, len(runs), chosen, extra, given.jobs, given.sbatch)
+            return 0
+        if given.task is not None:
+            from lit_aux.runs.slurm import run_task
 
-        return collect(jobs, out / "results.csv")
-    engine = Processes(given.jobs or 1) if given.cluster is None else workers_of(given.cluster)
-    return run_batch(jobs, out / "results.csv", engine, given.retry)
+            return run_task(jobs, given.task, given.retry)
+        if given.collect:
+            from lit_aux.runs.slurm import collect
+
+            return collect(jobs, table)
+        return run_batch(jobs, table, engine or workers_of(given.cluster), given.retry)
+
+
+@contextmanager
+def _processes(given: Any, first: Job) -> Iterator[Processes | None]:
+    """Give the processes of this machine, which import what runs need meanwhile; None for the other ways."""
+    if any(given[name] not in (None, False) for name in _WAYS):
+        yield None
+        return
+    engine = Processes(given.jobs or 1)
+    try:
+        engine.prepare(first)
+        yield engine
+    finally:
+        engine.stop()
 
 
 def _check_fit(options: list[str]) -> None:
@@ -153,7 +172,7 @@ def _importable(lit_aux: LitAux) -> LitAux:
 
 def _check(given: Any) -> None:
     """Raise for options that do not go together, and numbers that are too small."""
-    given_ways = {name: given[name] for name in ("slurm", "task", "collect", "cluster")}
+    given_ways = {name: given[name] for name in _WAYS}
     asked = [f"--{name}" for name, value in given_ways.items() if value is not None and value is not False]
     if len(asked) > 1:
         raise ConfigurationError(f"{asked[0]}: does not go with {asked[1]}; they are steps of one sweep")

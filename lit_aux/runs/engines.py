@@ -116,6 +116,10 @@ class Processes:
         for place in range(jobs):
             self._places.put(place)
 
+    def prepare(self, job: Job) -> None:
+        """Import what a job needs while this process does something else."""
+        self._children.prepare(job.imports)
+
     def submit(self, job: Job, tell: Tell) -> "Future[None]":
         """Take a job, to be carried out as soon as a thread is free."""
         return self._threads.submit(self._carry_out, job, tell)

@@ -147,6 +147,12 @@ class Children:
         self._stopped = False
         self._unwanted: set[int] = set()
 
+    def prepare(self, modules: Iterable[str]) -> None:
+        """Let what jobs need be imported meanwhile, so that the first begins the sooner."""
+        if _FORKS:
+            with self._lock:
+                self._server = self._server or _Server(modules, self.threads)
+
     def carry_out(self, job: Job, place: int, tell: Tell) -> End:
         """Carry out a job in a child process; tell what it tells, and wait for its end.
 
@@ -208,6 +214,7 @@ class Children:
         self._idle.clear()
         if self._server is not None:
             self._server.close()
+            self._server = None
 
     def _child(self, job: Job, place: int) -> Child:
         """Send a job to a child, an idle one where there is one that may take it."""

@@ -16,7 +16,7 @@ from lit_aux.sweeps.run import SweepRun
 LitAux = Callable[[list[str]], int]
 """Carries out a command line; a function of a module."""
 _SETUPS = {"SingleTaskModule": "STL", "MultiTaskModule": "MTL", "PretrainFinetuneModule": "PT+FT"}
-_OF_PROGRAM = {
+_OF_PROGRAM: dict[str, tuple[str, ...]] = {
     "lit_aux.cli": (
         "lit_aux.cli.lightning_cli",
         "omegaconf",

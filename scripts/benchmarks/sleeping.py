@@ -1,10 +1,9 @@
-"""A stand-in for ``lit-aux fit`` that sleeps: a run whose time is known, with the imports of a real one."""
+"""A stand-in for ``lit-aux fit`` that sleeps: a run whose time is known, all else as for a real one."""
 
 import sys
 import time
 from pathlib import Path
 
-from lit_aux.cli import lightning_cli  # noqa: F401 - the server imports it for real runs
 from lit_aux.cli.sweep import run
 from lit_aux.experiments import ResultsTable
 
@@ -18,7 +17,16 @@ def sleep(arguments: list[str]) -> int:
     return 0
 
 
+def look(options: list[str]) -> None:
+    """Import what looking at the options of a real run does."""
+    from lit_aux.cli import lightning_cli
+
+    assert lightning_cli
+
+
 if __name__ == "__main__":
     from benchmarks.sleeping import sleep as importable  # by the name that other processes know
+    from lit_aux.sweeps import jobs
 
-    sys.exit(run(sys.argv[1:], importable))
+    jobs._OF_PROGRAM["benchmarks.sleeping"] = ("lit_aux.cli", *jobs._OF_PROGRAM["lit_aux.cli"])
+    sys.exit(run(sys.argv[1:], importable, look))

@@ -315,6 +315,21 @@ def test_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [processes.threads_of(jobs) for jobs in (1, 2, 7)] == [2, 2, 1]
 
 
+def test_processes_import_while_options_are_looked_at_and_end_where_they_are_refused() -> None:
+    grid([1], 1)
+    before, meanwhile = processes_of_here(), set()
+
+    def check(options: list[str]) -> None:
+        meanwhile.update(processes_of_here() - before)
+        raise ConfigurationError("--trouble: refused")
+
+    with pytest.raises(ConfigurationError, match="refused"):
+        run(["s.yaml"], toy, check)
+    assert len(meanwhile) == 1
+    assert processes_of_here() == before
+    assert not Path("runs").exists()
+
+
 def say_who(report: Report) -> None:
     """Tell the number of this process."""
     report.rows(str(os.getpid()), [], [])
