@@ -39,6 +39,7 @@ PACKAGES = [
     "lit_aux.modules",
     "lit_aux.phases",
     "lit_aux.regimes",
+    "lit_aux.runs",
 ]
 
 

@@ -57,11 +57,12 @@ def main(control: socket.socket) -> None:
 @contextmanager
 def _while_wanted(control: socket.socket) -> Iterator[None]:
     """End at once, not only after a long import, where nobody is at the other end of the socket."""
+    hangup = select.poll()
+    hangup.register(control, 0)  # seen also behind requests that nobody has read yet
 
     def look(*_: object) -> None:
-        with suppress(BlockingIOError):
-            if not control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
-                os._exit(0)
+        if hangup.poll(0):
+            os._exit(0)
 
     before = signal.signal(signal.SIGALRM, look)
     signal.setitimer(signal.ITIMER_REAL, _LOOK, _LOOK)

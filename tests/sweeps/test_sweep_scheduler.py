@@ -242,6 +242,8 @@ def test_a_server_that_imports_ends_with_its_scheduler(tmp_path: Path) -> None:
             [sys.executable, "-m", "lit_aux.runs.server", str(theirs.fileno())], pass_fds=[theirs.fileno()]
         )
     ours.sendall(json.dumps({"modules": ["slow_module"], "path": [str(tmp_path)]}).encode() + b"\n")
+    with open(os.devnull) as file:
+        socket.send_fds(ours, [b"f"], [file.fileno()])  # a child is asked for meanwhile
     with pytest.raises(subprocess.TimeoutExpired):
         server.wait(1)
     ours.close()
