@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.integrators.base import Integrator, finite_start
+from lit_aux.integrators.objective import Kinked
 from lit_aux.integrators.state import Floats, IntegratorState, Step, index_of
 from lit_aux.ranges import Range, check
 
@@ -76,6 +77,8 @@ class GradientFlow(Integrator):
         self.power_iterations, self.landing = power_iterations, landing
 
     def _begin(self, state: IntegratorState) -> None:
+        if isinstance(state.objective, Kinked):
+            state.objective = state.objective.rounded(self.tolerance)
         y = state.theta.clone()
         slope = torch.empty_like(y)
         losses = finite_start(state.objective.value_and_gradient(y, slope))

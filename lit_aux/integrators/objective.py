@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from copy import copy
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -34,6 +34,18 @@ class Objective(Protocol):
 
     def select(self, keep: Tensor) -> "Objective":
         """Return the objective of some of the replicas; ``keep`` holds their indices in rising order."""
+
+
+@runtime_checkable
+class Kinked(Objective, Protocol):
+    """Losses whose gradients jump where a unit turns on or off, and that can do without the jumps."""
+
+    def rounded(self, angle: float) -> Objective:
+        """Return the same losses with gradients that change over an angle.
+
+        Args:
+            angle: Of a unit's weights to the hyperplane on which they jump, in radians.
+        """
 
 
 class FunctionObjective:

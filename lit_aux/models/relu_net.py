@@ -252,3 +252,72 @@ class ReLUObjective:
         made = ReLUObjective(size, tasks, scale, frozen, self._chunk)
         made._buffers = self._buffers
         return made
+
+    def rounded(self, angle: float) -> "ReLUObjective":
+        """Return one whose gradients have no jumps; see :class:`~lit_aux.integrators.objective.Kinked`."""
+        if self._frozen is not None:  # the readouts' gradients have none
+            return self
+        made = _RoundedObjective(
+            (self.hidden, self.width, self.count), self._tasks, self._scale, None, self._chunk
+        )
+        made.angle, made._buffers = angle, self._buffers
+        return made
+
+
+class _RoundedObjective(ReLUObjective):
+    """The same losses; a unit whose angle to the hyperplane of a row is small takes part of its gradient.
+
+    The part rises linearly from 0 to 1 while the angle between the two goes from -angle/2 to angle/2. Weights
+    are measured in their own length, so that |w|^2 - v^2 of a unit is conserved as with sharp kinks.
+    """
+
+    angle: float
+
+    def _add(
+        self,
+        rows: _Rows,
+        inside: slice,
+        some: slice,
+        first: Tensor,
+        readout: Tensor,
+        losses: Tensor,
+        gradients: tuple[Tensor | None, Tensor] | None,
+    ) -> None:
+        if gradients is None or gradients[0] is None:
+            super()._add(rows, inside, some, first, readout, losses, gradients)
+            return
+        outputs = slice(rows.start, rows.start + rows.targets.shape[2])
+        scale = (2 * rows.weight) * self._scale[some, None, None]
+        length = torch.linalg.vector_norm(first, dim=2, keepdim=True)
+        width = length.mul(self.angle).clamp_min_(torch.finfo(first.dtype).tiny)
+        half = 0.5 * (length > 0).to(first)  # units of length 0 stay where they are
+        turned, weights = first / width, readout[:, outputs] * width.mT
+        pulls = [torch.zeros_like(first) for _ in range(weights.shape[1])]
+        for begin in range(0, len(rows.x), BLOCK):
+            x = rows.x[begin : begin + BLOCK]
+            size = torch.linalg.vector_norm(x, dim=1).clamp_min_(torch.finfo(x.dtype).tiny)
+            hidden, part = self._parts(x / size[:, None], turned)
+            errors = torch.matmul(weights, hidden).mul_(size)  # (k, o, n)
+            errors.sub_(rows.targets[inside, begin : begin + BLOCK].mT)
+            losses[some].add_(errors.square().sum((1, 2)), alpha=rows.weight)
+            errors.mul_(scale)
+            for number, pull in enumerate(pulls):
+                inputs = errors[:, number, :, None] * x
+                pull.baddbmm_(part, inputs).addcmul_(half, inputs.sum(1, keepdim=True))
+        for number, pull in enumerate(pulls):
+            output = rows.start + number
+            gradients[0][some].addcmul_(readout[:, output, :, None], pull)
+            gradients[1][some, output].add_(torch.linalg.vecdot(first, pull))
+
+    def _parts(self, x: Tensor, turned: Tensor) -> tuple[Tensor, Tensor]:
+        """Return activations (k, H, n) in units of the ramp's width, and its height less a half."""
+        shape = (2, len(turned), self.hidden, len(x))
+        if shape not in self._buffers:
+            self._buffers[shape] = turned.new_empty(shape)
+        hidden, part = self._buffers[shape]
+        torch.matmul(turned, x.T, out=hidden)
+        torch.clamp(hidden, -0.5, 0.5, out=part)
+        return hidden.relu_(), part
+
+    def _like(self, tasks: list[_Task], scale: Tensor, frozen: Tensor | None) -> ReLUObjective:
+        return super()._like(tasks, scale, frozen).rounded(self.angle)
