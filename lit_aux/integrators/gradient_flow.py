@@ -21,6 +21,10 @@ Control = dict[str, NDArray[Any]]
 DAMPING = 2 / 13
 POWER = 0
 """Stage of a replica whose curvature is being estimated."""
+LANDING = -1
+"""Stage of a replica that looks for its end on the chord of its last step."""
+LANDINGS = 12
+"""Most attempts to end just below the threshold."""
 NUDGE = 1e-3
 """Size of the gradient differences that tell the curvature, relative to the parameters: with much smaller
 ones a single ReLU that turns on in between looks like a curvature of thousands."""
@@ -121,14 +125,19 @@ class GradientFlow(Integrator):
         state.counts.evaluations[state.rows] += 1
         stage, stages = control["stage"], control["stages"]
         at_end = (stage == stages) & (stage != POWER)
-        in_power = stage == POWER
-        inner = ~(at_end | in_power)
+        in_power, landing = stage == POWER, stage == LANDING
+        inner = ~(at_end | in_power | landing)
         if inner.any():
             self._next_stage(state, inner)
         if in_power.any():
             self._after_power(state, np.flatnonzero(in_power))
+        over = np.zeros(len(stage), dtype=bool)
         if at_end.any():
-            self._after_step(state, np.flatnonzero(at_end), losses)
+            over |= self._after_step(state, np.flatnonzero(at_end), losses)
+        if landing.any():
+            over |= self._after_landing(state, np.flatnonzero(landing), losses)
+        if over.any():
+            state.drop(over, work["y"])
 
     def _next_stage(self, state: IntegratorState, inner: Mask) -> None:
         """Form Y_{j+1} of the replicas inside a step; rows of the others are filled by what follows."""
@@ -214,8 +223,8 @@ class GradientFlow(Integrator):
         """Return how many stages rounding allows: it grows with their square."""
         return min(self.max_stages, max(2, int((self.tolerance / (10 * torch.finfo(dtype).eps)) ** 0.5)))
 
-    def _after_step(self, state: IntegratorState, rows: Rows, losses: Tensor) -> None:
-        """Judge a step by its error and its loss, take it or try a shorter one."""
+    def _after_step(self, state: IntegratorState, rows: Rows, losses: Tensor) -> Mask:
+        """Judge a step by its error and its loss, take it or try a shorter one; return who is done."""
         work, control = state.work, state.control
         index = index_of(rows, work["y"])
         h = control["h"][rows]
@@ -231,8 +240,9 @@ class GradientFlow(Integrator):
             error = np.where(np.isfinite(error) & np.isfinite(loss), np.maximum(error, 1e-10), np.inf)
         globally = state.rows[rows]
         goal = state.threshold[globally]
-        overshot = (loss < self.landing * goal) & (error <= 1) & (control["landings"][rows] < 12)
+        overshot = (loss < self.landing * goal) & (error <= 1) & (control["landings"][rows] < LANDINGS)
         accepted = (error <= 1) & ~overshot
+        lands = self._find_landings(state, rows, overshot, end - y, loss)
         _shorten(control, rows, error, overshot, loss, goal)
         state.counts.rejected[globally[error > 1]] += 1
         if accepted.any():
@@ -242,7 +252,7 @@ class GradientFlow(Integrator):
             y, end, slope, f = (t if whole else t.index_select(0, chosen) for t in kept)
             self._accept(state, rows[accepted], (y, end, slope, f))
             _adapt(control, rows[accepted], error[accepted], loss[accepted], norm[accepted])
-        self._go_on(state, rows, accepted, error > 1)
+        return self._go_on(state, rows, accepted, error > 1, lands)
 
     def _accept(self, state: IntegratorState, rows: Rows, parts: tuple[Tensor, ...]) -> None:
         """Move replicas to the end of their step."""
@@ -262,8 +272,10 @@ class GradientFlow(Integrator):
         counts.accepted[globally] += 1
         counts.stages[globally] += control["stages"][rows]
 
-    def _go_on(self, state: IntegratorState, rows: Rows, accepted: Mask, rejected: Mask) -> None:
-        """Let replicas that are done leave, and begin the next step of the others."""
+    def _go_on(
+        self, state: IntegratorState, rows: Rows, accepted: Mask, rejected: Mask, lands: Mask
+    ) -> Mask:
+        """Begin the next step of replicas that are neither done nor landing; return who is done."""
         control, counts, globally = state.control, state.counts, state.rows[rows]
         counts.loss[globally] = control["loss"][rows]
         below = control["loss"][rows] < state.threshold[globally]
@@ -275,13 +287,85 @@ class GradientFlow(Integrator):
         over[rows] = below | stuck | spent | late
         old = (control["age"][rows] >= 25) | (rejected & (control["age"][rows] > 0))
         control["left"][rows[old]] = max(2, self.power_iterations // 2)
-        stays = ~over[rows]
+        over[rows] &= ~lands
+        stays = ~over[rows] & ~lands
         if (old & stays).any():
             self._power(state, rows[old & stays])
         if (~old & stays).any():
             self._first_stage(state, rows[~old & stays])
-        if over.any():
-            state.drop(over, state.work["y"])
+        return over
+
+    def _find_landings(
+        self, state: IntegratorState, rows: Rows, overshot: Mask, chord: Tensor, loss: Floats
+    ) -> Mask:
+        """Return who ends on the chord of the step that went too far, and go to a point on it.
+
+        A chord that is as short as the error of a step is as good as the path, and a point on it costs one
+        gradient; a shorter step costs one a stage.
+        """
+        work, control = state.work, state.control
+        lengths = _norm(chord).double().cpu().numpy()
+        lands = overshot & (lengths <= self.tolerance * control["norm"][rows])
+        if lands.any():
+            chosen = rows[lands]
+            for name in ("low", "low_loss", "high", "high_loss", "share", "last_loss"):
+                control.setdefault(name, np.zeros(len(state.rows)))
+            control["low"][chosen], control["low_loss"][chosen] = 0.0, control["loss"][chosen]
+            control["high"][chosen], control["high_loss"][chosen] = 1.0, loss[lands]
+            control["last_loss"][chosen] = loss[lands]
+            control["landings"][chosen], control["stage"][chosen] = 0, LANDING
+            picked = chord.index_select(0, index_of(np.flatnonzero(lands), chord))
+            # no curvature is needed any more: the chord takes the place of its direction
+            work["direction"].index_copy_(0, index_of(chosen, chord), picked)
+            self._on_chord(state, chosen)
+        return np.asarray(lands)
+
+    def _on_chord(self, state: IntegratorState, rows: Rows) -> None:
+        """Go to the point of a chord where the loss should be just below the threshold."""
+        work, control = state.work, state.control
+        low, high = control["low"][rows], control["high"][rows]
+        goal = state.threshold[state.rows[rows]]
+        with np.errstate(all="ignore"):
+            fallen = np.log(control["low_loss"][rows] / ((1 + self.landing) / 2 * goal))
+            whole = np.log(control["low_loss"][rows] / control["high_loss"][rows])
+            between = np.clip(np.nan_to_num(fallen / whole, nan=0.5), 0.05, 0.95)
+        between = np.where(control["landings"][rows] % 3 == 2, 0.5, between)  # halved now and then
+        share = np.where(control["landings"][rows] < LANDINGS, low + between * (high - low), high)
+        control["share"][rows] = share
+        index = index_of(rows, work["y"])
+        y, chord = (work[name].index_select(0, index) for name in ("y", "direction"))
+        work["now"].index_copy_(0, index, y.addcmul_(chord, torch.from_numpy(share).to(y)[:, None]))
+
+    def _after_landing(self, state: IntegratorState, rows: Rows, losses: Tensor) -> Mask:
+        """End at the point of the chord if the loss is right, else go to another; return who is done."""
+        work, control = state.work, state.control
+        loss = losses.index_select(0, index_of(rows, losses)).double().cpu().numpy()
+        goal = state.threshold[state.rows[rows]]
+        enough = loss < goal
+        last = control["landings"][rows] >= LANDINGS
+        landed = enough & ((loss >= self.landing * goal) | last)
+        for name, side in (("high", enough), ("low", ~enough)):
+            control[name][rows[side]] = control["share"][rows[side]]
+            control[name + "_loss"][rows[side]] = loss[side]
+        control["landings"][rows] += 1
+        over = np.zeros(len(state.rows), dtype=bool)
+        if not landed.all():
+            self._on_chord(state, rows[~landed])
+        if landed.any():
+            done, value = rows[landed], loss[landed]
+            # along the path the loss falls by the same factor in the same time
+            with np.errstate(all="ignore"):
+                fallen = np.log(control["loss"][done] / value)
+                part = fallen / np.log(control["loss"][done] / control["last_loss"][done])
+            control["h"][done] *= np.where(part <= 1, part, control["share"][done])
+            control["loss"][done] = value
+            index = index_of(done, work["y"])
+            parts = tuple(work[name].index_select(0, index) for name in ("y", "now", "slope", "f"))
+            self._accept(state, done, parts)
+            state.counts.loss[state.rows[done]] = value
+            state.counts.converged[state.rows[done]] = True
+            over[done] = True
+        return over
 
 
 def _norm(x: Tensor) -> Tensor:
