@@ -290,9 +290,9 @@ class _RoundedObjective(ReLUObjective):
         scale = (2 * rows.weight) * self._scale[some, None, None]
         length = torch.linalg.vector_norm(first, dim=2, keepdim=True)
         width = length.mul(self.angle).clamp_min_(torch.finfo(first.dtype).tiny)
-        half = 0.5 * (length > 0).to(first)  # units of length 0 stay where they are
+        half = 0.5 * (length.mT > 0).to(first)  # units of length 0 stay where they are
         turned, weights = first / width, readout[:, outputs] * width.mT
-        pulls = [torch.zeros_like(first) for _ in range(weights.shape[1])]
+        pulls: list[Tensor | None] = [None] * weights.shape[1]  # (k, d, H): a product of few columns is slow
         for begin in range(0, len(rows.x), BLOCK):
             x = rows.x[begin : begin + BLOCK]
             size = torch.linalg.vector_norm(x, dim=1).clamp_min_(torch.finfo(x.dtype).tiny)
@@ -302,12 +302,15 @@ class _RoundedObjective(ReLUObjective):
             losses[some].add_(errors.square().sum((1, 2)), alpha=rows.weight)
             errors.mul_(scale)
             for number, pull in enumerate(pulls):
-                inputs = errors[:, number, :, None] * x
-                pull.baddbmm_(part, inputs).addcmul_(half, inputs.sum(1, keepdim=True))
+                inputs = errors[:, number, None] * x.T
+                base = half * inputs.sum(2, keepdim=True)
+                pulls[number] = (base if pull is None else base.add_(pull)).baddbmm_(inputs, part.mT)
         for number, pull in enumerate(pulls):
+            if pull is None:  # no rows
+                continue
             output = rows.start + number
-            gradients[0][some].addcmul_(readout[:, output, :, None], pull)
-            gradients[1][some, output].add_(torch.linalg.vecdot(first, pull))
+            gradients[0][some].addcmul_(readout[:, output, :, None], pull.mT)
+            gradients[1][some, output].add_(torch.linalg.vecdot(first, pull.mT))
 
     def _parts(self, x: Tensor, turned: Tensor) -> tuple[Tensor, Tensor]:
         """Return activations (k, H, n) in units of the ramp's width, and its height less a half."""
