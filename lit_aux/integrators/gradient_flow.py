@@ -110,12 +110,30 @@ class GradientFlow(Integrator):
 
     def advance(self, state: IntegratorState, evaluations: int) -> IntegratorState:
         """Move every replica that is under way by ``evaluations`` gradients, in place."""
-        for _ in range(evaluations):
-            if state.finished:
-                break
+        left = evaluations
+        while left > 0 and not state.finished:
+            left -= self._inner_stages(state, left - 1) + 1
             self._tick(state)
         state.update()
         return state
+
+    def _inner_stages(self, state: IntegratorState, most: int) -> int:
+        """Go on while all replicas are within a step, where nothing is decided; return how many gradients."""
+        work, control = state.work, state.control
+        stage, stages = control["stage"], control["stages"]
+        count = min(most, int((stages - stage).min())) if (stage > POWER).all() else 0
+        if count < 1:
+            return 0
+        pairs = zip(stages.tolist(), stage.tolist(), strict=True)
+        tables = np.stack([coefficients(s)[j : j + count].T for s, j in pairs])  # (k, 5, count)
+        tables[:, 3:] *= control["h"][:, None, None]
+        tables[:, 3] *= -1  # f holds gradients here, not slopes
+        for number in range(count):
+            state.objective.value_and_gradient(work["now"], work["f"])
+            _combine(work, tables[:, :, number].T)
+        control["stage"] = stage + count
+        state.counts.evaluations[state.rows] += count
+        return count
 
     def _tick(self, state: IntegratorState) -> None:
         """Evaluate one gradient of every replica, each at the point that it needs next."""
@@ -147,18 +165,10 @@ class GradientFlow(Integrator):
         for i in np.flatnonzero(inner):
             table[:, i] = coefficients(int(control["stages"][i]))[rows[i]]
         table[3:] *= control["h"]
-        old, now, y, slope, f = work["old"], work["now"], work["y"], work["slope"], work["f"]
         if not inner.all():  # their points are still needed
-            keep = index_of(np.flatnonzero(~inner), old)
-            kept = now.index_select(0, keep)
-        if len(rows) == 1:
-            c = table[:, 0].tolist()
-            old.mul_(c[2]).add_(now, alpha=c[1]).add_(y, alpha=c[0])
-            old.add_(f, alpha=c[3]).add_(slope, alpha=c[4])
-        else:
-            k = torch.from_numpy(table).to(old)[:, :, None]
-            old.mul_(k[2]).addcmul_(now, k[1]).addcmul_(y, k[0]).addcmul_(f, k[3]).addcmul_(slope, k[4])
-        work["old"], work["now"] = now, old
+            keep = index_of(np.flatnonzero(~inner), work["now"])
+            kept = work["now"].index_select(0, keep)
+        _combine(work, table)
         if not inner.all():
             work["now"].index_copy_(0, keep, kept)
         control["stage"] = np.where(inner, control["stage"] + 1, control["stage"])
@@ -272,9 +282,7 @@ class GradientFlow(Integrator):
         counts.accepted[globally] += 1
         counts.stages[globally] += control["stages"][rows]
 
-    def _go_on(
-        self, state: IntegratorState, rows: Rows, accepted: Mask, rejected: Mask, lands: Mask
-    ) -> Mask:
+    def _go_on(self, state: IntegratorState, rows: Rows, accepted: Mask, rejected: Mask, lands: Mask) -> Mask:
         """Begin the next step of replicas that are neither done nor landing; return who is done."""
         control, counts, globally = state.control, state.counts, state.rows[rows]
         counts.loss[globally] = control["loss"][rows]
@@ -366,6 +374,19 @@ class GradientFlow(Integrator):
             state.counts.converged[state.rows[done]] = True
             over[done] = True
         return over
+
+
+def _combine(work: dict[str, Tensor], table: Floats) -> None:
+    """Form the next points from the last two and the slopes; ``table`` (5, k) holds their factors."""
+    old, now, y, slope, f = (work[name] for name in ("old", "now", "y", "slope", "f"))
+    if table.shape[1] == 1:
+        c = table[:, 0].tolist()
+        old.mul_(c[2]).add_(now, alpha=c[1]).add_(y, alpha=c[0])
+        old.add_(f, alpha=c[3]).add_(slope, alpha=c[4])
+    else:
+        k = torch.from_numpy(table).to(old)[:, :, None]
+        old.mul_(k[2]).addcmul_(now, k[1]).addcmul_(y, k[0]).addcmul_(f, k[3]).addcmul_(slope, k[4])
+    work["old"], work["now"] = now, old
 
 
 def _norm(x: Tensor) -> Tensor:
