@@ -5,12 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from integrator_helpers import Counting, Data, Floats, draw, finish, objective_of, packed, relu
+from integrator_helpers import Counting, Data, Floats, Recorder, draw, finish, objective_of, packed, relu
 from numpy.testing import assert_allclose
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from lit_aux.integrators import FunctionObjective, GradientFlow
+from lit_aux.integrators.gradient_flow import ROUNDING
 from lit_aux.integrators.objective import Kinked
 from lit_aux.models import ReLUNet
 from lit_aux.models.student import Problems
@@ -75,18 +76,20 @@ def test_with_a_tiny_angle_they_are_the_gradients_of_all_tasks() -> None:
 
 
 def test_a_relu_network_against_a_tight_solver() -> None:
-    angle, hidden = 1e-3, 12
+    tolerance, hidden = 1e-3, 12
     data, net = draw(10, 4, 2), relu([1], 4, hidden)
     x, y = (part.numpy() for part in data)
     start = packed(net)
 
     def backwards(_: float, theta: Floats) -> Floats:
-        return -slopes(theta, x, y[:, 0], hidden, angle)[1]
+        return -slopes(theta, x, y[:, 0], hidden, ROUNDING * tolerance)[1]
 
     right = solve_ivp(backwards, (0.0, 3.0), start[0].numpy(), method="LSODA", rtol=1e-8, atol=1e-10)
-    flow = GradientFlow(angle)
+    flow = GradientFlow(tolerance)
     state = finish(flow, flow.start(objective_of(net, [data]), start, max_time=3.0))
-    assert_allclose(state.theta[0].numpy(), right.y[:, -1], atol=3 * angle * np.linalg.norm(right.y[:, -1]))
+    assert_allclose(
+        state.theta[0].numpy(), right.y[:, -1], atol=3 * tolerance * np.linalg.norm(right.y[:, -1])
+    )
 
 
 class Valley:
@@ -149,6 +152,26 @@ def test_landing_costs_few_gradients_and_hits(landing: float) -> None:
     # the stages of taken steps, a first gradient, estimates of the curvature, and not many more
     more = state.counts.evaluations - state.counts.stages
     assert (more <= 1 + 8 + 4 * (1 + state.counts.accepted // 25 + state.counts.rejected) + 14).all()
+
+
+def test_the_time_of_a_landing_is_where_the_loss_would_be_falling_evenly() -> None:
+    class Watched(GradientFlow):
+        def _find_landings(self, state: Any, rows: Any, overshot: Any, chord: Any, loss: Any) -> Any:
+            lands = super()._find_landings(state, rows, overshot, chord, loss)
+            if lands.any():
+                seen.append((float(state.control["h"][0]), float(state.control["loss"][0]), float(loss[0])))
+            return lands
+
+    seen: list[tuple[float, float, float]] = []
+    objective, start, _ = problem(1)
+    flow, watch = Watched(), Recorder()
+    state = finish(flow, flow.start(objective, start, threshold=1e-8, observer=watch))
+    ((h, before, beyond),) = seen
+    share = np.log(before / state.counts.loss[0]) / np.log(before / beyond)
+    last = watch.stretches[-1]
+    assert 0 < share < 1
+    assert last.end[0] - last.start[0] == pytest.approx(share * h, rel=1e-9)
+    torch.testing.assert_close(last.after, state.theta, rtol=0, atol=0)
 
 
 def test_stopped_anywhere_it_goes_on_bit_for_bit() -> None:
