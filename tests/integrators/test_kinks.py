@@ -204,14 +204,14 @@ def test_one_gradient_at_a_time_is_the_same_path() -> None:
 
 def test_a_relu_replica_lands_among_others_as_alone() -> None:
     flow = GradientFlow()
-    data: list[Data] = [draw(6, 5, 1), draw(7, 5, 2), draw(5, 5, 3)]
-    net = relu([0, 1, 2], 5, 60)
+    data: list[Data] = [draw(3, 5, 1), draw(4, 5, 2), draw(3, 5, 3)]
+    net = relu([0, 1, 2], 5, 40)
     goals = np.array([1e-3, 1e-5, 1e-4])
     limit: dict[str, Any] = {"max_evaluations": 5000}
     together = finish(flow, flow.start(objective_of(net, data), packed(net), threshold=goals, **limit))
     assert together.counts.converged.all()
     for row in range(3):
-        one = relu([row], 5, 60)
+        one = relu([row], 5, 40)
         alone = finish(
             flow, flow.start(objective_of(one, [data[row]]), packed(one), threshold=goals[row], **limit)
         )
