@@ -1,13 +1,14 @@
 """How the runs of an experiment are carried out: what the command line may change for all of them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.ranges import MOST_JOBS
+from lit_aux.teachers import RELU_DRAWS, SAMPLINGS, OutputScale, Sampling, output_scales, short_form
 
-Sampling = Literal["published", "independent"]
 DType = Literal["float32", "float64"]
 INTEGRATORS = ("gradient_flow", "gradient_descent", "exact")
 
@@ -22,8 +23,9 @@ class Options:
         tolerance: Error per step of gradient flow, relative to the weights.
         sampling: ``published`` draws teachers and inputs exactly as the paper's code does, ``independent``
             gives every seed its own generator.
-        output_scale: Of ReLU teachers: weights +-1/sqrt(units), or ``units``: +-1/units, as in the published
-            tables of all grids but the overlap.
+        output_scale: Size of the teachers' coefficients or output weights: ``sqrt``, +-1/sqrt(units), or
+            ``units``, +-1/units; one for all teachers, or a mapping of ``main``, ``aux`` (beside ``main``)
+            and ``pretrain``. What is left out, or all of it, is as in the experiment's published tables.
         dtype: float64 for diagonal networks by gradient flow (they are followed to 1e-10), else float32.
         device: ``cpu``, ``cuda``, ``cuda:1``, ... or ``auto``.
         max_steps: Most steps of every phase, in place of the published limits. Gradient flow ends at the same
@@ -45,7 +47,7 @@ class Options:
     integrator: str = "gradient_flow"
     tolerance: float = 1e-2
     sampling: Sampling = "published"
-    output_scale: Literal["sqrt", "units"] = "sqrt"
+    output_scale: OutputScale | Mapping[str, OutputScale] | None = None
     dtype: DType | None = None
     device: str = "auto"
     max_steps: int | None = None
@@ -71,8 +73,8 @@ class Options:
                 raise ConfigurationError(f"--{option} {value}: must be at least 1")
         if self.jobs is not None and self.jobs > MOST_JOBS:
             raise ConfigurationError(f"--jobs {self.jobs}: must be at most {MOST_JOBS}")
-        _one_of("sampling", self.sampling, "published", "independent")
-        _one_of("output-scale", self.output_scale, "sqrt", "units")
+        _one_of("sampling", self.sampling, *SAMPLINGS)
+        self.output_scales({})
         _one_of("dtype", self.dtype, None, "float32", "float64")
 
     def resolved_dtype(self, network: str) -> DType:
@@ -82,10 +84,28 @@ class Options:
         precise = network == "diagonal" and self.integrator in ("gradient_flow", "exact")
         return "float64" if precise else "float32"
 
-    def of_results(self, network: str) -> dict[str, Any]:
-        """Return the options on which a kind of network's numbers depend, beside those in its protocol."""
-        names = ["integrator", "sampling", "stride"] + (["output_scale"] if network == "relu" else [])
-        numbers = {name: getattr(self, name) for name in names}
+    def output_scales(self, published: Mapping[str, OutputScale]) -> dict[str, OutputScale]:
+        """Return the size of every teacher.
+
+        Args:
+            published: Those of the experiment that are not ``sqrt``.
+        """
+        given = {} if self.output_scale is None else self.output_scale
+        return output_scales("--output-scale", given, published)
+
+    def of_results(self, network: str, scales: Mapping[str, OutputScale]) -> dict[str, Any]:
+        """Return the options on which a kind of network's numbers depend, beside those in its protocol.
+
+        Args:
+            network: The kind.
+            scales: Sizes of the teachers that count.
+        """
+        numbers = {name: getattr(self, name) for name in ("integrator", "sampling", "stride")}
+        scale = short_form(scales)
+        if network == "relu" or scale != "sqrt":  # of diagonal networks there was no other before
+            numbers["output_scale"] = scale
+        if network == "relu" and self.sampling == "published":
+            numbers["draws"] = RELU_DRAWS
         if self.integrator == "gradient_flow":
             numbers["tolerance"] = self.tolerance
             numbers["max_evaluations"] = self.max_evaluations

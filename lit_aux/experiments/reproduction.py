@@ -23,6 +23,7 @@ from lit_aux.runs.progress import Progress
 from lit_aux.runs.runner import Runner
 from lit_aux.runs.table import ResultsTable
 from lit_aux.storage import check_place
+from lit_aux.teachers import check_drawn_alike, drawn_word
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -114,7 +115,11 @@ def reproduce(
         path = path.resolve()
     options = replace(options, store=options.store or path.parent / "phases")
     with ResultsTable(path) as table:
-        once(table.rows(), path, "--out")  # what cannot be averaged is said before it is trained
+        # what cannot be averaged is said before it is trained
+        of_experiment = [row for row in once(table.rows(), path, "--out") if row["experiment"] == name]
+        another = path.with_stem(path.stem + (drawn_word(runs[0].options) or "-published"))
+        hint = f"name another table: --out {another}"
+        check_drawn_alike(f"--out {path}", of_experiment, hint, runs[0].run_hash)
         complete, failures = _run(found, runs, table, options, fit, cluster)
         wanted = {run.run_hash for run in runs}
         rows = [row for row in once(table.rows(), path, "--out") if row["run"] in wanted]

@@ -3,12 +3,21 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lit_aux.models.student import Problems, StudentNet, equal_sizes, narrowed, neighbours, split_rows
+from lit_aux.models.student import (
+    Draws,
+    Problems,
+    StudentNet,
+    equal_sizes,
+    narrowed,
+    neighbours,
+    split_rows,
+)
 from lit_aux.ranges import COUNT, check
 
 BLOCK = 256
@@ -46,17 +55,69 @@ class ReLUNet(StudentNet):
         readout = torch.stack([drawn[seed][1] for seed in self.seeds]) * scale
         self.readout["weight"] = nn.Parameter(readout.to(self.dtype))
 
+    def as_drawn(self) -> bool:
+        """Return whether the weights are those that the seeds give, untrained and not replaced."""
+        options: dict[str, Any] = {"hidden": self.hidden, "init_scale": self.init_scale, "seeds": self.seeds}
+        own = ReLUNet(self.in_features, self.tasks, dtype=str(self.dtype)[6:], **options).weights()
+        return all(torch.equal(weight.cpu(), own[name]) for name, weight in self.named_parameters())
+
+    @torch.no_grad()
+    def draw_from(self, draws: Draws, tasks: Sequence[str], *, start: bool = True) -> None:
+        """Draw weights, now and in :meth:`reset_readout`, from published draws, if there are any.
+
+        Args:
+            draws: Such as a teacher data module; what has no generator for networks changes nothing.
+            tasks: Those that train from this start on. Readouts of others stay as they are.
+            start: Whether the start is drawn now.
+        """
+        if draws.network_generator(0, tasks) is None:
+            return
+        self.draws = draws
+        if not start:
+            return
+        for row, scale in enumerate(self.scales.tolist()):
+            first, readouts = self._published(row, tasks)[:2]
+            self.first["weight"][row] = first * scale
+            self._write(row, tasks, readouts * scale)
+
     @torch.no_grad()
     def reset_readout(self, scale: float | Sequence[float] = 1.0, tasks: Iterable[str] | None = None) -> None:
         """Draw readouts anew, N(0, 2 / H) times the initial scale times ``scale``."""
         factors = (self.scales * self.factors(scale)).tolist()
-        readout = self.readout["weight"]
-        for task in self.tasks if tasks is None else tasks:
+        chosen = list(self.tasks if tasks is None else tasks)
+        for row, factor in enumerate(factors):
+            if self.draws is None:
+                parts = [self._own_readout(self.seeds[row], task) for task in chosen]
+                self._write(row, chosen, torch.cat(parts) * factor)
+            else:
+                self._write(row, chosen, self._published(row, chosen)[2] * factor)
+
+    def _own_readout(self, seed: int, task: str) -> Tensor:
+        """Return a task's readout (o, H), drawn from the seed alone."""
+        shape = (self.tasks[task], self.hidden)
+        drawn = torch.randn(shape, generator=_generator_for(seed, "readout", task), dtype=torch.float64)
+        return drawn.mul_((2 / self.hidden) ** 0.5)
+
+    def _published(self, row: int, tasks: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return first layer (H, d), readouts (o, H), ``aux`` first, and the readouts drawn after them."""
+        assert self.draws is not None
+        generator = self.draws.network_generator(row, tasks)
+        assert generator is not None
+        shapes = [(self.hidden, self.in_features), (sum(self.tasks[task] for task in tasks), self.hidden)]
+        drawn = []
+        for shape in shapes:
+            torch.rand(shape, generator=generator)  # torch's own start of a layer, which is not kept
+            drawn.append(torch.empty(shape).normal_(generator=generator) * (2 / shape[1]) ** 0.5)
+        again = torch.empty(shapes[1]).normal_(generator=generator) * (2 / self.hidden) ** 0.5
+        return drawn[0], drawn[1], again
+
+    def _write(self, row: int, tasks: Sequence[str], readouts: Tensor) -> None:
+        """Put the readouts (o, H) of tasks, the auxiliary ones first, in their places."""
+        readout, begin = self.readout["weight"], 0
+        for task in sorted(tasks, key=lambda task: task == "main"):
             where = self.task_slice(task)
-            for row, (seed, factor) in enumerate(zip(self.seeds, factors, strict=True)):
-                generator = _generator_for(seed, "readout", task)
-                values = torch.randn(readout[row, where].shape, generator=generator, dtype=torch.float64)
-                readout[row, where] = (values * (2 / self.hidden) ** 0.5 * factor).to(readout)
+            readout[row, where] = readouts[begin : begin + self.tasks[task]].to(readout)
+            begin += self.tasks[task]
 
     def _outputs(self, x: Tensor) -> Tensor:
         hidden = (x.to(self.dtype) @ self.first["weight"].transpose(1, 2)).relu()

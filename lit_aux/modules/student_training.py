@@ -110,6 +110,9 @@ class StudentTraining(Training):
         seeds = [cell["seed"] for cell in replicas]
         if seeds != self.net.seeds or self.net.tasks != self.tasks:
             self.net.configure(self.tasks, seeds)
+        tasks = phases[0].tasks
+        if data.network_generator(0, tasks) is not None:
+            self.net.draw_from(data, tasks, start=self.net.as_drawn())
         for phase in phases:
             self.net.factors(phase.readout_scale)
             if isinstance(phase.integrator, Exact):

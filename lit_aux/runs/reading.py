@@ -12,6 +12,7 @@ from lit_aux.runs.row_tasks import name_tasks
 from lit_aux.runs.table import COLUMNS, MEASURE_COLUMNS, measures_path
 from lit_aux.runs.typed import Row, TableRow, typed
 from lit_aux.storage import check_given
+from lit_aux.teachers import check_drawn_alike
 
 PathLike: TypeAlias = str | os.PathLike[str]
 _CELL = (*COLUMNS[2 : COLUMNS.index("loss_best")], "quantity", "layer")
@@ -41,11 +42,12 @@ def read_rows(paths: PathLike | Iterable[PathLike], duplicates: str | None = Non
         ``correlation`` a tuple of floats. Failed runs are among them: those where ``error`` is not None.
 
     Raises:
-        ConfigurationError: If there is no such table, a field is not what its column says, or rows of one
-            run differ.
+        ConfigurationError: If there is no such table, a field is not what its column says, rows of one run
+            differ, or those of one experiment have other draws or sizes of teachers.
     """
     groups = _groups(paths)
     rows = settled([[(one.row, one.place) for one in group] for group in groups], duplicates)
+    check_drawn_alike("FILE", rows, "keep them in tables of their own, and read one of them")
     _name_experiments(rows, groups)
     name_tasks(rows, groups)
     return rows
