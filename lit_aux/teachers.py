@@ -4,10 +4,10 @@ Neither is a column of the results table, and rows that differ in them are other
 mean says nothing. So the end of a run's name tells them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from lit_aux.errors import ConfigurationError, check_known
+from lit_aux.errors import check_known
 
 Sampling = Literal["published", "independent"]
 SAMPLINGS = ("published", "independent")
@@ -67,35 +67,9 @@ def drawn_word(options: Mapping[str, Any]) -> str:
     return "" if word == _USUAL else f"-{word}"
 
 
-def check_drawn_alike(option: str, rows: Iterable[Mapping[str, Any]], hint: str, wanted: str = "") -> None:
-    """Refuse rows of one experiment that were drawn in several ways.
-
-    Args:
-        option: What is blamed.
-        rows: Rows of a results table; those without ``run`` are left out.
-        hint: What to do.
-        wanted: The name of a run that shall be among them.
-
-    Raises:
-        ConfigurationError: If there are such rows.
-    """
-    first: dict[Any, str] = {}
-    for row in rows:
-        if row.get("run"):
-            word = _word(row["run"])
-            known = first.setdefault(row.get("experiment"), _word(wanted) if wanted else word)
-            if known != word:
-                raise ConfigurationError(
-                    f"{option}: rows of {row.get('experiment')} with {_spelled(word)} cannot be averaged "
-                    f"with those with {_spelled(known)}; {hint}"
-                )
-
-
-def _word(run: str) -> str:
-    return run.partition("-")[2] or _USUAL
-
-
-def _spelled(word: str) -> str:
+def spelled(word: str) -> str:
+    """Write in full what :func:`drawn_word` says, without its dash."""
+    word = word or _USUAL
     sizes = {text[0]: text for text in _SIZES}
     told = (f"{name} {_SIZES[sizes[letter]]}" for name, letter in zip(TEACHERS, word[-3:], strict=True))
     kind = next(name for name in SAMPLINGS if name[0] == word[0])

@@ -15,7 +15,7 @@ from lit_aux.experiments.grids import Experiment, experiment
 from lit_aux.experiments.means import is_log, kind_of_mean, mean_and_error
 from lit_aux.experiments.options import Options
 from lit_aux.experiments.run import Run
-from lit_aux.runs.duplicates import once
+from lit_aux.runs.duplicates import check_one_kind, once
 from lit_aux.runs.engines import Engine, Here, Processes, workers_of
 from lit_aux.runs.job import Job, Report, Row, Rows
 from lit_aux.runs.processes import cores
@@ -23,7 +23,7 @@ from lit_aux.runs.progress import Progress
 from lit_aux.runs.runner import Runner
 from lit_aux.runs.table import ResultsTable
 from lit_aux.storage import check_place
-from lit_aux.teachers import check_drawn_alike, drawn_word
+from lit_aux.teachers import drawn_word, spelled
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -119,7 +119,7 @@ def reproduce(
         of_experiment = [row for row in once(table.rows(), path, "--out") if row["experiment"] == name]
         another = path.with_stem(path.stem + (drawn_word(runs[0].options) or "-published"))
         hint = f"name another table: --out {another}"
-        check_drawn_alike(f"--out {path}", of_experiment, hint, runs[0].run_hash)
+        check_one_kind(f"--out {path}", of_experiment, hint, runs[0].run_hash, spelled)
         complete, failures = _run(found, runs, table, options, fit, cluster)
         wanted = {run.run_hash for run in runs}
         rows = [row for row in once(table.rows(), path, "--out") if row["run"] in wanted]

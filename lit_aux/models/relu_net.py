@@ -94,7 +94,8 @@ class ReLUNet(StudentNet):
 
     def _own_readout(self, seed: int, task: str) -> Tensor:
         """Return a task's readout (o, H), drawn from the seed alone."""
-        shape = (self.tasks[task], self.hidden)
+        where = self.task_slice(task)
+        shape = (where.stop - where.start, self.hidden)
         drawn = torch.randn(shape, generator=_generator_for(seed, "readout", task), dtype=torch.float64)
         return drawn.mul_((2 / self.hidden) ** 0.5)
 

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TypeAlias
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.runs.duplicates import HINT, chosen, mean_value, same, settled, shown
+from lit_aux.runs.duplicates import HINT, check_one_kind, chosen, mean_value, same, settled, shown
 from lit_aux.runs.row_tasks import name_tasks
 from lit_aux.runs.table import COLUMNS, MEASURE_COLUMNS, measures_path
 from lit_aux.runs.typed import Row, TableRow, typed
 from lit_aux.storage import check_given
-from lit_aux.teachers import check_drawn_alike
 
 PathLike: TypeAlias = str | os.PathLike[str]
 _CELL = (*COLUMNS[2 : COLUMNS.index("loss_best")], "quantity", "layer")
 """What tells cells of an experiment apart."""
+_KINDS = "they were drawn differently (what ends their names says how): read one of the tables"
 _Key = tuple[str | None, ...]
 _WHAT = ("phase", "layer", "measure")
 
@@ -47,7 +47,7 @@ def read_rows(paths: PathLike | Iterable[PathLike], duplicates: str | None = Non
     """
     groups = _groups(paths)
     rows = settled([[(one.row, one.place) for one in group] for group in groups], duplicates)
-    check_drawn_alike("FILE", rows, "keep them in tables of their own, and read one of them")
+    check_one_kind("FILE", rows, _KINDS)
     _name_experiments(rows, groups)
     name_tasks(rows, groups)
     return rows

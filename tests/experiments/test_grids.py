@@ -22,8 +22,8 @@ COUNTS = {
     "diagonal-rescaling": 2 * (5 * 2 * 4) * 6 * 6,
     "relu-overlap": 7 * 8 * 6 * 6,
     "relu-sparsity": 3 * (6 * 2) * 6 * 6,
-    "relu-rescaling": (1 + 5) * (6 * 2) * 6 * 6,
-    "relu-correlation": 3 * (5 * 5) * 6 * 6,
+    "relu-rescaling": (5 + 5) * (6 * 2) * 6 * 6,
+    "relu-correlation": 2 * (5 * 5) * 6,  # seed 0 alone
     "relu-large": 3 * 4 * 5 * 6,
     "cifar100-resnet18": (3 + 5) * 7 * 6,
     "cifar100-vit": (3 + 5) * 7 * 6,
@@ -136,7 +136,9 @@ def test_sparsity_shares_all_or_none() -> None:
 
 def test_rescale_belongs_to_runs_that_pretrain() -> None:
     runs = cells("relu-rescaling", ["STL", "PT+FT (NTK)"], 0, 16, k_main=6, correlation=1)
-    assert [run.axes.get("rescale") for run in runs] == [None, 0.01, 0.1, 1.0, 10.0, 100.0]
+    assert [run.axes.get("rescale") for run in runs] == 2 * [0.01, 0.1, 1.0, 10.0, 100.0]
+    other = cells("relu-rescaling", "STL (NTK)", 0, 16, k_main=6, correlation=1)
+    assert [run.axes.get("rescale") for run in other] == [None]
 
 
 def test_order_and_choices() -> None:
