@@ -71,6 +71,16 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says; its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def with_class(error: BaseException) -> str:
+    """Return an error's class and what it says in one line, as a traceback ends."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def printable(text: str) -> str:
     """Return text without what a terminal would carry out: whoever wrote a file may have written it.
 

@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 
 from lit_aux.cli.messages import imported
 from lit_aux.cli.words import as_typed, option_of
-from lit_aux.errors import ConfigurationError, NonFiniteLossError
+from lit_aux.errors import ConfigurationError, NonFiniteLossError, one_line
 from lit_aux.storage import StorageError
 
 _GENERAL = ("accelerator", "callbacks", "logger", "strategy", "plugins", "precision")
@@ -56,7 +56,7 @@ def noting(build: Callable[..., Any]) -> Callable[..., Any]:
         except ConfigurationError as error:
             raise BuildError(str(error), kind, kwargs) from error
         except Exception as error:
-            text = " ".join(str(error).split()) or type(error).__name__
+            text = one_line(error)
             if not any(_quotes(text, value) for value in kwargs.values()):
                 given = {k: v for k, v in kwargs.items() if isinstance(v, _SCALARS)}
                 text += f"; given {', '.join(f'{k} {v!r}' for k, v in given.items())}" if given else ""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch.optim import Optimizer
 
+from lit_aux.errors import first_line
 from lit_aux.identity import source
 from lit_aux.identity.modules import library_of
 
@@ -364,9 +365,8 @@ class Encoder:
             else:
                 reduced = None if has_plain_state(kind) else value.__reduce_ex__(4)
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UnidentifiedError(
-                f"{name}: a {kind.__qualname__} cannot be identified ({reason})"
+                f"{name}: a {kind.__qualname__} cannot be identified ({first_line(error)})"
             ) from None
         if isinstance(reduced, str):
             return self._put(name, f"{kind.__module__}.{reduced}")
@@ -453,8 +453,7 @@ def _reason(name: str, value: Any, error: Exception) -> str:
         return str(error)
     if isinstance(error, source.NoSourceError):
         return f"{name}: {error}"
-    words = (str(error).splitlines() or [type(error).__name__])[0]
-    return f"{name}: a {type(value).__qualname__} cannot be identified ({words})"
+    return f"{name}: a {type(value).__qualname__} cannot be identified ({first_line(error)})"
 
 
 _CONSTANTS = re.compile(rb"(?:^  \w+ : Final\[.*\n)+", re.MULTILINE)

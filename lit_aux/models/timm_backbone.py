@@ -5,7 +5,7 @@ from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
-from lit_aux.errors import ConfigurationError, check_known, unknown_name
+from lit_aux.errors import ConfigurationError, check_known, first_line, unknown_name
 from lit_aux.models.pretrained_weights import (
     PACKAGES,
     SUFFIXES,
@@ -181,5 +181,5 @@ def _cifar_stem(network: Any, name: str) -> None:
 
 def _line(error: Exception) -> str:
     """Return the first line of an error's text, cut to a readable length."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    text = first_line(error)
     return text if len(text) <= 160 else text[:157] + "..."

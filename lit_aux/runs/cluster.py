@@ -13,8 +13,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from lit_aux.errors import ClusterError, ConfigurationError
-from lit_aux.runs.child import one_line
+from lit_aux.errors import ClusterError, ConfigurationError, one_line, with_class
 from lit_aux.runs.job import End, Event, Job, Tell
 from lit_aux.runs.processes import Children
 from lit_aux.storage import StorageError
@@ -70,7 +69,7 @@ class Cluster:
         except Exception as error:  # they import this module to tell
             raise ConfigurationError(
                 f"--cluster {self.address}: its workers lack lit_aux, or have another version "
-                f"({one_line(error)}); install this one there"
+                f"({with_class(error)}); install this one there"
             ) from None
         for worker, theirs in found.items():
             other = [
@@ -125,7 +124,7 @@ class Cluster:
                 tell(Event("broken", job, number, self._lost()))
                 return
             killed = type(error).__name__ == "KilledWorker"
-            end = End("every worker that carried it out died" if killed else one_line(error))
+            end = End("every worker that carried it out died" if killed else with_class(error))
             tell(Event("end", job, number, end))
             return
         for content in rows:  # those that were not told before
@@ -159,7 +158,7 @@ def _connect(address: str) -> Any:
         client: Any = distributed.Client
         return client(**place, timeout=_CONNECT, set_as_default=False, name="lit-aux")
     except (OSError, ValueError, TimeoutError, KeyError, TypeError) as error:
-        reason = one_line(error).partition(": ")[2] or type(error).__name__
+        reason = one_line(error)
         raise ConfigurationError(f"--cluster {address}: no scheduler answers ({reason})") from None
 
 
@@ -193,7 +192,7 @@ def _carry_out(pickled: bytes, topic: str, number: int) -> tuple[End, list[Any]]
         if job.folder is not None:
             job.folder.parent.mkdir(parents=True, exist_ok=True)
     except Exception as error:
-        return End(f"worker {worker.address} on {socket.gethostname()}: {one_line(error)}"), []
+        return End(f"worker {worker.address} on {socket.gethostname()}: {with_class(error)}"), []
     children, places = _children_of(worker)
 
     def tell(event: Event) -> None:
