@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = [
+    "lazy",
     "errors",
     "files",
     "locks",
@@ -37,7 +38,7 @@ PACKAGES = [
     "sweeps",
     "cli",
 ]
-OF_RUNS = ["errors", "files", "identity", "locks", "ranges", "runs", "spreadsheets", "storage"]
+OF_RUNS = ["errors", "files", "identity", "lazy", "locks", "ranges", "runs", "spreadsheets", "storage"]
 WITHOUT_LIGHTNING = ["errors", "identity", "functional", "models", "integrators", "metrics"]
 SOURCES = sorted([*ROOT.glob("lit_aux/**/*.py"), *ROOT.glob("callbacks/**/*.py")])
 
