@@ -79,14 +79,13 @@ class Cluster:
                 lines.append(f"worker {worker} has {', '.join(other)}")
         return lines
 
-    def submit(self, job: Job, tell: Tell) -> "Future[None]":
+    def submit(self, job: Job, tell: Tell) -> None:
         """Take a job, to be carried out as soon as a worker is free."""
         number = len(self._jobs)
         self._jobs[number] = job, tell
         future: Future[Any] = self._executor.submit(_carry_out, pickle.dumps(job), self._topic, number)
         self._open.add(future)
         future.add_done_callback(lambda done: self._end(number, done))
-        return future
 
     def stop(self) -> None:
         """Let workers end what is under way, and begin nothing more."""
@@ -114,25 +113,22 @@ class Cluster:
         try:
             end, rows = future.result()
         except CancelledError:
-            tell(Event("broken", job, number, self._lost()))
+            lost = ClusterError(f"--cluster {self.address}: the connection to the scheduler was lost")
+            tell(Event("broken", job, number, lost))
             return
         except StorageError as error:
             tell(Event("broken", job, number, error))
             return
         except Exception as error:
-            if type(error).__name__ == "FutureCancelledError":
-                tell(Event("broken", job, number, self._lost()))
-                return
-            killed = type(error).__name__ == "KilledWorker"
+            from distributed import KilledWorker
+
+            killed = isinstance(error, KilledWorker)
             end = End("every worker that carried it out died" if killed else with_class(error))
             tell(Event("end", job, number, end))
             return
         for content in rows:  # those that were not told before
             tell(Event("rows", job, number, content))
         tell(Event("end", job, number, end))
-
-    def _lost(self) -> ClusterError:
-        return ClusterError(f"--cluster {self.address}: the connection to the scheduler was lost")
 
 
 def _silence() -> None:
