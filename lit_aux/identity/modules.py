@@ -97,3 +97,15 @@ def _asked(name: str, path: Any) -> ModuleSpec | None:
         if spec is not None:
             return spec
     return None
+
+
+def version_of(package: str) -> str:
+    """Return the version of a package by the name under which it is imported; empty where it tells none."""
+    module = sys.modules.get(package)
+    told = getattr(module, "__version__", None)
+    if isinstance(told, str):
+        return str(told)
+    from importlib.metadata import packages_distributions, version
+
+    names = packages_distributions().get(package, [])
+    return version(names[0]) if names else ""
