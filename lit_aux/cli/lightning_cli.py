@@ -23,6 +23,7 @@ from lit_aux.cli.commands import MORE_HELP
 from lit_aux.cli.messages import parsing_message
 from lit_aux.cli.words import with_values
 from lit_aux.errors import ConfigurationError, causes
+from lit_aux.identity.configuration import know_working_folder
 from lit_aux.integrators import INTEGRATORS
 from lit_aux.phases import PhaseTrainer
 from lit_aux.phases.state import check_archive
@@ -260,7 +261,7 @@ def run(args: ArgsType) -> None:
 
 def _command_line(kind: type[AuxiliaryCLI], args: ArgsType) -> None:
     _hush()
-    configuration.know_working_folder()
+    know_working_folder()
     kind(
         parser_class=_Parser,
         trainer_class=PhaseTrainer,

@@ -4,7 +4,9 @@ import os
 import sys
 import sysconfig
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
+from importlib import import_module
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,14 @@ def _asked(name: str, path: Any) -> ModuleSpec | None:
             spec = None
         if spec is not None:
             return spec
+    return None
+
+
+def imported(path: object) -> Any:
+    """Return what a dotted name means, its module imported; None where there is no such thing."""
+    module, _, name = str(path).rpartition(".")
+    with suppress(ImportError, AttributeError, ValueError):
+        return getattr(import_module(module), name)
     return None
 
 

@@ -12,7 +12,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from lit_aux.errors import ConfigurationError
+from lit_aux.errors import ConfigurationError, one_line
 from lit_aux.phases.phased import setup_of
 
 if TYPE_CHECKING:
@@ -143,10 +143,9 @@ class RunWandbLogger(WandbLogger):
             opened: Run = super().experiment
             return opened
         except wandb.errors.Error as error:
-            reason = " ".join(str(error).split())
             raise ConfigurationError(
-                f"trainer.logger: W&B's server cannot be used ({reason}); WANDB_MODE=offline logs into a "
-                "folder, which `wandb sync` uploads later"
+                f"trainer.logger: W&B's server cannot be used ({one_line(error)}); WANDB_MODE=offline logs "
+                "into a folder, which `wandb sync` uploads later"
             ) from error
 
 

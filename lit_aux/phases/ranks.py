@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import sys
 import threading
 import time
@@ -18,7 +17,7 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from lit_aux.callbacks._processes import fetch, read, write
-from lit_aux.errors import ConfigurationError, RankError, causes, one_line
+from lit_aux.errors import ConfigurationError, RankError, causes, one_line, signal_name
 from lit_aux.phases.phased import phased
 from lit_aux.phases.state import PhaseResult
 
@@ -166,14 +165,7 @@ class _Parent(_Watch):
 
 def _how(process: "Popen[Any]") -> str:
     code = process.returncode
-    return f"ended with code {code}" if code > 0 else f"was killed by {_name(-code)}"
-
-
-def _name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+    return f"ended with code {code}" if code > 0 else f"was killed by {signal_name(-code)}"
 
 
 def _lost(error: BaseException | None) -> RankError | None:

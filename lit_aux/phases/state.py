@@ -337,13 +337,8 @@ def not_finite(module: nn.Module, state: Weights, option: str, path: str | Path 
 
 
 _LIKE_PARAMETERS = (
-    "exp_avg",
-    "exp_avg_sq",
-    "max_exp_avg_sq",
-    "momentum_buffer",
-    "square_avg",
-    "grad_avg",
-    "acc_delta",
+    *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer"),
+    *("square_avg", "grad_avg", "acc_delta"),
 )
 
 

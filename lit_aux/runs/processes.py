@@ -14,7 +14,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from lit_aux.errors import ConfigurationError, RankError
+from lit_aux.errors import ConfigurationError, RankError, signal_name
 from lit_aux.locks import remove_dead
 from lit_aux.runs.child import Task, lock_of
 from lit_aux.runs.folder import OUTPUT, Outcome, cause, forget, last_line, read_outcome, write_outcome
@@ -321,7 +321,7 @@ def _death(code: int) -> str:
     """Say how a process ended that said nothing."""
     if code >= 0:
         return f"its process ended with code {code}"
-    name = signal.Signals(-code).name
+    name = signal_name(-code)
     hint = ", as when memory runs out" if name == "SIGKILL" else ""
     return f"its process was ended by {name}{hint}"
 

@@ -14,25 +14,9 @@ from lit_aux.locks import Lock
 from lit_aux.runs.csv_file import CsvFile
 
 COLUMNS = (
-    "run",
-    "experiment",
-    "setup",
-    "seed",
-    "n_main",
-    "overlap",
-    "k_main",
-    "correlation",
-    "magnitude",
-    "rescale",
-    "solver",
-    "loss_best",
-    "loss_final",
-    "train_loss",
-    "steps",
-    "converged",
-    "seconds",
-    "accuracy",
-    "error",
+    *("run", "experiment", "setup", "seed", "n_main"),
+    *("overlap", "k_main", "correlation", "magnitude", "rescale", "solver"),
+    *("loss_best", "loss_final", "train_loss", "steps", "converged", "seconds", "accuracy", "error"),
 )
 ADDED = 1
 """How many of the last columns tables that were written before lack: ``error``."""

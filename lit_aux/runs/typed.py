@@ -7,7 +7,7 @@ from math import isinf, isnan
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from lit_aux.errors import ConfigurationError
+from lit_aux.errors import ConfigurationError, shortened
 from lit_aux.runs.table import COLUMNS
 from lit_aux.spreadsheets import meant
 
@@ -111,6 +111,6 @@ def _value(path: Path, line: int, name: str, text: str) -> Any:
         return int(number) if name in _WHOLE else number
     except (ValueError, KeyError, OverflowError):
         if name in COLUMNS or name in _WHOLE:
-            shown = text if len(text) <= 60 else f"{text[:57]}..."
-            raise ConfigurationError(f"FILE {path}: line {line}: {name} cannot be {shown!r}") from None
+            place = f"FILE {path}: line {line}"
+            raise ConfigurationError(f"{place}: {name} cannot be {shortened(text)!r}") from None
         return text
