@@ -27,7 +27,7 @@ from lit_aux.identity.configuration import know_working_folder
 from lit_aux.integrators import INTEGRATORS
 from lit_aux.phases import PhaseTrainer
 from lit_aux.phases.state import check_archive
-from lit_aux.ranges import SEED
+from lit_aux.ranges import SEED, check
 from lit_aux.storage import storage_trouble
 
 _KNOWN = re.compile(r"known subclasses: ([\w., ]+)")
@@ -144,8 +144,8 @@ class AuxiliaryCLI(LightningCLI):
     def _set_seed(self) -> None:
         """Seed everything; a seed is what NumPy takes for one."""
         seed = self._get(self.config, "seed_everything")
-        if not isinstance(seed, bool) and seed is not None and seed not in SEED:
-            raise ConfigurationError(f"--seed_everything: {seed} must be {SEED}")
+        if not isinstance(seed, bool):
+            check("--seed_everything", seed, SEED)
         super()._set_seed()
 
     def _parse_ckpt_path(self) -> None:

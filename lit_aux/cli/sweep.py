@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from lit_aux.cli import main
 from lit_aux.cli.parser import Option, Options, command_parser, parse, split_at_dashes
 from lit_aux.errors import ConfigurationError
 from lit_aux.outputs import check_folder, check_output
-from lit_aux.ranges import MOST_JOBS
+from lit_aux.ranges import MOST_JOBS, whole
 from lit_aux.runs.batch import run_batch
 from lit_aux.runs.engines import Processes, check_for_cluster, workers_of
 from lit_aux.runs.job import CLUSTER, Job
@@ -170,11 +171,9 @@ def _check(given: Any) -> None:
         raise ConfigurationError(f"--sbatch {given.sbatch}: goes with --slurm SCRIPT, which is not given")
     if given.cluster is not None:
         check_for_cluster(given.jobs)
-    for name, most in (("jobs", MOST_JOBS), ("count", MOST_RUNS)):
-        if given[name] is not None and not 1 <= given[name] <= most:
-            raise ConfigurationError(f"--{name} {given[name]}: must be at least 1 and at most {most}")
-    if given.seed < 0:
-        raise ConfigurationError(f"--seed {given.seed}: must be at least 0")
+    for name, least, most in (("jobs", 1, MOST_JOBS), ("count", 1, MOST_RUNS), ("seed", 0, inf)):
+        if given[name] is not None:
+            whole(f"--{name}", given[name], least, most)
 
 
 def _parse(arguments: list[str]) -> Any:

@@ -340,6 +340,5 @@ def fetch(name: str, download: Callable[[], object]) -> None:
     try:
         download()
     except (OSError, RuntimeError, ValueError) as error:  # no network, no space, a wrong checksum
-        raise ConfigurationError(
-            f"--data.download true: {name} could not be fetched ({one_line(error)})"
-        ) from None
+        reason = one_line(error)
+        raise ConfigurationError(f"--data.download true: {name} could not be fetched ({reason})") from None

@@ -102,9 +102,8 @@ def read_image(path: str, view: InputFormat) -> Tensor:
                 raise ValueError(f"it is {opened.format}, which other programs would be started to draw")
             image = pixels_of(opened, view.channels)
     except Exception as error:  # decoders raise anything of damaged files
-        raise ConfigurationError(
-            f"--data.root: {path} cannot be read as an image ({one_line(error)})"
-        ) from None
+        reason = one_line(error)
+        raise ConfigurationError(f"--data.root: {path} cannot be read as an image ({reason})") from None
     # the resized image covers the crop's enlarged rectangle, whatever its own proportions
     scale = max(math.floor(height / view.crop) / image.height, math.floor(width / view.crop) / image.width)
     resized = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))

@@ -155,9 +155,8 @@ def _build(config: Config, given: Path) -> tuple[PretrainFinetuneModule, Any]:
     except ConfigurationError:
         raise
     except Exception as error:
-        raise ConfigurationError(
-            f"RUN {given}: its config.yaml cannot be used ({first_line(error)})"
-        ) from error
+        reason = first_line(error)
+        raise ConfigurationError(f"RUN {given}: its config.yaml cannot be used ({reason})") from error
     assert isinstance(module, PretrainFinetuneModule)
     return module, data
 

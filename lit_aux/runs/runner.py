@@ -111,7 +111,6 @@ class FailedRows:
 
     def __init__(self, table: ResultsTable, progress: Progress) -> None:
         self._table, self._progress = table, progress
-        self._experiment: str | None = None
 
     def __call__(self, job: Job, error: str) -> None:
         """Write the row of each run of a job that failed.
@@ -122,11 +121,8 @@ class FailedRows:
         """
         place = "" if job.folder is None else f" ({job.folder / OUTPUT})"
         self._progress.note(f"failed: {job.title}: {error}{place}")
-        if self._experiment is None:  # no row has it before the first run that went well
-            named = (row["experiment"] for row in self._table.rows() if row["experiment"])
-            self._experiment = next(named, None)
         rows: list[Row] = [
-            {"experiment": self._experiment or "", **columns, "run": run, "converged": False, "error": error}
+            {"experiment": self._table.experiment, **columns, "run": run, "converged": False, "error": error}
             for run, columns in job.runs.items()
         ]
         self._table.append(rows, job.measures)

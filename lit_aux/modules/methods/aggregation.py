@@ -185,9 +185,8 @@ class Aggregation(TaskMethod):
         try:
             vector = aggregator(matrix)
         except (ValueError, TypeError, RuntimeError, IndexError, AssertionError) as error:
-            raise ConfigurationError(
-                f"aggregator: {self.name} refuses {shape}: {first_line(error)}"
-            ) from error
+            reason = first_line(error)
+            raise ConfigurationError(f"aggregator: {self.name} refuses {shape}: {reason}") from error
         if not isinstance(vector, Tensor) or vector.shape != matrix.shape[1:]:
             raise ConfigurationError(
                 f"aggregator: {self.name} makes no vector of {shape}; it must map a matrix (tasks, "
