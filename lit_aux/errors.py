@@ -61,6 +61,17 @@ def check_known(option: str, value: object, choices: Collection[object]) -> None
         raise unknown_name(option, value, choices)
 
 
+def not_installed(option: str, package: str, extra: str) -> ConfigurationError:
+    """Build the error for an option that needs a package which comes with an extra.
+
+    Args:
+        option: The option, with its value.
+        package: What is lacking, as people call it.
+        extra: The extra.
+    """
+    return ConfigurationError(f"{option}: {package} is not installed; run: pip install 'lit-aux[{extra}]'")
+
+
 def listed(names: Iterable[object], limit: int = 12) -> str:
     """Join names with commas, each once, cutting a long list."""
     shown = [str(name) for name in dict.fromkeys(names)]

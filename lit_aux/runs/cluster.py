@@ -13,7 +13,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from lit_aux.errors import ClusterError, ConfigurationError, one_line, with_class
+from lit_aux.errors import ClusterError, ConfigurationError, not_installed, one_line, with_class
 from lit_aux.runs.job import End, Event, Job, Tell
 from lit_aux.runs.processes import Children
 from lit_aux.storage import StorageError
@@ -142,10 +142,7 @@ def _connect(address: str) -> Any:
     try:
         import distributed
     except ImportError:
-        raise ConfigurationError(
-            f"--cluster {address}: needs Dask, which is not installed; install the extra cluster: "
-            "pip install 'lit-aux[cluster]'"
-        ) from None
+        raise not_installed(f"--cluster {address}", "Dask", "cluster") from None
     is_file = "://" not in address and (address.endswith(".json") or Path(address).is_file())
     if is_file and not Path(address).is_file():
         raise ConfigurationError(f"--cluster {address}: there is no such scheduler file")
