@@ -11,6 +11,5 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Phase", "PhaseSettings", "PhaseTrainer", "report"]
 __getattr__, __dir__ = lazy(  # those that need Lightning: ``import lit_aux`` costs no more than torch
-    __name__,
-    {"Phase": "phases", "PhaseSettings": "phases", "PhaseTrainer": "phases", "report": "reporting"},
+    __name__, {"Phase": "phases", "PhaseSettings": "phases", "PhaseTrainer": "phases", "report": "reporting"}
 )

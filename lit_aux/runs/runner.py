@@ -28,11 +28,7 @@ class Runner:
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        progress: Progress,
-        take: Take,
-        fail: Callable[[Job, str], None] | None = None,
+        self, engine: Engine, progress: Progress, take: Take, fail: Callable[[Job, str], None] | None = None
     ) -> None:
         self.failures: list[str] = []
         self._engine, self._progress, self._take, self._fail = engine, progress, take, fail

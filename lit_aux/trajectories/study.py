@@ -118,11 +118,7 @@ def _common_tasks(single: Runs, multi: Runs) -> tuple[str, ...]:
     return tasks
 
 
-def _chosen_tasks(
-    tasks: Sequence[str],
-    single: Runs,
-    multi: Runs,
-) -> tuple[str, ...]:
+def _chosen_tasks(tasks: Sequence[str], single: Runs, multi: Runs) -> tuple[str, ...]:
     for task in tasks:
         check_known("--tasks", task, sorted(single))
         for name, runs in multi.items():
@@ -150,11 +146,7 @@ def _equal_steps(runs: Sequence[Trajectory]) -> tuple[int, list[str]]:
     ]
 
 
-def _seed_notes(
-    tasks: Sequence[str],
-    single: Runs,
-    multi: Runs,
-) -> list[str]:
+def _seed_notes(tasks: Sequence[str], single: Runs, multi: Runs) -> list[str]:
     """Say which seeds are missing, and that one seed tells nothing of significance."""
     groups = [(f"single-task {task}", single[task]) for task in tasks] + [*multi.items()]
     every = {run.seed for _, runs in groups for run in runs} - {None}
