@@ -16,7 +16,7 @@ from lit_aux.experiments.means import is_log, kind_of_mean, mean_and_error
 from lit_aux.experiments.options import Options
 from lit_aux.experiments.run import Run
 from lit_aux.runs.duplicates import check_one_kind, once
-from lit_aux.runs.engines import Engine, Here, Processes, workers_of
+from lit_aux.runs.engines import Engine, Here, Processes, check_for_cluster, workers_of
 from lit_aux.runs.job import Job, Report, Row, Rows
 from lit_aux.runs.processes import cores
 from lit_aux.runs.progress import Progress
@@ -108,10 +108,7 @@ def reproduce(
     if cluster is None:
         _check_device(options.device)
     else:  # whose workers have devices and working folders of their own
-        if options.jobs is not None:
-            raise ConfigurationError(
-                f"--jobs {options.jobs}: is of this machine; leave it to the cluster's workers"
-            )
+        check_for_cluster(options.jobs)
         path = path.resolve()
     options = replace(options, store=options.store or path.parent / "phases")
     with ResultsTable(path) as table:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from lit_aux.identity.modules import file_of, library_of
+from lit_aux.identity.modules import file_of, imported, library_of
 from lit_aux.identity.source import NoSourceError, add_module
 
 _DOTTED = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
@@ -92,6 +92,27 @@ def named_code(configuration: Any) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def know_working_folder() -> None:
+    """Let classes of the user's own be named as ``module.Class``: the working folder is looked at last."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
+def option_in(config: Any, name: str) -> Any:
+    """Return what a configuration holds for an option; None where it holds nothing.
+
+    Args:
+        config: Mappings, with or without ``init_args`` where a class is named.
+        name: The option's dotted name without ``init_args``.
+    """
+    for key in name.split("."):
+        if not isinstance(config, Mapping):
+            return None
+        inner = config.get("init_args")
+        config = inner[key] if isinstance(inner, Mapping) and key in inner else config.get(key)
+    return config
+
+
 @contextmanager
 def working_folder() -> Iterator[None]:
     """Find modules in the working folder too, as ``lit-aux fit`` does."""
@@ -111,12 +132,8 @@ def _is_passive(callback: Any) -> bool:
     path = str(callback.get("class_path", "")) if isinstance(callback, Mapping) else str(callback)
     if _PASSIVE.match(path):
         return True
-    from importlib import import_module
-
-    module, _, name = path.rpartition(".")
-    try:
-        kind = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
+    kind = imported(path)
+    if kind is None:
         return False
     bases: list[Mapping[str, Any]] = [*map(vars, kind.__mro__), {"changes_training": True}]
     told = next(base for base in bases if "changes_training" in base)
