@@ -202,12 +202,13 @@ class ReLUObjective:
                 for output, error in zip(outputs, errors, strict=True):
                     gradients[1][some, output].add_(torch.bmm(hidden, error[..., None])[..., 0])
                 continue
-            active = hidden.gt_(0)
+            active = hidden.gt_(0).transpose(1, 2)  # inputs before units: MKL is slow with few columns
             for number, error in enumerate(errors):
-                pull, inputs = pulls[number], error[..., None] * x
-                pulls[number] = torch.bmm(active, inputs) if pull is None else pull.baddbmm_(active, inputs)
+                pull, inputs = pulls[number], (error[..., None] * x).transpose(1, 2)
+                pulls[number] = torch.bmm(inputs, active) if pull is None else pull.baddbmm_(inputs, active)
         for output, pull in zip(outputs, pulls, strict=True):
             if pull is not None and gradients is not None and gradients[0] is not None:
+                pull = pull.transpose(1, 2).contiguous()
                 gradients[0][some].addcmul_(readout[:, output, :, None], pull)
                 gradients[1][some, output].add_(torch.linalg.vecdot(first, pull))
 
@@ -231,14 +232,21 @@ class ReLUObjective:
         return equal_sizes([[len(rows.x) for rows in members] for _, members in self._tasks])
 
     def batch(self, chosen: Tensor) -> "ReLUObjective":
-        """Return the objective of some rows, counted over tasks one after another."""
+        """Return the objective of some rows, counted over tasks one after another.
+
+        As published, a task keeps its share of all rows: its mean over its rows in the batch is weighed by
+        it. A task without rows there adds nothing.
+        """
         parts = split_rows(chosen, self._sizes())
-        total, tasks = 0.0, []
+        tasks = []
         for (groups, members), part in zip(self._tasks, parts, strict=True):
-            total += members[0].weight * len(part)
-            some = [replace(rows, x=rows.x[part], targets=rows.targets[:, part]) for rows in members]
+            more = len(members[0].x) / max(len(part), 1)
+            some = [
+                replace(rows, x=rows.x[part], targets=rows.targets[:, part], weight=rows.weight * more)
+                for rows in members
+            ]
             tasks.append((groups, some))
-        return self._like(tasks, torch.full_like(self._scale, 1 / total), self._frozen)
+        return self._like(tasks, self._scale, self._frozen)
 
     def select(self, keep: Tensor) -> "ReLUObjective":
         """Return the objective of some of the replicas."""
