@@ -6,8 +6,10 @@ from hashlib import blake2b
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lit_aux.models.relu_descent import Epoch, ReLUDescent, TaskRows
 from lit_aux.models.student import Problems, StudentNet, equal_sizes, narrowed, neighbours, split_rows
 from lit_aux.ranges import COUNT, check
 
@@ -119,6 +121,8 @@ class ReLUObjective:
         self._tasks, self._scale, self._frozen, self._chunk = tasks, scale, frozen, chunk
         self.replicas = len(scale)
         self._buffers: dict[tuple[int, ...], Tensor] = {}
+        self._descent: ReLUDescent | None = None
+        self._targets: list[Tensor] = []
 
     @classmethod
     def of(
@@ -248,6 +252,52 @@ class ReLUObjective:
             tasks.append((groups, some))
         return self._like(tasks, self._scale, self._frozen)
 
+    @property
+    def descends(self) -> bool:
+        """Whether there is :meth:`descend`: on a CPU, if all weights train and each task has one output."""
+        single = all(rows.targets.shape[2] == 1 for _, members in self._tasks for rows in members)
+        return self._frozen is None and self._chunk == 1 and self._scale.device.type == "cpu" and single
+
+    def descend(
+        self, theta: Tensor, order: Tensor, batch_size: int, which: range, lr: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Take steps of gradient descent on some mini-batches of an epoch.
+
+        Args:
+            theta: Parameters (k, P), moved in place.
+            order: Of all rows, counted over tasks one after another.
+            batch_size: Rows of a batch, as :meth:`batch` weighs them.
+            which: Numbers of the batches.
+            lr: Learning rates (k,).
+
+        Returns:
+            The losses (k, batches) before each step.
+        """
+        if self._descent is None:
+            self._descent = ReLUDescent(self.hidden, self.width, min(batch_size, len(order)), self._scale)
+        total = sum(members[0].weight * len(members[0].x) for _, members in self._tasks)
+        epochs: dict[tuple[int, ...], Epoch] = {}
+        losses = np.empty((self.replicas, len(which)))
+        for row, own in enumerate(self._by_replica()):
+            key = tuple(id(rows.x) for rows, _ in own)
+            if key not in epochs:
+                tasks = [TaskRows(rows.x, rows.start, rows.weight * len(rows.x) / total) for rows, _ in own]
+                epochs[key] = Epoch(tasks, order, batch_size)
+            if len(self._targets) == row:
+                self._targets.append(torch.cat([rows.targets[inside, :, 0] for rows, inside in own]))
+            rate = float(lr[row])
+            losses[row] = self._descent.descend(theta[row], self._targets[row], epochs[key], which, rate)
+        return losses
+
+    def _by_replica(self) -> list[list[tuple[_Rows, int]]]:
+        """Return each replica's rows of every task, and its place among those who share them."""
+        found: list[list[tuple[_Rows, int]]] = [[] for _ in range(self.replicas)]
+        for groups, members in self._tasks:
+            for group, rows in zip(groups, members, strict=True):
+                for row in range(group.start, group.stop):
+                    found[row].append((rows, row - group.start))
+        return found
+
     def select(self, keep: Tensor) -> "ReLUObjective":
         """Return the objective of some of the replicas."""
         wanted = keep.tolist()
@@ -258,5 +308,5 @@ class ReLUObjective:
         """Return one of other rows that computes in the same memory."""
         size = (self.hidden, self.width, self.count)
         made = ReLUObjective(size, tasks, scale, frozen, self._chunk)
-        made._buffers = self._buffers
+        made._buffers, made._descent = self._buffers, self._descent
         return made
