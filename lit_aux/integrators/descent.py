@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from lit_aux.errors import ConfigurationError
 from lit_aux.integrators.base import Integrator, finite_start
 from lit_aux.integrators.objective import Objective
-from lit_aux.integrators.state import IntegratorState, Step, index_of
+from lit_aux.integrators.state import Impatient, IntegratorState, Step, index_of
 from lit_aux.ranges import COUNT, INDEX, RATE, SEED, check
 
 
@@ -103,18 +103,18 @@ class Descent(Integrator):
         """Move every replica that is under way by ``evaluations`` steps, in place."""
         left = evaluations
         while left > 0 and not state.finished:
-            batches = self._batches(state)
+            batches = self.steps_of_epoch(state.objective)
             left -= (
                 self._whole_steps(state, left) if batches == 1 else self._batch_steps(state, left, batches)
             )
         state.update()
         return state
 
-    def _batches(self, state: IntegratorState) -> int:
-        """Return the number of steps of an epoch."""
+    def steps_of_epoch(self, objective: Objective) -> int:
+        """Return how many steps see every training row of an objective once."""
         if self.batch_size is None:
             return 1
-        return -(-cast(Batched, state.objective).rows() // self.batch_size)
+        return -(-cast(Batched, objective).rows() // self.batch_size)
 
     # On all rows
 
@@ -205,7 +205,7 @@ class Descent(Integrator):
         counts.converged[rows] = below
         if ended:
             control["sum"][:], control["batches"][:] = 0.0, 0
-        self._show(state, start, ~lost)
+        self._show(state, start, ~lost)  # after which the observer may be tired
         over = below | (self._limits(state) & ~lost)
         if lost.any():
             over |= self._back_off(state, lost)
@@ -217,6 +217,8 @@ class Descent(Integrator):
     def _steps_left(self, state: IntegratorState) -> float:
         """Return after how many steps at least somebody may reach a limit, or the observer wants to look."""
         rows, lr = state.rows, state.control["lr"]
+        if self._tired(state).any():
+            return 0.0
         until = state.max_time[rows] * (1 - 1e-9)
         if state.observer is not None:
             next_time = getattr(state.observer, "next_time", None)
@@ -227,10 +229,16 @@ class Descent(Integrator):
         return min(float(last.min()), 1e9)
 
     def _limits(self, state: IntegratorState) -> NDArray[np.bool_]:
-        """Return who has reached the latest time or the last step."""
+        """Return who has reached the latest time or the last step, or is given up by the observer."""
         rows, counts = state.rows, state.counts
         late = counts.time[rows] >= state.max_time[rows] * (1 - 1e-9)
-        return np.asarray(late | (state.control["steps"] >= state.max_evaluations))
+        return np.asarray(late | (state.control["steps"] >= state.max_evaluations) | self._tired(state))
+
+    def _tired(self, state: IntegratorState) -> NDArray[np.bool_]:
+        """Return of whom the observer expects nothing more."""
+        if isinstance(state.observer, Impatient):
+            return state.observer.tired(state.rows)
+        return np.zeros(len(state.rows), dtype=bool)
 
     def _back_off(self, state: IntegratorState, lost: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Put lost replicas back to their start with a smaller step; return those without another chance."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -60,6 +60,14 @@ class Observer(Protocol):
 
     def restart(self, replicas: NDArray[np.int64]) -> None:
         """Forget what was seen of replicas that begin anew."""
+
+
+@runtime_checkable
+class Impatient(Observer, Protocol):
+    """An observer for whom a replica may be over; descent then ends it where it is."""
+
+    def tired(self, replicas: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return for which of the replicas nothing more is expected; changes in ``observe`` alone."""
 
 
 @dataclass
