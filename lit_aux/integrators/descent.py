@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from math import ceil
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.integrators.base import Integrator, finite_start
-from lit_aux.integrators.objective import Objective
+from lit_aux.integrators.objective import Descending, Objective
 from lit_aux.integrators.state import Impatient, IntegratorState, Step, index_of
 from lit_aux.ranges import COUNT, INDEX, RATE, SEED, check
 
@@ -27,20 +27,6 @@ class Batched(Protocol):
 
     def batch(self, chosen: Tensor) -> Objective:
         """Return the objective of some rows, counted over all tasks one after another."""
-
-
-@runtime_checkable
-class Descending(Batched, Protocol):
-    """One that takes steps of gradient descent on mini-batches faster than by their gradients."""
-
-    @property
-    def descends(self) -> bool:
-        """Whether it does, as it is."""
-
-    def descend(
-        self, theta: Tensor, order: Tensor, batch_size: int, which: range, lr: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """Move the replicas (k, P) over some batches of an epoch; return the losses (k, b) before each."""
 
 
 class Descent(Integrator):

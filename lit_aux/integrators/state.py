@@ -1,9 +1,10 @@
 """Where a batch of replicas is on its way."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -62,10 +63,18 @@ class Observer(Protocol):
         """Forget what was seen of replicas that begin anew."""
 
 
-@runtime_checkable
-class Impatient(Observer, Protocol):
+class Impatient(ABC):
     """An observer for whom a replica may be over; descent then ends it where it is."""
 
+    @abstractmethod
+    def observe(self, step: Step) -> None:
+        """Take notice of an accepted step."""
+
+    @abstractmethod
+    def restart(self, replicas: NDArray[np.int64]) -> None:
+        """Forget what was seen of replicas that begin anew."""
+
+    @abstractmethod
     def tired(self, replicas: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return for which of the replicas nothing more is expected; changes in ``observe`` alone."""
 

@@ -38,9 +38,10 @@ class Epoch:
 
     def __init__(self, tasks: Sequence[TaskRows], order: Tensor, batch_size: int) -> None:
         n = len(order)
-        self.starts = np.arange(0, n, batch_size)
+        self.batch_size, self.starts = batch_size, np.arange(0, n, batch_size)
         shift = np.arange(n) // batch_size * n
-        keys = np.sort(order.numpy() + shift)
+        keys = order.numpy() + shift
+        keys.sort()
         ends = np.cumsum([0, *(len(rows.x) for rows in tasks)])
         bounds = np.searchsorted(keys, (self.starts // batch_size * n)[:, None] + ends)
         rows = np.diff(bounds)
@@ -49,18 +50,18 @@ class Epoch:
         self.order = torch.from_numpy(keys - shift)
         self.weights = np.repeat(weights.ravel(), rows.ravel())
         """Of each row in the loss of its batch."""
+        outputs = [rows.output for rows in tasks]
         self.parts = [
-            [
-                (rows.output, start, stop, 2 * weight)
-                for rows, start, stop, weight in zip(tasks, edges[:-1], edges[1:], some, strict=True)
-                if start < stop
-            ]
-            for edges, some in zip(bounds.tolist(), weights.tolist(), strict=True)
+            [(output, size, 2 * weight) for output, size, weight in zip(outputs, *some, strict=True) if size]
+            for some in zip(rows.tolist(), weights.tolist(), strict=True)
         ]
-        """Of each batch: output, first and last row of the epoch, and twice the weight, for each task."""
+        """Of each batch, for each task in it: its output, number of rows, and twice their weight."""
         # the whole epoch, also where a part of it is asked for: products are rounded as memory is aligned
-        self.x = torch.cat([rows.x for rows in tasks]).index_select(0, self.order)
-        self.columns = self.x.T.contiguous()
+        x = torch.cat([rows.x for rows in tasks]).index_select(0, self.order)
+        self.batches = list(
+            zip(torch.split(x, batch_size), torch.split(x.T.contiguous(), batch_size, 1), strict=True)
+        )
+        """Inputs of each, rows before columns and columns before rows."""
 
 
 class ReLUDescent:
@@ -82,7 +83,8 @@ class ReLUDescent:
         self._first, self._product = like.new_empty(2, width, hidden)
         self._activations = like.new_empty(rows, hidden)
         self._inputs = like.new_empty(width, rows)
-        self._pulls: list[tuple[Tensor, Tensor]] = []
+        self._readouts = self._slopes = like.new_empty(0, hidden)
+        self._pulls = like.new_empty(0, width, hidden)
 
     @torch.inference_mode()
     def descend(
@@ -102,46 +104,54 @@ class ReLUDescent:
         """
         size = self.hidden * self.width
         weight, readouts = theta[:size].view(self.hidden, self.width), theta[size:].view(-1, self.hidden)
-        first = self._first.copy_(weight.T)
-        own = list(readouts.clone())
-        while len(self._pulls) < len(own):
-            self._pulls.append((torch.empty_like(first), first.new_empty(self.hidden)))
+        if len(self._readouts) != len(readouts):
+            self._readouts, self._slopes = torch.empty(2, *readouts.shape, dtype=theta.dtype)
+            self._pulls = theta.new_empty(len(readouts), self.width, self.hidden)
+        self._first.copy_(weight.T)
+        self._readouts.copy_(readouts)
+        own = list(zip(self._readouts, self._pulls, self._slopes, strict=True))
         y = targets.index_select(0, epoch.order)
         errors = torch.zeros_like(y)
+        of_batches = list(
+            zip(torch.split(y, epoch.batch_size), torch.split(errors, epoch.batch_size), strict=True)
+        )
         for number in which:
-            self._step(first, own, y, errors, epoch, number, lr)
-        weight.copy_(first.T)
-        readouts.copy_(torch.stack(own))
+            self._step(own, *epoch.batches[number], *of_batches[number], epoch.parts[number], lr)
+        weight.copy_(self._first.T)
+        readouts.copy_(self._readouts)
         squares = errors.double().numpy() ** 2 * epoch.weights
         losses: NDArray[np.float64] = np.add.reduceat(squares, epoch.starts)[which.start : which.stop]
         return losses
 
     def _step(
         self,
-        first: Tensor,
-        own: list[Tensor],
+        own: list[tuple[Tensor, Tensor, Tensor]],
+        x: Tensor,
+        columns: Tensor,
         y: Tensor,
-        errors: Tensor,
-        epoch: Epoch,
-        number: int,
+        error: Tensor,
+        parts: list[tuple[int, int, float]],
         lr: float,
     ) -> None:
         """Move the weights by the gradient of one batch, and write its errors."""
-        parts = epoch.parts[number]
-        begin, end = parts[0][1], parts[-1][2]
-        active = self._activations[: end - begin]
-        torch.mm(epoch.x[begin:end], first, out=active).relu_()
-        error = errors[begin:end]
-        for output, start, stop, _ in parts:
-            torch.mv(active[start - begin : stop - begin], own[output], out=errors[start:stop])
-        error.sub_(y[begin:end])
+        first, sizes = self._first, [size for _, size, _ in parts]
+        n = y.numel()  # less work than len(y), which counts here
+        active = self._activations if n == self.rows else self._activations[:n]
+        scaled = self._inputs if n == self.rows else self._inputs[:, :n]
+        torch.mm(x, first, out=active).relu_()
+        hidden = active.split_with_sizes(sizes)
+        for (output, _, _), some, to in zip(parts, hidden, error.split_with_sizes(sizes), strict=True):
+            torch.mv(some, own[output][0], out=to)
+        error.sub_(y)
         active.gt_(0)
-        inputs = torch.mul(epoch.columns[:, begin:end], error, out=self._inputs[:, : end - begin])
-        for output, start, stop, _ in parts:
-            pull, slope = self._pulls[output]
-            torch.mm(inputs[:, start - begin : stop - begin], active[start - begin : stop - begin], out=pull)
+        torch.mul(columns, error, out=scaled)
+        for (output, _, _), some, inputs in zip(
+            parts, hidden, scaled.split_with_sizes(sizes, 1), strict=True
+        ):
+            _, pull, slope = own[output]
+            torch.mm(inputs, some, out=pull)
             torch.sum(torch.mul(first, pull, out=self._product), 0, out=slope)
-        for output, _, _, factor in parts:
-            pull, slope = self._pulls[output]
-            first.addcmul_(pull, own[output], value=-lr * factor)
-            own[output].add_(slope, alpha=-lr * factor)
+        for output, _, factor in parts:
+            readout, pull, slope = own[output]
+            first.addcmul_(pull, readout, value=-lr * factor)
+            readout.add_(slope, alpha=-lr * factor)

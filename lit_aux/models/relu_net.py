@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lit_aux.integrators.objective import Descending
 from lit_aux.models.relu_descent import Epoch, ReLUDescent, TaskRows
 from lit_aux.models.student import Problems, StudentNet, equal_sizes, narrowed, neighbours, split_rows
 from lit_aux.ranges import COUNT, check
@@ -106,7 +107,7 @@ class _Rows:
 _Task = tuple[list[slice], list[_Rows]]
 
 
-class ReLUObjective:
+class ReLUObjective(Descending):
     """Mean squared error over all rows of all tasks, each on its own outputs, for many replicas.
 
     Parameters (k, P): first layer (H, d) and readouts (O, H), or only the readouts. With g_h the sum over
@@ -261,18 +262,7 @@ class ReLUObjective:
     def descend(
         self, theta: Tensor, order: Tensor, batch_size: int, which: range, lr: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Take steps of gradient descent on some mini-batches of an epoch.
-
-        Args:
-            theta: Parameters (k, P), moved in place.
-            order: Of all rows, counted over tasks one after another.
-            batch_size: Rows of a batch, as :meth:`batch` weighs them.
-            which: Numbers of the batches.
-            lr: Learning rates (k,).
-
-        Returns:
-            The losses (k, batches) before each step.
-        """
+        """Take steps as :meth:`batch` weighs the rows; see ``Descending``."""
         if self._descent is None:
             self._descent = ReLUDescent(self.hidden, self.width, min(batch_size, len(order)), self._scale)
         total = sum(members[0].weight * len(members[0].x) for _, members in self._tasks)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.integrators import Descent, GradientFlow, Integrator, IntegratorState, Step, TorchOptimizer
-from lit_aux.integrators.state import index_of
+from lit_aux.integrators.state import Impatient, index_of
 from lit_aux.models import Problems, StudentNet
 from lit_aux.phases.phase import Phase
 
@@ -227,7 +227,7 @@ class Loss(Protocol):
         """Return the losses of some of the replicas."""
 
 
-class BestTestLoss:
+class BestTestLoss(Impatient):
     """Evaluates the test loss at fixed instants of a path and keeps the smallest.
 
     The published runs tested after steps 1, 51, 101, ... (with mini-batches, after these epochs) and at the
@@ -259,6 +259,7 @@ class BestTestLoss:
         self.thinning, self.patience = thinning, patience
         self.best: Floats = np.full(replicas, np.inf)
         self._first, self._interval = np.full(replicas, first), np.full(replicas, interval)
+        self._ratio = round(interval / first, 9)
         self._number = np.zeros(replicas, dtype=np.int64)
         # the loss of the last improvement, its epoch, and that of the last look
         self._lowest: Floats = np.full(replicas, np.inf)
@@ -318,8 +319,7 @@ class BestTestLoss:
 
     def next_time(self, replicas: NDArray[np.int64]) -> Floats:
         """Return the next instants, as descent counts its time: a step's number times its size."""
-        ratio = np.round(self._interval[replicas] / self._first[replicas], 9)
-        return np.asarray((1 + ratio * self._number[replicas]) * self._first[replicas])
+        return np.asarray((1 + self._ratio * self._number[replicas]) * self._first[replicas])
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what a resumed run needs."""
