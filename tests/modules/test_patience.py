@@ -97,7 +97,7 @@ def test_who_begins_anew_has_its_patience_again() -> None:
 
 def phase_of(patience: int | None, batch_size: int | None, **options: Any) -> Phase:
     descent = GradientDescent(0.02, batch_size=batch_size)
-    given = {"max_evaluations": 1500, "test_every": 10} | options
+    given = {"max_evaluations": 400, "test_every": 10} | options
     return Phase(name="train", tasks=["aux", "main"], integrator=descent, patience=patience, **given)
 
 
@@ -125,16 +125,16 @@ def test_a_phase_ends_by_the_rule(batch_size: int | None, monkeypatch: pytest.Mo
     monkeypatch.setattr("lit_aux.modules.student_phase.BestTestLoss", Looking)
     monkeypatch.setattr(Looking, "looks", [], raising=False)
     batches = 1 if batch_size is None else 6
-    whole = students(phase_of(None, batch_size, max_evaluations=1500 * batches))
+    whole = students(phase_of(None, batch_size, max_evaluations=400 * batches))
     whole.advance(10**6)
     looks = Looking.looks[:-1]  # without the end
-    np.testing.assert_allclose([when / 0.02 for when, _ in looks], batches * (1 + 10 * np.arange(150)))
+    np.testing.assert_allclose([when / 0.02 for when, _ in looks], batches * (1 + 10 * np.arange(40)))
     expected = end_by_the_rule([loss for _, loss in looks], 10, 50)
     assert expected is not None
-    assert 60 < expected < 1400
+    assert 60 < expected < 390
     ends = []
-    for block in (10**6, 37):
-        run = students(phase_of(50, batch_size, max_evaluations=1500 * batches))
+    for block in (10**6, 137):
+        run = students(phase_of(50, batch_size, max_evaluations=400 * batches))
         while not run.finished:
             saved = run.state_dict()
             run = students(run.phase)
@@ -154,7 +154,7 @@ def test_a_phase_ends_by_the_rule(batch_size: int | None, monkeypatch: pytest.Mo
 def test_the_reason_says_how_many(tmp_path: Path) -> None:
     data = data_of("relu", [0, 1], [0, 3])
     settings = PhaseSettings(
-        integrator=GradientDescent(0.02), stop_at_training_loss=1e-3, patience=20, test_every=1, block=500
+        integrator=GradientDescent(0.02), stop_at_training_loss=0.02, patience=40, test_every=20, block=500
     )
     net = ReLUNet(6, hidden=12, init_scale=1.0)
     module = MultiTaskModule(net, data.num_classes, settings=settings)
