@@ -36,7 +36,7 @@ class Descent(Integrator):
     ten, up to ``max_backoffs`` times; the others do not notice. One that cannot be saved keeps its start and
     ends with ``converged`` false.
 
-    With mini-batches all this is decided by the mean loss of an epoch, after its last step.
+    With mini-batches all this is decided after the last step of an epoch, by the mean loss of its batches.
 
     Args:
         lr: Learning rate at the start, for all replicas.

@@ -1,9 +1,8 @@
 """What integrators follow: losses of many replicas over a matrix of parameters."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from copy import copy
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -39,19 +38,17 @@ class Objective(Protocol):
         """Return the objective of some of the replicas; ``keep`` holds their indices in rising order."""
 
 
-class Descending(ABC):
+@runtime_checkable
+class Descending(Protocol):
     """An objective that takes steps of gradient descent on mini-batches faster than by their gradients."""
 
     @property
-    @abstractmethod
     def descends(self) -> bool:
         """Whether it does, as it is."""
 
-    @abstractmethod
     def rows(self) -> int:
         """Return the number of training rows."""
 
-    @abstractmethod
     def descend(
         self, theta: Tensor, order: Tensor, batch_size: int, which: range, lr: NDArray[np.float64]
     ) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """Where a batch of replicas is on its way."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -53,7 +53,8 @@ class Observer(Protocol):
     """Sees the path, for instance to keep the smallest test loss on it.
 
     One that also has ``next_time(replicas)``, the time of each up to which nothing concerns it, is spared
-    the steps of descent before that, which are the faster for it.
+    the steps of descent before that, which are the faster for it. Mini-batches up to the end of an epoch are
+    then shown as one step.
     """
 
     def observe(self, step: Step) -> None:
@@ -63,16 +64,8 @@ class Observer(Protocol):
         """Forget what was seen of replicas that begin anew."""
 
 
-class Impatient(ABC):
+class Impatient(Observer):
     """An observer for whom a replica may be over; descent then ends it where it is."""
-
-    @abstractmethod
-    def observe(self, step: Step) -> None:
-        """Take notice of an accepted step."""
-
-    @abstractmethod
-    def restart(self, replicas: NDArray[np.int64]) -> None:
-        """Forget what was seen of replicas that begin anew."""
 
     @abstractmethod
     def tired(self, replicas: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -119,7 +119,8 @@ class ReLUDescent:
             self._step(own, *epoch.batches[number], *of_batches[number], epoch.parts[number], lr)
         weight.copy_(self._first.T)
         readouts.copy_(self._readouts)
-        squares = errors.double().numpy() ** 2 * epoch.weights
+        with np.errstate(over="ignore", invalid="ignore"):  # who diverges is told by the losses
+            squares = errors.double().numpy() ** 2 * epoch.weights
         losses: NDArray[np.float64] = np.add.reduceat(squares, epoch.starts)[which.start : which.stop]
         return losses
 

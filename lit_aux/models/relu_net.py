@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lit_aux.integrators.objective import Descending
 from lit_aux.models.relu_descent import Epoch, ReLUDescent, TaskRows
 from lit_aux.models.student import Problems, StudentNet, equal_sizes, narrowed, neighbours, split_rows
 from lit_aux.ranges import COUNT, check
@@ -107,7 +106,7 @@ class _Rows:
 _Task = tuple[list[slice], list[_Rows]]
 
 
-class ReLUObjective(Descending):
+class ReLUObjective:
     """Mean squared error over all rows of all tasks, each on its own outputs, for many replicas.
 
     Parameters (k, P): first layer (H, d) and readouts (O, H), or only the readouts. With g_h the sum over
@@ -262,9 +261,10 @@ class ReLUObjective(Descending):
     def descend(
         self, theta: Tensor, order: Tensor, batch_size: int, which: range, lr: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Take steps as :meth:`batch` weighs the rows; see ``Descending``."""
-        if self._descent is None:
-            self._descent = ReLUDescent(self.hidden, self.width, min(batch_size, len(order)), self._scale)
+        """Take steps as :meth:`batch` weighs the rows; see ``lit_aux.integrators.objective.Descending``."""
+        most = min(batch_size, len(order))
+        if self._descent is None or self._descent.rows < most:
+            self._descent = ReLUDescent(self.hidden, self.width, most, self._scale)
         total = sum(members[0].weight * len(members[0].x) for _, members in self._tasks)
         epochs: dict[tuple[int, ...], Epoch] = {}
         losses = np.empty((self.replicas, len(which)))

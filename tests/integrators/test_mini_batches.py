@@ -10,7 +10,6 @@ from integrator_helpers import Counting, Data, Floats, Recorder, draw, finish, f
 from torch import Tensor, nn
 
 from lit_aux.integrators import GradientDescent
-from lit_aux.integrators.objective import Descending
 from lit_aux.models import DiagonalNet, Problems, ReLUNet, StudentNet
 
 SIZES = {"aux": 17, "main": 3}
@@ -43,7 +42,7 @@ def objective_of(net: StudentNet, chunk: int, weights: dict[str, float] | None =
     return net.objective(problems, torch.arange(3), list(net.weights()), chunk)
 
 
-class Seen(Counting, Descending):
+class Seen(Counting):
     """Passes on what descent asks for, and keeps the rows of every batch."""
 
     def __init__(self, inner: Any, batches: list[Tensor]) -> None:
