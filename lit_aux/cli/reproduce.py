@@ -32,6 +32,10 @@ _TYPED: dict[str, Option] = {
         str,
         "gradient_flow",
     ),
+    "pretrain_integrator": Option(
+        "the same of pretraining; null: gradient_descent for published ReLU draws, else as --integrator",
+        str | None,
+    ),
     "tolerance": Option("error per step of gradient flow, relative to the weights", float, 1e-2),
     "sampling": Option("draw as the paper's code did, or each seed by itself", Sampling, "published"),
     "output_scale": Option(
@@ -43,7 +47,12 @@ _TYPED: dict[str, Option] = {
     "device": Option("cpu, cuda, cuda:1, ...", str, "auto"),
     "max_steps": Option("most steps of every phase, in place of the published ones", int | None),
     "max_evaluations": Option("most gradients that flow takes for a run", int, 20_000),
-    "stride": Option("steps from one look at the test loss to the next", int, 50),
+    "stride": Option("steps, or epochs of mini-batches, from one look at the test loss to the next", int, 50),
+    "patience": Option(
+        "epochs after which descent of ReLU networks gives up on a smaller test loss; null for never",
+        int | None,
+        5000,
+    ),
     "replicas_per_slice": Option("most runs that train as one batch; null chooses", int | None),
     "jobs": Option("processes that train slices at a time; null: two on a CPU, one on a GPU", int | None),
     "store": Option("folder of pretrained networks; null for 'phases' beside the table", Path | None),

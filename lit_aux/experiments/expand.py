@@ -85,7 +85,11 @@ def _run(
         changes |= {"max_steps": options.max_steps, "pretrain_max_steps": options.max_steps}
     scales = options.output_scales(found.output_scale)
     return Run(
-        found.name, setup, axes, replace(protocol, **changes), options.of_results(found.network, scales)
+        found.name,
+        setup,
+        axes,
+        replace(protocol, **changes),
+        options.of_results(found.network, scales, pretrained=setup.startswith("PT+FT")),
     )
 
 

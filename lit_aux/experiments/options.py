@@ -1,7 +1,7 @@
 """How the runs of an experiment are carried out: what the command line may change for all of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,9 @@ class Options:
     Args:
         integrator: ``gradient_flow``, ``gradient_descent``, ``exact`` (diagonal networks with one output are
             solved instead of trained) or the name of a class in ``torch.optim``.
+        pretrain_integrator: The same of pretraining. By default ReLU networks with published draws are
+            pretrained by descent wherever what follows is flow: at kinks the two part, and the published runs
+            descended. All others are pretrained as what follows trains.
         tolerance: Error per step of gradient flow, relative to the weights.
         sampling: ``published`` draws teachers and inputs exactly as the paper's code does, ``independent``
             gives every seed its own generator.
@@ -32,7 +35,10 @@ class Options:
             time as that many published steps.
         max_evaluations: Most gradients that flow may take for a replica: where units oscillate at their kinks
             it can cost hundreds of thousands to the end of the clock, and nothing changes any more.
-        stride: Steps from one look at the test loss to the next, on the published clock.
+        stride: Steps from one look at the test loss to the next, on the published clock; of mini-batches
+            epochs.
+        patience: Descent of ReLU networks also ends where the smallest test loss has not improved for as many
+            epochs as came before it, and for at least so many; None never ends it so.
         replicas_per_slice: Most runs that train as one batch; by default 256 of diagonal networks, which
             share products, and 8 of ReLU networks on a CPU, where they do not (64 on a GPU and for ridge
             regression).
@@ -45,6 +51,7 @@ class Options:
     """
 
     integrator: str = "gradient_flow"
+    pretrain_integrator: str | None = None
     tolerance: float = 1e-2
     sampling: Sampling = "published"
     output_scale: OutputScale | Mapping[str, OutputScale] | None = None
@@ -53,19 +60,30 @@ class Options:
     max_steps: int | None = None
     max_evaluations: int = 20_000
     stride: int = 50
+    patience: int | None = 5000
     replicas_per_slice: int | None = None
     jobs: int | None = None
     store: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.integrator not in INTEGRATORS:
-            _check_optimizer(self.integrator)
+        for option, name in (
+            ("integrator", self.integrator),
+            ("pretrain-integrator", self.pretrain_integrator),
+        ):
+            if name is not None and name not in INTEGRATORS:
+                _check_optimizer(option, name)
+        if self.pretrain_integrator is not None and "exact" in (self.integrator, self.pretrain_integrator):
+            raise ConfigurationError(
+                f"--pretrain-integrator {self.pretrain_integrator}: what is solved is pretrained exactly, "
+                "and nothing else is; leave it out"
+            )
         if not 0 < self.tolerance < 1:
             raise ConfigurationError(f"--tolerance {self.tolerance}: must be above 0 and below 1")
         for option, value in (
             ("max-steps", self.max_steps),
             ("max-evaluations", self.max_evaluations),
             ("stride", self.stride),
+            ("patience", self.patience),
             ("replicas-per-slice", self.replicas_per_slice),
             ("jobs", self.jobs),
         ):
@@ -93,12 +111,21 @@ class Options:
         given = {} if self.output_scale is None else self.output_scale
         return output_scales("--output-scale", given, published)
 
-    def of_results(self, network: str, scales: Mapping[str, OutputScale]) -> dict[str, Any]:
+    def of_pretraining(self, network: str) -> "Options":
+        """Return the options by which a kind of network is pretrained."""
+        by_descent = network == "relu" and self.sampling == "published" and self.integrator == "gradient_flow"
+        usual = "gradient_descent" if by_descent else self.integrator
+        return replace(self, integrator=self.pretrain_integrator or usual, pretrain_integrator=None)
+
+    def of_results(
+        self, network: str, scales: Mapping[str, OutputScale], *, pretrained: bool = False
+    ) -> dict[str, Any]:
         """Return the options on which a kind of network's numbers depend, beside those in its protocol.
 
         Args:
             network: The kind.
             scales: Sizes of the teachers that count.
+            pretrained: Whether the integrator of pretraining counts, too.
         """
         numbers = {name: getattr(self, name) for name in ("integrator", "sampling", "stride")}
         scale = short_form(scales)
@@ -106,6 +133,11 @@ class Options:
             numbers["output_scale"] = scale
         if network == "relu" and self.sampling == "published":
             numbers["draws"] = RELU_DRAWS
+        before = self.of_pretraining(network).integrator
+        if pretrained and before != self.integrator:
+            numbers["pretrain_integrator"] = before
+        if network == "relu" and self.integrator not in ("gradient_flow", "exact"):
+            numbers["patience"] = self.patience
         if self.integrator == "gradient_flow":
             numbers["tolerance"] = self.tolerance
             numbers["max_evaluations"] = self.max_evaluations
@@ -117,10 +149,10 @@ def _one_of(option: str, value: Any, *choices: Any) -> None:
         raise unknown_name(f"--{option}", value, [choice for choice in choices if choice is not None])
 
 
-def _check_optimizer(name: str) -> None:
+def _check_optimizer(option: str, name: str) -> None:
     """Raise unless torch has an optimizer of that name."""
     import torch
 
     known = [n for n, kind in vars(torch.optim).items() if isinstance(kind, type) and n != "Optimizer"]
     if name not in known:
-        raise unknown_name("--integrator", name, [*INTEGRATORS, *known])
+        raise unknown_name(f"--{option}", name, [*INTEGRATORS, *known])

@@ -137,7 +137,8 @@ class _Slice:
         lr = p.pretrain_lr if pretraining else p.lr
         steps = p.pretrain_max_steps if pretraining else p.max_steps
         limit = p.pretrain_divergence_limit if pretraining else p.divergence_limit
-        integrator = integrator_of(self.options, lr, limit, None if pretraining else p.batch_size)
+        options = self.options.of_pretraining(p.network) if pretraining else self.options
+        integrator = integrator_of(options, lr, limit, None if pretraining else p.batch_size)
         flow = isinstance(integrator, GradientFlow | Exact)
         return PhaseSettings(
             integrator=integrator,
@@ -145,6 +146,7 @@ class _Slice:
             max_flow_time=lr * steps if flow else None,
             max_evaluations=self.options.max_evaluations if flow else steps,
             test_every=None if pretraining else self.options.stride,
+            patience=None if flow or pretraining or p.network == "diagonal" else self.options.patience,
             test_unit=lr,
             test_thinning=1.25 if p.network == "relu" else 1.1,
         )
@@ -181,7 +183,8 @@ class _Slice:
         protocol = {k: v for k, v in asdict(self.protocol).items() if k not in later}
         published = experiment(self.runs[0].experiment).output_scale
         scales = {"pretrain": self.options.output_scales(published)["pretrain"]}
-        numbers = self.options.of_results(self.protocol.network, scales)
+        numbers = self.options.of_pretraining(self.protocol.network).of_results(self.protocol.network, scales)
+        numbers.pop("patience", None)
         key = json.dumps([seed, protocol, numbers, torch.__version__], sort_keys=True, default=str)
         name = hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
         assert self.options.store is not None
