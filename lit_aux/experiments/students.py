@@ -156,10 +156,14 @@ class _Slice:
     def _load_pretrained(self, net: StudentNet) -> None:
         """Put pretrained weights into the network; those that nobody has trained yet are trained now."""
         files = {seed: self._file(seed) for seed in dict.fromkeys(self.seeds)}
-        with claimed_files(path for path in files.values() if not path.is_file()):
-            missing = [seed for seed, path in files.items() if not path.is_file()]
-            if missing:
-                self._pretrain(missing, files)
+        # ReLU students share no products, so that each process may train other seeds, and none twice
+        together = [[*files]] if self.protocol.network == "diagonal" else [[seed] for seed in files]
+        for wait in (False, True):
+            for seeds in together:
+                missing = [files[seed] for seed in seeds if not files[seed].is_file()]
+                with claimed_files(missing, wait=wait) as mine:
+                    if mine and (left := [seed for seed in seeds if not files[seed].is_file()]):
+                        self._pretrain(left, files)
         weights = {seed: read_tensor(path) for seed, path in files.items()}
         names = list(net.weights())
         theta = torch.stack([weights[seed] for seed in self.seeds])
