@@ -176,7 +176,31 @@ def test_options_are_part_of_a_run_where_numbers_depend_on_them() -> None:
         assert not hashes(**change) & plain
     descent = {"integrator": "gradient_descent"}
     assert hashes(**descent) == hashes(**descent, tolerance=0.5)
+    assert hashes(**descent) != hashes(**descent, patience=None)
+    assert hashes(patience=7) == plain  # of flow, and of networks that are not pretrained
+    assert hashes(pretrain_integrator="gradient_flow") == plain
     assert cells("relu-overlap", "STL", 0, 16, Options(max_steps=7))[0].protocol.max_steps == 7  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("relu-overlap", {}, "gradient_descent"),
+        ("relu-overlap", {"pretrain_integrator": "gradient_flow"}, "gradient_flow"),
+        ("relu-overlap", {"sampling": "independent"}, "gradient_flow"),
+        ("relu-overlap", {"integrator": "Adam"}, "Adam"),
+        ("diagonal-overlap", {}, "gradient_flow"),
+        ("diagonal-overlap", {"pretrain_integrator": "gradient_descent"}, "gradient_descent"),
+        ("diagonal-overlap", {"integrator": "exact"}, "exact"),
+    ],
+)
+def test_what_pretrains(name: str, options: dict[str, Any], expected: str) -> None:
+    given = Options(**options)
+    network = EXPERIMENTS[name].network
+    assert given.of_pretraining(network).integrator == expected
+    told = cells(name, "PT+FT", 0, 16, given)[0].options.get("pretrain_integrator", given.integrator)
+    assert told == expected
+    assert "pretrain_integrator" not in cells(name, "STL", 0, 16, given)[0].options
 
 
 BAD = [
@@ -229,6 +253,10 @@ def test_bad_choices(name: str, choice: dict[str, Any], expected: list[str]) -> 
         ({"tolerance": 0.0}, "--tolerance"),
         ({"max_steps": 0}, "--max-steps"),
         ({"stride": 0}, "--stride"),
+        ({"patience": 0}, "--patience"),
+        ({"pretrain_integrator": "gradient_flo"}, "--pretrain-integrator"),
+        ({"pretrain_integrator": "exact"}, "--pretrain-integrator exact"),
+        ({"pretrain_integrator": "Adam", "integrator": "exact"}, "--pretrain-integrator Adam"),
         ({"dtype": "float16"}, "float"),
         ({"sampling": "public"}, "published"),
     ],
