@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lit_aux.data.loader import BlockLoader
 from lit_aux.data.multi_task_loader import Order, phase_tasks
+from lit_aux.data.tasks import described
 from lit_aux.data.teacher_draws import independent_rows, published_rows
 from lit_aux.data.teacher_grid import Cell, whole_number
 from lit_aux.errors import ConfigurationError, check_known
@@ -158,6 +159,9 @@ class TeacherDataModule(LightningDataModule, ABC):
         """Return the options that both tasks depend on, for :meth:`fingerprint`."""
         names = ("k_aux", "in_features", "sampling", "dtype")
         return {"kind": type(self).__name__, **{name: getattr(self, name) for name in names}}
+
+    def __str__(self) -> str:
+        return described(self)
 
     def options(self) -> dict[str, object]:
         """Return all options, the axes of the grid with every value that a replica has."""
