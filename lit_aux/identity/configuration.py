@@ -9,6 +9,7 @@ from typing import Any
 
 from lit_aux.identity.modules import file_of, imported, library_of
 from lit_aux.identity.source import NoSourceError, add_module
+from lit_aux.teachers import RELU_DRAWS
 
 _DOTTED = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
 _WITHOUT_EFFECT = {
@@ -72,10 +73,14 @@ def flat_options(configuration: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+_REDRAWN = {"ReLUTeacherDataModule": RELU_DRAWS}
+
+
 def named_code(configuration: Any) -> dict[str, str]:
     """Return the digests of the code that a configuration, or a command line, names by dotted paths.
 
-    Modules are found, not imported. Installed packages and lit_aux itself add nothing.
+    Modules are found, not imported. Installed packages and lit_aux itself add nothing, but for data of its
+    own that were drawn otherwise before.
 
     Args:
         configuration: Mappings, lists and texts; ``--option=module.Class`` is read as well.
@@ -83,6 +88,7 @@ def named_code(configuration: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     with working_folder():
         for text in _texts(configuration):
+            found |= {name: f"draws {version}" for name, version in _REDRAWN.items() if text.endswith(name)}
             module = _module_in(text)
             if module is not None and module not in found:
                 try:
