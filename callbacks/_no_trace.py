@@ -27,6 +27,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from lit_aux.callbacks._parameters import clean
+from lit_aux.errors import first_line
 
 _SILENT = ("log", "log_dict", "manual_backward", "clip_gradients", "toggle_optimizer", "untoggle_optimizer")
 _NOT_STATE = {
@@ -306,9 +307,8 @@ def _copy(tensor: Tensor) -> Tensor:
 
 def told(error: BaseException) -> str:
     """Say an error in one line."""
-    lines = str(error).strip().splitlines() or [""]
-    name = type(error).__name__
-    return lines[0] if name == "ConfigurationError" else f"{name}: {lines[0]}"
+    line, name = first_line(error), type(error).__name__
+    return line if name in (line, "ConfigurationError") else f"{name}: {line}"
 
 
 @contextmanager

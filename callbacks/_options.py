@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from lit_aux.errors import ConfigurationError
+from lit_aux.errors import ConfigurationError, one_line
 
 
 def names_of(option: str, value: Iterable[str] | None, one: str = "") -> list[str] | None:
@@ -70,9 +70,8 @@ def asked(option: str, function: Callable[..., Any], *arguments: Any) -> Any:
         raise
     except Exception as error:
         given = ", ".join(type(argument).__name__ for argument in arguments)
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigurationError(
-            f"{option}: {name_of(function)} fails on what it is called with ({given}): {reason}"
+            f"{option}: {name_of(function)} fails on what it is called with ({given}): {one_line(error)}"
         ) from error
 
 

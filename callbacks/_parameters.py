@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, some, unknown_name
 
 READOUTS = frozenset({"head", "heads", "readout", "readouts", "fc", "classifier"})
 """Name components by which the readout of a network is recognised."""
 
-_SHOWN = 8
+SHOWN = 8
+"""Names of parameters in one line, of many."""
 _SPARSE = (
     "{user}: {name!r} has sparse gradients, which it cannot work with; set sparse=False there, or do without "
     "{user}"
@@ -104,7 +105,7 @@ def without_integers(
     """
     skipped = integer_names({name: p for name, p in named.items() if not is_lazy(p)})
     if skipped and tell:
-        rank_zero_info(f"{user}: skipped what is integer or quantised: {listed(skipped.values())}")
+        rank_zero_info(f"{user}: skipped what is integer or quantised: {some([*skipped.values()], SHOWN)}")
     return {name: p for name, p in named.items() if name not in skipped}
 
 
@@ -156,13 +157,6 @@ def squares(tensor: Tensor) -> Tensor:
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
     return tensor.double().square()
-
-
-def listed(names: Iterable[str]) -> str:
-    """Return names in one line, the first of many."""
-    found = list(names)
-    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return ", ".join(found[:_SHOWN]) + more
 
 
 def shared_parameters(

@@ -14,7 +14,7 @@ from lit_aux.callbacks._measurements import log_scalars
 from lit_aux.callbacks._options import names_of
 from lit_aux.callbacks._start import FromStart
 from lit_aux.errors import ConfigurationError
-from lit_aux.ranges import NOT_NEGATIVE, RATE, Range, check
+from lit_aux.ranges import RATE, Range, check
 
 
 class L2SP(FromStart):
@@ -52,8 +52,6 @@ class L2SP(FromStart):
     ) -> None:
         super().__init__()
         for option, value in (("alpha", alpha), ("beta", beta)):
-            if value not in NOT_NEGATIVE:
-                raise ConfigurationError(f"{option}: {value} must be a finite number, 0 or more")
             check(option, value, Range(least=0, most=RATE.most))
         self.alpha, self.beta = alpha, beta
         self.shared = names_of("shared", shared)

@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_aux.callbacks._processes import BringsBack, Brought
 from lit_aux.callbacks.task_data import labels_in
 from lit_aux.errors import ConfigurationError, check_known
-from lit_aux.ranges import POSITIVE
+from lit_aux.ranges import POSITIVE, check
 
 _TARGETS = ("labels", "label", "targets", "target", "y")
 
@@ -46,10 +46,7 @@ class StopAtTrainingLoss(BringsBack):
 
     def __init__(self, threshold: float, *, monitor: str | list[str] | None = None) -> None:
         super().__init__()
-        if threshold not in POSITIVE:
-            raise ConfigurationError(
-                f"threshold: {threshold} is never reached; it must be finite and above 0"
-            )
+        check("threshold", [threshold], POSITIVE)  # None is no threshold
         if monitor is not None and not monitor:
             raise ConfigurationError(
                 f"monitor: {monitor!r} names no metric; leave it out for the training loss"

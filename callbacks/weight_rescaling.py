@@ -22,7 +22,7 @@ from lit_aux.callbacks._no_trace import traceless
 from lit_aux.callbacks._options import check_choice, names_of
 from lit_aux.callbacks._processes import BringsBack, Brought, total_over_processes
 from lit_aux.callbacks.probe import training_batches, transfer
-from lit_aux.errors import ConfigurationError
+from lit_aux.errors import ConfigurationError, some
 from lit_aux.functional.batchnorm import batchnorm_layers
 from lit_aux.functional.batchnorm import reestimate_batchnorm as reestimate
 from lit_aux.ranges import LIMIT, POSITIVE, SCALE, check
@@ -244,7 +244,7 @@ class WeightRescaling(BringsBack):
             "integer or quantised": list(integers.values()),
             "as asked": [name for name in left if name not in readout and name not in integers],
         }
-        parts = [f"{_parameters.listed(names)} ({kind})" for kind, names in kinds.items() if names]
+        parts = [f"{some(names, _parameters.SHOWN)} ({kind})" for kind, names in kinds.items() if names]
         if parts:
             rank_zero_info(f"{type(self).__name__}: left out {'; '.join(parts)}")
 

@@ -22,7 +22,7 @@ from lit_aux.callbacks.task_data import WHAT, TaskData, phase_tasks, task_probe
 from lit_aux.callbacks.trajectory_log import TrajectoryLog
 from lit_aux.errors import ConfigurationError, check_known
 from lit_aux.files import atomic_path, atomic_write
-from lit_aux.ranges import Range, check
+from lit_aux.ranges import FINITE, Range, check
 from lit_aux.spreadsheets import as_csv
 
 COLUMNS = ("phase", "mixing", "task", "measure", "value")
@@ -81,7 +81,7 @@ class WiSEFT(FromStart):
         check_source("data", data, WHAT)
         if isinstance(mixing, str) or not isinstance(mixing, Iterable | None):
             raise ConfigurationError(f"mixing: {mixing!r} is no list of mixing weights, such as [0, 0.5, 1]")
-        check("mixing", None if mixing is None else list(mixing), Range())
+        check("mixing", None if mixing is None else list(mixing), FINITE)
         chosen = [number / 10 for number in range(11)] if mixing is None else [float(m) for m in mixing]
         for value in chosen:
             if not 0 <= value <= 1:

@@ -1,6 +1,8 @@
 """Auxiliary-task learning in PyTorch Lightning: pretrain, rescale, finetune, and see what was reused."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lit_aux.lazy import lazy
 
 if TYPE_CHECKING:
     from lit_aux.phases import Phase, PhaseSettings, PhaseTrainer
@@ -8,14 +10,6 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Phase", "PhaseSettings", "PhaseTrainer", "report"]
-
-
-def __getattr__(name: str) -> Any:
-    """Import what needs Lightning when it is asked for: ``import lit_aux`` costs no more than torch."""
-    from importlib import import_module
-
-    if name == "report":
-        return import_module("lit_aux.reporting").report
-    if name in __all__:
-        return getattr(import_module("lit_aux.phases"), name)
-    raise AttributeError(f"module 'lit_aux' has no attribute {name!r}")
+__getattr__, __dir__ = lazy(  # those that need Lightning: ``import lit_aux`` costs no more than torch
+    __name__, {"Phase": "phases", "PhaseSettings": "phases", "PhaseTrainer": "phases", "report": "reporting"}
+)

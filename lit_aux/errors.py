@@ -1,7 +1,8 @@
 """Errors meant for people: one line that names the option, its value and what would be right."""
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+import signal
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
@@ -44,7 +45,7 @@ def unknown_name(option: str, value: object, choices: Iterable[object]) -> Confi
     """
     names = [str(choice) for choice in choices]
     near = get_close_matches(str(value), names, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else f"known: {_shorten(names)}"
+    hint = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else f"known: {listed(names)}"
     return ConfigurationError(f"{option}: {value!r} is unknown; {hint}")
 
 
@@ -60,15 +61,56 @@ def check_known(option: str, value: object, choices: Collection[object]) -> None
         raise unknown_name(option, value, choices)
 
 
-def _shorten(names: list[str], limit: int = 12) -> str:
-    """Join names with commas, cutting a long list."""
-    shown = ", ".join(names[:limit])
-    return shown if len(names) <= limit else f"{shown}, ... ({len(names)} in all)"
+def not_installed(option: str, package: str, extra: str) -> ConfigurationError:
+    """Build the error for an option that needs a package which comes with an extra.
+
+    Args:
+        option: The option, with its value.
+        package: What is lacking, as people call it.
+        extra: The extra.
+    """
+    return ConfigurationError(f"{option}: {package} is not installed; run: pip install 'lit-aux[{extra}]'")
+
+
+def listed(names: Iterable[object], limit: int = 12) -> str:
+    """Join names with commas, each once, cutting a long list."""
+    shown = [str(name) for name in dict.fromkeys(names)]
+    more = f", ... ({len(shown)} in all)" if len(shown) > limit else ""
+    return ", ".join(shown[:limit]) + more
+
+
+def some(names: Sequence[str], limit: int = 3) -> str:
+    """Name the first of many."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def shortened(text: str, limit: int = 60) -> str:
+    """Return text that is as long as this at most."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def signal_name(number: int) -> str:
+    """Return what a signal is called."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def one_line(error: BaseException) -> str:
     """Return what an error says in one line; its class where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says; its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def with_class(error: BaseException) -> str:
+    """Return an error's class and what it says in one line, as a traceback ends."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def printable(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import IO, Any
 
 import torch
 
+from lit_aux.errors import first_line
 from lit_aux.files import atomic_path
 
 _PLAIN = re.compile(
@@ -73,7 +74,7 @@ def unreadable(path: str | Path, error: Exception) -> str:
             "is in the format of torch before 1.6, which has no checksums; load it with torch and save it "
             "again"
         )
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = first_line(error)
     if any(word in line for word in ("weights_only", "mmap", "enforce fail", "PytorchStreamReader")):
         line = "it is damaged, or torch.save has not written it"
     return f"is not a readable checkpoint ({line})"

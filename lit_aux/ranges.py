@@ -59,6 +59,7 @@ class Range:
         return text + own
 
 
+FINITE = Range()
 COUNT = Range(least=1, most=MOST)
 """Of what must be there."""
 INDEX = Range(least=0, most=MOST)

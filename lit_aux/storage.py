@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from unicodedata import category
 
-from lit_aux.errors import ConfigurationError
+from lit_aux.errors import ConfigurationError, causes
 
 _KINDS = {
     errno.ENOSPC: "no space is left on the disk; free some, or name another folder",
@@ -47,18 +47,17 @@ def storage_trouble(error: BaseException | str | None, folder: str | Path) -> St
         if kind not in _FULL:  # a file that a run may not read or write is its own affair
             return None
         return StorageError(error if str(folder) in error else _line(folder, _KINDS[kind]))
-    while error is not None:
-        if isinstance(error, StorageError):
-            return error
-        if isinstance(error, OSError) and error.errno in _KINDS:
-            place = error.filename2 or error.filename
-            return StorageError(_line(folder if place is None else os.fsdecode(place), _KINDS[error.errno]))
-        if isinstance(error, RuntimeError) and _TORCH.search(str(error)):
+    for cause in causes(error):
+        if isinstance(cause, StorageError):
+            return cause
+        if isinstance(cause, OSError) and cause.errno in _KINDS:
+            place = cause.filename2 or cause.filename
+            return StorageError(_line(folder if place is None else os.fsdecode(place), _KINDS[cause.errno]))
+        if isinstance(cause, RuntimeError) and _TORCH.search(str(cause)):
             trouble = writable(Path(folder))
             return trouble or StorageError(
                 _line(folder, "a checkpoint could not be written whole; is the disk full?")
             )
-        error = error.__cause__ or error.__context__
     return None
 
 

@@ -23,12 +23,12 @@ import torch
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path[:0] = map(str, (TESTS, TESTS / "phases", TESTS / "sweeps"))
 from killed_clusters import kill_cluster  # type: ignore[import-not-found]  # noqa: E402
-from killed_runs import (  # type: ignore[import-not-found]  # noqa: E402
+from killed_commands import (  # type: ignore[import-not-found]  # noqa: E402
     REPRODUCE,
     kill_command,
-    kill_fits,
     sweep_words,
 )
+from killed_runs import kill_fits  # type: ignore[import-not-found]  # noqa: E402
 
 
 def main() -> int:

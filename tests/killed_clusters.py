@@ -13,7 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from cluster_helpers import LocalCluster
-from killed_runs import Tally, differing, leftovers, sweep_words, tables_of, whole_rows
+from killed_commands import sweep_words, tables_of, whole_rows
+from killed_runs import Tally, differing, leftovers
 
 OUT = Path("out/results.csv")
 _MARK = "LIT_AUX_KILLS"  # in the environment of all that a trial starts, so that orphans are known

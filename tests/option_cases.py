@@ -243,7 +243,7 @@ def _has(config: Any, path: str) -> bool:
 SCENES = _scenes()
 STUDENTS = (
     *("integrator", "max_evaluations", "max_flow_time", "block", "chunk", "test_every", "test_unit"),
-    "test_thinning",
+    *("test_thinning", "patience"),
 )
 ONLY = {
     "reproduce images": [

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = [
+    "lazy",
     "errors",
     "files",
     "locks",
@@ -37,7 +38,7 @@ PACKAGES = [
     "sweeps",
     "cli",
 ]
-OF_RUNS = ["errors", "files", "identity", "locks", "ranges", "runs", "spreadsheets", "storage"]
+OF_RUNS = ["errors", "files", "identity", "lazy", "locks", "ranges", "runs", "spreadsheets", "storage"]
 WITHOUT_LIGHTNING = ["errors", "identity", "functional", "models", "integrators", "metrics"]
 SOURCES = sorted([*ROOT.glob("lit_aux/**/*.py"), *ROOT.glob("callbacks/**/*.py")])
 
@@ -187,6 +188,9 @@ PUBLIC = {
         "RandomCropFlip",
     ],
     "lit_aux.modules": ["SingleTaskModule", "MultiTaskModule", "PretrainFinetuneModule"],
+    "lit_aux.runs": ["read_rows", "read_measures", "ResultsTable", "run_hash"],
+    "lit_aux.experiments": ["reproduce", "cells", "Options"],
+    "lit_aux.figures": ["draw_figure", "draw_all", "draw_regimes"],
     "lit_aux.cli": ["main"],
 }
 
@@ -198,6 +202,7 @@ def test_public_names_exist(module: str) -> None:
         assert callable(getattr(found, name))
     for name in getattr(found, "__all__", []):
         assert hasattr(found, name)
+        assert name in dir(found), "as completion looks for it"
 
 
 def test_the_package_says_that_it_is_typed() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lit_aux.cli.commands import dispatch
 from lit_aux.cli.words import as_typed, with_values
 from lit_aux.errors import ClusterError, ConfigurationError, NonFiniteLossError, RankError, causes, printable
+from lit_aux.lazy import lazy
 from lit_aux.storage import TOO_LONG, StorageError, is_too_long, storage_trouble
 
 if TYPE_CHECKING:
@@ -17,15 +18,7 @@ if TYPE_CHECKING:
     from lit_aux.cli.lightning_cli import AuxiliaryCLI
 
 __all__ = ["AuxiliaryCLI", "main"]
-
-
-def __getattr__(name: str) -> Any:
-    """Import what needs Lightning when it is asked for: many commands do without."""
-    if name == "AuxiliaryCLI":
-        from lit_aux.cli.lightning_cli import AuxiliaryCLI
-
-        return AuxiliaryCLI
-    raise AttributeError(f"module 'lit_aux.cli' has no attribute {name!r}")
+__getattr__, __dir__ = lazy(__name__, {"AuxiliaryCLI": "lightning_cli"})  # Lightning: many do without
 
 
 def main(args: "ArgsType" = None) -> int:

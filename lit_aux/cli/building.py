@@ -8,9 +8,10 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from lit_aux.cli.messages import imported
+from lit_aux.callbacks._options import name_of
 from lit_aux.cli.words import as_typed, option_of
-from lit_aux.errors import ConfigurationError, NonFiniteLossError
+from lit_aux.errors import ConfigurationError, NonFiniteLossError, one_line
+from lit_aux.identity.modules import imported
 from lit_aux.storage import StorageError
 
 _GENERAL = ("accelerator", "callbacks", "logger", "strategy", "plugins", "precision")
@@ -56,7 +57,7 @@ def noting(build: Callable[..., Any]) -> Callable[..., Any]:
         except ConfigurationError as error:
             raise BuildError(str(error), kind, kwargs) from error
         except Exception as error:
-            text = " ".join(str(error).split()) or type(error).__name__
+            text = one_line(error)
             if not any(_quotes(text, value) for value in kwargs.values()):
                 given = {k: v for k, v in kwargs.items() if isinstance(v, _SCALARS)}
                 text += f"; given {', '.join(f'{k} {v!r}' for k, v in given.items())}" if given else ""
@@ -214,19 +215,12 @@ def _quotes(message: str, value: Any) -> bool:
     return scalar and _place(value, message) < len(message)
 
 
-def _function_name(value: Any) -> str:
-    """Return a function as messages name it."""
-    module = str(getattr(value, "__module__", ""))
-    name = str(getattr(value, "__qualname__", type(value).__name__))
-    return f"{'os' if module in ('posix', 'nt') else module}.{name}"
-
-
 def _place(value: Any, message: str) -> int:
     """Return where a message quotes a value, or the first of several, its length if it does not."""
     if isinstance(value, list):
         whole = message.find(str(value)) if value else -1
         return whole if whole >= 0 else min((_place(one, message) for one in value), default=len(message))
-    text = "''" if value == "" else _function_name(value) if callable(value) else str(value)
+    text = "''" if value == "" else name_of(value) if callable(value) else str(value)
     beginning = f"{text[:40]}'..." if len(text) > 40 else text  # as a name that is too long is quoted
     quoted = re.search(rf"(?<![\w.])(?:{re.escape(text)}|{re.escape(beginning)})(?![\w])", message)
     return len(message) if value is None or quoted is None else quoted.start()

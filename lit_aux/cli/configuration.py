@@ -1,7 +1,5 @@
 """What is wrong with configuration files, said before they are parsed: by file, and in one line."""
 
-import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,15 +9,10 @@ import yaml
 
 from lit_aux import _yaml
 from lit_aux.cli.words import option_of, typed_options
-from lit_aux.errors import ConfigurationError, causes
+from lit_aux.errors import ConfigurationError, causes, one_line, shortened
+from lit_aux.identity.configuration import option_in
 
 _CONFIG = ("--config", "-c")
-
-
-def know_working_folder() -> None:
-    """Let classes of the user's own be named as ``module.Class``: the working folder is looked at last."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
 
 
 def configuration_files(words: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -56,7 +49,8 @@ def check_configurations(words: Sequence[str]) -> None:
             raise ConfigurationError(f"{option} {file}: is empty; it must hold model, data and trainer")
         if option in _CONFIG and not isinstance(content, dict):
             raise ConfigurationError(
-                f"{option} {file}: holds {_short(content)}, no options; it must hold model, data and trainer"
+                f"{option} {file}: holds {shortened(repr(content), 40)}, no options; it must hold model, "
+                "data and trainer"
             )
         for key, given in content.items() if option in _CONFIG and isinstance(content, dict) else ():
             _check_part(f"{option} {file}", key, given)
@@ -91,11 +85,7 @@ def given_values(words: Sequence[str], option: str) -> Iterator[tuple[str, Any]]
     for kind, file in configuration_files(words):
         if kind not in _CONFIG or not _is_file(file):
             continue
-        content: Any = _yaml.read(file, kind)
-        for key in option.split("."):
-            inner = content.get("init_args") if isinstance(content, dict) else None
-            content = inner if isinstance(inner, dict) and key in inner else content
-            content = content.get(key) if isinstance(content, dict) else None
+        content = option_in(_yaml.read(file, kind), option)
         if content is not None:
             yield f" (in {file})", content
 
@@ -140,7 +130,7 @@ def told_of_references(words: Sequence[str]) -> Iterator[None]:
         if isinstance(found, RecursionError):
             reason = "references ${...} lead in a circle"
         else:
-            reason = " ".join(str(found).split()) or type(found).__name__
+            reason = one_line(found)
             reason, _, key = reason.partition(" full_key: ")
             named = option_of(key.partition(" ")[0].split(".")[1:]) if key else ""
             typed = [value for name, value in typed_options(words) if name == named and "${" in value]
@@ -156,8 +146,3 @@ def _is_file(name: str) -> bool:
         return Path(name).is_file()
     except (OSError, ValueError):  # too long for a name, or with a null character
         return False
-
-
-def _short(content: Any) -> str:
-    text = repr(content)
-    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -32,7 +32,7 @@ _OPTIONS: Options = {
     "where": Option('draw rows with these values only, as in "k_main=5,10"', list[str], []),
     "duplicates": Option("first, last or mean: what counts where rows of one run differ by more than 1 %%"),
     "value": Option("the loss of students", Literal["loss_best", "loss_final"], "loss_best"),
-    "mean": Option("of losses over seeds", Literal["arithmetic", "geometric"], "arithmetic"),
+    "mean": Option("of losses over seeds", Literal["arithmetic", "geometric"], "geometric"),
     "out": Option("the file, in png, svg or pdf by its ending; NAME.png by default"),
 }
 _OF_RESULTS = ("results", "reference", "experiment", "network", "where", "duplicates")

@@ -23,10 +23,11 @@ from lit_aux.cli.commands import MORE_HELP
 from lit_aux.cli.messages import parsing_message
 from lit_aux.cli.words import with_values
 from lit_aux.errors import ConfigurationError, causes
+from lit_aux.identity.configuration import know_working_folder
 from lit_aux.integrators import INTEGRATORS
 from lit_aux.phases import PhaseTrainer
 from lit_aux.phases.state import check_archive
-from lit_aux.ranges import SEED
+from lit_aux.ranges import SEED, check
 from lit_aux.storage import storage_trouble
 
 _KNOWN = re.compile(r"known subclasses: ([\w., ]+)")
@@ -143,8 +144,8 @@ class AuxiliaryCLI(LightningCLI):
     def _set_seed(self) -> None:
         """Seed everything; a seed is what NumPy takes for one."""
         seed = self._get(self.config, "seed_everything")
-        if not isinstance(seed, bool) and seed is not None and seed not in SEED:
-            raise ConfigurationError(f"--seed_everything: {seed} must be {SEED}")
+        if not isinstance(seed, bool):
+            check("--seed_everything", seed, SEED)
         super()._set_seed()
 
     def _parse_ckpt_path(self) -> None:
@@ -260,7 +261,7 @@ def run(args: ArgsType) -> None:
 
 def _command_line(kind: type[AuxiliaryCLI], args: ArgsType) -> None:
     _hush()
-    configuration.know_working_folder()
+    know_working_folder()
     kind(
         parser_class=_Parser,
         trainer_class=PhaseTrainer,

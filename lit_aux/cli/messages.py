@@ -12,6 +12,7 @@ from typing import Any
 
 from lit_aux.cli.commands import unknown_command
 from lit_aux.cli.words import option_of
+from lit_aux.identity.modules import imported
 
 _KEY = re.compile(r'Parser key "([^"]+)":')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
@@ -253,13 +254,6 @@ def _of_import(module: str, error: Exception) -> str | None:
         place = f"{own[-1].filename}, line {own[-1].lineno}"
     text = " ".join(str(getattr(error, "msg", None) or error).split())
     return f"its module cannot be imported ({place}: {type(error).__name__}: {text})"
-
-
-def imported(class_path: Any) -> Any:
-    """Return what a dotted name means; None where there is no such thing."""
-    module, _, name = str(class_path).rpartition(".")
-    with suppress(ImportError, ValueError):
-        return getattr(import_module(module), name, None)
 
 
 def options_of(class_path: str | None) -> list[str]:

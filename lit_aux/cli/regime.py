@@ -13,7 +13,7 @@ from lit_aux.cli.commands import dispatch
 from lit_aux.cli.parser import Option, command_parser, parse
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.files import atomic_write
-from lit_aux.outputs import check_output, written_to
+from lit_aux.outputs import check_folder, check_output, written_to
 from lit_aux.runs.job import CLUSTER
 from lit_aux.storage import check_place
 
@@ -95,7 +95,7 @@ def run(arguments: Sequence[str], fit: Fit = dispatch) -> int:
         print(f"reading the PT+FT rows of {path} ...", flush=True)
         students, note = read_results(path, own.get("--run"), own.get("--sampling"))
         return _report_students(students, note, _out(own, path.parent))
-    from lit_aux.cli.configuration import know_working_folder
+    from lit_aux.identity.configuration import know_working_folder
     from lit_aux.regimes.run_folder import deep_layers, folder_of, read_run
 
     know_working_folder()
@@ -160,9 +160,7 @@ def _is_number(word: str) -> bool:
 
 def _out(own: Mapping[str, str], default: Path) -> Path:
     """Return the folder for what is found, refusing what cannot be one."""
-    folder = Path(own.get("--out", default))
-    if folder.exists() and not folder.is_dir():
-        raise ConfigurationError(f"--out {folder}: is a file; name a folder")
+    folder = check_folder("--out", own.get("--out", default))
     _files(folder)
     check_output("--out", folder / "regime.csv", kind="table of regimes")
     return folder

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
@@ -11,9 +11,10 @@ from lit_aux.cli.commands import dispatch
 from lit_aux.cli.parser import Option, command_parser, parse, spelling, split_at_dashes
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.grids import ALL, EXPERIMENTS, KERNELS, PROBES, TRAINED, Experiment
-from lit_aux.experiments.options import DType, Options, Sampling
+from lit_aux.experiments.options import DType, Options
 from lit_aux.experiments.reproduction import SliceError, reproduce
 from lit_aux.runs.job import CLUSTER
+from lit_aux.teachers import Sampling
 
 _LISTS = {
     "setups": f'which setups, as in "[STL, PT+FT]", of {", ".join((*TRAINED, *PROBES, *KERNELS))}',
@@ -31,16 +32,27 @@ _TYPED: dict[str, Option] = {
         str,
         "gradient_flow",
     ),
+    "pretrain_integrator": Option(
+        "the same of pretraining; null: gradient_descent for published ReLU draws, else as --integrator",
+        str | None,
+    ),
     "tolerance": Option("error per step of gradient flow, relative to the weights", float, 1e-2),
     "sampling": Option("draw as the paper's code did, or each seed by itself", Sampling, "published"),
     "output_scale": Option(
-        "ReLU teachers: weights 1/sqrt(units) or 1/units", Literal["sqrt", "units"], "sqrt"
+        'size of teachers: sqrt (1/sqrt(units)), units (1/units), or as in "{main: units, pretrain: sqrt}"; '
+        "what is left out is as published",
+        Any,
     ),
     "dtype": Option("precision; null chooses by experiment and integrator", DType | None),
     "device": Option("cpu, cuda, cuda:1, ...", str, "auto"),
     "max_steps": Option("most steps of every phase, in place of the published ones", int | None),
     "max_evaluations": Option("most gradients that flow takes for a run", int, 20_000),
-    "stride": Option("steps from one look at the test loss to the next", int, 50),
+    "stride": Option("steps, or epochs of mini-batches, from one look at the test loss to the next", int, 50),
+    "patience": Option(
+        "epochs after which descent of ReLU networks gives up on a smaller test loss; null for never",
+        int | None,
+        5000,
+    ),
     "replicas_per_slice": Option("most runs that train as one batch; null chooses", int | None),
     "jobs": Option("processes that train slices at a time; null: two on a CPU, one on a GPU", int | None),
     "store": Option("folder of pretrained networks; null for 'phases' beside the table", Path | None),

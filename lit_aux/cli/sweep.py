@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +13,9 @@ from lit_aux.cli import main
 from lit_aux.cli.parser import Option, Options, command_parser, parse, split_at_dashes
 from lit_aux.errors import ConfigurationError
 from lit_aux.outputs import check_folder, check_output
-from lit_aux.ranges import MOST_JOBS
+from lit_aux.ranges import MOST_JOBS, whole
 from lit_aux.runs.batch import run_batch
-from lit_aux.runs.engines import Processes, workers_of
+from lit_aux.runs.engines import Processes, check_for_cluster, workers_of
 from lit_aux.runs.job import CLUSTER, Job
 from lit_aux.sweeps.file import SweepFile, read_sweep
 from lit_aux.sweeps.jobs import LitAux, jobs_of
@@ -96,7 +96,7 @@ def run(arguments: Sequence[str], lit_aux: LitAux | None = None, check: Check | 
         script = check_output("--slurm", given.slurm, inputs=[given.file], kind="batch script of a sweep")
     found = points(sweep, given.method, given.count, given.seed)
     runs = sweep_runs(sweep, found, out, extra, given.logger)
-    jobs = jobs_of(runs, _importable(lit_aux))
+    jobs = jobs_of(runs, lit_aux)
     table = out / "results.csv"
     with _processes(given, jobs[0]) as engine:
         if check is not None and given.task is None and not given.collect and not table.exists():
@@ -159,17 +159,6 @@ def _check_options(sweep: SweepFile, first: SweepRun, check: Check) -> None:
         os.environ.update(before)
 
 
-def _importable(lit_aux: LitAux) -> LitAux:
-    """Return the function as other processes import it, where its module was started as a program."""
-    import __main__
-
-    spec = getattr(__main__, "__spec__", None)
-    if lit_aux.__module__ != "__main__" or spec is None:
-        return lit_aux
-    found: LitAux = getattr(import_module(spec.name), lit_aux.__name__)
-    return found
-
-
 def _check(given: Any) -> None:
     """Raise for options that do not go together, and numbers that are too small."""
     given_ways = {name: given[name] for name in _WAYS}
@@ -180,15 +169,11 @@ def _check(given: Any) -> None:
         raise ConfigurationError(f"--sbatch {given.sbatch!r}: is blank; leave it out")
     if given.sbatch and given.slurm is None:
         raise ConfigurationError(f"--sbatch {given.sbatch}: goes with --slurm SCRIPT, which is not given")
-    if given.cluster is not None and given.jobs is not None:
-        raise ConfigurationError(
-            f"--jobs {given.jobs}: is of this machine; leave it to the cluster's workers"
-        )
-    for name, most in (("jobs", MOST_JOBS), ("count", MOST_RUNS)):
-        if given[name] is not None and not 1 <= given[name] <= most:
-            raise ConfigurationError(f"--{name} {given[name]}: must be at least 1 and at most {most}")
-    if given.seed < 0:
-        raise ConfigurationError(f"--seed {given.seed}: must be at least 0")
+    if given.cluster is not None:
+        check_for_cluster(given.jobs)
+    for name, least, most in (("jobs", 1, MOST_JOBS), ("count", 1, MOST_RUNS), ("seed", 0, inf)):
+        if given[name] is not None:
+            whole(f"--{name}", given[name], least, most)
 
 
 def _parse(arguments: list[str]) -> Any:

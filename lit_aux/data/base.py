@@ -198,6 +198,9 @@ class TaskDataModule(LightningDataModule, ABC):
         text = repr((parts, settings)).replace("InputFormat(", "View(", 1)  # as it was called at first
         return blake2b(text.encode(), digest_size=16).hexdigest()
 
+    def __str__(self) -> str:
+        return of_tasks.described(self)
+
     def options(self) -> dict[str, Any]:
         """Return the options that are kept under other names than they are given under."""
         sizes = {f"n_{task}" if task in ("main", "aux") else f"n.{task}": n for task, n in self.n.items()}

@@ -1,5 +1,6 @@
 """Sparse linear teachers for diagonal networks."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -7,17 +8,19 @@ from torch import Tensor
 
 from lit_aux.data.loader import generator_for
 from lit_aux.data.teacher_base import DTYPES, TeacherDataModule
-from lit_aux.data.teacher_draws import Sampling, entries_and_signs
+from lit_aux.data.teacher_draws import entries_and_signs
 from lit_aux.data.teacher_grid import COMMON, Cell, as_list, given_seed, in_order, span, whole_number
 from lit_aux.errors import ConfigurationError
+from lit_aux.teachers import Sampling
 
 
 class DiagonalTeacherDataModule(TeacherDataModule):
     """Sparse linear teachers: the targets are x . beta, and the tasks share some of beta's active entries.
 
     The auxiliary beta has ``k_aux`` active entries of +-1/sqrt(k_aux). Of the main beta's ``k_main`` entries,
-    +-1/sqrt(k_main), ``overlap`` are active in the auxiliary task too, with the same signs. Lists of
-    ``seed``, ``n_main``, ``overlap`` and ``k_main`` span a grid; see :class:`TeacherDataModule`.
+    +-1/sqrt(k_main), ``overlap`` are active in the auxiliary task too, with the same signs; ``output_scale``
+    has other sizes. Lists of ``seed``, ``n_main``, ``overlap`` and ``k_main`` span a grid; see
+    :class:`TeacherDataModule`.
 
     After Lippl & Lindsey (arXiv 2310.02396), whose numbers ``sampling="published"`` reproduces.
 
@@ -31,7 +34,8 @@ class DiagonalTeacherDataModule(TeacherDataModule):
         k_aux: Active entries of the auxiliary task.
         in_features: Number of inputs D.
         sampling: See :class:`TeacherDataModule`.
-        **kwargs: ``n_aux``, ``n_test``, ``dtype`` and ``blocks_per_epoch`` of :class:`TeacherDataModule`.
+        **kwargs: ``n_aux``, ``n_test``, ``output_scale``, ``dtype`` and ``blocks_per_epoch`` of
+            :class:`TeacherDataModule`.
 
     Raises:
         ConfigurationError: For options that cannot be satisfied.
@@ -80,16 +84,21 @@ class DiagonalTeacherDataModule(TeacherDataModule):
             fresh = self.k_aux + cell["k_main"] - cell["overlap"]
             active = torch.cat([order[: cell["overlap"]], order[self.k_aux : fresh]])
         beta = torch.zeros(self.in_features, dtype=DTYPES[self.dtype])
-        beta[active] = signs[: len(active)].to(beta.dtype) / len(active) ** 0.5
+        beta[active] = signs[: len(active)].to(beta.dtype) / self.output_divisor(task, len(active))
         return beta
 
     def apply_teacher(self, replica: int, task: str, x: Tensor) -> Tensor:
         """Return x . beta for inputs (n, D)."""
         return x @ self.teacher(replica, task)
 
-    def published_generator(self, seed: int) -> torch.Generator:
-        """Return the generator behind the draw of entries and signs."""
-        return self._entries(seed)[0]
+    def published_generator(self, cell: Mapping[str, Any], *, pretraining: bool) -> torch.Generator:
+        """Return the generator behind the draw of entries and signs, which is the same in pretraining."""
+        return self._entries(cell["seed"])[0]
+
+    def _scales(self, teachers: Sequence[str]) -> dict[str, object]:
+        """Return the option where it is not the usual one: keys of stored phases without it stay."""
+        found = super()._scales(teachers)
+        return {} if found["output_scale"] == "sqrt" else found
 
     def _entries(self, seed: int) -> tuple[torch.Generator, Tensor, Tensor]:
         """Draw which entries become active, and their signs; also return the generator, as it is then."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lit_aux.errors import ConfigurationError
+from lit_aux.errors import ConfigurationError, some
 
 NAMES = {
     "train": ("train", "training", "trainset", "train_set", "training_set"),
@@ -20,7 +20,6 @@ _LEFTOVERS = (
     *("$recycle.bin", "@eadir", "__macosx", "__pycache__", "desktop.ini", "ehthumbs.db", "lost+found"),
     *("system volume information", "thumbs.db"),
 )
-_SHOWN = 3  # names in a line, of many
 
 
 @dataclass
@@ -274,7 +273,7 @@ def _check_divided(
     if others and len(by_part) == 1:
         inner = root / divided[0]
         raise ConfigurationError(
-            f"--data.root {root}: {divided[0]} holds class folders, {some(list(others))} beside it images; "
+            f"--data.root {root}: {divided[0]} holds class folders, {some(others)} beside it images; "
             f"give --data.root {inner} for the classes in it, or rename it if it is a class itself"
         )
 
@@ -347,12 +346,6 @@ def look_into(folder: Path) -> Found:
     inside = (path[start:].split(os.sep) for path in found.images)
     found.nested = sorted({parts[0] for parts in inside if len(parts) > 1})
     return found
-
-
-def some(names: list[str], limit: int = _SHOWN) -> str:
-    """Name the first of many."""
-    more = len(names) - limit
-    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
 def _is(test: Callable[[], bool]) -> bool:

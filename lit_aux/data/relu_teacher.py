@@ -1,11 +1,11 @@
 """ReLU teachers for ReLU networks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import nan
 from numbers import Real
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +13,9 @@ from torch import Tensor
 from lit_aux.data import teacher_grid as grid
 from lit_aux.data.loader import generator_for
 from lit_aux.data.teacher_base import DTYPES, TeacherDataModule
-from lit_aux.data.teacher_draws import orthogonal_directions, random_signs
-from lit_aux.errors import ConfigurationError, check_known
+from lit_aux.data.teacher_draws import orthogonal_directions, published_rows, random_signs
+from lit_aux.errors import ConfigurationError
+from lit_aux.teachers import RELU_DRAWS, Sampling
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +73,6 @@ def correlated_directions(basis: Tensor, k_aux: int, correlations: Sequence[floa
     return torch.stack(directions)
 
 
-OutputScale = Literal["sqrt", "units"]
-_SCALES = ("sqrt", "units")
-
-
 class ReLUTeacherDataModule(TeacherDataModule):
     """Small ReLU networks as teachers, whose main units are correlated with the auxiliary ones.
 
@@ -83,8 +80,10 @@ class ReLUTeacherDataModule(TeacherDataModule):
     unit j. Output weights have random signs and equal size, drawn for each task. Lists of ``seed``,
     ``n_main``, ``k_main``, ``correlation`` and ``magnitude`` span a grid; see :class:`TeacherDataModule`.
 
-    After Lippl & Lindsey (arXiv 2310.02396). Runs cannot be compared one to one with the published ones,
-    because scipy's generator of orthogonal matrices has changed.
+    After Lippl & Lindsey (arXiv 2310.02396), whose runs ``sampling="published"`` draws again: the signs of
+    all units, then ``aux``, ``main`` and test inputs, then the network, all from one generator, so that
+    ``k_main`` and ``n_main`` move what follows; in pretraining (``aux`` alone) the auxiliary signs, ``aux``
+    and test inputs and the network. Directions are those of scipy 1.10 and later.
 
     Args:
         seed: Of all that is drawn; by default that of ``seed_everything``, else 0.
@@ -97,8 +96,8 @@ class ReLUTeacherDataModule(TeacherDataModule):
             What a cell leaves out is as the option says, which must be one value then.
         k_aux: Units of the auxiliary teacher.
         in_features: Number of inputs d.
-        output_scale: Output weights are +-1/sqrt(units) (``sqrt``) or +-1/units (``units``).
-        **kwargs: ``n_aux``, ``n_test``, ``sampling``, ``dtype`` and ``blocks_per_epoch`` of
+        sampling: See above, and :class:`TeacherDataModule`.
+        **kwargs: ``n_aux``, ``n_test``, ``output_scale``, ``dtype`` and ``blocks_per_epoch`` of
             :class:`TeacherDataModule`.
 
     Raises:
@@ -116,12 +115,11 @@ class ReLUTeacherDataModule(TeacherDataModule):
         *,
         k_aux: int = 6,
         in_features: int = 15,
-        output_scale: OutputScale = "sqrt",
+        sampling: Sampling = "published",
         **kwargs: Any,
     ) -> None:
         k_aux = grid.whole_number("k_aux", 1)(k_aux)
         in_features = grid.whole_number("in_features", 2)(in_features)
-        check_known("--data.output_scale", output_scale, _SCALES)
         axes = {
             "seed": grid.as_list(grid.given_seed(seed)),
             "n_main": grid.as_list(n_main),
@@ -131,11 +129,11 @@ class ReLUTeacherDataModule(TeacherDataModule):
         parsers = {**grid.COMMON, "correlation": _correlation, "magnitude": grid.positive_number("magnitude")}
         replicas = [_resolve(cell, k_aux, in_features) for cell in grid.span(axes, parsers, cells)]
         replicas = grid.in_order(replicas, "correlation" if cells is None else "cells")
-        self.output_scale: OutputScale = output_scale
         super().__init__(
             replicas=[{**cell, "correlation": "|".join(map(repr, cell["correlation"]))} for cell in replicas],
             k_aux=k_aux,
             in_features=in_features,
+            sampling=sampling,
             **kwargs,
         )
 
@@ -153,20 +151,48 @@ class ReLUTeacherDataModule(TeacherDataModule):
         else:
             correlations = [float(c) for c in cell["correlation"].split("|")]
             directions, magnitude = correlated_directions(basis, self.k_aux, correlations), cell["magnitude"]
-        units = len(directions)
-        # as many signs for every teacher: those of fewer units are the first of more
-        signs = random_signs(generator_for(cell["seed"], "signs", task), self.in_features)[:units].double()
-        size = magnitude / (units if self.output_scale == "units" else units**0.5)
+        size = magnitude / self.output_divisor(task, len(directions))
         dtype = DTYPES[self.dtype]
-        return ReLUTeacher(directions.to(dtype), (size * signs).to(dtype))
+        return ReLUTeacher(directions.to(dtype), (size * self._signs(cell, task).double()).to(dtype))
+
+    def _signs(self, cell: Mapping[str, Any], task: str) -> Tensor:
+        units = self.k_aux if task == "aux" else cell["k_main"]
+        if self.sampling == "published":
+            generator = torch.Generator().manual_seed(cell["seed"])
+            found = random_signs(generator, self.k_aux)
+            return found if task == "aux" else random_signs(generator, units)
+        # as many signs for every teacher: those of fewer units are the first of more
+        return random_signs(generator_for(cell["seed"], "signs", task), self.in_features)[:units]
 
     def apply_teacher(self, replica: int, task: str, x: Tensor) -> Tensor:
         """Return the teacher's outputs for inputs (n, d)."""
         return self.teacher(replica, task)(x)
 
+    def published_generator(self, cell: Mapping[str, Any], *, pretraining: bool) -> torch.Generator:
+        """Return the generator behind the draw of signs, which in pretraining are the auxiliary ones."""
+        generator = torch.Generator().manual_seed(cell["seed"])
+        random_signs(generator, self.k_aux)
+        if not pretraining:
+            random_signs(generator, cell["k_main"])
+        return generator
+
+    def stream(self, cell: Mapping[str, Any], *, pretraining: bool) -> tuple[object, ...]:
+        """Return what moves the published draws of inputs: pretraining, else the number of main units."""
+        return ("pretraining",) if pretraining else ("k_main", cell["k_main"])
+
+    def network_generator(self, replica: int, tasks: Sequence[str]) -> torch.Generator | None:
+        """Return the generator behind the draws of inputs; None where they are ``independent``."""
+        if self.sampling != "published":
+            return None
+        cell, pretraining = self.replicas[replica], list(tasks) == ["aux"]
+        generator = self.published_generator(cell, pretraining=pretraining)
+        own = [] if pretraining else [int(cell["n_main"])]
+        published_rows(generator, [self.n_aux, *own, self.n_test], self.in_features)
+        return generator
+
     def settings(self) -> dict[str, object]:
         """Return the options that both tasks depend on."""
-        return super().settings() | {"output_scale": self.output_scale}
+        return super().settings() | ({"draws": RELU_DRAWS} if self.sampling == "published" else {})
 
 
 def _correlation_axis(value: object) -> list[object]:

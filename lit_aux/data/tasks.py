@@ -245,3 +245,9 @@ def check_classes_covered(task: str, n: int | None, classes: int, balanced: bool
             f"{option_for(task)} {n}: task {task!r} has {classes} classes, and a balanced draw holds at "
             f"least one image of each; give {classes} or more, or --data.balanced false"
         )
+
+
+def described(data: Any) -> str:
+    """Return what ``print`` shows of a data module; Lightning's own text knows its ``DataLoader`` alone."""
+    outputs = ", ".join(f"{task}: {count}" for task, count in data.num_classes.items())
+    return f"{type(data).__name__}, outputs of its tasks: {outputs}"

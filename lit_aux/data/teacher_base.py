@@ -13,9 +13,11 @@ from torch import Tensor
 
 from lit_aux.data.loader import BlockLoader
 from lit_aux.data.multi_task_loader import Order, phase_tasks
-from lit_aux.data.teacher_draws import SAMPLINGS, Sampling, independent_rows, published_rows
+from lit_aux.data.tasks import described
+from lit_aux.data.teacher_draws import independent_rows, published_rows
 from lit_aux.data.teacher_grid import Cell, whole_number
 from lit_aux.errors import ConfigurationError, check_known
+from lit_aux.teachers import SAMPLINGS, TEACHERS, OutputScale, Sampling, output_scales, short_form
 
 DType = Literal["float32", "float64"]
 
@@ -61,7 +63,8 @@ class TeacherDataModule(LightningDataModule, ABC):
     the axes; those that see the same inputs share the very tensor, and stand beside each other. A loader
     hands out numbers of blocks instead of batches: the module that trains asks for :meth:`train_set` itself.
 
-    Inputs depend on seed and numbers of rows alone, never on the teacher's other options.
+    A phase that trains ``aux`` alone is pretraining: as in the published runs, its teacher may have another
+    size than beside ``main``, and other rows.
 
     Attributes:
         designs: What those who train worked out of inputs and targets.
@@ -75,6 +78,9 @@ class TeacherDataModule(LightningDataModule, ABC):
         n_test: Test rows of each task.
         sampling: ``published`` draws as the published runs did; ``independent`` has a generator for every
             seed and purpose, so that more rows of one kind leave all others as they are.
+        output_scale: Size of the teachers' coefficients, or output weights: +-1/sqrt(k) (``sqrt``) or +-1/k
+            (``units``); one for all, or a mapping of ``main``, ``aux`` (beside ``main``) and ``pretrain``
+            (``aux`` alone), where ``sqrt`` is what is left out.
         dtype: Of inputs and targets; numbers are drawn in float32 either way.
         blocks_per_epoch: How many blocks of training steps are an epoch to Lightning.
 
@@ -91,6 +97,7 @@ class TeacherDataModule(LightningDataModule, ABC):
         n_aux: int = 1024,
         n_test: int = 10_000,
         sampling: Sampling = "published",
+        output_scale: OutputScale | dict[str, OutputScale] = "sqrt",
         dtype: DType = "float64",
         blocks_per_epoch: int = 1,
     ) -> None:
@@ -103,6 +110,7 @@ class TeacherDataModule(LightningDataModule, ABC):
         self.n_test = whole_number("n_test", 1)(n_test)
         self.blocks_per_epoch = whole_number("blocks_per_epoch", 1)(blocks_per_epoch)
         self.sampling: Sampling = sampling
+        self.output_scales = output_scales("--data.output_scale", output_scale)
         self.dtype: DType = dtype
         self.tasks = ["aux", "main"]
         self._phase: tuple[list[str], Order, int] = (self.tasks, "interleaved", 0)
@@ -122,20 +130,45 @@ class TeacherDataModule(LightningDataModule, ABC):
     def apply_teacher(self, replica: int, task: str, x: Tensor) -> Tensor:
         """Return the targets (n,) that a teacher gives to inputs (n, D), in their dtype."""
 
-    def published_generator(self, seed: int) -> torch.Generator:
-        """Return the generator of the published draws as it is when the first inputs are drawn."""
-        return torch.Generator().manual_seed(seed)
+    @abstractmethod
+    def published_generator(self, cell: Mapping[str, Any], *, pretraining: bool) -> torch.Generator:
+        """Return the generator of the published draws as it is when the first inputs are drawn.
+
+        Args:
+            cell: A replica's values of the axes.
+            pretraining: Whether ``aux`` trains alone.
+        """
+
+    def stream(self, cell: Mapping[str, Any], *, pretraining: bool) -> tuple[object, ...]:
+        """Return what moves the published draws of inputs beside seed and numbers of rows: nothing."""
+        return ()
+
+    def network_generator(self, replica: int, tasks: Sequence[str]) -> torch.Generator | None:
+        """Return the generator of the published draws as it is when a replica's network is drawn.
+
+        Args:
+            replica: Its place in ``replicas``.
+            tasks: Those that train from this start on.
+
+        Returns:
+            None where networks draw their weights by themselves.
+        """
+        return None
 
     def settings(self) -> dict[str, object]:
         """Return the options that both tasks depend on, for :meth:`fingerprint`."""
         names = ("k_aux", "in_features", "sampling", "dtype")
         return {"kind": type(self).__name__, **{name: getattr(self, name) for name in names}}
 
+    def __str__(self) -> str:
+        return described(self)
+
     def options(self) -> dict[str, object]:
         """Return all options, the axes of the grid with every value that a replica has."""
         axes = {name: [cell[name] for cell in self.replicas] for name in self.replicas[0]}
         sizes = {"n_aux": self.n_aux, "n_test": self.n_test}
-        return {**self.settings(), **sizes, **{name: list(dict.fromkeys(axes[name])) for name in axes}}
+        scales = {**self._scales(TEACHERS), **sizes}
+        return {**self.settings(), **scales, **{name: list(dict.fromkeys(axes[name])) for name in axes}}
 
     # What there is
 
@@ -185,7 +218,8 @@ class TeacherDataModule(LightningDataModule, ABC):
         """Return what tells the inputs of a replica's ``train`` or ``test`` set from others, undrawn."""
         self.check_task(task)
         cell = self.replicas[replica]
-        return (cell["seed"], *self._drawn(split, task, cell))
+        stream = self.stream(cell, pretraining=self.pretraining) if self.sampling == "published" else ()
+        return (cell["seed"], *stream, *self._drawn(split, task, cell))
 
     def share_inputs(self, other: "TeacherDataModule") -> None:
         """Keep inputs, and what is worked out of them, together with a data module of equal settings.
@@ -205,7 +239,8 @@ class TeacherDataModule(LightningDataModule, ABC):
 
         That of ``aux`` alone knows the seeds, but not how many replicas share each or what they are for.
         """
-        parts: list[object] = [sorted(self.settings().items()), sorted(tasks)]
+        teachers = ["pretrain"] if list(tasks) == ["aux"] else sorted(tasks)
+        parts: list[object] = [sorted({**self.settings(), **self._scales(teachers)}.items()), sorted(tasks)]
         parts.append(order if len(tasks) > 1 else None)
         if "aux" in tasks:
             parts.append((self.n_aux, sorted({cell["seed"] for cell in self.replicas})))
@@ -218,6 +253,22 @@ class TeacherDataModule(LightningDataModule, ABC):
     def probe(self, trainer: Any = None) -> Tensor:
         """Return test inputs (1000 at most) for callbacks that look at representations."""
         return self.test_set(0, "main")[0][:1000]
+
+    @property
+    def pretraining(self) -> bool:
+        """Whether the phase trains ``aux`` alone."""
+        return self._phase[0] == ["aux"]
+
+    def output_divisor(self, task: str, units: int) -> float:
+        """Return what a task's output weights of 1 are divided by in this phase."""
+        return units if self._output_scale(task) == "units" else units**0.5
+
+    def _output_scale(self, task: str) -> OutputScale:
+        return self.output_scales["pretrain" if task == "aux" and self.pretraining else task]
+
+    def _scales(self, teachers: Sequence[str]) -> dict[str, object]:
+        """Return the option ``output_scale`` as far as it is about some teachers: one for all or for each."""
+        return {"output_scale": short_form({teacher: self.output_scales[teacher] for teacher in teachers})}
 
     # Lightning's hooks
 
@@ -268,10 +319,10 @@ class TeacherDataModule(LightningDataModule, ABC):
     def _samples(self, cache: TensorCache, split: str, replica: int, task: str) -> tuple[Tensor, Tensor]:
         self.check_task(task)
         cell: Mapping[str, Any] = self.replicas[replica]
-        drawn = self._drawn(split, task, cell)
-        x = cache.get((cell["seed"], *drawn), lambda: self._rows(cell["seed"], drawn))
-        own = ("seed",) if task == "aux" else tuple(sorted(cell))
-        key = ("targets", task, *drawn, *(cell[name] for name in own))
+        inputs = self.inputs_key(split, replica, task)
+        x = cache.get(inputs, lambda: self._rows(cell, self._drawn(split, task, cell)))
+        own = () if task == "aux" else tuple(cell[name] for name in sorted(cell))
+        key = ("targets", task, self._output_scale(task), *inputs, *own)
         return x, cache.get(key, lambda: self.apply_teacher(replica, task, x).unsqueeze(1))
 
     def _drawn(self, split: str, task: str, cell: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
@@ -283,10 +334,11 @@ class TeacherDataModule(LightningDataModule, ABC):
             order.append(("test", self.n_test))
         return tuple(order) if self.sampling == "published" else (order[-1],)
 
-    def _rows(self, seed: int, drawn: Sequence[tuple[str, int]]) -> Tensor:
+    def _rows(self, cell: Mapping[str, Any], drawn: Sequence[tuple[str, int]]) -> Tensor:
         if self.sampling == "published":
             sizes = [size for _, size in drawn]
-            rows = published_rows(self.published_generator(seed), sizes, self.in_features)
+            generator = self.published_generator(cell, pretraining=self.pretraining)
+            rows = published_rows(generator, sizes, self.in_features)
         else:
-            rows = independent_rows(seed, *drawn[-1], self.in_features)
+            rows = independent_rows(cell["seed"], *drawn[-1], self.in_features)
         return rows.to(DTYPES[self.dtype])

@@ -10,16 +10,13 @@ All numbers are drawn in float32, whatever precision is wanted in the end, and n
 
 from collections.abc import Sequence
 from math import prod
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lit_aux.data.loader import derive_seed, generator_for
-
-Sampling = Literal["published", "independent"]
-SAMPLINGS = ("published", "independent")
+from lit_aux.teachers import Sampling
 
 
 def normalized(rows: Tensor) -> Tensor:

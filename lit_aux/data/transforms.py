@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.ranges import Range, whole
+from lit_aux.ranges import FINITE, whole
 
 _WIDEST = 1 << 15  # pixels
 _MOST = 1e6
@@ -222,7 +222,7 @@ def check_normalization(option: str, value: float | Sequence[float] | None, leas
     if value is None:
         return
     values: list[Any] = list(value) if isinstance(value, list | tuple) else [value]
-    if not values or not all(v in Range() and v > least for v in values):
+    if not values or not all(v in FINITE and v > least for v in values):
         bound = "finite" if least == -math.inf else f"finite and above {least:g}"
         raise ConfigurationError(f"{option} {value}: must be {bound}")
     low = -_MOST if least == -math.inf else 1 / _MOST

@@ -83,7 +83,14 @@ def _run(
     changes: dict[str, Any] = {"dtype": options.resolved_dtype(found.network)}
     if options.max_steps is not None:
         changes |= {"max_steps": options.max_steps, "pretrain_max_steps": options.max_steps}
-    return Run(found.name, setup, axes, replace(protocol, **changes), options.of_results(found.network))
+    scales = options.output_scales(found.output_scale)
+    return Run(
+        found.name,
+        setup,
+        axes,
+        replace(protocol, **changes),
+        options.of_results(found.network, scales, pretrained=setup.startswith("PT+FT")),
+    )
 
 
 def _grid(found: Experiment, axes: Mapping[str, Sequence[Any]], options: Options) -> Iterable[dict[str, Any]]:

@@ -1,11 +1,12 @@
 """The paper's grids as data: which setups, and which values of every axis, an experiment has."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal
 
 from lit_aux.errors import unknown_name
+from lit_aux.teachers import TEACHERS, OutputScale
 
 TRAINED = ("STL", "MTL", "PT+FT")
 PROBES = ("STL (LP)", "PT+FT (LP)")
@@ -31,6 +32,8 @@ class Experiment:
         rescale_setups: The setups that have a rescale factor.
         in_features: Input dimension of the teachers.
         k_aux: Non-zero entries, or units, of the auxiliary teacher.
+        output_scale: Teachers (``main``, ``aux`` beside it, ``pretrain``) whose published coefficients are
+            not +-1/sqrt(units).
         seeds: Seeds.
         seconds: What a run took on two cores, on average over its grid; None where no grid was timed.
         short: Options of a part that takes minutes.
@@ -46,6 +49,7 @@ class Experiment:
     rescale_setups: tuple[str, ...] = ("PT+FT", "PT+FT (LP)", "PT+FT (NTK)")
     in_features: int = 0
     k_aux: int = 0
+    output_scale: Mapping[str, OutputScale] = field(default_factory=dict)
     seeds: tuple[int, ...] = SEEDS
     seconds: float | None = None
     short: str = ""
@@ -115,6 +119,9 @@ OVERLAPS = (
     _units(1, 1, 1, 0.9, 0.9, 0),
     _units(1, 1, 1, 1, 1, 0.9),
 )
+# Where main teachers differ in their number of units, their outputs do too; the pretrained network is that of
+# the overlap. Not in the paper's text: found by comparison with its tables.
+SMALLER: dict[str, OutputScale] = {"main": "units", "aux": "units"}
 LARGE = (0.0, (1.0,) * 20 + (0.0,) * 20, 1.0, 0.9)
 CIFAR = {
     "setups": (*TRAINED, "PT+FT (LP)"),
@@ -147,6 +154,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "sparsity",
             "5 to 40 main entries, all shared or none",
             seconds=0.24,
+            output_scale=SMALLER,
             axes={"k_main": KS, "overlap": (ALL, 0), "rescale": (1.0,)},
         ),
         _diagonal(
@@ -155,6 +163,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             seconds=0.16,
             setups=("STL", "PT+FT"),
             rescale_setups=("STL", "PT+FT"),
+            output_scale=SMALLER,
             axes={"k_main": KS, "overlap": (ALL, 0), "rescale": SCALES},
         ),
         _relu(
@@ -168,13 +177,17 @@ EXPERIMENTS: dict[str, Experiment] = {
             "1 to 6 main units, all shared or none",
             seconds=5.6,
             default_setups=TRAINED,
+            output_scale=SMALLER,
             axes={"k_main": UNITS, "correlation": (1.0, 0.0), "magnitude": (1.0,), "rescale": (1.0,)},
         ),
         _relu(
             "rescaling",
             "as sparsity, first layer rescaled after pretraining",
             seconds=5.0,
+            short="--setups STL --seeds 0 --n-main 64",
             default_setups=("STL", "PT+FT"),
+            rescale_setups=("STL", "PT+FT", "PT+FT (LP)", "PT+FT (NTK)"),
+            output_scale=SMALLER,
             axes={
                 "k_main": UNITS,
                 "correlation": (1.0, 0.0),
@@ -186,7 +199,10 @@ EXPERIMENTS: dict[str, Experiment] = {
             "correlation",
             "six correlated units against the size of the main teacher's outputs",
             seconds=3.3,
-            default_setups=TRAINED,
+            short="--setups STL --n-main 64",
+            default_setups=("STL", "PT+FT"),
+            seeds=(0,),
+            output_scale=dict.fromkeys(TEACHERS, "units"),
             n_main=(32, 64, 128, 256, 512, 1024),
             axes={
                 "k_main": (6,),

@@ -100,7 +100,7 @@ def published(experiment: str, setup: str, axes: Mapping[str, Any], in_features:
             divergence_limit=100.0,
             pretrain_divergence_limit=100.0,
         )
-    joint = setup == "MTL"
+    joint, whole = setup == "MTL", grid == "correlation"
     rows = axes["n_main"] + (1024 if joint else 0)
     slow = grid in ("sparsity", "rescaling") and not joint
     return Protocol(
@@ -110,10 +110,10 @@ def published(experiment: str, setup: str, axes: Mapping[str, Any], in_features:
         k_aux=k_aux,
         lr=0.1 if slow else 1.0,
         pretrain_lr=0.1,
-        batch_size=BATCH_RELU,
-        max_steps=EPOCHS_RELU * ceil(rows / BATCH_RELU),
+        batch_size=None if whole else BATCH_RELU,
+        max_steps=EPOCHS_RELU * (1 if whole else ceil(rows / BATCH_RELU)),
         pretrain_max_steps=EPOCHS_RELU,
-        threshold=1e-8,
-        divergence_limit=100.0 if joint else 1000.0,
+        threshold=1e-10 if whole else 1e-8,
+        divergence_limit=100.0 if joint or whole else 1000.0,
         pretrain_divergence_limit=1000.0,
     )

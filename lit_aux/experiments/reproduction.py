@@ -15,14 +15,15 @@ from lit_aux.experiments.grids import Experiment, experiment
 from lit_aux.experiments.means import is_log, kind_of_mean, mean_and_error
 from lit_aux.experiments.options import Options
 from lit_aux.experiments.run import Run
-from lit_aux.runs.duplicates import once
-from lit_aux.runs.engines import Engine, Here, Processes, workers_of
+from lit_aux.runs.duplicates import check_one_kind, once
+from lit_aux.runs.engines import Engine, Here, Processes, check_for_cluster, workers_of
 from lit_aux.runs.job import Job, Report, Row, Rows
 from lit_aux.runs.processes import cores
 from lit_aux.runs.progress import Progress
 from lit_aux.runs.runner import Runner
 from lit_aux.runs.table import ResultsTable
 from lit_aux.storage import check_place
+from lit_aux.teachers import drawn_word, spelled
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -107,14 +108,15 @@ def reproduce(
     if cluster is None:
         _check_device(options.device)
     else:  # whose workers have devices and working folders of their own
-        if options.jobs is not None:
-            raise ConfigurationError(
-                f"--jobs {options.jobs}: is of this machine; leave it to the cluster's workers"
-            )
+        check_for_cluster(options.jobs)
         path = path.resolve()
     options = replace(options, store=options.store or path.parent / "phases")
     with ResultsTable(path) as table:
-        once(table.rows(), path, "--out")  # what cannot be averaged is said before it is trained
+        # what cannot be averaged is said before it is trained
+        of_experiment = [row for row in once(table.rows(), path, "--out") if row["experiment"] == name]
+        another = path.with_stem(path.stem + (drawn_word(runs[0].options) or "-published"))
+        hint = f"name another table: --out {another}"
+        check_one_kind(f"--out {path}", of_experiment, hint, runs[0].run_hash, spelled)
         complete, failures = _run(found, runs, table, options, fit, cluster)
         wanted = {run.run_hash for run in runs}
         rows = [row for row in once(table.rows(), path, "--out") if row["run"] in wanted]

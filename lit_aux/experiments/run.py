@@ -7,6 +7,7 @@ from typing import Any
 
 from lit_aux.experiments.protocol import Protocol
 from lit_aux.runs.table import run_hash
+from lit_aux.teachers import drawn_word
 
 Emit = Callable[["Run", dict[str, Any], list[dict[str, Any]]], None]
 """Takes a run that has ended, its columns of the results table and its measures."""
@@ -38,16 +39,15 @@ class Run:
 
     @cached_property
     def run_hash(self) -> str:
-        """The key by which a grid resumes, a hash of everything on which the numbers depend."""
-        return run_hash(
-            {
-                "experiment": self.experiment,
-                "setup": self.setup,
-                "axes": self.axes,
-                "protocol": None if self.protocol is None else asdict(self.protocol),
-                "options": self.options,
-            }
-        )
+        """The key by which a grid resumes: a hash of all that the numbers depend on, and what was drawn."""
+        parts = {
+            "experiment": self.experiment,
+            "setup": self.setup,
+            "axes": self.axes,
+            "protocol": None if self.protocol is None else asdict(self.protocol),
+            "options": self.options,
+        }
+        return run_hash(parts) + drawn_word(self.options)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lit_aux.data import DiagonalTeacherDataModule, ReLUTeacherDataModule, TeacherDataModule
 from lit_aux.errors import unknown_name
+from lit_aux.experiments.grids import experiment
 from lit_aux.experiments.measures import measures_of
 from lit_aux.experiments.options import Options
 from lit_aux.experiments.protocol import Protocol
@@ -88,7 +89,7 @@ class _Slice:
 
     def train(self, callbacks: Sequence[Callback] = ()) -> StudentNet:
         """Train all runs as one batch, with callbacks in the measured phase; return the network."""
-        net = network_of(self.protocol, self.seeds, self.data.num_classes)
+        net = self._network()
         settings = self._settings(pretraining=False)
         module: AuxiliaryModule
         tasks = self.data.num_classes
@@ -125,12 +126,19 @@ class _Slice:
     def seeds(self) -> list[int]:
         return [int(cell["seed"]) for cell in self.data.replicas]
 
+    def _network(self) -> StudentNet:
+        """Return the network as the measured phase finds it, but for what was pretrained."""
+        net = network_of(self.protocol, self.seeds, self.data.num_classes)
+        net.draw_from(self.data, ["aux", "main"] if self.setup == "MTL" else ["main"])
+        return net
+
     def _settings(self, *, pretraining: bool) -> PhaseSettings:
         p = self.protocol
         lr = p.pretrain_lr if pretraining else p.lr
         steps = p.pretrain_max_steps if pretraining else p.max_steps
         limit = p.pretrain_divergence_limit if pretraining else p.divergence_limit
-        integrator = integrator_of(self.options, lr, limit, None if pretraining else p.batch_size)
+        options = self.options.of_pretraining(p.network) if pretraining else self.options
+        integrator = integrator_of(options, lr, limit, None if pretraining else p.batch_size)
         flow = isinstance(integrator, GradientFlow | Exact)
         return PhaseSettings(
             integrator=integrator,
@@ -138,6 +146,7 @@ class _Slice:
             max_flow_time=lr * steps if flow else None,
             max_evaluations=self.options.max_evaluations if flow else steps,
             test_every=None if pretraining else self.options.stride,
+            patience=None if flow or pretraining or p.network == "diagonal" else self.options.patience,
             test_unit=lr,
             test_thinning=1.25 if p.network == "relu" else 1.1,
         )
@@ -147,10 +156,14 @@ class _Slice:
     def _load_pretrained(self, net: StudentNet) -> None:
         """Put pretrained weights into the network; those that nobody has trained yet are trained now."""
         files = {seed: self._file(seed) for seed in dict.fromkeys(self.seeds)}
-        with claimed_files(path for path in files.values() if not path.is_file()):
-            missing = [seed for seed, path in files.items() if not path.is_file()]
-            if missing:
-                self._pretrain(missing, files)
+        # ReLU students share no products, so that each process may train other seeds, and none twice
+        together = [[*files]] if self.protocol.network == "diagonal" else [[seed] for seed in files]
+        for wait in (False, True):
+            for seeds in together:
+                missing = [files[seed] for seed in seeds if not files[seed].is_file()]
+                with claimed_files(missing, wait=wait) as mine:
+                    if mine and (left := [seed for seed in seeds if not files[seed].is_file()]):
+                        self._pretrain(left, files)
         weights = {seed: read_tensor(path) for seed, path in files.items()}
         names = list(net.weights())
         theta = torch.stack([weights[seed] for seed in self.seeds])
@@ -160,6 +173,7 @@ class _Slice:
         some = {run.axes["seed"]: run for run in self.runs}
         data = data_of([some[seed] for seed in seeds], self.options)
         net = network_of(self.protocol, [int(cell["seed"]) for cell in data.replicas], data.num_classes)
+        net.draw_from(data, ["aux"])
         settings = self._settings(pretraining=True)
         module = MultiTaskModule(net, data.num_classes, train_tasks=["aux"], settings=settings)
         fit(module, data, self.options.device, self.progress)
@@ -171,7 +185,10 @@ class _Slice:
         """Name the file by all that pretraining depends on."""
         later = {"lr", "readout_scale", "max_steps", "batch_size", "divergence_limit"}
         protocol = {k: v for k, v in asdict(self.protocol).items() if k not in later}
-        numbers = self.options.of_results(self.protocol.network)
+        published = experiment(self.runs[0].experiment).output_scale
+        scales = {"pretrain": self.options.output_scales(published)["pretrain"]}
+        numbers = self.options.of_pretraining(self.protocol.network).of_results(self.protocol.network, scales)
+        numbers.pop("patience", None)
         key = json.dumps([seed, protocol, numbers, torch.__version__], sort_keys=True, default=str)
         name = hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
         assert self.options.store is not None
@@ -183,7 +200,7 @@ class _Slice:
         """Fit readouts, or tangent features, of networks at their start by ridge regression."""
         import time
 
-        net = network_of(self.protocol, self.seeds, self.data.num_classes)
+        net = self._network()
         if self.setup.startswith("PT+FT"):
             self._load_pretrained(net)
             net.reset_readout(self.protocol.readout_scale / self.protocol.init_scale, ["main"])
@@ -253,9 +270,10 @@ def data_of(runs: Sequence[Run], options: Options) -> TeacherDataModule:
     common: dict[str, Any] = {name: getattr(protocol, name) for name in ("k_aux", "n_aux", "in_features")}
     common |= {"n_test": protocol.n_test, "sampling": options.sampling, "dtype": protocol.dtype}
     cells = [cell_of(run) for run in runs]
+    common["output_scale"] = runs[0].options.get("output_scale", "sqrt")
     if protocol.network == "diagonal":
         return DiagonalTeacherDataModule(cells=cells, **common)
-    return ReLUTeacherDataModule(cells=cells, output_scale=options.output_scale, **common)
+    return ReLUTeacherDataModule(cells=cells, **common)
 
 
 def cell_of(run: Run) -> dict[str, Any]:

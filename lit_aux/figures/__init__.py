@@ -1,6 +1,8 @@
 """Pictures of the theory (penalties, their orders, the map of regimes) and of results tables."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lit_aux.lazy import lazy
 
 if TYPE_CHECKING:
     from lit_aux.figures.penalties import draw_l_order as draw_l_order
@@ -21,12 +23,4 @@ _HOMES = {
     "draw_regimes": "regime_map",
 }
 __all__ = [*_HOMES]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a part when it is asked for: figures of results need no torch."""
-    from importlib import import_module
-
-    if name not in _HOMES:
-        raise AttributeError(f"module 'lit_aux.figures' has no attribute {name!r}")
-    return getattr(import_module(f"lit_aux.figures.{_HOMES[name]}"), name)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from math import exp, log, nan
+from math import nan
 from typing import Any, Literal, TypeAlias
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.experiments.means import mean_of
+from lit_aux.experiments.means import mean_of, scaled
 from lit_aux.runs.duplicates import MEASURED
 from lit_aux.runs.typed import Row
 from lit_aux.tables.selection import spelled
@@ -46,18 +46,20 @@ def average(values: Sequence[float], mean: Mean = "arithmetic") -> tuple[float, 
 
     Args:
         values: One for each seed.
-        mean: ``"arithmetic"``, or ``"geometric"``: mean and standard error of the logarithms, taken back.
+        mean: ``"arithmetic"``, or ``"geometric"``: mean and standard error of the logarithms, taken back; 0
+            counts as 1e-30.
 
     Returns:
         Mean, lower and upper end; the ends are NaN for one value, of which no error is known.
 
     Raises:
-        ConfigurationError: For the geometric mean of a value that is not above 0.
+        ConfigurationError: For the geometric mean of a value below 0.
     """
     if mean == "geometric":
-        if min(values) <= 0:
+        if min(values) < 0:
             raise ConfigurationError(f"--mean geometric: {min(values):g} is among the values; use arithmetic")
-        return tuple(map(exp, average([log(value) for value in values])))  # type: ignore[return-value]
+        ends = average([scaled(value, True) for value in values])
+        return tuple(10**end for end in ends)  # type: ignore[return-value]
     stat = mean_of(values)
     return stat.mean, stat.mean - 2 * stat.error, stat.mean + 2 * stat.error
 

@@ -17,7 +17,7 @@ class Request:
 
     value: Literal["loss_best", "loss_final"] = "loss_best"
     """The loss of students that is drawn."""
-    mean: Mean = "arithmetic"
+    mean: Mean = "geometric"
     baseline: int | None = AUTO
     """The n_main of the single-task run by which ReLU students' losses are divided: the smallest by default;
     None for the losses themselves."""

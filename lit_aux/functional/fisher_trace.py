@@ -8,6 +8,7 @@ from torch.func import grad, vmap
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.gradient_conflict import real_parts
+from lit_aux.ranges import LIMIT, check
 
 Logits = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 """Computes logits (n, classes) from parameters by name and inputs (n, ...), each example by itself."""
@@ -55,8 +56,7 @@ def fisher_trace(
         >>> fisher_trace(logits_of, dict(net.named_parameters()), torch.zeros(4, 2)) > 0
         True
     """
-    if chunk is not None and chunk < 1:
-        raise ConfigurationError(f"chunk: {chunk} must be at least 1")
+    check("chunk", chunk, LIMIT)
     if not len(inputs):
         raise ConfigurationError("inputs: there are none; give one or more")
     held = {name: parameter.detach() for name, parameter in parameters.items()}

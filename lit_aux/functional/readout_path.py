@@ -10,6 +10,7 @@ from torch import Tensor
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional._scale import safe_scale
 from lit_aux.functional.gradient_flow import Pathways, checked_problem, common_shape
+from lit_aux.ranges import POSITIVE, check
 
 _RANK = 1e-13
 """Eigenvalues below this share of the largest are rounding; they matter at infinite times alone."""
@@ -87,8 +88,7 @@ class ReadoutPath:
         moved: Tensor = (-2 / self._rows) * (spectral @ self._vectors.T)
         if self._moments:
             return torch.where(self._size > 0, moved / self._size.clamp(min=1e-300), 0.0)
-        moved = moved @ self._matrix
-        return moved
+        return moved @ self._matrix
 
     def _rates(self, time: Tensor, lr: float | None) -> Tensor:
         """Return (1 - decay) / eigenvalue (k, n): the decays, summed or integrated up to a time."""
@@ -129,8 +129,7 @@ def gradient_descent_probe(x: Tensor, y: Tensor, weights: Pathways, lr: float, s
         >>> found.beta.round(decimals=3)
         tensor([1.], dtype=torch.float64)
     """
-    if not (lr > 0 and lr < inf):
-        raise ConfigurationError(f"lr: {lr} must be a finite number above 0")
+    check("lr", [lr], POSITIVE)
     if not (steps >= 0 and (steps == inf or steps == int(steps))):
         raise ConfigurationError(f"steps: {steps} must be a whole number of at least 0, or infinite")
     return _probe(x, y, weights, lr * steps, lr)

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from lit_aux.identity.modules import file_of, library_of
+from lit_aux.identity.modules import file_of, imported, library_of
 from lit_aux.identity.source import NoSourceError, add_module
+from lit_aux.teachers import RELU_DRAWS
 
 _DOTTED = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
 _WITHOUT_EFFECT = {
@@ -72,10 +73,14 @@ def flat_options(configuration: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+_REDRAWN = {"ReLUTeacherDataModule": RELU_DRAWS}
+
+
 def named_code(configuration: Any) -> dict[str, str]:
     """Return the digests of the code that a configuration, or a command line, names by dotted paths.
 
-    Modules are found, not imported. Installed packages and lit_aux itself add nothing.
+    Modules are found, not imported. Installed packages and lit_aux itself add nothing, but for data of its
+    own that were drawn otherwise before.
 
     Args:
         configuration: Mappings, lists and texts; ``--option=module.Class`` is read as well.
@@ -83,6 +88,7 @@ def named_code(configuration: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     with working_folder():
         for text in _texts(configuration):
+            found |= {name: f"draws {version}" for name, version in _REDRAWN.items() if text.endswith(name)}
             module = _module_in(text)
             if module is not None and module not in found:
                 try:
@@ -90,6 +96,27 @@ def named_code(configuration: Any) -> dict[str, str]:
                 except NoSourceError:  # it cannot be told from others: its name is all that is known
                     found[module] = "no source"
     return dict(sorted(found.items()))
+
+
+def know_working_folder() -> None:
+    """Let classes of the user's own be named as ``module.Class``: the working folder is looked at last."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
+def option_in(config: Any, name: str) -> Any:
+    """Return what a configuration holds for an option; None where it holds nothing.
+
+    Args:
+        config: Mappings, with or without ``init_args`` where a class is named.
+        name: The option's dotted name without ``init_args``.
+    """
+    for key in name.split("."):
+        if not isinstance(config, Mapping):
+            return None
+        inner = config.get("init_args")
+        config = inner[key] if isinstance(inner, Mapping) and key in inner else config.get(key)
+    return config
 
 
 @contextmanager
@@ -111,12 +138,8 @@ def _is_passive(callback: Any) -> bool:
     path = str(callback.get("class_path", "")) if isinstance(callback, Mapping) else str(callback)
     if _PASSIVE.match(path):
         return True
-    from importlib import import_module
-
-    module, _, name = path.rpartition(".")
-    try:
-        kind = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
+    kind = imported(path)
+    if kind is None:
         return False
     bases: list[Mapping[str, Any]] = [*map(vars, kind.__mro__), {"changes_training": True}]
     told = next(base for base in bases if "changes_training" in base)

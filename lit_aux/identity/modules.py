@@ -4,7 +4,9 @@ import os
 import sys
 import sysconfig
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
+from importlib import import_module
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -97,3 +99,23 @@ def _asked(name: str, path: Any) -> ModuleSpec | None:
         if spec is not None:
             return spec
     return None
+
+
+def imported(path: object) -> Any:
+    """Return what a dotted name means, its module imported; None where there is no such thing."""
+    module, _, name = str(path).rpartition(".")
+    with suppress(ImportError, AttributeError, ValueError):
+        return getattr(import_module(module), name)
+    return None
+
+
+def version_of(package: str) -> str:
+    """Return the version of a package by the name under which it is imported; empty where it tells none."""
+    module = sys.modules.get(package)
+    told = getattr(module, "__version__", None)
+    if isinstance(told, str):
+        return str(told)
+    from importlib.metadata import packages_distributions, version
+
+    names = packages_distributions().get(package, [])
+    return version(names[0]) if names else ""

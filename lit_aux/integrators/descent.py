@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from copy import deepcopy
+from math import ceil
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -13,8 +14,8 @@ from torch.optim import Optimizer
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.integrators.base import Integrator, finite_start
-from lit_aux.integrators.objective import Objective
-from lit_aux.integrators.state import IntegratorState, Step, index_of
+from lit_aux.integrators.objective import Descending, Objective
+from lit_aux.integrators.state import Impatient, IntegratorState, Step, index_of
 from lit_aux.ranges import COUNT, INDEX, RATE, SEED, check
 
 
@@ -35,10 +36,12 @@ class Descent(Integrator):
     ten, up to ``max_backoffs`` times; the others do not notice. One that cannot be saved keeps its start and
     ends with ``converged`` false.
 
+    With mini-batches all this is decided after the last step of an epoch, by the mean loss of its batches.
+
     Args:
         lr: Learning rate at the start, for all replicas.
-        batch_size: Rows of a mini-batch, drawn without replacement; None for all rows. The threshold then
-            holds for the mean over an epoch.
+        batch_size: Rows of a mini-batch, drawn without replacement; None for all rows. Of several tasks,
+            each keeps its share of all rows: it weighs its mean over its rows in the batch.
         divergence: Loss above which a replica begins anew.
         max_backoffs: How often.
         seed: Of the order of mini-batches.
@@ -86,83 +89,142 @@ class Descent(Integrator):
         """Move every replica that is under way by ``evaluations`` steps, in place."""
         left = evaluations
         while left > 0 and not state.finished:
-            quiet = min(left - 1, self._quiet_steps(state))
-            everybody = np.ones(len(state.rows), dtype=bool)
-            goal = state.threshold[state.rows]
-            values = self._evaluate(state)
-            taken = 0
-            # nothing but the losses can stop these steps; what they add up to is counted at once
-            while taken < quiet and values.max() <= self.divergence and (values >= goal).all():
-                self._move(state, everybody)
-                taken += 1
-                values = self._evaluate(state)
-            state.counts.evaluations[state.rows] += taken + 1
-            if taken:
-                self._count(state, everybody, taken)
-            self._step(state, values)
-            left -= taken + 1
+            batches = self.steps_of_epoch(state.objective)
+            left -= (
+                self._whole_steps(state, left) if batches == 1 else self._batch_steps(state, left, batches)
+            )
         state.update()
         return state
 
+    def steps_of_epoch(self, objective: Objective) -> int:
+        """Return how many steps see every training row of an objective once."""
+        if self.batch_size is None:
+            return 1
+        return -(-cast(Batched, objective).rows() // self.batch_size)
+
+    # On all rows
+
+    def _whole_steps(self, state: IntegratorState, most: int) -> int:
+        """Take steps until one concerns somebody; return their number."""
+        quiet = min(most - 1, max(int(self._steps_left(state)) - 2, 0))
+        everybody = np.ones(len(state.rows), dtype=bool)
+        goal = state.threshold[state.rows]
+        values = self._evaluate(state)
+        taken = 0
+        # nothing but the losses can stop these steps; what they add up to is counted at once
+        while taken < quiet and values.max() <= self.divergence and (values >= goal).all():
+            self._move(state, everybody)
+            taken += 1
+            values = self._evaluate(state)
+        state.counts.evaluations[state.rows] += taken + 1
+        if taken:
+            self._count(state, everybody, taken)
+        self._step(state, values)
+        return taken + 1
+
     def _evaluate(self, state: IntegratorState) -> NDArray[np.float64]:
         """Write the gradients and return the losses."""
-        objective = state.objective if self.batch_size is None else self._minibatch(state)
-        losses = objective.value_and_gradient(state.work["y"], state.work["f"])
+        losses = state.objective.value_and_gradient(state.work["y"], state.work["f"])
         values: NDArray[np.float64] = losses.double().cpu().numpy()
         return values
-
-    def _quiet_steps(self, state: IntegratorState) -> int:
-        """Return after how many steps at least somebody may reach a limit, or the observer wants to look."""
-        if self.batch_size is not None:
-            return 0
-        rows, lr = state.rows, state.control["lr"]
-        until = state.max_time[rows] * (1 - 1e-9)
-        if state.observer is not None:
-            next_time = getattr(state.observer, "next_time", None)
-            if next_time is None:  # it wants to see every step
-                return 0
-            until = np.minimum(until, next_time(rows))
-        last = np.minimum(until / lr, state.max_evaluations) - state.control["steps"]
-        return int(min(max(last.min() - 2, 0), 1e9))
 
     def _step(self, state: IntegratorState, values: NDArray[np.float64]) -> None:
         """Look who is done or lost, and move the others."""
         with np.errstate(invalid="ignore"):
             lost = ~(values <= self.divergence)
-        below = self._is_below(state, values, lost)
+        below = (values < state.threshold[state.rows]) & ~lost
         over = below | self._limits(state)
         if lost.any():
             over |= self._back_off(state, lost)
         state.counts.loss[state.rows] = np.where(lost, state.counts.loss[state.rows], values)
-        state.counts.converged[state.rows] = below & ~lost
+        state.counts.converged[state.rows] = below
         moving = ~(over | lost)
         if moving.any():
             self._move(state, moving)
-            self._count(state, moving)
+            self._show(state, self._count(state, moving), moving)
         if over.any():
             state.drop(over, state.work["y"])
 
-    def _is_below(
-        self, state: IntegratorState, values: NDArray[np.float64], lost: NDArray[np.bool_]
-    ) -> NDArray[np.bool_]:
-        """Return whose loss (of the whole epoch, for mini-batches) is below the threshold."""
-        goal = state.threshold[state.rows]
-        if self.batch_size is None:
-            return np.asarray((values < goal) & ~lost)
-        control = state.control
-        control["sum"] += np.where(lost, 0.0, values)
-        control["batches"] += 1
-        rows = cast(Batched, state.objective).rows()
-        ended = control["batches"] >= -(-rows // self.batch_size)
-        below = ended & (control["sum"] / control["batches"] < goal)
-        control["sum"][ended], control["batches"][ended] = 0.0, 0
-        return np.asarray(below & ~lost)
+    # On mini-batches
+
+    def _batch_steps(self, state: IntegratorState, most: int, batches: int) -> int:
+        """Take steps to the end of the epoch, or until one concerns somebody; return their number."""
+        control, rows = state.control, state.rows
+        epoch, number = divmod(int(state.counts.evaluations[rows].max()), batches)
+        steps = min(most, batches - number, max(ceil(self._steps_left(state) - 1e-6), 1))
+        for values in self._descend(state, epoch, range(number, number + steps)):
+            control["sum"] += values  # one by one: the sum is the same wherever a block ends
+        control["batches"] += steps
+        state.counts.evaluations[rows] += steps
+        start = self._count(state, np.ones(len(rows), dtype=bool), steps)
+        self._judge(state, start, ended=number + steps == batches)
+        return steps
+
+    def _descend(self, state: IntegratorState, epoch: int, which: range) -> NDArray[np.float64]:
+        """Take the steps of some batches of an epoch; return the losses (batches, replicas) before each."""
+        assert self.batch_size is not None
+        objective = cast(Batched, state.objective)
+        everybody = np.ones(len(state.rows), dtype=bool)
+        order, losses = self._order(objective.rows(), epoch), []
+        for number in which:
+            some = objective.batch(order[number * self.batch_size : (number + 1) * self.batch_size])
+            values = some.value_and_gradient(state.work["y"], state.work["f"])
+            losses.append(values.double().cpu().numpy())
+            self._move(state, everybody)
+        return np.stack(losses)
+
+    def _order(self, rows: int, epoch: int) -> Tensor:
+        """Return the order of rows in an epoch, the same for all replicas."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return torch.randperm(rows, generator=generator)
+
+    def _judge(self, state: IntegratorState, start: NDArray[np.float64], *, ended: bool) -> None:
+        """Look who is done or lost by the mean loss of the epoch, or of what there was of it."""
+        control, counts, rows = state.control, state.counts, state.rows
+        limit = self._limits(state)
+        mean = control["sum"] / control["batches"]
+        with np.errstate(invalid="ignore"):
+            lost = (limit | ended) & ~(mean <= self.divergence)
+        below = (mean < state.threshold[rows]) & ~lost & ended
+        known = (limit | ended) & ~lost
+        counts.loss[rows[known]] = mean[known]
+        counts.converged[rows] = below
+        if ended:
+            control["sum"][:], control["batches"][:] = 0.0, 0
+        self._show(state, start, ~lost)  # after which the observer may be tired
+        over = below | (self._limits(state) & ~lost)
+        if lost.any():
+            over |= self._back_off(state, lost)
+        if over.any():
+            state.drop(over, state.work["y"])
+
+    # What both need
+
+    def _steps_left(self, state: IntegratorState) -> float:
+        """Return after how many steps at least somebody may reach a limit, or the observer wants to look."""
+        rows, lr = state.rows, state.control["lr"]
+        if self._tired(state).any():
+            return 0.0
+        until = state.max_time[rows] * (1 - 1e-9)
+        if state.observer is not None:
+            next_time = getattr(state.observer, "next_time", None)
+            if next_time is None:  # it wants to see every step
+                return 0.0
+            until = np.minimum(until, next_time(rows))
+        last = np.minimum(until / lr, state.max_evaluations) - state.control["steps"]
+        return min(float(last.min()), 1e9)
 
     def _limits(self, state: IntegratorState) -> NDArray[np.bool_]:
-        """Return who has reached the latest time or the last step."""
+        """Return who has reached the latest time or the last step, or is given up by the observer."""
         rows, counts = state.rows, state.counts
         late = counts.time[rows] >= state.max_time[rows] * (1 - 1e-9)
-        return np.asarray(late | (state.control["steps"] >= state.max_evaluations))
+        return np.asarray(late | (state.control["steps"] >= state.max_evaluations) | self._tired(state))
+
+    def _tired(self, state: IntegratorState) -> NDArray[np.bool_]:
+        """Return of whom the observer expects nothing more."""
+        if isinstance(state.observer, Impatient):
+            return state.observer.tired(state.rows)
+        return np.zeros(len(state.rows), dtype=bool)
 
     def _back_off(self, state: IntegratorState, lost: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Put lost replicas back to their start with a smaller step; return those without another chance."""
@@ -184,33 +246,27 @@ class Descent(Integrator):
         self._forget(state, rows)
         return lost & (control["backoffs"] > self.max_backoffs)
 
-    def _count(self, state: IntegratorState, moving: NDArray[np.bool_], steps: int = 1) -> None:
-        """Count the steps, and show the last to those who watch."""
+    def _count(
+        self, state: IntegratorState, moving: NDArray[np.bool_], steps: int = 1
+    ) -> NDArray[np.float64]:
+        """Count steps, and return the time before them."""
         control, counts = state.control, state.counts
         control["steps"] += steps * moving
         globally = state.rows[moving]
-        start = counts.time[globally].copy()
+        start = counts.time[state.rows]
         # steps times rate, not a running sum: a million additions of .1 would miss the published instants
         counts.time[globally] = control["steps"][moving] * control["lr"][moving]
         counts.accepted[globally] += steps
-        if state.observer is not None and steps == 1:
-            index = index_of(np.flatnonzero(moving), state.theta)
-            y = state.work["y"]
-            after = y if moving.all() else y.index_select(0, index)
-            state.observer.observe(Step(globally, start, counts.time[globally], after, after))
+        return start
 
-    def _minibatch(self, state: IntegratorState) -> Objective:
-        """Return the objective of the next rows; all replicas that started together see the same order."""
-        objective = cast(Any, state.objective)
-        rows = objective.rows()
-        assert self.batch_size is not None
-        batches = -(-rows // self.batch_size)
-        step = int(state.counts.evaluations[state.rows].max())
-        epoch, number = divmod(step, batches)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(rows, generator=generator)
-        chosen: Objective = objective.batch(order[number * self.batch_size : (number + 1) * self.batch_size])
-        return chosen
+    def _show(self, state: IntegratorState, start: NDArray[np.float64], moving: NDArray[np.bool_]) -> None:
+        """Show the last step of some to those who watch."""
+        if state.observer is None or not moving.any():
+            return
+        globally = state.rows[moving]
+        y = state.work["y"]
+        after = y if moving.all() else y.index_select(0, index_of(np.flatnonzero(moving), state.theta))
+        state.observer.observe(Step(globally, start[moving], state.counts.time[globally], after, after))
 
     @abstractmethod
     def _move(self, state: IntegratorState, moving: NDArray[np.bool_]) -> None:
@@ -234,6 +290,14 @@ class GradientDescent(Descent):
     """
 
     name = "gradient_descent"
+
+    def _descend(self, state: IntegratorState, epoch: int, which: range) -> NDArray[np.float64]:
+        objective: object = state.objective
+        if not isinstance(objective, Descending) or not objective.descends:
+            return super()._descend(state, epoch, which)
+        assert self.batch_size is not None
+        order = self._order(objective.rows(), epoch)
+        return objective.descend(state.work["y"], order, self.batch_size, which, state.control["lr"]).T
 
     def _move(self, state: IntegratorState, moving: NDArray[np.bool_]) -> None:
         y, f, lr = state.work["y"], state.work["f"], state.control["lr"]

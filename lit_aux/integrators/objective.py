@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
@@ -45,6 +47,34 @@ class Kinked(Objective, Protocol):
 
         Args:
             angle: Of a unit's weights to the hyperplane on which they jump, in radians.
+        """
+
+
+@runtime_checkable
+class Descending(Protocol):
+    """An objective that takes steps of gradient descent on mini-batches faster than by their gradients."""
+
+    @property
+    def descends(self) -> bool:
+        """Whether it does, as it is."""
+
+    def rows(self) -> int:
+        """Return the number of training rows."""
+
+    def descend(
+        self, theta: Tensor, order: Tensor, batch_size: int, which: range, lr: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Take the steps of some batches of an epoch, in place.
+
+        Args:
+            theta: Parameters (R, P).
+            order: Of all rows, counted over tasks one after another.
+            batch_size: Rows of a batch.
+            which: Numbers of the batches.
+            lr: Learning rates (R,).
+
+        Returns:
+            The losses (R, batches) before each step.
         """
 
 

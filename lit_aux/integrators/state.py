@@ -1,5 +1,6 @@
 """Where a batch of replicas is on its way."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -52,7 +53,8 @@ class Observer(Protocol):
     """Sees the path, for instance to keep the smallest test loss on it.
 
     One that also has ``next_time(replicas)``, the time of each up to which nothing concerns it, is spared
-    the steps of descent before that, which are the faster for it.
+    the steps of descent before that, which are the faster for it. Mini-batches up to the end of an epoch are
+    then shown as one step.
     """
 
     def observe(self, step: Step) -> None:
@@ -60,6 +62,14 @@ class Observer(Protocol):
 
     def restart(self, replicas: NDArray[np.int64]) -> None:
         """Forget what was seen of replicas that begin anew."""
+
+
+class Impatient(Observer):
+    """An observer for whom a replica may be over; descent then ends it where it is."""
+
+    @abstractmethod
+    def tired(self, replicas: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return for which of the replicas nothing more is expected; changes in ``observe`` alone."""
 
 
 @dataclass

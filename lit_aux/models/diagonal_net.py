@@ -217,17 +217,19 @@ class DiagonalObjective:
         return equal_sizes(list(first.values()))
 
     def batch(self, chosen: Tensor) -> "DiagonalObjective":
-        """Return the objective of some rows, counted over tasks one after another."""
+        """Return the objective of some rows, counted over tasks one after another.
+
+        A task keeps its share of all rows, as in :meth:`ReLUObjective.batch`.
+        """
         tasks = list(dict.fromkeys(output.task for output in self._outputs))
         parts = dict(zip(tasks, split_rows(chosen, self._sizes()), strict=True))
-        weights = {output.task: output.weight for output in self._outputs}
-        outputs = [
-            replace(output, designs=[design.batch(parts[output.task]) for design in output.designs])
-            for output in self._outputs
-        ]
-        total = sum(weights[task] * len(part) for task, part in parts.items())
-        scale = torch.full_like(self._scale, 1 / total)
-        return DiagonalObjective((self.width, self.count), outputs, scale, self._frozen)
+        outputs = []
+        for output in self._outputs:
+            part = parts[output.task]
+            more = output.designs[0].n / max(len(part), 1)
+            designs = [design.batch(part) for design in output.designs]
+            outputs.append(replace(output, designs=designs, weight=output.weight * more))
+        return DiagonalObjective((self.width, self.count), outputs, self._scale, self._frozen)
 
     def select(self, keep: Tensor) -> "DiagonalObjective":
         """Return the objective of some of the replicas."""

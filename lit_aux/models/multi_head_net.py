@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_aux.errors import ConfigurationError, check_known
-from lit_aux.ranges import COUNT, NOT_NEGATIVE, check
+from lit_aux.ranges import COUNT, NOT_NEGATIVE, WHOLE, check
 
 
 class MultiHeadNet(nn.Module):
@@ -154,10 +154,7 @@ def _slices(tasks: Mapping[str, int]) -> dict[str, slice]:
     slices: dict[str, slice] = {}
     start = 0
     for task, size in tasks.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ConfigurationError(
-                f"tasks: {task!r} has {size!r} outputs; it must be a whole number from 1 up"
-            )
+        check(f"tasks: outputs of {task!r}", [size], WHOLE)
         slices[task] = slice(start, start + size)
         start += size
     return slices

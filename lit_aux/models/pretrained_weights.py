@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lit_aux.errors import ConfigurationError
+from lit_aux.errors import ConfigurationError, not_installed
 from lit_aux.pickles import code_in, read_weights, unreadable
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
@@ -162,9 +162,7 @@ def package_state_dict(package: str, name: str) -> dict[str, Tensor]:
             f"set name: {spec.network}"
         )
     if util.find_spec(spec.module) is None:
-        raise ConfigurationError(
-            f"pretrained: the package {package!r} is not installed; run: pip install 'lit-aux[imagenet]'"
-        )
+        raise not_installed("pretrained", f"the package {package!r}", "imagenet")
     import timm
 
     stored = read_state_dict(getattr(import_module(spec.module), spec.locator).get_model_file_path())

@@ -3,12 +3,23 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lit_aux.models.student import Problems, StudentNet, equal_sizes, narrowed, neighbours, split_rows
+from lit_aux.models.relu_descent import Epoch, ReLUDescent, TaskRows
+from lit_aux.models.student import (
+    Draws,
+    Problems,
+    StudentNet,
+    equal_sizes,
+    narrowed,
+    neighbours,
+    split_rows,
+)
 from lit_aux.ranges import COUNT, check
 
 BLOCK = 256
@@ -46,17 +57,70 @@ class ReLUNet(StudentNet):
         readout = torch.stack([drawn[seed][1] for seed in self.seeds]) * scale
         self.readout["weight"] = nn.Parameter(readout.to(self.dtype))
 
+    def as_drawn(self) -> bool:
+        """Return whether the weights are those that the seeds give, untrained and not replaced."""
+        options: dict[str, Any] = {"hidden": self.hidden, "init_scale": self.init_scale, "seeds": self.seeds}
+        own = ReLUNet(self.in_features, self.tasks, dtype=str(self.dtype)[6:], **options).weights()
+        return all(torch.equal(weight.cpu(), own[name]) for name, weight in self.named_parameters())
+
+    @torch.no_grad()
+    def draw_from(self, draws: Draws, tasks: Sequence[str], *, start: bool = True) -> None:
+        """Draw weights, now and in :meth:`reset_readout`, from published draws, if there are any.
+
+        Args:
+            draws: Such as a teacher data module; what has no generator for networks changes nothing.
+            tasks: Those that train from this start on. Readouts of others stay as they are.
+            start: Whether the start is drawn now.
+        """
+        if draws.network_generator(0, tasks) is None:
+            return
+        self.draws = draws
+        if not start:
+            return
+        for row, scale in enumerate(self.scales.tolist()):
+            first, readouts = self._published(row, tasks)[:2]
+            self.first["weight"][row] = first * scale
+            self._write(row, tasks, readouts * scale)
+
     @torch.no_grad()
     def reset_readout(self, scale: float | Sequence[float] = 1.0, tasks: Iterable[str] | None = None) -> None:
         """Draw readouts anew, N(0, 2 / H) times the initial scale times ``scale``."""
         factors = (self.scales * self.factors(scale)).tolist()
-        readout = self.readout["weight"]
-        for task in self.tasks if tasks is None else tasks:
+        chosen = list(self.tasks if tasks is None else tasks)
+        for row, factor in enumerate(factors):
+            if self.draws is None:
+                parts = [self._own_readout(self.seeds[row], task) for task in chosen]
+                self._write(row, chosen, torch.cat(parts) * factor)
+            else:
+                self._write(row, chosen, self._published(row, chosen)[2] * factor)
+
+    def _own_readout(self, seed: int, task: str) -> Tensor:
+        """Return a task's readout (o, H), drawn from the seed alone."""
+        where = self.task_slice(task)
+        shape = (where.stop - where.start, self.hidden)
+        drawn = torch.randn(shape, generator=_generator_for(seed, "readout", task), dtype=torch.float64)
+        return drawn.mul_((2 / self.hidden) ** 0.5)
+
+    def _published(self, row: int, tasks: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return first layer (H, d), readouts (o, H), ``aux`` first, and the readouts drawn after them."""
+        assert self.draws is not None
+        generator = self.draws.network_generator(row, tasks)
+        assert generator is not None
+        shapes = [(self.hidden, self.in_features), (sum(self.tasks[task] for task in tasks), self.hidden)]
+        drawn = []
+        for shape in shapes:
+            torch.rand(shape, generator=generator)  # torch's own start of a layer, which is not kept
+            drawn.append(torch.empty(shape).normal_(generator=generator) * (2 / shape[1]) ** 0.5)
+        again = torch.empty(shapes[1]).normal_(generator=generator) * (2 / self.hidden) ** 0.5
+        return drawn[0], drawn[1], again
+
+    def _write(self, row: int, tasks: Sequence[str], readouts: Tensor) -> None:
+        """Put the readouts (o, H) of tasks, the auxiliary ones first, in their places."""
+        readout, begin = self.readout["weight"], 0
+        for task in sorted(tasks, key=lambda task: task == "main"):
             where = self.task_slice(task)
-            for row, (seed, factor) in enumerate(zip(self.seeds, factors, strict=True)):
-                generator = _generator_for(seed, "readout", task)
-                values = torch.randn(readout[row, where].shape, generator=generator, dtype=torch.float64)
-                readout[row, where] = (values * (2 / self.hidden) ** 0.5 * factor).to(readout)
+            readout[row, where] = readouts[begin : begin + self.tasks[task]].to(readout)
+            begin += self.tasks[task]
 
     def _outputs(self, x: Tensor) -> Tensor:
         hidden = (x.to(self.dtype) @ self.first["weight"].transpose(1, 2)).relu()
@@ -119,6 +183,8 @@ class ReLUObjective:
         self._tasks, self._scale, self._frozen, self._chunk = tasks, scale, frozen, chunk
         self.replicas = len(scale)
         self._buffers: dict[tuple[int, ...], Tensor] = {}
+        self._descent: ReLUDescent | None = None
+        self._targets: list[Tensor] = []
 
     @classmethod
     def of(
@@ -202,12 +268,13 @@ class ReLUObjective:
                 for output, error in zip(outputs, errors, strict=True):
                     gradients[1][some, output].add_(torch.bmm(hidden, error[..., None])[..., 0])
                 continue
-            active = hidden.gt_(0)
+            active = hidden.gt_(0).transpose(1, 2)  # inputs before units: MKL is slow with few columns
             for number, error in enumerate(errors):
-                pull, inputs = pulls[number], error[..., None] * x
-                pulls[number] = torch.bmm(active, inputs) if pull is None else pull.baddbmm_(active, inputs)
+                pull, inputs = pulls[number], (error[..., None] * x).transpose(1, 2)
+                pulls[number] = torch.bmm(inputs, active) if pull is None else pull.baddbmm_(inputs, active)
         for output, pull in zip(outputs, pulls, strict=True):
             if pull is not None and gradients is not None and gradients[0] is not None:
+                pull = pull.transpose(1, 2).contiguous()
                 gradients[0][some].addcmul_(readout[:, output, :, None], pull)
                 gradients[1][some, output].add_(torch.linalg.vecdot(first, pull))
 
@@ -231,14 +298,57 @@ class ReLUObjective:
         return equal_sizes([[len(rows.x) for rows in members] for _, members in self._tasks])
 
     def batch(self, chosen: Tensor) -> "ReLUObjective":
-        """Return the objective of some rows, counted over tasks one after another."""
+        """Return the objective of some rows, counted over tasks one after another.
+
+        As published, a task keeps its share of all rows: its mean over its rows in the batch is weighed by
+        it. A task without rows there adds nothing.
+        """
         parts = split_rows(chosen, self._sizes())
-        total, tasks = 0.0, []
+        tasks = []
         for (groups, members), part in zip(self._tasks, parts, strict=True):
-            total += members[0].weight * len(part)
-            some = [replace(rows, x=rows.x[part], targets=rows.targets[:, part]) for rows in members]
+            more = len(members[0].x) / max(len(part), 1)
+            some = [
+                replace(rows, x=rows.x[part], targets=rows.targets[:, part], weight=rows.weight * more)
+                for rows in members
+            ]
             tasks.append((groups, some))
-        return self._like(tasks, torch.full_like(self._scale, 1 / total), self._frozen)
+        return self._like(tasks, self._scale, self._frozen)
+
+    @property
+    def descends(self) -> bool:
+        """Whether there is :meth:`descend`: on a CPU, if all weights train and each task has one output."""
+        single = all(rows.targets.shape[2] == 1 for _, members in self._tasks for rows in members)
+        return self._frozen is None and self._chunk == 1 and self._scale.device.type == "cpu" and single
+
+    def descend(
+        self, theta: Tensor, order: Tensor, batch_size: int, which: range, lr: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Take steps as :meth:`batch` weighs the rows; see ``lit_aux.integrators.objective.Descending``."""
+        most = min(batch_size, len(order))
+        if self._descent is None or self._descent.rows < most:
+            self._descent = ReLUDescent(self.hidden, self.width, most, self._scale)
+        total = sum(members[0].weight * len(members[0].x) for _, members in self._tasks)
+        epochs: dict[tuple[int, ...], Epoch] = {}
+        losses = np.empty((self.replicas, len(which)))
+        for row, own in enumerate(self._by_replica()):
+            key = tuple(id(rows.x) for rows, _ in own)
+            if key not in epochs:
+                tasks = [TaskRows(rows.x, rows.start, rows.weight * len(rows.x) / total) for rows, _ in own]
+                epochs[key] = Epoch(tasks, order, batch_size)
+            if len(self._targets) == row:
+                self._targets.append(torch.cat([rows.targets[inside, :, 0] for rows, inside in own]))
+            rate = float(lr[row])
+            losses[row] = self._descent.descend(theta[row], self._targets[row], epochs[key], which, rate)
+        return losses
+
+    def _by_replica(self) -> list[list[tuple[_Rows, int]]]:
+        """Return each replica's rows of every task, and its place among those who share them."""
+        found: list[list[tuple[_Rows, int]]] = [[] for _ in range(self.replicas)]
+        for groups, members in self._tasks:
+            for group, rows in zip(groups, members, strict=True):
+                for row in range(group.start, group.stop):
+                    found[row].append((rows, row - group.start))
+        return found
 
     def select(self, keep: Tensor) -> "ReLUObjective":
         """Return the objective of some of the replicas."""
@@ -250,7 +360,7 @@ class ReLUObjective:
         """Return one of other rows that computes in the same memory."""
         size = (self.hidden, self.width, self.count)
         made = ReLUObjective(size, tasks, scale, frozen, self._chunk)
-        made._buffers = self._buffers
+        made._buffers, made._descent = self._buffers, self._descent
         return made
 
     def rounded(self, angle: float) -> "ReLUObjective":

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,13 @@ class Problems:
     whole: bool = False
 
 
+class Draws(Protocol):
+    """What networks draw their weights from where these are part of published draws."""
+
+    def network_generator(self, replica: int, tasks: Sequence[str]) -> torch.Generator | None:
+        """Return the generator of a replica that begins with these tasks; None where it has none."""
+
+
 class StudentNet(nn.Module, ABC):
     """A network whose parameters carry a leading replica axis; one replica is a plain network.
 
@@ -46,6 +53,7 @@ class StudentNet(nn.Module, ABC):
     Attributes:
         replicas: Number of replicas R.
         task_slices: Where each task's outputs are.
+        draws: What weights are drawn from in place of the seeds, see :meth:`draw_from`.
 
     Args:
         in_features: Number of inputs D.
@@ -58,6 +66,8 @@ class StudentNet(nn.Module, ABC):
     Raises:
         ConfigurationError: If an option is out of range.
     """
+
+    draws: Draws | None = None
 
     def __init__(
         self,
@@ -119,6 +129,19 @@ class StudentNet(nn.Module, ABC):
     @abstractmethod
     def objective(self, problems: Problems, rows: Tensor, names: Sequence[str], chunk: int) -> object:
         """Return the losses of some replicas as a function of what trains; see ``Student``."""
+
+    def as_drawn(self) -> bool:
+        """Return whether the weights are those that the seeds give, untrained and not replaced."""
+        return False
+
+    def draw_from(self, draws: Draws, tasks: Sequence[str], *, start: bool = True) -> None:
+        """Draw weights, now and in :meth:`reset_readout`, from published draws, if there are any.
+
+        Args:
+            draws: Such as a teacher data module; what has no generator for networks changes nothing.
+            tasks: Those that train from this start on. Readouts of others stay as they are.
+            start: Whether the start is drawn now.
+        """
 
     # For everybody
 

@@ -5,7 +5,7 @@ from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
-from lit_aux.errors import ConfigurationError, check_known, unknown_name
+from lit_aux.errors import ConfigurationError, check_known, first_line, shortened, unknown_name
 from lit_aux.models.pretrained_weights import (
     PACKAGES,
     SUFFIXES,
@@ -104,7 +104,7 @@ class TimmBackbone(nn.Module):
             network = timm.create_model(self.name, num_classes=num_classes, **self.arguments)
         except Exception as error:
             raise ConfigurationError(
-                f"options: timm's {self.name} refuses {self.arguments}: {_line(error)}"
+                f"options: timm's {self.name} refuses {self.arguments}: {shortened(first_line(error), 160)}"
             ) from error
         if self.stem == "cifar":
             _cifar_stem(network, self.name)
@@ -158,8 +158,9 @@ def _fetch(name: str, arguments: dict[str, Any]) -> Any:
         return timm.create_model(name, pretrained=True, num_classes=0, **arguments)
     except Exception as error:
         raise ConfigurationError(
-            f"pretrained: true, but timm could not fetch weights of {name} ({_line(error)}); "
-            "without a network give a local file: pretrained: WEIGHTS.safetensors"
+            f"pretrained: true, but timm could not fetch weights of {name} "
+            f"({shortened(first_line(error), 160)}); without a network give a local file: "
+            "pretrained: WEIGHTS.safetensors"
         ) from error
 
 
@@ -177,9 +178,3 @@ def _cifar_stem(network: Any, name: str) -> None:
     stem.conv1 = nn.Conv2d(first.in_channels, stem.bn1.num_features, 3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(stem.conv1.weight, mode="fan_out", nonlinearity="relu")
     stem.maxpool = nn.Identity()
-
-
-def _line(error: Exception) -> str:
-    """Return the first line of an error's text, cut to a readable length."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return text if len(text) <= 160 else text[:157] + "..."

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lit_aux.errors import ConfigurationError
+from lit_aux.errors import ConfigurationError, one_line
 from lit_aux.modules.losses import BatchLoss, batch_loss
 from lit_aux.modules.scoring import classification, metrics_of, score
 from lit_aux.modules.targets import Targets, check_targets, kind_of, targets_of
@@ -266,12 +266,11 @@ class _OneLine:
         if isinstance(error, ConfigurationError):
             raise ConfigurationError(f"{self.what} {error}") from error
         if isinstance(error, _FAILURES) and not isinstance(error, _OF_THE_DEVICE):
-            reason = " ".join(str(error).split()) or type(error).__name__
             y = self.y
             given = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else f"of type {type(y).__name__}"
             raise ConfigurationError(
                 f"{self.what} refuses outputs {tuple(self.outputs.shape)} and targets "
-                f"{given.removeprefix('torch.')}: {reason}"
+                f"{given.removeprefix('torch.')}: {one_line(error)}"
             ) from error
 
 

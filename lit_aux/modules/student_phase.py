@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.integrators import Descent, GradientFlow, Integrator, IntegratorState, Step, TorchOptimizer
-from lit_aux.integrators.state import index_of
+from lit_aux.integrators.state import Impatient, index_of
 from lit_aux.models import Problems, StudentNet
 from lit_aux.phases.phase import Phase
 
@@ -64,7 +64,7 @@ class StudentPhase:
         objective: Any = self.net.objective(self.problems(phase.tasks), rows, self.names, phase.chunk)
         theta = self.net.pack(rows, self.names)
         if phase.test_every is not None:
-            self.best = self._watch(rows)
+            self.best = self._watch(rows, objective)
         self.state = self.integrator.start(
             objective,
             theta,
@@ -146,16 +146,17 @@ class StudentPhase:
         self.chosen = list(firsts.values())
         self.place = np.searchsorted(self.chosen, place)  # the first ones come in order
 
-    def _watch(self, rows: Tensor) -> "BestTestLoss":
+    def _watch(self, rows: Tensor, objective: Any) -> "BestTestLoss":
         """Watch the test loss of the main task, or of the phase's first where it is not trained."""
-        phase = self.phase
+        phase, integrator = self.phase, self.integrator
         task = "main" if "main" in phase.tasks else phase.tasks[0]
         loss: Any = self.net.objective(self.problems([task], "test"), rows, self.names, phase.chunk)
-        descent = isinstance(self.integrator, Descent)
-        unit: float = getattr(self.integrator, "lr", None) or phase.test_unit
-        thinning = 1.0 if descent else phase.test_thinning
         assert phase.test_every is not None
-        return BestTestLoss(loss, len(rows), unit, unit * phase.test_every, thinning)
+        if isinstance(integrator, Descent):
+            epoch = integrator.lr * integrator.steps_of_epoch(objective)
+            return BestTestLoss(loss, len(rows), epoch, epoch * phase.test_every, 1.0, phase.patience)
+        unit: float = getattr(integrator, "lr", None) or phase.test_unit
+        return BestTestLoss(loss, len(rows), unit, unit * phase.test_every, phase.test_thinning)
 
     # What came out
 
@@ -212,6 +213,8 @@ ALWAYS = 20
 
 SMOOTH = 6
 """Steps of at most so many stages are interpolated."""
+IMPROVED = 0.995
+"""A smaller test loss counts as improvement below this part of the last that did."""
 
 
 class Loss(Protocol):
@@ -224,13 +227,14 @@ class Loss(Protocol):
         """Return the losses of some of the replicas."""
 
 
-class BestTestLoss:
+class BestTestLoss(Impatient):
     """Evaluates the test loss at fixed instants of a path and keeps the smallest.
 
-    The published runs tested after steps 1, 51, 101, ... and at the end. In flow time these are the instants
-    lr (1 + 50 i), to which a path is interpolated by cubic Hermite polynomials. Within a step of many stages,
-    which is long for the stiffest direction, the slopes at its ends say nothing of the path in between; such
-    steps are far longer than the distance of the instants, and are tested at their end.
+    The published runs tested after steps 1, 51, 101, ... (with mini-batches, after these epochs) and at the
+    end. In flow time these are the instants lr (1 + 50 i), to which a path is interpolated by cubic Hermite
+    polynomials. Within a step of many stages, which is long for the stiffest direction, the slopes at its
+    ends say nothing of the path in between; such steps are far longer than the distance of the instants, and
+    are tested at their end.
 
     Args:
         loss: Test losses of all replicas.
@@ -238,14 +242,28 @@ class BestTestLoss:
         first: Time of the first instant.
         interval: Time between instants.
         thinning: After the first 20 instants, their numbers grow by this factor; 1 leaves none out.
+        patience: It is tired of a replica whose smallest loss has not improved for as many epochs as came
+            before it, and for at least so many; ``first`` is the duration of an epoch. None never is.
     """
 
-    def __init__(self, loss: Loss, replicas: int, first: float, interval: float, thinning: float) -> None:
+    def __init__(
+        self,
+        loss: Loss,
+        replicas: int,
+        first: float,
+        interval: float,
+        thinning: float,
+        patience: int | None = None,
+    ) -> None:
         self.loss = loss
-        self.thinning = thinning
+        self.thinning, self.patience = thinning, patience
         self.best: Floats = np.full(replicas, np.inf)
         self._first, self._interval = np.full(replicas, first), np.full(replicas, interval)
+        self._ratio = round(interval / first, 9)
         self._number = np.zeros(replicas, dtype=np.int64)
+        # the loss of the last improvement, its epoch, and that of the last look
+        self._lowest: Floats = np.full(replicas, np.inf)
+        self._since, self._looked = np.zeros((2, replicas), dtype=np.int64)
         self._chosen: tuple[tuple[int, ...], Any] = ((), None)
 
     def observe(self, step: Step) -> None:
@@ -253,9 +271,23 @@ class BestTestLoss:
         end = step.end * (1 + 1e-12)
         while len(due := np.flatnonzero((when := self.next_time(step.replicas)) <= end)):
             theta = _between(step, due, when[due])
-            self.test(step.replicas[due], theta)
+            self._compare(step.replicas[due], self.test(step.replicas[due], theta))
             for place in due:
                 self._advance(step, int(place))
+
+    def _compare(self, replicas: NDArray[np.int64], losses: Floats) -> None:
+        """Note who has improved by more than noise."""
+        self._looked[replicas] = np.round(self.next_time(replicas) / self._first[replicas])
+        better = losses < IMPROVED * self._lowest[replicas]
+        self._lowest[replicas[better]] = losses[better]
+        self._since[replicas[better]] = self._looked[replicas[better]]
+
+    def tired(self, replicas: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return whose loss has not improved for as long as patience lasts."""
+        if self.patience is None:
+            return np.zeros(len(replicas), dtype=bool)
+        since = self._since[replicas]
+        return np.asarray(self._looked[replicas] - since >= np.maximum(since, self.patience))
 
     def _advance(self, step: Step, place: int) -> None:
         """Go to the next instant of a replica, or beyond the step if its end was tested."""
@@ -280,19 +312,20 @@ class BestTestLoss:
 
     def restart(self, replicas: NDArray[np.int64]) -> None:
         """Forget replicas that begin anew with a tenth of their step."""
-        self.best[replicas] = np.inf
-        self._number[replicas] = 0
+        self.best[replicas] = self._lowest[replicas] = np.inf
+        self._number[replicas] = self._since[replicas] = self._looked[replicas] = 0
         self._first[replicas] /= 10
         self._interval[replicas] /= 10
 
     def next_time(self, replicas: NDArray[np.int64]) -> Floats:
         """Return the next instants, as descent counts its time: a step's number times its size."""
-        ratio = np.round(self._interval[replicas] / self._first[replicas], 9)
-        return np.asarray((1 + ratio * self._number[replicas]) * self._first[replicas])
+        return np.asarray((1 + self._ratio * self._number[replicas]) * self._first[replicas])
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what a resumed run needs."""
         kept = {"best": self.best, "first": self._first, "interval": self._interval, "number": self._number}
+        if self.patience is not None:
+            kept |= {"lowest": self._lowest, "since": self._since, "looked": self._looked}
         return {name: torch.from_numpy(values.copy()) for name, values in kept.items()}
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
@@ -300,6 +333,8 @@ class BestTestLoss:
         arrays = {name: values.numpy().copy() for name, values in saved.items()}
         self.best, self._number = arrays["best"], arrays["number"]
         self._first, self._interval = arrays["first"], arrays["interval"]
+        if self.patience is not None:
+            self._lowest, self._since, self._looked = (arrays[n] for n in ("lowest", "since", "looked"))
 
 
 def _between(step: Step, due: NDArray[np.int64], when: Floats) -> Tensor:

@@ -110,6 +110,9 @@ class StudentTraining(Training):
         seeds = [cell["seed"] for cell in replicas]
         if seeds != self.net.seeds or self.net.tasks != self.tasks:
             self.net.configure(self.tasks, seeds)
+        tasks = phases[0].tasks
+        if data.network_generator(0, tasks) is not None:
+            self.net.draw_from(data, tasks, start=self.net.as_drawn())
         for phase in phases:
             self.net.factors(phase.readout_scale)
             if isinstance(phase.integrator, Exact):
@@ -155,11 +158,14 @@ class StudentTraining(Training):
         """How the phase ended; None while replicas are under way."""
         if self.run is None or not self.run.finished or self.run.state is None:
             return None
-        state, place = self.run.state, self.run.place
+        state, best, place = self.run.state, self.run.best, self.run.place
         converged = state.counts.converged[place]
         late = ~converged & (state.counts.time >= state.max_time * (1 - 1e-9))[place]
         text = f"{int(converged.sum())} of {len(converged)} replicas converged"
-        return f"{text}, {int(late.sum())} reached max_flow_time" if late.any() else text
+        if late.any():
+            text += f", {int(late.sum())} reached max_flow_time"
+        tired = ~(converged | late) & (False if best is None else best.tired(place))
+        return f"{text}, {int(tired.sum())} no longer improved" if tired.any() else text
 
     def ended(self, phase: str) -> list[dict[str, Any]]:
         """Return the rows of a phase, also of one whose end was in the checkpoint."""

@@ -21,6 +21,8 @@ from lit_aux.identity.source import attributes_set
 from lit_aux.phases.phase import Phase, PhaseSettings
 from lit_aux.phases.phased import Fingerprinted, phased
 
+_LATER = frozenset({"patience"})
+"""Options of phases that came later; where they are not given, phases are the same as before."""
 _LIBRARIES = {"torch": str(torch.__version__), "lightning": lightning.__version__}
 _PASSIVE = (
     pl.callbacks.Checkpoint,
@@ -250,7 +252,7 @@ def _add_phase(encoder: Encoder, phase: Phase) -> None:
     """Write a phase's own options; its callbacks, what it builds and its limits are written elsewhere."""
     elsewhere = {"callbacks", "optimizer", "lr_scheduler", *LIMITS}
     for name, value in vars(phase).items():
-        if name not in elsewhere:
+        if name not in elsewhere and not (name in _LATER and value is None):
             encoder.add(f"phase {phase.name}.{name}", value)
 
 

@@ -12,7 +12,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from lit_aux.errors import ConfigurationError
+from lit_aux.errors import ConfigurationError, not_installed, one_line
 from lit_aux.phases.phased import setup_of
 
 if TYPE_CHECKING:
@@ -87,9 +87,7 @@ def build_logger(kind: str, root: str | Path) -> Logger:
         try:
             return _ClaimedTensorBoardLogger(root, name="")
         except ModuleNotFoundError as error:
-            raise ConfigurationError(
-                "trainer.logger: 'tensorboard' needs the package tensorboard (uv sync --extra tensorboard)"
-            ) from error
+            raise not_installed(f"trainer.logger: {kind!r}", "TensorBoard", "tensorboard") from error
     if kind == "wandb":
         return RunWandbLogger(root)
     raise ConfigurationError(f"trainer.logger: {kind!r} is unknown; choose csv, tensorboard or wandb")
@@ -143,10 +141,9 @@ class RunWandbLogger(WandbLogger):
             opened: Run = super().experiment
             return opened
         except wandb.errors.Error as error:
-            reason = " ".join(str(error).split())
             raise ConfigurationError(
-                f"trainer.logger: W&B's server cannot be used ({reason}); WANDB_MODE=offline logs into a "
-                "folder, which `wandb sync` uploads later"
+                f"trainer.logger: W&B's server cannot be used ({one_line(error)}); WANDB_MODE=offline logs "
+                "into a folder, which `wandb sync` uploads later"
             ) from error
 
 

@@ -16,9 +16,21 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_aux.errors import ConfigurationError, check_known, unknown_name
-from lit_aux.integrators import INTEGRATORS, Integrator
+from lit_aux.integrators import INTEGRATORS, Descent, Integrator
 from lit_aux.phases.limits import check_callbacks, check_time, is_list_of
-from lit_aux.ranges import COUNT, FACTOR, INDEX, LIMIT, NOT_NEGATIVE, POSITIVE, RATE, Range, check, check_all
+from lit_aux.ranges import (
+    COUNT,
+    FACTOR,
+    INDEX,
+    LIMIT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    RATE,
+    WHOLE,
+    Range,
+    check,
+    check_all,
+)
 
 OptimizerCallable = Callable[[Iterable[Tensor]], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
@@ -34,6 +46,7 @@ RANGES: dict[str, Range] = {
     "test_every": LIMIT,
     "test_unit": RATE,
     "test_thinning": LIMIT,
+    "patience": WHOLE,
 }
 """Numbers that options of a phase may have."""
 
@@ -97,10 +110,13 @@ class PhaseSettings:
         max_flow_time: Latest flow time; for descent, the sum of learning rates.
         block: Gradient evaluations of a replica in one batch of Lightning's.
         chunk: Most replicas in one product; 0 for what is fastest.
-        test_every: Steps between two looks at the test loss of the main task, whose smallest value is kept;
-            None never looks.
+        test_every: Steps (with mini-batches epochs) between two looks at the test loss of the main task,
+            whose smallest value is kept; None never looks.
         test_unit: What gradient flow takes for a step there: the learning rate of the published runs.
         test_thinning: By which factor the later of gradient flow's looks grow apart.
+        patience: Descent also ends for a replica whose smallest test loss has not improved for as many epochs
+            as came before it, and for at least so many; an improvement below .5 % counts as none. An epoch
+            without mini-batches is a step. None never ends so.
 
     Example:
         >>> from functools import partial
@@ -127,6 +143,7 @@ class PhaseSettings:
     test_every: int | None = 50
     test_unit: float = 0.1
     test_thinning: float = 1.1
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         _check_kinds(self)
@@ -139,7 +156,21 @@ class PhaseSettings:
             self.integrator = INTEGRATORS[self.integrator]()
         elif self.integrator is not None and not isinstance(self.integrator, Integrator):
             raise ConfigurationError(f"integrator: {self.integrator!r} is no Integrator, nor the name of one")
+        if self.patience is not None:
+            self._check_patience()
         self._try_optimizer()
+
+    def _check_patience(self) -> None:
+        """Raise where nothing would ever run out of it."""
+        if self.test_every is None:
+            raise ConfigurationError(
+                f"patience: {self.patience} needs test_every, when the test loss is looked at"
+            )
+        by_optimizer = self.integrator is None and self.optimizer is not None
+        if not (by_optimizer or isinstance(self.integrator, Descent)):
+            raise ConfigurationError(
+                f"patience: {self.patience} epochs are counted by descent; choose integrator gradient_descent"
+            )
 
     def _try_optimizer(self) -> None:
         """Build optimizer and schedule for nothing, to know a later phase's mistake before the first."""

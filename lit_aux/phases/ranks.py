@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import sys
 import threading
 import time
@@ -18,7 +17,7 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from lit_aux.callbacks._processes import fetch, read, write
-from lit_aux.errors import ConfigurationError, RankError
+from lit_aux.errors import ConfigurationError, RankError, causes, one_line, signal_name
 from lit_aux.phases.phased import phased
 from lit_aux.phases.state import PhaseResult
 
@@ -166,28 +165,21 @@ class _Parent(_Watch):
 
 def _how(process: "Popen[Any]") -> str:
     code = process.returncode
-    return f"ended with code {code}" if code > 0 else f"was killed by {_name(-code)}"
-
-
-def _name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+    return f"ended with code {code}" if code > 0 else f"was killed by {signal_name(-code)}"
 
 
 def _lost(error: BaseException | None) -> RankError | None:
     """Return the error for people where another process has gone."""
-    while error is not None and not isinstance(error, ConfigurationError):
-        if isinstance(error, ProcessExitedException):
-            killed = error.signal_name
-            how = f"was killed by {killed}" if killed else f"ended with {error.exit_code}"
-            return RankError(f"process {error.error_pid} (rank {error.error_index}) {how}; the run ends")
-        if isinstance(error, RuntimeError) and _LOST.search(str(error)):
-            said = " ".join(str(error).split())[:160]
+    for cause in causes(error):
+        if isinstance(cause, ConfigurationError):
+            return None
+        if isinstance(cause, ProcessExitedException):
+            killed = cause.signal_name
+            how = f"was killed by {killed}" if killed else f"ended with {cause.exit_code}"
+            return RankError(f"process {cause.error_pid} (rank {cause.error_index}) {how}; the run ends")
+        if isinstance(cause, RuntimeError) and _LOST.search(str(cause)):
             ended = "another process of this run has ended, and the connection to it is lost"
-            return RankError(f"{ended} ({said})")
-        error = error.__cause__ or error.__context__
+            return RankError(f"{ended} ({one_line(cause)[:160]})")
     return None
 
 

@@ -15,7 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lit_aux.errors import ConfigurationError
+from lit_aux.errors import ConfigurationError, with_class
 from lit_aux.identity.configuration import LIMITS
 from lit_aux.identity.encoder import DOES, UNKNOWN, Tree
 from lit_aux.phases import state as checkpoints
@@ -153,7 +153,7 @@ class PhaseCheckpointConnector(_CheckpointConnector):
             if path is None or storage_trouble(error, "."):
                 raise
             raise ConfigurationError(
-                f"ckpt_path: {str(path)!r} cannot be restored here ({checkpoints.first_line(error)}); name a "
+                f"ckpt_path: {str(path)!r} cannot be restored here ({with_class(error)[:160]}); name a "
                 "checkpoint of this network and these options"
             ) from error
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lit_aux.errors import ConfigurationError
+from lit_aux.errors import ConfigurationError, with_class
 from lit_aux.pickles import code_in, is_old, read_weights, unreadable
 from lit_aux.storage import TOO_LONG, is_too_long
 
@@ -164,12 +164,6 @@ def load_plainly(path: str | Path, option: str = "ckpt_path", *, mmap: bool = Tr
         raise ConfigurationError(f"{option}: {str(path)!r} {unreadable(path, error)}") from error
 
 
-def first_line(error: Exception) -> str:
-    """Return an error's kind and the first line of what it says."""
-    said = (str(error).strip().splitlines() or [""])[0][:160]
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
-
-
 _NEEDED: dict[str, Any] = {
     "phase": int,
     "phases": list,
@@ -299,8 +293,8 @@ def _check_random_state(state: Mapping[str, Any], place: str) -> None:
         restore_random_state(dict(state))
     except Exception as error:
         raise ConfigurationError(
-            f"{place} has a 'random_state' that no generator takes ({first_line(error)}), so training cannot "
-            "resume from it; to start from its weights use --model.pretrained"
+            f"{place} has a 'random_state' that no generator takes ({with_class(error)[:160]}), so "
+            "training cannot resume from it; to start from its weights use --model.pretrained"
         ) from error
     finally:
         restore_random_state(now)
@@ -343,13 +337,8 @@ def not_finite(module: nn.Module, state: Weights, option: str, path: str | Path 
 
 
 _LIKE_PARAMETERS = (
-    "exp_avg",
-    "exp_avg_sq",
-    "max_exp_avg_sq",
-    "momentum_buffer",
-    "square_avg",
-    "grad_avg",
-    "acc_delta",
+    *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer"),
+    *("square_avg", "grad_avg", "acc_delta"),
 )
 
 

@@ -278,21 +278,29 @@ class FirstPhaseReuse:
 
 
 @contextmanager
-def claimed_files(files: Iterable[Path]) -> Iterator[None]:
+def claimed_files(files: Iterable[Path], *, wait: bool = True) -> Iterator[bool]:
     """Be the only process that makes these files; wait while another makes one of them.
 
     Within, look again which of them are missing. A process that is killed leaves its claims to the others.
 
     Args:
         files: Those that are missing; their folder is made.
+        wait: Whether to wait; else others are let do what they do.
+
+    Yields:
+        Whether they are this process's to make: always, where it waits.
     """
     with ExitStack() as held:
         for path in sorted(set(files)):  # all in the same order, so that no two wait for each other
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = Lock(path.with_name(f".{path.name}.lock"))
-            lock.wait(f"the pretrained network {path.name}")
+            if wait:
+                lock.wait(f"the pretrained network {path.name}")
+            elif not lock.acquire():
+                yield False
+                return
             held.callback(lock.release)
-        yield
+        yield True
 
 
 def read_tensor(path: Path) -> Tensor:

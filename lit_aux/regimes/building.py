@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
-from importlib import import_module
 from typing import Any
 
+from lit_aux.identity.modules import imported
 from lit_aux.modules import AuxiliaryModule
 
 
@@ -14,12 +14,7 @@ def class_of(part: Any) -> type | None:
     Args:
         part: A mapping with ``class_path``, or anything else.
     """
-    path = part.get("class_path") if isinstance(part, Mapping) else None
-    module, _, name = str(path).rpartition(".")
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        return None
+    found = imported(part.get("class_path")) if isinstance(part, Mapping) else None
     return found if isinstance(found, type) else None
 
 

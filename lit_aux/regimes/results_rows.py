@@ -131,7 +131,7 @@ def _candidates(diagonal: bool, sampling: str | None) -> Iterable[Options]:
     """Yield the options that rows are likely to have had, the usual ones first."""
     draws = [sampling] if sampling else ["published", "independent"]
     integrators = INTEGRATORS if diagonal else INTEGRATORS[:2]
-    for draw, integrator, scale in product(draws, integrators, ["sqrt"] if diagonal else ["sqrt", "units"]):
+    for draw, integrator, scale in product(draws, integrators, [None, "sqrt", "units"]):
         yield Options(sampling=cast(Any, draw), integrator=integrator, output_scale=cast(Any, scale))
 
 
@@ -142,6 +142,7 @@ def _solve(runs: Iterable[Run]) -> Iterable[StudentFeatures]:
         protocol = run.protocol
         assert protocol is not None
         data = data_of([run], Options(sampling=run.options["sampling"]))
+        data.set_phase(["aux"])
         key = (run.experiment, run.axes["seed"], run.options["sampling"], protocol.init_scale)
         if key not in pretrained:
             start = torch.full((protocol.in_features,), protocol.init_scale, dtype=torch.float64)
@@ -149,6 +150,7 @@ def _solve(runs: Iterable[Run]) -> Iterable[StudentFeatures]:
         w = torch.stack([pretrained[key][name] for name in ("w_plus", "w_minus")])
         v = torch.full_like(w, protocol.readout_scale)
         factor = run.axes["rescale"]
+        data.set_phase(["main"])
         weights = {"w_plus": factor * w[0], "v_plus": v[0], "w_minus": factor * w[1], "v_minus": v[1]}
         beta = _limit(data, "main", weights).beta
         follows = run.experiment == "diagonal-rescaling"  # its readout is 1e-3 times the factor

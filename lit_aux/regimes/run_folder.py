@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from lit_aux.callbacks import LayerDimensionality, WeightRescaling
-from lit_aux.errors import ConfigurationError
+from lit_aux.errors import ConfigurationError, first_line
 from lit_aux.models import DiagonalNet, StudentNet
 from lit_aux.modules import PretrainFinetuneModule
 from lit_aux.modules.loading import load_checkpoint
@@ -155,8 +155,8 @@ def _build(config: Config, given: Path) -> tuple[PretrainFinetuneModule, Any]:
     except ConfigurationError:
         raise
     except Exception as error:
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigurationError(f"RUN {given}: its config.yaml cannot be used ({text})") from error
+        reason = first_line(error)
+        raise ConfigurationError(f"RUN {given}: its config.yaml cannot be used ({reason})") from error
     assert isinstance(module, PretrainFinetuneModule)
     return module, data
 

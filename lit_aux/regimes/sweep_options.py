@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from io import StringIO
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.experiments.expand import listed, whole
 from lit_aux.models import StudentNet
 from lit_aux.modules import PretrainFinetuneModule
-from lit_aux.ranges import SCALE
+from lit_aux.ranges import POSITIVE, SCALE
 from lit_aux.regimes.building import build, class_of
 from lit_aux.reporting import short_layer
 
@@ -34,8 +33,7 @@ def factors_of(given: Any) -> list[float]:
     """
     values = listed("--factors", given, FACTORS)
     for value in values:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not isfinite(value) or value <= 0:
+        if value not in POSITIVE:
             raise ConfigurationError(f"--factors {value!r}: must be a finite number above 0")
         if value not in SCALE:
             raise ConfigurationError(f"--factors {value!r}: must be {SCALE}")

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from math import isfinite, sqrt
@@ -15,9 +15,10 @@ import numpy as np
 
 from lit_aux.callbacks import LayerDimensionality
 from lit_aux.callbacks._parameters import is_readout
-from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.figures.style import save
+from lit_aux.errors import unknown_name
+from lit_aux.figures.style import new_figure, save
 from lit_aux.files import atomic_write
+from lit_aux.outputs import written_to
 from lit_aux.regimes.sweep import NUMBERS, FactorFit
 from lit_aux.reporting import borderline_caption, short_layer
 from lit_aux.spreadsheets import as_csv as csv_of
@@ -54,15 +55,9 @@ def report_sweep(fits: Sequence[FactorFit], out: Path, layer: str | None, words:
         console.print(line, soft_wrap=True, highlight=False)
     if found["best"] is not None:
         factor = found["best_nested"] or found["best"]
-        again = [
-            "lit-aux",
-            "fit",
-            *words,
-            f"--model.rescale={factor:g}",
-            f"--trainer.phase_store={out}/phases",
-        ]
+        options = f"--model.rescale={factor:g}", f"--trainer.phase_store={out}/phases"
         kind = "nested one" if found["best_nested"] else "one"
-        text = f"to train the best {kind}: {shlex.join(again)}"
+        text = f"to train the best {kind}: {shlex.join(['lit-aux', 'fit', *words, *options])}"
         console.print(text, soft_wrap=True, highlight=False, markup=False)
     content = {
         "options": list(words),
@@ -71,15 +66,12 @@ def report_sweep(fits: Sequence[FactorFit], out: Path, layer: str | None, words:
         "fits": [asdict(one) for one in fits],
     }
     files = {}
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with written_to(out):
         if judged is not None:
             files["picture"] = draw_sweep(factors, judged, out / "regime.png")
         files |= {"table": out / "regime.csv", "numbers": out / "regime.json"}
         atomic_write(files["table"], as_csv(fits))
         atomic_write(files["numbers"], json.dumps(finite(content), indent=2) + "\n")
-    except OSError as error:
-        raise ConfigurationError(f"--out {out}: cannot be written ({error.strerror})") from None
     for what, path in files.items():
         console.print(f"{what}: {path}", soft_wrap=True, highlight=False)
 
@@ -104,8 +96,6 @@ def draw_sweep(factors: Sequence["FactorSummary"], layer: str, path: Path) -> Pa
             others at equal distances are drawn.
         path: The PNG to write.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     whole = sorted((one for one in factors if one.layers), key=lambda one: one.factor)
@@ -114,11 +104,8 @@ def draw_sweep(factors: Sequence["FactorSummary"], layer: str, path: Path) -> Pa
     panels = len(names) + bool(validated)
     columns = min(4, panels)
     rows = -(-panels // columns)
-    size = (max(2.5 * columns + 0.4, 5.2), 2.25 * rows + 0.8)
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    axes = list(grid.flat)
+    figure = new_figure(max(2.5 * columns + 0.4, 5.2), 2.25 * rows + 0.8)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes[panels:]:
         axis.set_visible(False)
     for number, (axis, name) in enumerate(zip(axes, names, strict=False)):
@@ -245,17 +232,13 @@ def _summary(factor: float, members: Sequence[FactorFit]) -> FactorSummary:
         near = [row.note for row in rows if row.verdict == verdict and row.borderline]
         note = near[0] if 2 * len(near) >= agreement[name] and near else ""
         layers[name] = LayerDimensionality(rows[0].phase, name, verdict=verdict, note=note, **means)
-    accuracies = [one.val_accuracy for one in whole if one.val_accuracy is not None]
-    losses = [one.val_loss for one in whole if one.val_loss is not None]
-    return FactorSummary(
-        factor,
-        len(members),
-        len(members) - len(whole),
-        layers,
-        agreement,
-        fmean(accuracies) if accuracies else None,
-        fmean(losses) if losses else None,
-    )
+    validated = (_mean(one.val_accuracy for one in whole), _mean(one.val_loss for one in whole))
+    return FactorSummary(factor, len(members), len(members) - len(whole), layers, agreement, *validated)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def chosen_layer(factors: Sequence["FactorSummary"], wanted: str | None = None) -> str | None:

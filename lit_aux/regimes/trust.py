@@ -5,7 +5,6 @@ looked up; what is not trusted is not imported for that.
 """
 
 import ast
-import os
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from typing import Any
 import yaml
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.identity.configuration import working_folder
+from lit_aux.identity.configuration import know_working_folder, working_folder
 from lit_aux.identity.modules import spec_of
 
 PACKAGES = (
@@ -84,8 +83,7 @@ def check_trusted(config: Any, folder: Path, option: str, trust: bool) -> None:
         )
     if refused:
         print(f"--trust: imports {', '.join(map(str, refused))}", flush=True)
-    if os.getcwd() not in sys.path:  # last, as lit-aux fit has it
-        sys.path.append(os.getcwd())
+    know_working_folder()
 
 
 def _names(config: Any, option: str) -> Iterator[Named]:

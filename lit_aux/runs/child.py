@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from time import monotonic
 from typing import Any
 
-from lit_aux.errors import ConfigurationError
+from lit_aux.errors import ConfigurationError, with_class
 from lit_aux.locks import Lock
 from lit_aux.runs.folder import OUTPUT, Outcome, cause, last_line, read_outcome, write_outcome
 from lit_aux.runs.job import Job, Row
@@ -102,7 +102,7 @@ def _carry_out(task: Task, connection: "Connection[Any, Any]") -> tuple[int, boo
     try:
         job: Job = pickle.loads(task.job)
     except Exception as lacking:  # a module of the user's that is not here, or not the same
-        connection.send(("over", f"this machine ({socket.gethostname()}): {one_line(lacking)}", False))
+        connection.send(("over", f"this machine ({socket.gethostname()}): {with_class(lacking)}", False))
         return 1, False
     os.environ.update(job.environment)
     share(task.threads, task.place)
@@ -117,14 +117,9 @@ def _carry_out(task: Task, connection: "Connection[Any, Any]") -> tuple[int, boo
         error, refused = str(wrong), True
     except Exception as failure:
         traceback.print_exc()
-        error = one_line(failure)
+        error = with_class(failure)
     connection.send(("over", error, refused))
     return 0, job.reuse
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _in_folder(job: Job, folder: Path, connection: "Connection[Any, Any]") -> int:

@@ -13,8 +13,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from lit_aux.errors import ClusterError, ConfigurationError
-from lit_aux.runs.child import one_line
+from lit_aux.errors import ClusterError, ConfigurationError, not_installed, one_line, with_class
 from lit_aux.runs.job import End, Event, Job, Tell
 from lit_aux.runs.processes import Children
 from lit_aux.storage import StorageError
@@ -70,7 +69,7 @@ class Cluster:
         except Exception as error:  # they import this module to tell
             raise ConfigurationError(
                 f"--cluster {self.address}: its workers lack lit_aux, or have another version "
-                f"({one_line(error)}); install this one there"
+                f"({with_class(error)}); install this one there"
             ) from None
         for worker, theirs in found.items():
             other = [
@@ -80,14 +79,13 @@ class Cluster:
                 lines.append(f"worker {worker} has {', '.join(other)}")
         return lines
 
-    def submit(self, job: Job, tell: Tell) -> "Future[None]":
+    def submit(self, job: Job, tell: Tell) -> None:
         """Take a job, to be carried out as soon as a worker is free."""
         number = len(self._jobs)
         self._jobs[number] = job, tell
         future: Future[Any] = self._executor.submit(_carry_out, pickle.dumps(job), self._topic, number)
         self._open.add(future)
         future.add_done_callback(lambda done: self._end(number, done))
-        return future
 
     def stop(self) -> None:
         """Let workers end what is under way, and begin nothing more."""
@@ -115,25 +113,22 @@ class Cluster:
         try:
             end, rows = future.result()
         except CancelledError:
-            tell(Event("broken", job, number, self._lost()))
+            lost = ClusterError(f"--cluster {self.address}: the connection to the scheduler was lost")
+            tell(Event("broken", job, number, lost))
             return
         except StorageError as error:
             tell(Event("broken", job, number, error))
             return
         except Exception as error:
-            if type(error).__name__ == "FutureCancelledError":
-                tell(Event("broken", job, number, self._lost()))
-                return
-            killed = type(error).__name__ == "KilledWorker"
-            end = End("every worker that carried it out died" if killed else one_line(error))
+            from distributed import KilledWorker
+
+            killed = isinstance(error, KilledWorker)
+            end = End("every worker that carried it out died" if killed else with_class(error))
             tell(Event("end", job, number, end))
             return
         for content in rows:  # those that were not told before
             tell(Event("rows", job, number, content))
         tell(Event("end", job, number, end))
-
-    def _lost(self) -> ClusterError:
-        return ClusterError(f"--cluster {self.address}: the connection to the scheduler was lost")
 
 
 def _silence() -> None:
@@ -147,10 +142,7 @@ def _connect(address: str) -> Any:
     try:
         import distributed
     except ImportError:
-        raise ConfigurationError(
-            f"--cluster {address}: needs Dask, which is not installed; install the extra cluster: "
-            "pip install 'lit-aux[cluster]'"
-        ) from None
+        raise not_installed(f"--cluster {address}", "Dask", "cluster") from None
     is_file = "://" not in address and (address.endswith(".json") or Path(address).is_file())
     if is_file and not Path(address).is_file():
         raise ConfigurationError(f"--cluster {address}: there is no such scheduler file")
@@ -159,7 +151,7 @@ def _connect(address: str) -> Any:
         client: Any = distributed.Client
         return client(**place, timeout=_CONNECT, set_as_default=False, name="lit-aux")
     except (OSError, ValueError, TimeoutError, KeyError, TypeError) as error:
-        reason = one_line(error).partition(": ")[2] or type(error).__name__
+        reason = one_line(error)
         raise ConfigurationError(f"--cluster {address}: no scheduler answers ({reason})") from None
 
 
@@ -193,7 +185,7 @@ def _carry_out(pickled: bytes, topic: str, number: int) -> tuple[End, list[Any]]
         if job.folder is not None:
             job.folder.parent.mkdir(parents=True, exist_ok=True)
     except Exception as error:
-        return End(f"worker {worker.address} on {socket.gethostname()}: {one_line(error)}"), []
+        return End(f"worker {worker.address} on {socket.gethostname()}: {with_class(error)}"), []
     children, places = _children_of(worker)
 
     def tell(event: Event) -> None:

@@ -1,6 +1,7 @@
 """Rows of one run that are there several times: one row where they agree, else what differs is named."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from math import isclose, isnan
 from os import PathLike
@@ -32,6 +33,41 @@ def check_duplicates(given: str | None) -> None:
     """
     if given is not None and given not in DUPLICATES:
         raise unknown_name("--duplicates", given, DUPLICATES)
+
+
+def check_one_kind(
+    option: str, rows: Iterable[Row], hint: str, wanted: str = "", spelled: Callable[[str], str] = repr
+) -> None:
+    """Refuse rows of one experiment that are of several kinds: what follows a dash in their names differs.
+
+    Draws and sizes of teachers, say, are no columns, and runs that differ in them share a cell.
+
+    Args:
+        option: What is blamed.
+        rows: Rows of a results table; those without ``run`` are left out.
+        hint: What to do.
+        wanted: The name of a run that shall be among them.
+        spelled: Writes a kind in full.
+
+    Raises:
+        ConfigurationError: If there are such rows.
+    """
+    first: dict[Any, str] = {}
+    for row in rows:
+        if run := row.get("run"):
+            kind = _kind(run)
+            known = first.setdefault(row["experiment"], _kind(wanted or run))
+            if known != kind:
+                raise ConfigurationError(
+                    f"{option}: rows of {row['experiment']} are of two kinds, {spelled(kind)} and "
+                    f"{spelled(known)}, which cannot be averaged; {hint}"
+                )
+
+
+def _kind(run: str) -> str:
+    """Return what follows the hash in a run's name; others' names are of one kind."""
+    found = re.fullmatch(r"[0-9a-f]{12}-(\w+)", run)
+    return "" if found is None else found[1]
 
 
 def settled(

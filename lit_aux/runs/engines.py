@@ -1,10 +1,11 @@
 """Where jobs are carried out: in this process, or in child processes of this machine."""
 
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Protocol
 
+from lit_aux.errors import ConfigurationError
 from lit_aux.runs.folder import read_outcome
 from lit_aux.runs.job import End, Event, Job, Row, Tell
 from lit_aux.runs.processes import Children, collected
@@ -24,7 +25,7 @@ class Engine(Protocol):
         """How many jobs are carried out at the same time."""
         ...
 
-    def submit(self, job: Job, tell: Tell) -> "Future[None]":
+    def submit(self, job: Job, tell: Tell) -> None:
         """Take a job; all that happens to it is told, its end or what broke last."""
         ...
 
@@ -39,21 +40,14 @@ class Here:
     immediate = True
     width = 1
 
-    def submit(self, job: Job, tell: Tell) -> "Future[None]":
+    def submit(self, job: Job, tell: Tell) -> None:
         """Carry out a job; whatever it raises is raised."""
         tell(Event("begin", job))
         job.work(_Telling(job, tell), *job.arguments)
         tell(Event("end", job, 0, End()))
-        return _done()
 
     def stop(self) -> None:
         """Do nothing: nothing is under way."""
-
-
-def _done() -> "Future[None]":
-    done: Future[None] = Future()
-    done.set_result(None)
-    return done
 
 
 class _Telling:
@@ -67,6 +61,16 @@ class _Telling:
 
     def rows(self, run: str, rows: Sequence[Row], measures: Sequence[Row]) -> None:
         self._tell(Event("rows", self._job, 0, (run, list(rows), list(measures))))
+
+
+def check_for_cluster(jobs: int | None) -> None:
+    """Refuse a number of processes at a time where a cluster carries jobs out.
+
+    Raises:
+        ConfigurationError: If there is one.
+    """
+    if jobs is not None:
+        raise ConfigurationError(f"--jobs {jobs}: is of this machine; leave it to the cluster's workers")
 
 
 def workers_of(address: str) -> Engine:
@@ -89,14 +93,13 @@ def workers_of(address: str) -> Engine:
 class Folders(Here):
     """Carries out nothing: takes the rows of jobs whose folders say that they have ended."""
 
-    def submit(self, job: Job, tell: Tell) -> "Future[None]":
+    def submit(self, job: Job, tell: Tell) -> None:
         """Tell a job's rows."""
         assert job.folder is not None
         tell(Event("begin", job))
         outcome = read_outcome(job.folder)
         end = End("it has not ended") if outcome is None else collected(job, outcome, 0, tell)
         tell(Event("end", job, 0, end))
-        return _done()
 
 
 class Processes:
@@ -120,9 +123,9 @@ class Processes:
         """Import what a job needs while this process does something else."""
         self._children.prepare(job.imports)
 
-    def submit(self, job: Job, tell: Tell) -> "Future[None]":
+    def submit(self, job: Job, tell: Tell) -> None:
         """Take a job, to be carried out as soon as a thread is free."""
-        return self._threads.submit(self._carry_out, job, tell)
+        self._threads.submit(self._carry_out, job, tell)
 
     def stop(self) -> None:
         """End the child processes and wait for the threads."""

@@ -2,10 +2,10 @@
 
 import json
 import re
-import signal
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lit_aux.errors import signal_name
 from lit_aux.files import atomic_write
 
 OUTPUT = "output.txt"
@@ -77,9 +77,6 @@ def cause(code: int, line: str) -> str:
     """
     if code >= 0:
         return line or f"it ended with code {code} and said nothing"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
+    name = signal_name(-code)
     hint = " (out of memory?)" if name == "SIGKILL" else ""
     return f"killed by {name}{hint}" + (f"; its last line: {line}" if line else "")

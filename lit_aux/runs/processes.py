@@ -14,7 +14,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from lit_aux.errors import ConfigurationError, RankError
+from lit_aux.errors import ConfigurationError, RankError, signal_name
 from lit_aux.locks import remove_dead
 from lit_aux.runs.child import Task, lock_of
 from lit_aux.runs.folder import OUTPUT, Outcome, cause, forget, last_line, read_outcome, write_outcome
@@ -76,13 +76,7 @@ class _Server:
         self._changed = threading.Condition()
         self._gone = False
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "lit_aux.runs.server", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-                start_new_session=True,  # a terminal's Ctrl-C is not for it
-            )
+            self._process = _start("lit_aux.runs.server", theirs, threads)
         asked = {"modules": [*modules], "path": sys.path}
         self._control.sendall(json.dumps(asked).encode() + b"\n")
         threading.Thread(target=self._listen, daemon=True).start()
@@ -121,6 +115,17 @@ class _Server:
             self._gone = True
             self._changed.notify_all()
         self._control.close()
+
+
+def _start(module: str, theirs: socket.socket, threads: int) -> "subprocess.Popen[bytes]":
+    """Start a process that runs a module, which gets the number of its end of a connection."""
+    return subprocess.Popen(
+        [sys.executable, "-m", module, str(theirs.fileno())],
+        pass_fds=[theirs.fileno()],
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        start_new_session=True,  # a terminal's Ctrl-C is not for it
+    )
 
 
 class Children:
@@ -254,13 +259,7 @@ class Children:
         ours, theirs = socket.socketpair()
         child = Child(Connection(ours.detach()))
         with theirs:
-            child._process = subprocess.Popen(
-                [sys.executable, "-m", "lit_aux.runs.child", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "OMP_NUM_THREADS": str(self.threads)},
-                start_new_session=True,
-            )
+            child._process = _start("lit_aux.runs.child", theirs, self.threads)
         child.pid = child.connection.recv()
         return child
 
@@ -322,7 +321,7 @@ def _death(code: int) -> str:
     """Say how a process ended that said nothing."""
     if code >= 0:
         return f"its process ended with code {code}"
-    name = signal.Signals(-code).name
+    name = signal_name(-code)
     hint = ", as when memory runs out" if name == "SIGKILL" else ""
     return f"its process was ended by {name}{hint}"
 

@@ -21,13 +21,7 @@ class Progress:
     """
 
     def __init__(
-        self,
-        total: int,
-        done: int = 0,
-        converged: int = 0,
-        *,
-        seconds: float = 30.0,
-        noun: str = "slices",
+        self, total: int, done: int = 0, converged: int = 0, *, seconds: float = 30.0, noun: str = "slices"
     ) -> None:
         self.total, self.done, self.converged, self._noun = total, done, converged, noun
         self._seconds, self._last = seconds, float("-inf")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.runs.duplicates import HINT, chosen, mean_value, same, settled, shown
+from lit_aux.runs.duplicates import HINT, check_one_kind, chosen, mean_value, same, settled, shown
 from lit_aux.runs.row_tasks import name_tasks
 from lit_aux.runs.table import COLUMNS, MEASURE_COLUMNS, measures_path
 from lit_aux.runs.typed import Row, TableRow, typed
@@ -16,6 +16,7 @@ from lit_aux.storage import check_given
 PathLike: TypeAlias = str | os.PathLike[str]
 _CELL = (*COLUMNS[2 : COLUMNS.index("loss_best")], "quantity", "layer")
 """What tells cells of an experiment apart."""
+_KINDS = "they were drawn differently (what ends their names says how): read one of the tables"
 _Key = tuple[str | None, ...]
 _WHAT = ("phase", "layer", "measure")
 
@@ -41,11 +42,12 @@ def read_rows(paths: PathLike | Iterable[PathLike], duplicates: str | None = Non
         ``correlation`` a tuple of floats. Failed runs are among them: those where ``error`` is not None.
 
     Raises:
-        ConfigurationError: If there is no such table, a field is not what its column says, or rows of one
-            run differ.
+        ConfigurationError: If there is no such table, a field is not what its column says, rows of one run
+            differ, or those of one experiment have other draws or sizes of teachers.
     """
     groups = _groups(paths)
     rows = settled([[(one.row, one.place) for one in group] for group in groups], duplicates)
+    check_one_kind("FILE", rows, _KINDS)
     _name_experiments(rows, groups)
     name_tasks(rows, groups)
     return rows

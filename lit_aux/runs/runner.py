@@ -28,15 +28,11 @@ class Runner:
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        progress: Progress,
-        take: Take,
-        fail: Callable[[Job, str], None] | None = None,
+        self, engine: Engine, progress: Progress, take: Take, fail: Callable[[Job, str], None] | None = None
     ) -> None:
         self.failures: list[str] = []
         self._engine, self._progress, self._take, self._fail = engine, progress, take, fail
-        self._left: dict[str, Job] = {}
+        self._left: set[str] = set()
         self._events: SimpleQueue[Event] = SimpleQueue()
 
     def run(self, jobs: Sequence[Job]) -> None:
@@ -47,7 +43,7 @@ class Runner:
             KeyboardInterrupt: After Ctrl-C, with all processes ended and every row that they had sent taken.
             RuntimeError: If a job in this process ended without all of its rows.
         """
-        self._left = {run: job for job in jobs for run in job.runs}
+        self._left = {run for job in jobs for run in job.runs}
         open_ = len(jobs)
         try:
             for job in jobs:
@@ -77,8 +73,9 @@ class Runner:
             self._end(event.job, event.place, event.content)
 
     def _take_rows(self, run: str, rows: Sequence[Row], measures: Sequence[Row]) -> None:
-        if self._left.pop(run, None) is None:  # it came before, from a process that was lost afterwards
+        if run not in self._left:  # it came before, from a process that was lost afterwards
             return
+        self._left.discard(run)
         self._take(rows, measures)
         self._progress.end(all(str(row.get("converged")).lower() == "true" for row in rows))
 
@@ -91,8 +88,7 @@ class Runner:
             return
         reason = end.error or "it ended without them"
         if self._fail is not None:
-            for run in left:
-                del self._left[run]
+            self._left -= {*left}
             self._fail(job, reason)
             return
         if self._engine.immediate:
@@ -121,9 +117,8 @@ class FailedRows:
         """
         place = "" if job.folder is None else f" ({job.folder / OUTPUT})"
         self._progress.note(f"failed: {job.title}: {error}{place}")
-        experiment = next((row["experiment"] for row in self._table.rows() if row["experiment"]), "")
         rows: list[Row] = [
-            {"experiment": experiment, **columns, "run": run, "converged": False, "error": error}
+            {"experiment": self._table.experiment, **columns, "run": run, "converged": False, "error": error}
             for run, columns in job.runs.items()
         ]
         self._table.append(rows, job.measures)

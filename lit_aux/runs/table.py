@@ -14,25 +14,9 @@ from lit_aux.locks import Lock
 from lit_aux.runs.csv_file import CsvFile
 
 COLUMNS = (
-    "run",
-    "experiment",
-    "setup",
-    "seed",
-    "n_main",
-    "overlap",
-    "k_main",
-    "correlation",
-    "magnitude",
-    "rescale",
-    "solver",
-    "loss_best",
-    "loss_final",
-    "train_loss",
-    "steps",
-    "converged",
-    "seconds",
-    "accuracy",
-    "error",
+    *("run", "experiment", "setup", "seed", "n_main"),
+    *("overlap", "k_main", "correlation", "magnitude", "rescale", "solver"),
+    *("loss_best", "loss_final", "train_loss", "steps", "converged", "seconds", "accuracy", "error"),
 )
 ADDED = 1
 """How many of the last columns tables that were written before lack: ``error``."""
@@ -67,6 +51,11 @@ class ResultsTable:
 
     Raises:
         ConfigurationError: If the file is no table of these columns, cannot be written, or has a writer.
+
+    Attributes:
+        path: The table.
+        measures_path: Its measures.
+        experiment: The experiment that the first row with one names; empty where none does.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -79,12 +68,14 @@ class ResultsTable:
         self._new = not self.path.exists()
         self._new_folders = [folder for folder in self.path.parents if not folder.exists()]
         self._done: set[str] = set()
+        self.experiment = ""
         self._lock = self._claim()
         try:
             self._results.open()
             self._measures.open()
             rows = self.rows()
             self._done = {row["run"] for row in rows}
+            self._note_experiment(rows)
             self._failed = {row["run"] for row in rows if row["error"]}
             self._halves = {row["run"] for row in self._measures.rows()} - self._done
         except BaseException:
@@ -168,7 +159,12 @@ class ResultsTable:
         self._measures.append(measures)
         self._results.append(rows)
         self._done.update(new)
+        self._note_experiment(rows)
         self._failed.update(str(row["run"]) for row in rows if row.get("error"))
+
+    def _note_experiment(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        named = (str(row["experiment"]) for row in rows if row.get("experiment"))
+        self.experiment = self.experiment or next(named, "")
 
     def remove(self, runs: Collection[str]) -> None:
         """Take the rows of some runs out, with their measures: so that failed ones can be tried again.

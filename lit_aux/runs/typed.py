@@ -7,7 +7,7 @@ from math import isinf, isnan
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from lit_aux.errors import ConfigurationError
+from lit_aux.errors import ConfigurationError, shortened
 from lit_aux.runs.table import COLUMNS
 from lit_aux.spreadsheets import meant
 
@@ -53,33 +53,54 @@ def typed(
         ConfigurationError: If it cannot be read, is of another kind, a line has more or fewer fields than the
             first, or a field is not what its column says.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(whole_lines(file))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ConfigurationError(f"FILE {path}: cannot be read ({reason})") from None
-    reader = csv.reader(lines)
-    try:
-        read = [(fields, reader.line_num) for fields in reader]
-    except csv.Error as error:
-        raise ConfigurationError(f"FILE {path}: line {reader.line_num}: cannot be read ({error})") from None
-    header = [meant(name) for name in read[0][0]] if read else []
+    header, read = csv_rows("FILE", path)
     if not {*needed} <= {*header} or (one_of and not {*one_of} & {*header}):
         shown = ",".join(header)[:60]
         raise ConfigurationError(f"FILE {path}: is no results table; its first line is {shown!r}")
     empty: Row = dict.fromkeys([*columns, *header])
     rows: list[tuple[Row, int]] = []
-    for fields, line in read[1:]:
-        if fields and len(fields) != len(header):
-            raise ConfigurationError(
-                f"FILE {path}: line {line} has {len(fields)} fields, the first line {len(header)}; mend "
-                "or remove the line"
-            )
-        if fields:  # no empty line
-            values = {n: _value(path, line, n, text) for n, text in zip(header, fields, strict=True)}
-            rows.append((empty | values, line))
+    for fields, line in read:
+        values = {n: _value(path, line, n, text) for n, text in zip(header, fields, strict=True)}
+        rows.append((empty | values, line))
     return rows
+
+
+def csv_rows(option: str, path: Path) -> tuple[list[str], Iterator[tuple[list[str], int]]]:
+    """Read a CSV file: its first line, and the fields of each other that is not empty, with its number.
+
+    Args:
+        option: What named the file.
+        path: The file.
+
+    Raises:
+        ConfigurationError: If it cannot be read; as a line is reached that has more or fewer fields than the
+            first.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = list(whole_lines(file))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigurationError(f"{option} {path}: cannot be read ({reason})") from None
+    reader = csv.reader(lines)
+    try:
+        read = [(fields, reader.line_num) for fields in reader]
+    except csv.Error as error:
+        place = f"{option} {path}: line {reader.line_num}"
+        raise ConfigurationError(f"{place}: cannot be read ({error})") from None
+    header = [meant(name) for name in read[0][0]] if read else []
+
+    def rows() -> Iterator[tuple[list[str], int]]:
+        for fields, line in read[1:]:
+            if fields and len(fields) != len(header):
+                what = f"line {line} has {len(fields)} fields of {len(header)}"
+                raise ConfigurationError(
+                    f"{option} {path}: {what}; the file is torn: mend or remove the line"
+                )
+            if fields:
+                yield fields, line
+
+    return header, rows()
 
 
 def whole_lines(file: Iterable[str]) -> Iterator[str]:
@@ -111,6 +132,6 @@ def _value(path: Path, line: int, name: str, text: str) -> Any:
         return int(number) if name in _WHOLE else number
     except (ValueError, KeyError, OverflowError):
         if name in COLUMNS or name in _WHOLE:
-            shown = text if len(text) <= 60 else f"{text[:57]}..."
-            raise ConfigurationError(f"FILE {path}: line {line}: {name} cannot be {shown!r}") from None
+            place = f"FILE {path}: line {line}"
+            raise ConfigurationError(f"{place}: {name} cannot be {shortened(text)!r}") from None
         return text

@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.ranges import FINITE, NOT_NEGATIVE
 
 Spec = Mapping[str, Any]
 _Draw = Callable[[Random, Spec], Any]
@@ -114,7 +115,7 @@ def check(place: str, spec: Spec) -> None:
             raise ConfigurationError(f"{place}.{key}: {odd} is no value to try; give finite numbers")
     _check_values(place, spec)
     for key in ("min", "max", "mu", "sigma", "q", "a", "b"):
-        if key in spec and not _is_number(spec[key]):
+        if key in spec and spec[key] not in FINITE:
             raise ConfigurationError(f"{place}.{key}: {spec[key]!r} is not a number")
     if _KINDS[kind][1] == _BETWEEN:
         _check_ends(place, kind, spec)
@@ -143,7 +144,7 @@ def _check_values(place: str, spec: Spec) -> None:
         return
     if not isinstance(weights, list) or len(weights) != len(values):
         raise ConfigurationError(f"{place}.probabilities: {weights!r} must hold one for each value")
-    if not all(_is_number(weight) and weight >= 0 for weight in weights) or abs(sum(weights) - 1) > 1e-6:
+    if not all(weight in NOT_NEGATIVE for weight in weights) or abs(sum(weights) - 1) > 1e-6:
         raise ConfigurationError(f"{place}.probabilities: {weights!r} must be numbers that sum to 1")
 
 
@@ -155,10 +156,6 @@ def _check_ends(place: str, kind: str, spec: Spec) -> None:
         raise ConfigurationError(f"{place}.min: {low} must be above 0 for {kind}")
     if kind == "int_uniform" and not (isinstance(low, int) and isinstance(high, int)):
         raise ConfigurationError(f"{place}.min: {low} and max {high} must be whole numbers for {kind}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
 def _not_finite(value: Any) -> float | None:

@@ -13,7 +13,7 @@ import yaml
 
 from lit_aux import _yaml
 from lit_aux.errors import ConfigurationError
-from lit_aux.identity.configuration import named_code
+from lit_aux.identity.configuration import named_code, option_in
 from lit_aux.runs.table import run_hash
 from lit_aux.sweeps.file import EXAMPLE, SweepFile
 from lit_aux.sweeps.points import Point
@@ -261,14 +261,6 @@ def configured(words: Sequence[str], configs: Sequence[Any], option: str) -> Any
             return yaml.safe_load(given[-1])
         except yaml.YAMLError:
             return given[-1]
-    found = [_value(config, option.split(".")) for config in configs]
-    return next((value for value in reversed(found) if value is not None), None)
-
-
-def _value(config: Any, keys: Sequence[str]) -> Any:
-    for key in keys:
-        if not isinstance(config, Mapping):
-            return None
-        inner = config.get("init_args")
-        config = inner[key] if isinstance(inner, Mapping) and key in inner else config.get(key)
-    return config.get("class_path", config) if isinstance(config, Mapping) else config
+    held = (option_in(config, option) for config in reversed(configs))
+    found = next((value for value in held if value is not None), None)
+    return found.get("class_path", found) if isinstance(found, Mapping) else found

@@ -1,7 +1,6 @@
 """Trajectories of runs, and how they are read from ``trajectory.csv``: without torch, and quick to import."""
 
-import csv
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.runs.reading import PathLike, files_of
+from lit_aux.runs.typed import csv_rows
 from lit_aux.spreadsheets import meant
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -164,36 +164,15 @@ def _series(rows: Iterable[_Row]) -> dict[tuple[str, str], Series]:
 
 def _read(path: Path) -> tuple[tuple[str, int | None, tuple[str, ...]], list[_Row]]:
     """Return method, seed and tasks of a run, and its rows."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            header = next(reader, [])
-            if not {*COLUMNS} <= {*header}:
-                lacking = [name for name in COLUMNS if name not in header]
-                raise ConfigurationError(
-                    f"RUN {path}: is no trajectory; its first line, {','.join(header)[:60]!r}, has no "
-                    f"column {lacking[0]}"
-                )
-            places = [header.index(name) for name in COLUMNS]
-            return _parsed(path, reader, places, len(header))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        reason = str(error) if isinstance(error, csv.Error) else reason
-        raise ConfigurationError(f"RUN {path}: cannot be read ({reason})") from None
-
-
-def _parsed(
-    path: Path, reader: Iterator[list[str]], places: list[int], width: int
-) -> tuple[tuple[str, int | None, tuple[str, ...]], list[_Row]]:
+    header, read = csv_rows("RUN", path)
+    lacking = [name for name in COLUMNS if name not in header]
+    if lacking:
+        first = f"its first line, {','.join(header)[:60]!r}, has no column {lacking[0]}"
+        raise ConfigurationError(f"RUN {path}: is no trajectory; {first}")
+    places = [header.index(name) for name in COLUMNS]
     run: tuple[str, ...] | None = None
     rows: list[_Row] = []
-    for number, fields in enumerate(reader, 2):
-        if not fields:
-            continue
-        if len(fields) != width:
-            raise ConfigurationError(
-                f"RUN {path}: line {number} has {len(fields)} fields of {width}; the file is torn"
-            )
+    for fields, number in read:
         *own, phase, epoch, step, task, measure, value = [meant(fields[place]) for place in places]
         if run is None:
             run = tuple(own)

@@ -4,12 +4,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lit_aux.errors import ConfigurationError, check_known
+from lit_aux.errors import ConfigurationError, check_known, listed, some
 from lit_aux.trajectories.reading import Trajectory
 
 Runs = Mapping[str, Sequence[Trajectory]]
 """By task or by method."""
-_NAMED = 3  # of many runs that have the same trouble
+_NAMED = 5  # of many tasks or runs
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def study_of(runs: Iterable[Trajectory], tasks: Sequence[str] | None = None) -> 
         if not have:
             raise ConfigurationError(
                 f"RUN: there are {len(others)} runs and none is {kind} (their tasks: "
-                f"{_listed('|'.join(run.trained) for run in others)}); name runs of both kinds"
+                f"{listed(('|'.join(run.trained) for run in others), _NAMED)}); name runs of both kinds"
             )
     single: dict[str, list[Trajectory]] = defaultdict(list)
     for run in alone:
@@ -104,25 +104,21 @@ def _common_tasks(single: Runs, multi: Runs) -> tuple[str, ...]:
         for run in runs:
             if not run.tasks:
                 raise ConfigurationError(
-                    f"RUN {run.path}: measured none of its tasks, {_listed(run.trained)}"
+                    f"RUN {run.path}: measured none of its tasks, {listed(run.trained, _NAMED)}"
                 )
             lacking = sorted({*run.tasks} - {*single})
             more = sorted({*single} - {*run.tasks})
             if lacking or more:
-                where = f"no single-task run has {_listed(lacking)}" if lacking else ""
+                where = f"no single-task run has {listed(lacking, _NAMED)}" if lacking else ""
                 where += " and " if lacking and more else ""
-                where += f"{name} ({run.path}) has no {_listed(more)}" if more else ""
+                where += f"{name} ({run.path}) has no {listed(more, _NAMED)}" if more else ""
                 common = sorted({*single} & {*run.tasks})
                 hint = f"--tasks {' '.join(common)} compares those in common" if common else "name other runs"
                 raise ConfigurationError(f"RUN: runs with different tasks: {where}; {hint}")
     return tasks
 
 
-def _chosen_tasks(
-    tasks: Sequence[str],
-    single: Runs,
-    multi: Runs,
-) -> tuple[str, ...]:
+def _chosen_tasks(tasks: Sequence[str], single: Runs, multi: Runs) -> tuple[str, ...]:
     for task in tasks:
         check_known("--tasks", task, sorted(single))
         for name, runs in multi.items():
@@ -143,19 +139,14 @@ def _equal_steps(runs: Sequence[Trajectory]) -> tuple[int, list[str]]:
         )
     if not short:
         return last, []
-    named = ", ".join(f"{run.path} ({run.last_step})" for run in short[:_NAMED])
-    named += f" and {len(short) - _NAMED} more" if len(short) > _NAMED else ""
+    named = some([f"{run.path} ({run.last_step})" for run in short])
     return last, [
         f"{len(short)} of {len(runs)} runs took fewer than {most} steps: {named}; all are compared up to "
         f"step {last}, since the comparison is of equal steps"
     ]
 
 
-def _seed_notes(
-    tasks: Sequence[str],
-    single: Runs,
-    multi: Runs,
-) -> list[str]:
+def _seed_notes(tasks: Sequence[str], single: Runs, multi: Runs) -> list[str]:
     """Say which seeds are missing, and that one seed tells nothing of significance."""
     groups = [(f"single-task {task}", single[task]) for task in tasks] + [*multi.items()]
     every = {run.seed for _, runs in groups for run in runs} - {None}
@@ -163,16 +154,10 @@ def _seed_notes(
     for name, runs in groups:
         have = {run.seed for run in runs}
         if None not in have and (missing := sorted(every - have)):  # type: ignore[type-var]
-            notes.append(f"{name} has no run of seed {_listed(missing)}; its mean is over {len(runs)}")
+            notes.append(f"{name} has no run of seed {listed(missing, _NAMED)}; its mean is over {len(runs)}")
     nameless = sum(run.seed is None for _, runs in groups for run in runs)
     if nameless:
         notes.append(f"{nameless} runs say no seed; each counts as one of its own")
     if alone := [name for name, runs in groups if len(runs) == 1]:
-        notes.append(f"one run only, so that nothing of it is significant: {_listed(alone)}")
+        notes.append(f"one run only, so that nothing of it is significant: {listed(alone, _NAMED)}")
     return notes
-
-
-def _listed(names: Iterable[object], limit: int = 5) -> str:
-    shown = [str(name) for name in dict.fromkeys(names)]
-    more = f", ... ({len(shown)} in all)" if len(shown) > limit else ""
-    return ", ".join(shown[:limit]) + more

@@ -28,17 +28,21 @@ class PlainDiagonal(nn.Module):
 
 
 class PlainReLU(nn.Module):
-    """A two-layer ReLU network with one output and the start of ``net``'s first replica."""
+    """A two-layer ReLU network with the start of ``net``'s first replica; called: its first output."""
 
     def __init__(self, net: StudentNet) -> None:
         super().__init__()
         first, readout = (weight.detach()[0].clone() for weight in net.weights().values())
         self.first = nn.Linear(first.shape[1], first.shape[0], bias=False, dtype=first.dtype)
-        self.readout = nn.Linear(first.shape[0], 1, bias=False, dtype=first.dtype)
+        self.readout = nn.Linear(first.shape[0], readout.shape[0], bias=False, dtype=first.dtype)
         self.first.weight.data, self.readout.weight.data = first, readout
 
+    def outputs(self, x: Tensor) -> Tensor:
+        """Return all outputs (n, O)."""
+        return self.readout(self.first(x).relu())  # type: ignore[no-any-return]
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.readout(self.first(x).relu())[:, 0]  # type: ignore[no-any-return]
+        return self.outputs(x)[:, 0]
 
 
 def plain(net: StudentNet) -> nn.Module:
@@ -59,6 +63,55 @@ def plain_loop(
         loss.backward()
         optimizer.step()
     return steps
+
+
+class PlainBatches:
+    """Mini-batch descent on several tasks, one output each, with a look at the last one's test loss.
+
+    Args:
+        network: What trains.
+        tasks: Inputs (n, d) and targets (n, 1) of each.
+        test: Test inputs and targets of the last task.
+        lr: Learning rate.
+        batch_size: Rows of a batch.
+    """
+
+    def __init__(
+        self,
+        network: PlainReLU,
+        tasks: Sequence[tuple[Tensor, Tensor]],
+        test: tuple[Tensor, Tensor],
+        lr: float,
+        batch_size: int,
+    ) -> None:
+        self.network, self.test, self.batch_size = network, test, batch_size
+        self.x, self.y = (torch.cat(parts) for parts in zip(*tasks, strict=True))
+        sizes = [len(x) for x, _ in tasks]
+        self.task = torch.repeat_interleave(torch.tensor(sizes))
+        self.shares = [n / sum(sizes) for n in sizes]
+        self.optimizer = torch.optim.SGD(network.parameters(), lr=lr)
+
+    def epochs(self, number: int) -> float:
+        """Train for so many epochs; return the test loss after the first of them."""
+        best = torch.inf
+        for epoch in range(number):
+            losses = []
+            for chosen in torch.split(torch.randperm(len(self.x)), self.batch_size):
+                errors = (self.network.outputs(self.x[chosen]) - self.y[chosen]) ** 2
+                loss = torch.zeros(())
+                for task, share in enumerate(self.shares):
+                    own = self.task[chosen] == task
+                    if own.any():
+                        loss = loss + share * errors[own, task].mean()
+                self.optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                self.optimizer.step()
+                losses.append(loss.item())
+            if epoch == 0:
+                with torch.no_grad():
+                    outputs = self.network.outputs(self.test[0])[:, -1:]
+                    best = min(best, float(((outputs - self.test[1]) ** 2).mean()))
+        return best
 
 
 @dataclass(frozen=True)
@@ -114,9 +167,15 @@ def diagonal(seeds: int, each: int, quick: bool = False, dtype: Any = "float32")
     return batch(DiagonalNet, data)
 
 
-def relu(replicas: int, quick: bool = False, dtype: Any = "float32") -> Batch:
+def relu(
+    replicas: int,
+    quick: bool = False,
+    dtype: Any = "float32",
+    n_main: int = 512,
+    tasks: Sequence[str] = ("main",),
+) -> Batch:
     """Return ReLU students of one seed, H 1000, whose teachers differ in their magnitude."""
     sizes = [1 + row / 100 for row in range(replicas)]
-    n_main = 16 if quick else 512
+    n_main = 16 if quick else n_main
     data = ReLUTeacherDataModule(0, n_main, magnitude=sizes, n_aux=8 if quick else 1024, dtype=dtype)
-    return batch(ReLUNet, data, hidden=8 if quick else 1000)
+    return batch(ReLUNet, data, tasks, hidden=8 if quick else 1000)

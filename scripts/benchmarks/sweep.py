@@ -49,6 +49,7 @@ def _write(folder: Path, runs: int, evaluations: int) -> Path:
 def _run(words: Sequence[str], folder: Path) -> float:
     """Carry out a command line; return how long it took."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # nobody's imports compile everything anew
     command = [sys.executable, "-m", "lit_aux.cli", *words]
     start = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True, cwd=folder, env=environment)

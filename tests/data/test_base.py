@@ -5,7 +5,7 @@ from jsonargparse import ArgumentParser
 from lightning import LightningDataModule, LightningModule, Trainer
 from torch import nn
 
-from lit_aux.data import DigitsDataModule, RandomCropFlip
+from lit_aux.data import DigitsDataModule, RandomCropFlip, ReLUTeacherDataModule
 from lit_aux.data.base import TaskDataModule
 from lit_aux.errors import ConfigurationError
 
@@ -331,3 +331,8 @@ def test_parses_from_the_command_line(arguments, classes, n):
     assert isinstance(data, DigitsDataModule)
     assert data.num_classes == classes
     assert data.n["main"] == n
+
+
+def test_data_modules_can_be_printed() -> None:
+    assert str(DigitsDataModule()) == "DigitsDataModule, outputs of its tasks: main: 2, aux: 8"
+    assert str(ReLUTeacherDataModule()) == "ReLUTeacherDataModule, outputs of its tasks: main: 1, aux: 1"

@@ -136,7 +136,7 @@ def test_relu_targets_are_those_of_the_units(task):
 
 
 def test_relu_inputs_do_not_depend_on_the_teacher():
-    one, other = relu(correlation=0), relu(correlation=0.9, magnitude=0.1, k_main=2, output_scale="units")
+    one, other = relu(correlation=0), relu(correlation=0.9, magnitude=0.1, output_scale="units")
     for task in ("main", "aux"):
         assert torch.equal(one.train_set(0, task)[0], other.train_set(0, task)[0])
         assert torch.equal(one.test_set(0, task)[0], other.test_set(0, task)[0])

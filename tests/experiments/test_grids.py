@@ -22,8 +22,8 @@ COUNTS = {
     "diagonal-rescaling": 2 * (5 * 2 * 4) * 6 * 6,
     "relu-overlap": 7 * 8 * 6 * 6,
     "relu-sparsity": 3 * (6 * 2) * 6 * 6,
-    "relu-rescaling": (1 + 5) * (6 * 2) * 6 * 6,
-    "relu-correlation": 3 * (5 * 5) * 6 * 6,
+    "relu-rescaling": (5 + 5) * (6 * 2) * 6 * 6,
+    "relu-correlation": 2 * (5 * 5) * 6,  # seed 0 alone
     "relu-large": 3 * 4 * 5 * 6,
     "cifar100-resnet18": (3 + 5) * 7 * 6,
     "cifar100-vit": (3 + 5) * 7 * 6,
@@ -136,7 +136,9 @@ def test_sparsity_shares_all_or_none() -> None:
 
 def test_rescale_belongs_to_runs_that_pretrain() -> None:
     runs = cells("relu-rescaling", ["STL", "PT+FT (NTK)"], 0, 16, k_main=6, correlation=1)
-    assert [run.axes.get("rescale") for run in runs] == [None, 0.01, 0.1, 1.0, 10.0, 100.0]
+    assert [run.axes.get("rescale") for run in runs] == 2 * [0.01, 0.1, 1.0, 10.0, 100.0]
+    other = cells("relu-rescaling", "STL (NTK)", 0, 16, k_main=6, correlation=1)
+    assert [run.axes.get("rescale") for run in other] == [None]
 
 
 def test_order_and_choices() -> None:
@@ -174,7 +176,31 @@ def test_options_are_part_of_a_run_where_numbers_depend_on_them() -> None:
         assert not hashes(**change) & plain
     descent = {"integrator": "gradient_descent"}
     assert hashes(**descent) == hashes(**descent, tolerance=0.5)
+    assert hashes(**descent) != hashes(**descent, patience=None)
+    assert hashes(patience=7) == plain  # of flow, and of networks that are not pretrained
+    assert hashes(pretrain_integrator="gradient_flow") == plain
     assert cells("relu-overlap", "STL", 0, 16, Options(max_steps=7))[0].protocol.max_steps == 7  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("relu-overlap", {}, "gradient_descent"),
+        ("relu-overlap", {"pretrain_integrator": "gradient_flow"}, "gradient_flow"),
+        ("relu-overlap", {"sampling": "independent"}, "gradient_flow"),
+        ("relu-overlap", {"integrator": "Adam"}, "Adam"),
+        ("diagonal-overlap", {}, "gradient_flow"),
+        ("diagonal-overlap", {"pretrain_integrator": "gradient_descent"}, "gradient_descent"),
+        ("diagonal-overlap", {"integrator": "exact"}, "exact"),
+    ],
+)
+def test_what_pretrains(name: str, options: dict[str, Any], expected: str) -> None:
+    given = Options(**options)
+    network = EXPERIMENTS[name].network
+    assert given.of_pretraining(network).integrator == expected
+    told = cells(name, "PT+FT", 0, 16, given)[0].options.get("pretrain_integrator", given.integrator)
+    assert told == expected
+    assert "pretrain_integrator" not in cells(name, "STL", 0, 16, given)[0].options
 
 
 BAD = [
@@ -227,6 +253,10 @@ def test_bad_choices(name: str, choice: dict[str, Any], expected: list[str]) -> 
         ({"tolerance": 0.0}, "--tolerance"),
         ({"max_steps": 0}, "--max-steps"),
         ({"stride": 0}, "--stride"),
+        ({"patience": 0}, "--patience"),
+        ({"pretrain_integrator": "gradient_flo"}, "--pretrain-integrator"),
+        ({"pretrain_integrator": "exact"}, "--pretrain-integrator exact"),
+        ({"pretrain_integrator": "Adam", "integrator": "exact"}, "--pretrain-integrator Adam"),
         ({"dtype": "float16"}, "float"),
         ({"sampling": "public"}, "published"),
     ],

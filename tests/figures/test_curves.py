@@ -26,8 +26,9 @@ def test_averages():
     assert (low, high) == pytest.approx((0.001, 10.0))  # s.e. of the log10 is 1 / 2 of their distance
     assert average([5.0])[0] == 5.0
     assert all(map(math.isnan, average([5.0])[1:]))
-    with pytest.raises(ConfigurationError, match="--mean geometric: 0 is among the values"):
-        average([0.0, 1.0], "geometric")
+    with pytest.raises(ConfigurationError, match="--mean geometric: -1 is among the values"):
+        average([-1.0, 1.0], "geometric")
+    assert average([0.0, 1.0], "geometric")[0] == pytest.approx(1e-15)  # a loss of 0 counts as 1e-30
 
 
 def test_points_are_in_order_and_seeds_are_counted():

@@ -29,6 +29,9 @@ def drawn(monkeypatch):
     return kept_figures(monkeypatch)
 
 
+ARITHMETIC = Request(mean="arithmetic")
+
+
 def by(*names):
     return lambda row: row[names[0]] if len(names) == 1 else tuple(row[name] for name in names)
 
@@ -52,7 +55,7 @@ def test_overlap_of_diagonal_students(tmp_path, drawn):
         for overlap in (40, 0, 20)
     ]
     write_table(tmp_path, [*chain(*tasks)])
-    lines = draw_figure("overlap", tmp_path / "a.png", [tmp_path])
+    lines = draw_figure("overlap", tmp_path / "a.png", [tmp_path], how=ARITHMETIC)
     found = {title(axes): axes for axes in panels(drawn[0])}
     assert list(found) == ["0 of 40 shared", "20 of 40 shared", "40 of 40 shared"]
     for rows in tasks:
@@ -67,7 +70,7 @@ def test_overlap_of_diagonal_students(tmp_path, drawn):
 def test_relu_losses_are_divided_by_the_single_task_loss_of_the_seed(tmp_path, drawn):
     rows = losses("relu-sparsity", ("STL", "PT+FT"), k_main=2, correlation="1.0|1.0", magnitude=1.0)
     write_table(tmp_path, rows)
-    draw_figure("sparsity", tmp_path / "a.png", [tmp_path])
+    draw_figure("sparsity", tmp_path / "a.png", [tmp_path], how=ARITHMETIC)
     base = {r["seed"]: r["loss_best"] for r in rows if r["setup"] == "STL" and r["n_main"] == 16}
     wanted = expected(rows, by("n_main"), by("setup"), lambda r: r["loss_best"] / base[r["seed"]])
     (axes,) = panels(drawn[0])
@@ -79,7 +82,7 @@ def test_relu_losses_are_divided_by_the_single_task_loss_of_the_seed(tmp_path, d
 def test_geometric_means_and_final_losses(tmp_path, drawn):
     rows = losses("diagonal-overlap", ("MTL",), k_main=40, overlap=0)
     write_table(tmp_path, rows)
-    draw_figure("overlap", tmp_path / "a.png", [tmp_path], how=Request("loss_final", "geometric"))
+    draw_figure("overlap", tmp_path / "a.png", [tmp_path], how=Request("loss_final"))
     (axes,) = panels(drawn[0])
     logs = expected(rows, by("n_main"), by("setup"), lambda r: math.log(r["loss_final"]))["MTL"]
     for n, (mean, error) in logs.items():
@@ -97,7 +100,7 @@ def test_sparsity_has_a_row_for_what_is_shared(tmp_path, drawn):
         for shared in (True, False)
     }
     write_table(tmp_path, [*chain(*tasks.values())])
-    draw_figure("sparsity", tmp_path / "a.pdf", [tmp_path])
+    draw_figure("sparsity", tmp_path / "a.pdf", [tmp_path], how=ARITHMETIC)
     found = sides(drawn[0])
     assert len(found) == 4
     for (k, shared), rows in tasks.items():
@@ -114,7 +117,7 @@ def test_rescaling_has_a_curve_for_each_factor_and_stl_to_compare(tmp_path, draw
         for row in losses("diagonal-rescaling", (setup,), k_main=5, overlap=0, rescale=factor)
     ]
     write_table(tmp_path, rows)
-    draw_figure("rescaling", tmp_path / "a.png", [tmp_path])
+    draw_figure("rescaling", tmp_path / "a.png", [tmp_path], how=ARITHMETIC)
     found = {side.split("\n")[0]: axes for (_, side), axes in sides(drawn[0]).items()}
 
     def key(row):
@@ -141,7 +144,7 @@ def test_correlation_is_relative_to_single_task_training_of_the_same_size(tmp_pa
         for size in (0.1, 1.0)
     }
     write_table(tmp_path, [*chain(*tasks.values())])
-    draw_figure("correlation", tmp_path / "a.png", [tmp_path])
+    draw_figure("correlation", tmp_path / "a.png", [tmp_path], how=ARITHMETIC)
     found = sides(drawn[0])
     assert len(found) == 4
     for (rho, size), rows in tasks.items():
@@ -298,7 +301,9 @@ def test_published_curves_are_dashed_and_in_the_legend(tmp_path, drawn):
     text = ["setup,seed,overlap,n_main,loss_best"]
     text += [",".join(str(r[c]) for c in text[0].split(",")) for r in theirs]
     (tmp_path / "theirs" / "diagonal_overlap.csv").write_text("\n".join([*text, ""]))
-    lines = draw_figure("overlap", tmp_path / "a.png", [tmp_path / "ours"], tmp_path / "theirs")
+    lines = draw_figure(
+        "overlap", tmp_path / "a.png", [tmp_path / "ours"], tmp_path / "theirs", how=ARITHMETIC
+    )
     assert lines[1] == "  1 panel, 2 curves from 18 rows; 1 published curve"
     (axes,) = panels(drawn[0])
     shared = [r for r in theirs if r["setup"] == "STL" and 16 <= r["n_main"] <= 256]
@@ -353,11 +358,12 @@ def test_another_factor_than_one_is_told(tmp_path, drawn):
     rows = losses("diagonal", ("PT+FT",), k_main=40, overlap=0, rescale=0.5)
     write_table(tmp_path, rows)
     assert (
-        draw_figure("overlap", tmp_path / "a.png", [tmp_path])[2] == "  all rescaled rows are at factor 0.5"
+        draw_figure("overlap", tmp_path / "a.png", [tmp_path], how=ARITHMETIC)[2]
+        == "  all rescaled rows are at factor 0.5"
     )
     rows += losses("diagonal", ("PT+FT",), k_main=40, overlap=0, rescale=1.0)
     write_table(tmp_path, [{k: v for k, v in row.items() if k != "run"} for row in rows])
-    lines = draw_figure("overlap", tmp_path / "a.png", [tmp_path])
+    lines = draw_figure("overlap", tmp_path / "a.png", [tmp_path], how=ARITHMETIC)
     assert lines[1:] == [
         "  1 panel, 1 curve from 9 rows",
         "  9 rows at other rescale factors than 1 are left out; choose with --where",

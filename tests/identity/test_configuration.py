@@ -9,6 +9,7 @@ import pytest
 
 from lit_aux.identity.configuration import named_code, run_identity
 from lit_aux.runs.table import run_hash
+from lit_aux.teachers import RELU_DRAWS
 
 CONFIG: dict[str, Any] = {
     "seed_everything": 0,
@@ -103,3 +104,11 @@ def test_configurations_of_the_project_alone_name_no_code() -> None:
         "a b.c",
     ]
     assert named_code(words) == {}
+
+
+@pytest.mark.parametrize(
+    "named", [{"class_path": "lit_aux.data.ReLUTeacherDataModule"}, ["--data=ReLUTeacherDataModule"]]
+)
+def test_data_that_were_drawn_otherwise_before_are_told_from_those(named: Any) -> None:
+    assert named_code(named) == {"ReLUTeacherDataModule": f"draws {RELU_DRAWS}"}
+    assert named_code({"class_path": "lit_aux.data.DiagonalTeacherDataModule"}) == {}

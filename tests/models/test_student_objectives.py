@@ -64,15 +64,16 @@ def right(
     net: Any, problems: Problems, row: int, names: Sequence[str], chosen: Chosen | None = None
 ) -> tuple[Tensor, Tensor]:
     """One replica's loss and flat gradient by autograd."""
-    total, rows = torch.zeros((), dtype=net.dtype), 0.0
+    loss, all_rows = torch.zeros((), dtype=net.dtype), 0.0
     for task in problems.tasks:
         x, y = problems.load(row, task)
+        share = problems.weights.get(task, 1.0) * len(x)
+        all_rows += share
         if chosen is not None:
             x, y = x[chosen[task]], y[chosen[task]]
-        weight = problems.weights.get(task, 1.0)
-        total = total + weight * (net(x, task)[row] - y.to(net.dtype)).square().sum()
-        rows += weight * len(x)
-    loss = total / rows
+        if len(x):  # a task's share of all rows times the mean over those that are there
+            loss = loss + share * (net(x, task)[row] - y.to(net.dtype)).square().sum(1).mean()
+    loss = loss / all_rows
     parts = torch.autograd.grad(loss, [net.weights()[name] for name in names], allow_unused=True)
     full = [torch.zeros_like(net.weights()[n]) if p is None else p for n, p in zip(names, parts, strict=True)]
     return loss.detach(), torch.cat([p[row].flatten() for p in full])

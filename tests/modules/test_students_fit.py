@@ -18,7 +18,7 @@ from lit_aux.phases import PhaseCheckpoint, PhaseSettings
 INTEGRATORS: dict[str, Integrator] = {
     "gradient_flow": GradientFlow(),
     "gradient_descent": GradientDescent(0.1),
-    "mini-batches": GradientDescent(0.1, batch_size=6),
+    "mini-batches": GradientDescent(0.1, batch_size=5),  # 3 and 5 batches, of which blocks of 50 cut some,
 }
 
 

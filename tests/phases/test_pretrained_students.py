@@ -47,6 +47,17 @@ def test_files_that_nobody_shares_are_made_at_the_same_time(tmp_path: Path) -> N
     assert not both.broken
 
 
+def test_who_does_not_wait_leaves_files_to_the_other(tmp_path: Path) -> None:
+    with claimed_files([tmp_path / "a.pt"]) as mine:
+        assert mine
+        with claimed_files([tmp_path / "b.pt", tmp_path / "a.pt"], wait=False) as theirs:
+            assert not theirs
+        with claimed_files([tmp_path / "b.pt"], wait=False) as free:  # nothing of it was kept
+            assert free
+    with claimed_files([], wait=False) as nothing:
+        assert nothing
+
+
 def test_a_failure_leaves_the_claim_to_others(tmp_path: Path) -> None:
     with pytest.raises(KeyError), claimed_files([tmp_path / "a.pt"]):
         raise KeyError

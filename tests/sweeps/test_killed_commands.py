@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from killed_clusters import kill_cluster
-from killed_runs import REPRODUCE, afresh, kill_command, sweep_words
+from killed_commands import REPRODUCE, kill_command, sweep_words
+from killed_runs import afresh
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.slow)])

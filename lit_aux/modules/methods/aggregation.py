@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from lit_aux.callbacks._no_trace import attached
-from lit_aux.errors import ConfigurationError
+from lit_aux.errors import ConfigurationError, first_line
 from lit_aux.modules.methods.task_method import TaskMethod
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class Aggregation(TaskMethod):
         try:
             vector = aggregator(matrix)
         except (ValueError, TypeError, RuntimeError, IndexError, AssertionError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise ConfigurationError(f"aggregator: {self.name} refuses {shape}: {reason}") from error
         if not isinstance(vector, Tensor) or vector.shape != matrix.shape[1:]:
             raise ConfigurationError(

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.errors import ConfigurationError, not_installed, unknown_name
 from lit_aux.modules.methods import weightings
 from lit_aux.modules.methods.aggregation import Aggregation
 from lit_aux.modules.methods.gradnorm import GradNorm
@@ -75,10 +75,7 @@ def _of_torchjd(option: str, name: str, kind: str, words: list[str] | None = Non
     except ImportError as error:
         if words is not None and not name.startswith("torchjd."):
             raise unknown_name(option, name, words) from error
-        raise ConfigurationError(
-            f"{option}: {name!r} is of TorchJD, which is not installed; install the extra aggregators: "
-            "pip install 'lit-aux[aggregators]'"
-        ) from error
+        raise not_installed(f"{option}: {name!r}", "TorchJD", "aggregators") from error
     base = getattr(module, _KINDS[kind])
     found: dict[str, Any] = {
         n: c

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from lit_aux.errors import ConfigurationError
+from lit_aux.errors import ConfigurationError, first_line
 from lit_aux.modules.methods.task_method import TaskMethod
 
 
@@ -159,9 +159,8 @@ class Scalarization(LossWeighting):
         try:
             total = scalarizer(values)
         except (ValueError, TypeError, RuntimeError, IndexError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ConfigurationError(
-                f"weighting: {self.name} refuses the losses of {len(values)} tasks: {reason}"
+                f"weighting: {self.name} refuses the losses of {len(values)} tasks: {first_line(error)}"
             ) from error
         if not isinstance(total, Tensor) or total.ndim:
             raise ConfigurationError(
