@@ -10,7 +10,6 @@ from torch import Tensor
 from lit_aux.errors import ConfigurationError
 from lit_aux.integrators.base import Integrator, finite_start
 from lit_aux.integrators.chebyshev import coefficients, longest_step, stages_for
-from lit_aux.integrators.objective import Kinked
 from lit_aux.integrators.state import Floats, IntegratorState, Step, index_of
 from lit_aux.ranges import Range, check
 
@@ -24,8 +23,6 @@ LANDING = -1
 """Stage of a replica that looks for its end on the chord of its last step."""
 LANDINGS = 12
 """Most attempts to end just below the threshold."""
-ROUNDING = 0.5
-"""Angle over which kinks are rounded, in tolerances: the test losses at the end then move by 2 % at most."""
 NUDGE = 1e-3
 """Size of the gradient differences that tell the curvature, relative to the parameters: with much smaller
 ones a single ReLU that turns on in between looks like a curvature of thousands."""
@@ -38,11 +35,6 @@ class GradientFlow(Integrator):
     gradients than descent, and the end is the flow's whatever the tolerance's order of magnitude. Every
     replica has its own step, stages and end; in one evaluation of the batch each replica computes the
     gradient that *it* needs next, so none waits for another.
-
-    Where gradients jump, as those of ReLU units, the error of a step would be of first order, and a unit that
-    slides along its kink would hold steps to the length of its zigzag. An objective that can (see
-    :class:`~lit_aux.integrators.objective.Kinked`) therefore rounds its kinks, over an angle that goes to 0
-    with the tolerance. Losses stay as they are.
 
     Sommeijer, Shampine & Verwer, "RKC: an explicit solver for parabolic PDEs", J. Comp. Appl. Math. 88
     (1998).
@@ -87,8 +79,6 @@ class GradientFlow(Integrator):
         self.power_iterations, self.landing = power_iterations, landing
 
     def _begin(self, state: IntegratorState) -> None:
-        if isinstance(state.objective, Kinked):
-            state.objective = state.objective.rounded(ROUNDING * self.tolerance)
         y = state.theta.clone()
         slope = torch.empty_like(y)
         losses = finite_start(state.objective.value_and_gradient(y, slope))

@@ -39,18 +39,6 @@ class Objective(Protocol):
 
 
 @runtime_checkable
-class Kinked(Objective, Protocol):
-    """Losses whose gradients jump where a unit turns on or off, and that can do without the jumps."""
-
-    def rounded(self, angle: float) -> Objective:
-        """Return the same losses with gradients that change over an angle.
-
-        Args:
-            angle: Of a unit's weights to the hyperplane on which they jump, in radians.
-        """
-
-
-@runtime_checkable
 class Descending(Protocol):
     """An objective that takes steps of gradient descent on mini-batches faster than by their gradients."""
 

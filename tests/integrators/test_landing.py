@@ -1,4 +1,4 @@
-"""Gradients that jump: rounded ones against a formula, flow along a kink, and the landing on a chord."""
+"""The landing of the flow on the chord of its last step, and a ReLU network against a tight solver."""
 
 from typing import Any
 
@@ -11,68 +11,8 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from lit_aux.integrators import FunctionObjective, GradientFlow
-from lit_aux.integrators.gradient_flow import ROUNDING
-from lit_aux.integrators.objective import Kinked
-from lit_aux.models import ReLUNet
-from lit_aux.models.student import Problems
 
 RATES = torch.tensor([0.5, 3.0, 40.0], dtype=torch.float64)
-
-
-def slopes(theta: Floats, x: Floats, y: Floats, hidden: int, angle: float) -> tuple[float, Floats]:
-    """Loss and rounded gradient of one network and one output, unit by unit and row by row."""
-    d = x.shape[1]
-    w, v = theta[: hidden * d].reshape(hidden, d), theta[hidden * d :]
-    error = np.maximum(x @ w.T, 0) @ v - y
-    by_w, by_v = np.zeros_like(w), np.zeros_like(v)
-    for h in range(hidden):
-        for i in range(len(x)):
-            lengths = np.linalg.norm(w[h]) * np.linalg.norm(x[i])
-            part = 0.0
-            if lengths > 0:
-                part = np.clip((w[h] @ x[i]) / lengths / angle + 0.5, 0.0, 1.0)
-            by_w[h] += 2 / len(x) * error[i] * part * v[h] * x[i]
-            by_v[h] += 2 / len(x) * error[i] * part * (w[h] @ x[i])
-    return float((error**2).mean()), np.concatenate([by_w.ravel(), by_v])
-
-
-@pytest.mark.parametrize("n", [7, 300])  # of one block of rows, and of two
-@pytest.mark.parametrize("angle", [1e-3, 0.3])
-def test_rounded_gradients_are_those_of_the_formula(n: int, angle: float) -> None:
-    data = [draw(n, 5, 0), draw(n, 5, 1)]
-    net = relu([0, 1], 5, 6)
-    theta = packed(net)
-    theta[0, :5] = 0.0  # a unit that is switched off
-    objective = objective_of(net, data).rounded(angle)
-    gradient = torch.empty_like(theta)
-    losses = objective.value_and_gradient(theta, gradient)
-    for row, (x, y) in enumerate(data):
-        loss, right = slopes(theta[row].numpy(), x.numpy(), y[:, 0].numpy(), 6, angle)
-        assert float(losses[row]) == pytest.approx(loss, rel=1e-12)
-        assert_allclose(gradient[row].numpy(), right, rtol=1e-9, atol=1e-12)
-    assert (gradient[0, :5] == 0).all()
-    one = objective.select(torch.tensor([1]))
-    alone = torch.empty_like(theta[1:])
-    assert torch.equal(one.value_and_gradient(theta[1:], alone), losses[1:])
-    assert torch.equal(alone, gradient[1:])
-
-
-def test_with_a_tiny_angle_they_are_the_gradients_of_all_tasks() -> None:
-    net = ReLUNet(4, {"aux": 2, "main": 1}, replicas=2, hidden=9, init_scale=1.0, seeds=[0, 1])
-    generator = torch.Generator().manual_seed(3)
-
-    def random(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    data = {"aux": (random(11, 4), random(11, 2)), "main": (random(6, 4), random(6, 1))}
-    problems = Problems(["aux", "main"], lambda row, task: task, lambda row, task: data[task], {"aux": 0.3})
-    for names in (list(net.weights()), list(net.weights())[1:]):
-        objective = net.objective(problems, torch.arange(2), names)
-        theta = net.pack(torch.arange(2), names)
-        sharp, rounded = torch.empty_like(theta), torch.empty_like(theta)
-        losses = objective.value_and_gradient(theta, sharp)
-        torch.testing.assert_close(objective.rounded(1e-9).value_and_gradient(theta, rounded), losses)
-        torch.testing.assert_close(rounded, sharp)
 
 
 def test_a_relu_network_against_a_tight_solver() -> None:
@@ -82,7 +22,11 @@ def test_a_relu_network_against_a_tight_solver() -> None:
     start = packed(net)
 
     def backwards(_: float, theta: Floats) -> Floats:
-        return -slopes(theta, x, y[:, 0], hidden, ROUNDING * tolerance)[1]
+        w, v = theta[: hidden * 4].reshape(hidden, 4), theta[hidden * 4 :]
+        active = np.maximum(x @ w.T, 0)
+        pulls = 2 / len(x) * (active @ v - y[:, 0])
+        by_w = (pulls[:, None] * (active > 0) * v).T @ x
+        return -np.concatenate([by_w.ravel(), pulls @ active])
 
     right = solve_ivp(backwards, (0.0, 3.0), start[0].numpy(), method="LSODA", rtol=1e-8, atol=1e-10)
     flow = GradientFlow(tolerance)
@@ -90,44 +34,6 @@ def test_a_relu_network_against_a_tight_solver() -> None:
     assert_allclose(
         state.theta[0].numpy(), right.y[:, -1], atol=3 * tolerance * np.linalg.norm(right.y[:, -1])
     )
-
-
-class Valley:
-    """|a| - b + b^2 / 2 + c^2 / 2 a replica: its gradient jumps at a = 0, and the flow stays there."""
-
-    def __init__(self, replicas: int, angle: float = 0.0, calls: list[int] | None = None) -> None:
-        self.replicas, self.angle, self.calls = replicas, angle, [] if calls is None else calls
-
-    def value_and_gradient(self, theta: Tensor, out: Tensor) -> Tensor:
-        self.calls.append(len(theta))
-        a, b, c = theta.T
-        out[:, 0] = torch.clamp(a / self.angle, -1, 1) if self.angle else torch.sign(a)
-        out[:, 1], out[:, 2] = b - 1, c
-        return a.abs() - b + b**2 / 2 + c**2 / 2
-
-    def select(self, keep: Tensor) -> "Valley":
-        return Valley(len(keep), self.angle, self.calls)
-
-
-class RoundedValley(Valley):
-    def rounded(self, angle: float) -> Valley:
-        return Valley(self.replicas, angle, self.calls)
-
-
-def test_along_a_kink_rounded_gradients_allow_long_steps() -> None:
-    start = torch.tensor([[0.5, 0.0, 1.0]], dtype=torch.float64)
-    found = {}
-    for kind in (Valley, RoundedValley):
-        valley, flow = kind(1), GradientFlow(1e-2)
-        assert isinstance(valley, Kinked) == (kind is RoundedValley)
-        state = finish(flow, flow.start(valley, start, threshold=-1e9, max_time=9.0))
-        right = torch.tensor([[0.0, 1 - np.exp(-9.0), np.exp(-9.0)]], dtype=torch.float64)
-        torch.testing.assert_close(state.theta, right, rtol=0, atol=2e-2)
-        found[kind] = len(valley.calls)
-    assert found[RoundedValley] < found[Valley] / 2
-
-
-# Landing
 
 
 def quadratics(y: Tensor) -> Tensor:
