@@ -1,6 +1,5 @@
 """Gradient flow by a stabilised explicit method, many replicas at once."""
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.integrators.base import Integrator, finite_start
+from lit_aux.integrators.chebyshev import coefficients, longest_step, stages_for
 from lit_aux.integrators.state import Floats, IntegratorState, Step, index_of
 from lit_aux.ranges import Range, check
 
@@ -17,9 +17,12 @@ Mask = NDArray[np.bool_]
 Rows = NDArray[np.int64]
 Control = dict[str, NDArray[Any]]
 
-DAMPING = 2 / 13
 POWER = 0
 """Stage of a replica whose curvature is being estimated."""
+LANDING = -1
+"""Stage of a replica that looks for its end on the chord of its last step."""
+LANDINGS = 12
+"""Most attempts to end just below the threshold."""
 NUDGE = 1e-3
 """Size of the gradient differences that tell the curvature, relative to the parameters: with much smaller
 ones a single ReLU that turns on in between looks like a curvature of thousands."""
@@ -103,12 +106,30 @@ class GradientFlow(Integrator):
 
     def advance(self, state: IntegratorState, evaluations: int) -> IntegratorState:
         """Move every replica that is under way by ``evaluations`` gradients, in place."""
-        for _ in range(evaluations):
-            if state.finished:
-                break
+        left = evaluations
+        while left > 0 and not state.finished:
+            left -= self._inner_stages(state, left - 1) + 1
             self._tick(state)
         state.update()
         return state
+
+    def _inner_stages(self, state: IntegratorState, most: int) -> int:
+        """Go on while all replicas are within a step, where nothing is decided; return how many gradients."""
+        work, control = state.work, state.control
+        stage, stages = control["stage"], control["stages"]
+        count = min(most, int((stages - stage).min())) if (stage > POWER).all() else 0
+        if count < 1:
+            return 0
+        pairs = zip(stages.tolist(), stage.tolist(), strict=True)
+        tables = np.stack([coefficients(s)[j : j + count].T for s, j in pairs])  # (k, 5, count)
+        tables[:, 3:] *= control["h"][:, None, None]
+        tables[:, 3] *= -1  # f holds gradients here, not slopes
+        for number in range(count):
+            state.objective.value_and_gradient(work["now"], work["f"])
+            _combine(work, tables[:, :, number].T)
+        control["stage"] = stage + count
+        state.counts.evaluations[state.rows] += count
+        return count
 
     def _tick(self, state: IntegratorState) -> None:
         """Evaluate one gradient of every replica, each at the point that it needs next."""
@@ -118,14 +139,19 @@ class GradientFlow(Integrator):
         state.counts.evaluations[state.rows] += 1
         stage, stages = control["stage"], control["stages"]
         at_end = (stage == stages) & (stage != POWER)
-        in_power = stage == POWER
-        inner = ~(at_end | in_power)
+        in_power, landing = stage == POWER, stage == LANDING
+        inner = ~(at_end | in_power | landing)
         if inner.any():
             self._next_stage(state, inner)
         if in_power.any():
             self._after_power(state, np.flatnonzero(in_power))
+        over = np.zeros(len(stage), dtype=bool)
         if at_end.any():
-            self._after_step(state, np.flatnonzero(at_end), losses)
+            over |= self._after_step(state, np.flatnonzero(at_end), losses)
+        if landing.any():
+            over |= self._after_landing(state, np.flatnonzero(landing), losses)
+        if over.any():
+            state.drop(over, work["y"])
 
     def _next_stage(self, state: IntegratorState, inner: Mask) -> None:
         """Form Y_{j+1} of the replicas inside a step; rows of the others are filled by what follows."""
@@ -135,18 +161,10 @@ class GradientFlow(Integrator):
         for i in np.flatnonzero(inner):
             table[:, i] = coefficients(int(control["stages"][i]))[rows[i]]
         table[3:] *= control["h"]
-        old, now, y, slope, f = work["old"], work["now"], work["y"], work["slope"], work["f"]
         if not inner.all():  # their points are still needed
-            keep = index_of(np.flatnonzero(~inner), old)
-            kept = now.index_select(0, keep)
-        if len(rows) == 1:
-            c = table[:, 0].tolist()
-            old.mul_(c[2]).add_(now, alpha=c[1]).add_(y, alpha=c[0])
-            old.add_(f, alpha=c[3]).add_(slope, alpha=c[4])
-        else:
-            k = torch.from_numpy(table).to(old)[:, :, None]
-            old.mul_(k[2]).addcmul_(now, k[1]).addcmul_(y, k[0]).addcmul_(f, k[3]).addcmul_(slope, k[4])
-        work["old"], work["now"] = now, old
+            keep = index_of(np.flatnonzero(~inner), work["now"])
+            kept = work["now"].index_select(0, keep)
+        _combine(work, table)
         if not inner.all():
             work["now"].index_copy_(0, keep, kept)
         control["stage"] = np.where(inner, control["stage"] + 1, control["stage"])
@@ -211,8 +229,8 @@ class GradientFlow(Integrator):
         """Return how many stages rounding allows: it grows with their square."""
         return min(self.max_stages, max(2, int((self.tolerance / (10 * torch.finfo(dtype).eps)) ** 0.5)))
 
-    def _after_step(self, state: IntegratorState, rows: Rows, losses: Tensor) -> None:
-        """Judge a step by its error and its loss, take it or try a shorter one."""
+    def _after_step(self, state: IntegratorState, rows: Rows, losses: Tensor) -> Mask:
+        """Judge a step by its error and its loss, take it or try a shorter one; return who is done."""
         work, control = state.work, state.control
         index = index_of(rows, work["y"])
         h = control["h"][rows]
@@ -228,9 +246,10 @@ class GradientFlow(Integrator):
             error = np.where(np.isfinite(error) & np.isfinite(loss), np.maximum(error, 1e-10), np.inf)
         globally = state.rows[rows]
         goal = state.threshold[globally]
-        overshot = (loss < self.landing * goal) & (error <= 1) & (control["landings"][rows] < 12)
+        overshot = (loss < self.landing * goal) & (error <= 1) & (control["landings"][rows] < LANDINGS)
         accepted = (error <= 1) & ~overshot
-        _shorten(control, rows, error, overshot, loss, goal)
+        lands = self._find_landings(state, rows, overshot, end - y, loss)
+        _shorten(control, rows, error, overshot & ~lands, loss, goal)
         state.counts.rejected[globally[error > 1]] += 1
         if accepted.any():
             chosen = index_of(np.flatnonzero(accepted), y)
@@ -239,7 +258,7 @@ class GradientFlow(Integrator):
             y, end, slope, f = (t if whole else t.index_select(0, chosen) for t in kept)
             self._accept(state, rows[accepted], (y, end, slope, f))
             _adapt(control, rows[accepted], error[accepted], loss[accepted], norm[accepted])
-        self._go_on(state, rows, accepted, error > 1)
+        return self._go_on(state, rows, accepted, error > 1, lands)
 
     def _accept(self, state: IntegratorState, rows: Rows, parts: tuple[Tensor, ...]) -> None:
         """Move replicas to the end of their step."""
@@ -259,8 +278,8 @@ class GradientFlow(Integrator):
         counts.accepted[globally] += 1
         counts.stages[globally] += control["stages"][rows]
 
-    def _go_on(self, state: IntegratorState, rows: Rows, accepted: Mask, rejected: Mask) -> None:
-        """Let replicas that are done leave, and begin the next step of the others."""
+    def _go_on(self, state: IntegratorState, rows: Rows, accepted: Mask, rejected: Mask, lands: Mask) -> Mask:
+        """Begin the next step of replicas that are neither done nor landing; return who is done."""
         control, counts, globally = state.control, state.counts, state.rows[rows]
         counts.loss[globally] = control["loss"][rows]
         below = control["loss"][rows] < state.threshold[globally]
@@ -272,13 +291,100 @@ class GradientFlow(Integrator):
         over[rows] = below | stuck | spent | late
         old = (control["age"][rows] >= 25) | (rejected & (control["age"][rows] > 0))
         control["left"][rows[old]] = max(2, self.power_iterations // 2)
-        stays = ~over[rows]
+        over[rows] &= ~lands
+        stays = ~over[rows] & ~lands
         if (old & stays).any():
             self._power(state, rows[old & stays])
         if (~old & stays).any():
             self._first_stage(state, rows[~old & stays])
-        if over.any():
-            state.drop(over, state.work["y"])
+        return over
+
+    def _find_landings(
+        self, state: IntegratorState, rows: Rows, overshot: Mask, chord: Tensor, loss: Floats
+    ) -> Mask:
+        """Return who ends on the chord of the step that went too far, and go to a point on it.
+
+        A chord that is as short as the error of a step is as good as the path, and a point on it costs one
+        gradient; a shorter step costs one a stage.
+        """
+        if not overshot.any():
+            return overshot
+        work, control = state.work, state.control
+        lengths = _norm(chord).double().cpu().numpy()
+        lands = overshot & (lengths <= self.tolerance * control["norm"][rows])
+        if lands.any():
+            chosen = rows[lands]
+            for name in ("low", "low_loss", "high", "high_loss", "share", "last_loss"):
+                control.setdefault(name, np.zeros(len(state.rows)))
+            control["low"][chosen], control["low_loss"][chosen] = 0.0, control["loss"][chosen]
+            control["high"][chosen], control["high_loss"][chosen] = 1.0, loss[lands]
+            control["last_loss"][chosen] = loss[lands]
+            control["landings"][chosen], control["stage"][chosen] = 0, LANDING
+            picked = chord.index_select(0, index_of(np.flatnonzero(lands), chord))
+            # no curvature is needed any more: the chord takes the place of its direction
+            work["direction"].index_copy_(0, index_of(chosen, chord), picked)
+            self._on_chord(state, chosen)
+        return np.asarray(lands)
+
+    def _on_chord(self, state: IntegratorState, rows: Rows) -> None:
+        """Go to the point of a chord where the loss should be just below the threshold."""
+        work, control = state.work, state.control
+        low, high = control["low"][rows], control["high"][rows]
+        goal = state.threshold[state.rows[rows]]
+        with np.errstate(all="ignore"):
+            fallen = np.log(control["low_loss"][rows] / ((1 + self.landing) / 2 * goal))
+            whole = np.log(control["low_loss"][rows] / control["high_loss"][rows])
+            between = np.clip(np.nan_to_num(fallen / whole, nan=0.5), 0.05, 0.95)
+        between = np.where(control["landings"][rows] % 3 == 2, 0.5, between)  # halved now and then
+        share = np.where(control["landings"][rows] < LANDINGS, low + between * (high - low), high)
+        control["share"][rows] = share
+        index = index_of(rows, work["y"])
+        y, chord = (work[name].index_select(0, index) for name in ("y", "direction"))
+        work["now"].index_copy_(0, index, y.addcmul_(chord, torch.from_numpy(share).to(y)[:, None]))
+
+    def _after_landing(self, state: IntegratorState, rows: Rows, losses: Tensor) -> Mask:
+        """End at the point of the chord if the loss is right, else go to another; return who is done."""
+        work, control = state.work, state.control
+        loss = losses.index_select(0, index_of(rows, losses)).double().cpu().numpy()
+        goal = state.threshold[state.rows[rows]]
+        enough = loss < goal
+        last = control["landings"][rows] >= LANDINGS
+        landed = enough & ((loss >= self.landing * goal) | last)
+        for name, side in (("high", enough), ("low", ~enough)):
+            control[name][rows[side]] = control["share"][rows[side]]
+            control[name + "_loss"][rows[side]] = loss[side]
+        control["landings"][rows] += 1
+        over = np.zeros(len(state.rows), dtype=bool)
+        if not landed.all():
+            self._on_chord(state, rows[~landed])
+        if landed.any():
+            done, value = rows[landed], loss[landed]
+            # along the path the loss falls by the same factor in the same time
+            with np.errstate(all="ignore"):
+                fallen = np.log(control["loss"][done] / value)
+                part = fallen / np.log(control["loss"][done] / control["last_loss"][done])
+            control["h"][done] *= np.where(part <= 1, part, control["share"][done])
+            control["loss"][done] = value
+            index = index_of(done, work["y"])
+            parts = tuple(work[name].index_select(0, index) for name in ("y", "now", "slope", "f"))
+            self._accept(state, done, parts)
+            state.counts.loss[state.rows[done]] = value
+            state.counts.converged[state.rows[done]] = True
+            over[done] = True
+        return over
+
+
+def _combine(work: dict[str, Tensor], table: Floats) -> None:
+    """Form the next points from the last two and the slopes; ``table`` (5, k) holds their factors."""
+    old, now, y, slope, f = (work[name] for name in ("old", "now", "y", "slope", "f"))
+    if table.shape[1] == 1:
+        c = table[:, 0].tolist()
+        old.mul_(c[2]).add_(now, alpha=c[1]).add_(y, alpha=c[0])
+        old.add_(f, alpha=c[3]).add_(slope, alpha=c[4])
+    else:
+        k = torch.from_numpy(table).to(old)[:, :, None]
+        old.mul_(k[2]).addcmul_(now, k[1]).addcmul_(y, k[0]).addcmul_(f, k[3]).addcmul_(slope, k[4])
+    work["old"], work["now"] = now, old
 
 
 def _norm(x: Tensor) -> Tensor:
@@ -345,55 +451,3 @@ def _most_growth(control: Control, rows: Rows, loss: Floats) -> Floats:
     control["rate"][rows] = rate
     control["direction"][rows] = np.where(fast, direction, 1)
     return np.where(fast, np.where(direction > 0, 1.5, 1 / 1.5), np.inf)
-
-
-@lru_cache(maxsize=4096)
-def coefficients(stages: int) -> Floats:
-    """Return what turns stages j and j - 1 into stage j + 1.
-
-    Sommeijer, Shampine & Verwer, "RKC: an explicit solver for parabolic PDEs", J. Comp. Appl.
-    Math. 88 (1998).
-
-    Args:
-        stages: Number of stages s >= 2.
-
-    Returns:
-        Array (s, 5); row j >= 1 holds the factors of y, Y_j, Y_{j-1}, h F_j and h F_0 in Y_{j+1}, and row 0,
-        column 3 that of h F_0 in Y_1.
-    """
-    w0 = 1 + DAMPING / stages**2
-    t, first, second = _chebyshev(stages, w0)
-    w1 = first[stages] / second[stages]
-    b = np.empty(stages + 1)
-    b[2:] = second[2:] / first[2:] ** 2
-    b[:2] = b[2]
-    a = 1 - b * t
-    table = np.zeros((stages, 5))
-    table[0, 3] = b[1] * w1
-    mu = 2 * b[2:] * w0 / b[1:-1]
-    nu = -b[2:] / b[:-2]
-    forward = 2 * b[2:] * w1 / b[1:-1]
-    table[1:] = np.stack([1 - mu - nu, mu, nu, forward, -forward * a[1:-1]], axis=1)
-    return table
-
-
-def stages_for(step: Floats, curvature: Floats) -> Rows:
-    """Return the fewest stages with which a step is stable for curvatures up to ``curvature``."""
-    needed: Rows = 1 + np.floor(np.sqrt(1 + 1.54 * step * curvature)).astype(np.int64)
-    return np.maximum(2, needed)
-
-
-def longest_step(stages: int, curvature: Floats) -> Floats:
-    """Return the longest step for which that many stages are enough."""
-    return np.asarray((stages**2 - 1) * (1 - 1e-9) / (1.54 * np.maximum(curvature, 1e-300)))
-
-
-def _chebyshev(degree: int, x: float) -> tuple[Floats, Floats, Floats]:
-    """Return T_j, T_j' and T_j'' at ``x`` for j = 0, ..., degree, by the three-term recurrence."""
-    t, first, second = (np.zeros(degree + 1) for _ in range(3))
-    t[:2], first[1] = (1.0, x), 1.0
-    for j in range(2, degree + 1):
-        t[j] = 2 * x * t[j - 1] - t[j - 2]
-        first[j] = 2 * t[j - 1] + 2 * x * first[j - 1] - first[j - 2]
-        second[j] = 4 * first[j - 1] + 2 * x * second[j - 1] - second[j - 2]
-    return t, first, second

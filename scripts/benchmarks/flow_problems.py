@@ -1,7 +1,7 @@
-"""Runs of one student to its threshold, in float64: the problems of the specification's table."""
+"""Runs of one student to its threshold: the problems of the specification's table, and the published ones."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lit_aux.data import DiagonalTeacherDataModule, ReLUTeacherDataModule
 from lit_aux.integrators import Integrator
@@ -23,12 +23,14 @@ class Problem:
         n_main: Rows of the main task.
         overlap: Active entries that the diagonal teachers share.
         quick: Whether to take tiny ones instead.
+        dtype: Precision; that of the specification's table, or ``float32`` as published.
     """
 
     network: str
     n_main: int
     overlap: int = 0
     quick: bool = False
+    dtype: Literal["float32", "float64"] = "float64"
 
     @property
     def threshold(self) -> float:
@@ -44,12 +46,13 @@ class Problem:
             n = 8 if self.quick else self.n_main
             return batch(
                 ReLUNet,
-                ReLUTeacherDataModule(seed, n, **small),
+                ReLUTeacherDataModule(seed, n, dtype=self.dtype, **small),
                 hidden=16 if self.quick else 1000,
                 copies=copies,
             )
         small = {"n_aux": 8, "n_test": 50, "in_features": 90} if self.quick else {}
-        data = DiagonalTeacherDataModule(seed, 8 if self.quick else self.n_main, self.overlap, **small)
+        n = 8 if self.quick else self.n_main
+        data = DiagonalTeacherDataModule(seed, n, self.overlap, dtype=self.dtype, **small)
         return batch(DiagonalNet, data, ("aux", "main"), copies=copies)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.polynomial import Chebyshev, Polynomial
 
-from lit_aux.integrators.gradient_flow import coefficients, longest_step, stages_for
+from lit_aux.integrators.chebyshev import coefficients, longest_step, stages_for
 
 STAGES = [2, 3, 4, 7, 20, 100, 250]
 
