@@ -5,7 +5,8 @@ drawn in one order, so that runs can be compared one to one with those behind th
 "Inductive biases of multi-task learning and finetuning" (arXiv 2310.02396). ``independent``: a generator for
 every seed and purpose, so that no number of rows moves any other row.
 
-All numbers are drawn in float32, whatever precision is wanted in the end, and never from a global generator.
+All numbers are drawn on the CPU in float32, whatever device and precision are wanted in the end, and never
+from a global generator.
 """
 
 from collections.abc import Sequence
@@ -36,8 +37,8 @@ def published_rows(generator: torch.Generator, sizes: Sequence[int], features: i
         float32 (``sizes[-1]``, D), Gaussian, each row scaled so that its mean square is 1.
     """
     for size in sizes[:-1]:
-        torch.empty(size, features).normal_(generator=generator)
-    return normalized(torch.empty(sizes[-1], features).normal_(generator=generator))
+        torch.empty(size, features, device="cpu").normal_(generator=generator)
+    return normalized(torch.empty(sizes[-1], features, device="cpu").normal_(generator=generator))
 
 
 def independent_rows(seed: int, purpose: str, size: int, features: int) -> Tensor:
@@ -54,7 +55,7 @@ def independent_rows(seed: int, purpose: str, size: int, features: int) -> Tenso
     """
     # torch fills sixteen numbers at a time and draws an incomplete last sixteen anew: ask for whole ones
     count = -(-prod((size, features)) // 16) * 16
-    numbers = torch.empty(count).normal_(generator=generator_for(seed, "rows", purpose))
+    numbers = torch.empty(count, device="cpu").normal_(generator=generator_for(seed, "rows", purpose))
     return normalized(numbers[: size * features].view(size, features))
 
 
@@ -69,13 +70,13 @@ def entries_and_signs(generator: torch.Generator, features: int, signs: int) -> 
     Returns:
         A permutation of the entries, int64 (D,), and signs, float32 (``signs``,), -1 or 1.
     """
-    order = torch.randperm(features, generator=generator)
+    order = torch.randperm(features, generator=generator, device="cpu")
     return order, random_signs(generator, signs)
 
 
 def random_signs(generator: torch.Generator, count: int) -> Tensor:
     """Draw float32 (``count``,) of -1 and 1, as the sign of a uniform number less a half."""
-    return torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
+    return torch.where(torch.rand(count, generator=generator, device="cpu") < 0.5, -1.0, 1.0)
 
 
 def orthogonal_directions(seed: int, sampling: Sampling, features: int) -> Tensor:

@@ -48,10 +48,14 @@ class ReLUNet(StudentNet):
         drawn: dict[int, tuple[Tensor, Tensor]] = {}
         for seed in dict.fromkeys(self.seeds):
             generator = _generator_for(seed, "weights")
-            first = torch.randn(self.hidden, self.in_features, generator=generator, dtype=torch.float64)
-            readout = torch.randn(self.outputs, self.hidden, generator=generator, dtype=torch.float64)
+            first = torch.randn(
+                self.hidden, self.in_features, generator=generator, dtype=torch.float64, device="cpu"
+            )
+            readout = torch.randn(
+                self.outputs, self.hidden, generator=generator, dtype=torch.float64, device="cpu"
+            )
             drawn[seed] = (first * (2 / self.in_features) ** 0.5, readout * (2 / self.hidden) ** 0.5)
-        scale = self.scales[:, None, None]
+        scale = self.scales.cpu()[:, None, None]
         first = torch.stack([drawn[seed][0] for seed in self.seeds]) * scale
         self.first["weight"] = nn.Parameter(first.to(self.dtype))
         readout = torch.stack([drawn[seed][1] for seed in self.seeds]) * scale
@@ -60,7 +64,8 @@ class ReLUNet(StudentNet):
     def as_drawn(self) -> bool:
         """Return whether the weights are those that the seeds give, untrained and not replaced."""
         options: dict[str, Any] = {"hidden": self.hidden, "init_scale": self.init_scale, "seeds": self.seeds}
-        own = ReLUNet(self.in_features, self.tasks, dtype=str(self.dtype)[6:], **options).weights()
+        with torch.device("cpu"):  # Lightning may have another default
+            own = ReLUNet(self.in_features, self.tasks, dtype=str(self.dtype)[6:], **options).weights()
         return all(torch.equal(weight.cpu(), own[name]) for name, weight in self.named_parameters())
 
     @torch.no_grad()
@@ -79,7 +84,7 @@ class ReLUNet(StudentNet):
             return
         for row, scale in enumerate(self.scales.tolist()):
             first, readouts = self._published(row, tasks)[:2]
-            self.first["weight"][row] = first * scale
+            self.first["weight"][row] = (first * scale).to(self.first["weight"])
             self._write(row, tasks, readouts * scale)
 
     @torch.no_grad()
@@ -98,7 +103,9 @@ class ReLUNet(StudentNet):
         """Return a task's readout (o, H), drawn from the seed alone."""
         where = self.task_slice(task)
         shape = (where.stop - where.start, self.hidden)
-        drawn = torch.randn(shape, generator=_generator_for(seed, "readout", task), dtype=torch.float64)
+        drawn = torch.randn(
+            shape, generator=_generator_for(seed, "readout", task), dtype=torch.float64, device="cpu"
+        )
         return drawn.mul_((2 / self.hidden) ** 0.5)
 
     def _published(self, row: int, tasks: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,9 +116,10 @@ class ReLUNet(StudentNet):
         shapes = [(self.hidden, self.in_features), (sum(self.tasks[task] for task in tasks), self.hidden)]
         drawn = []
         for shape in shapes:
-            torch.rand(shape, generator=generator)  # torch's own start of a layer, which is not kept
-            drawn.append(torch.empty(shape).normal_(generator=generator) * (2 / shape[1]) ** 0.5)
-        again = torch.empty(shapes[1]).normal_(generator=generator) * (2 / self.hidden) ** 0.5
+            numbers = torch.empty(shape, device="cpu")
+            numbers.uniform_(generator=generator)  # torch's own start of a layer, which is not kept
+            drawn.append(numbers.normal_(generator=generator) * (2 / shape[1]) ** 0.5)
+        again = torch.empty(shapes[1], device="cpu").normal_(generator=generator) * (2 / self.hidden) ** 0.5
         return drawn[0], drawn[1], again
 
     def _write(self, row: int, tasks: Sequence[str], readouts: Tensor) -> None:

@@ -107,7 +107,14 @@ def rescaled_relu(setup: str, s: float, units: tuple[int, ...], *callbacks: Call
     """Finetune on one or all of four pretrained units, from 24 rows in eight dimensions."""
     cells = [{"seed": seed, "k_main": k} for seed in SEEDS for k in units]
     data = ReLUTeacherDataModule(
-        n_main=24, correlation=1.0, cells=cells, k_aux=4, n_aux=240, in_features=8, n_test=1000
+        n_main=24,
+        correlation=1.0,
+        cells=cells,
+        k_aux=4,
+        n_aux=240,
+        in_features=8,
+        n_test=1000,
+        sampling="independent",  # so that teachers of one and four units see the same inputs
     )
     net = ReLUNet(8, hidden=80, init_scale=1e-2)
     return train(setup, data, net, 1e-4, rescale=s, callbacks=callbacks)

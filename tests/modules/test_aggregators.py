@@ -287,5 +287,7 @@ def test_scaled_losses_and_sharded_networks_are_refused(tmp_path: Path) -> None:
 
 def test_without_torchjd_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torchjd.aggregation", None)
-    with pytest.raises(ConfigurationError, match="install the extra aggregators"):
+    with pytest.raises(
+        ConfigurationError, match=r"TorchJD is not installed; run: pip install 'lit-aux\[aggregators\]'"
+    ):
         module_of(aggregator="PCGrad")

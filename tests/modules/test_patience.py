@@ -102,7 +102,7 @@ def phase_of(patience: int | None, batch_size: int | None, **options: Any) -> Ph
 
 
 def students(phase: Phase) -> StudentPhase:
-    data = data_of("relu", [0, 1], [0, 3])
+    data = data_of("relu", [9, 10], [0, 3])
     seeds = [int(cell["seed"]) for cell in data.replicas]
     net = ReLUNet(6, {"aux": 1, "main": 1}, hidden=12, init_scale=1.0, seeds=seeds)
     return StudentPhase(net, data, phase, list(net.weights()))
