@@ -39,6 +39,8 @@ class ReLUNet(StudentNet):
         **kwargs: As for :class:`StudentNet`.
     """
 
+    threads = 1  # products are so small that several threads would wait for each other most of the time
+
     def __init__(self, in_features: int = 15, *args: object, hidden: int = 1000, **kwargs: object) -> None:
         check("hidden", hidden, COUNT)
         self.hidden = hidden

@@ -1,7 +1,8 @@
 """What the small networks of the teacher-student experiments have in common, and what they have to fit."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Protocol
@@ -68,6 +69,8 @@ class StudentNet(nn.Module, ABC):
     """
 
     draws: Draws | None = None
+    threads: int | None = None
+    """Most threads of a CPU that are worth while; None for as many as torch has."""
 
     def __init__(
         self,
@@ -205,6 +208,16 @@ class StudentNet(nn.Module, ABC):
     def forward_tasks(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the outputs of each task on its own inputs."""
         return {task: self(x, task) for task, x in inputs.items()}
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Let torch compute with as many threads as are worth while."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(min(before, self.threads or before))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def _show(self, hidden: Callable[[int], Tensor]) -> None:
         """Pass each replica's hidden layer by those who listen; without any nothing is computed."""

@@ -88,7 +88,8 @@ class StudentPhase:
             self.begin()
         assert self.state is not None
         started = time.monotonic()
-        self.integrator.advance(self.state, evaluations)
+        with self.net.computing():
+            self.integrator.advance(self.state, evaluations)
         rows = torch.arange(self.net.replicas, device=self.state.theta.device)
         place = index_of(self.place, self.state.theta)
         self.net.unpack(self.state.theta.index_select(0, place), rows, self.names)

@@ -31,7 +31,8 @@ def fastest_descent(problem: Problem, limit: int, seed: int = 0) -> tuple[float,
     )
     state.control["lr"][:] = RATES
     while not (state.finished or state.counts.converged.any()):
-        descent.advance(state, 100)
+        with students.net.computing():
+            descent.advance(state, 100)
     if not state.counts.converged.any():
         return None
     steps = np.where(state.counts.converged, state.counts.accepted, limit)
@@ -42,10 +43,11 @@ def seconds_per_step(problem: Problem, clock: Clock, steps: int = 500) -> float:
     """Return what a step of descent takes alone."""
     students, descent = problem.students(), GradientDescent(RATES[0])
     state = descent.start(students.objective(), students.start())
-    descent.advance(state, 50)
-    begun = clock()
-    descent.advance(state, steps)
-    return (clock() - begun) / steps
+    with students.net.computing():
+        descent.advance(state, 50)
+        begun = clock()
+        descent.advance(state, steps)
+        return (clock() - begun) / steps
 
 
 def against_descent(

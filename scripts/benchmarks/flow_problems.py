@@ -83,7 +83,8 @@ def follow(
         observer=best if watched else None,
     )
     while not state.finished:
-        integrator.advance(state, 1000)
+        with students.net.computing():
+            integrator.advance(state, 1000)
     seconds = clock() - begun
     if not state.counts.converged.all():
         raise RuntimeError(f"{problem}: {integrator.name} did not converge")

@@ -23,7 +23,12 @@ def _stepper(students: Batch) -> Callable[[int], object]:
     """Return what takes so many steps of all replicas."""
     descent = GradientDescent(LR)
     state = descent.start(students.objective(), students.start())
-    return lambda steps: descent.advance(state, steps)
+
+    def advance(steps: int) -> object:
+        with students.net.computing():
+            return descent.advance(state, steps)
+
+    return advance
 
 
 def _plain_stepper(students: Batch) -> Callable[[int], object]:
@@ -78,7 +83,8 @@ def batches(replicas: int, repetitions: int, clock: Clock, quick: bool) -> tuple
     plain_run = PlainBatches(network, tasks, students.data.test_set(0, "main"), lr, size)
 
     def ours(steps: int) -> object:
-        return descent.advance(state, steps)
+        with students.net.computing():
+            return descent.advance(state, steps)
 
     def theirs(steps: int) -> object:
         return plain_run.epochs(steps // epoch)
