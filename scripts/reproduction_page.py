@@ -18,7 +18,7 @@ from lit_aux.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/reproduction.md"
-BLOCK = re.compile(r"<!-- lit-aux (table .*) -->\n\n((?:\|.*\n)*)")
+BLOCK = re.compile(r"<!-- lit-aux (table .*) -->\n\n((?:\|.*\n)*)\n?")
 
 
 def printed(words: list[str]) -> str:
@@ -46,7 +46,11 @@ def refreshed(page: str, published: Path | None = None) -> str:
                 return block[0]
             place = words.index("--reference") + 1
             words[place] = os.fspath(published.resolve() / words[place])
-        return f"<!-- lit-aux {block[1]} -->\n\n{printed([*words, '--format', 'markdown'])}"
+        lines = printed([*words, "--format", "markdown"]).splitlines(keepends=True)
+        kept = [line for line in lines if " / " not in line or re.search(r"\| [^-|][^|]* / ", line)]
+        return (
+            f"<!-- lit-aux {block[1]} -->\n\n{''.join(kept)}\n"  # without rows that have only published runs
+        )
 
     return BLOCK.sub(table, page)
 
