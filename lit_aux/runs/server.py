@@ -112,4 +112,5 @@ def _line(control: socket.socket) -> bytes:
 
 
 if __name__ == "__main__":
-    main(socket.socket(fileno=int(sys.argv[1])))
+    with suppress(ConnectionError):  # the runner was killed before it read what ended
+        main(socket.socket(fileno=int(sys.argv[1])))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -364,3 +365,23 @@ def test_no_more_than_jobs_at_a_time() -> None:
     assert most == 3
     marks = [json.loads(path.read_text()) for path in Path("runs/sweeps/s/runs").glob("*/ended.json")]
     assert all(0.1 <= mark["seconds"] < 5 for mark in marks)
+
+
+def test_a_server_whose_scheduler_dies_with_messages_unread_ends_quietly(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "lit_aux.runs.server", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    ours.sendall(json.dumps({"modules": [], "path": [str(tmp_path)]}).encode() + b"\n")
+    child, others = socket.socketpair()
+    with others:
+        socket.send_fds(ours, [b"f"], [others.fileno()])
+    child.close()  # it ends, and the server tells so
+    assert select.select([ours], [], [], 60)[0]
+    ours.close()
+    assert server.communicate(timeout=60)[1].count("Traceback") <= 1  # the child's own, if any
+    assert server.returncode == 0
