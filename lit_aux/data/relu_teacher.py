@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_aux.data import teacher_grid as grid
 from lit_aux.data.loader import generator_for
-from lit_aux.data.teacher_base import DTYPES, TeacherDataModule
+from lit_aux.data.teacher_base import DTYPES, TeacherDataModule, is_pretraining
 from lit_aux.data.teacher_draws import orthogonal_directions, published_rows, random_signs
 from lit_aux.errors import ConfigurationError
 from lit_aux.teachers import RELU_DRAWS, Sampling
@@ -156,13 +156,11 @@ class ReLUTeacherDataModule(TeacherDataModule):
         return ReLUTeacher(directions.to(dtype), (size * self._signs(cell, task).double()).to(dtype))
 
     def _signs(self, cell: Mapping[str, Any], task: str) -> Tensor:
-        units = self.k_aux if task == "aux" else cell["k_main"]
         if self.sampling == "published":
-            generator = torch.Generator().manual_seed(cell["seed"])
-            found = random_signs(generator, self.k_aux)
-            return found if task == "aux" else random_signs(generator, units)
+            return self._published_signs(cell, ["aux"] if task == "aux" else ["aux", "main"])[1]
         # as many signs for every teacher: those of fewer units are the first of more
-        return random_signs(generator_for(cell["seed"], "signs", task), self.in_features)[:units]
+        most = random_signs(generator_for(cell["seed"], "signs", task), self.in_features)
+        return most[: self.k_aux if task == "aux" else cell["k_main"]]
 
     def apply_teacher(self, replica: int, task: str, x: Tensor) -> Tensor:
         """Return the teacher's outputs for inputs (n, d)."""
@@ -170,11 +168,15 @@ class ReLUTeacherDataModule(TeacherDataModule):
 
     def published_generator(self, cell: Mapping[str, Any], *, pretraining: bool) -> torch.Generator:
         """Return the generator behind the draw of signs, which in pretraining are the auxiliary ones."""
+        return self._published_signs(cell, ["aux"] if pretraining else ["aux", "main"])[0]
+
+    def _published_signs(
+        self, cell: Mapping[str, Any], tasks: Sequence[str]
+    ) -> tuple[torch.Generator, Tensor]:
+        """Draw the signs of tasks one after another; return the generator as it is then, and the last."""
         generator = torch.Generator().manual_seed(cell["seed"])
-        random_signs(generator, self.k_aux)
-        if not pretraining:
-            random_signs(generator, cell["k_main"])
-        return generator
+        signs = [random_signs(generator, self.k_aux if task == "aux" else cell["k_main"]) for task in tasks]
+        return generator, signs[-1]
 
     def stream(self, cell: Mapping[str, Any], *, pretraining: bool) -> tuple[object, ...]:
         """Return what moves the published draws of inputs: pretraining, else the number of main units."""
@@ -184,7 +186,7 @@ class ReLUTeacherDataModule(TeacherDataModule):
         """Return the generator behind the draws of inputs; None where they are ``independent``."""
         if self.sampling != "published":
             return None
-        cell, pretraining = self.replicas[replica], list(tasks) == ["aux"]
+        cell, pretraining = self.replicas[replica], is_pretraining(tasks)
         generator = self.published_generator(cell, pretraining=pretraining)
         own = [] if pretraining else [int(cell["n_main"])]
         published_rows(generator, [self.n_aux, *own, self.n_test], self.in_features)

@@ -26,6 +26,11 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _TEST_BYTES = 512 * 2**20
 
 
+def is_pretraining(tasks: Sequence[str]) -> bool:
+    """Return whether ``aux`` is trained alone, which has draws and a size of its own."""
+    return list(tasks) == ["aux"]
+
+
 class TensorCache:
     """The tensors used last, within a limit of memory; the same key gives the same object while it is kept.
 
@@ -239,7 +244,7 @@ class TeacherDataModule(LightningDataModule, ABC):
 
         That of ``aux`` alone knows the seeds, but not how many replicas share each or what they are for.
         """
-        teachers = ["pretrain"] if list(tasks) == ["aux"] else sorted(tasks)
+        teachers = ["pretrain"] if is_pretraining(tasks) else sorted(tasks)
         parts: list[object] = [sorted({**self.settings(), **self._scales(teachers)}.items()), sorted(tasks)]
         parts.append(order if len(tasks) > 1 else None)
         if "aux" in tasks:
@@ -257,7 +262,7 @@ class TeacherDataModule(LightningDataModule, ABC):
     @property
     def pretraining(self) -> bool:
         """Whether the phase trains ``aux`` alone."""
-        return self._phase[0] == ["aux"]
+        return is_pretraining(self._phase[0])
 
     def output_divisor(self, task: str, units: int) -> float:
         """Return what a task's output weights of 1 are divided by in this phase."""

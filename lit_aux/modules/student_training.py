@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lit_aux.errors import ConfigurationError
 from lit_aux.integrators import Exact
 from lit_aux.models import DiagonalNet, StudentNet
+from lit_aux.models.student import Draws
 from lit_aux.modules.student_phase import StudentPhase
 from lit_aux.modules.training import Outputs, Training
 from lit_aux.phases.phase import Phase
@@ -110,9 +111,8 @@ class StudentTraining(Training):
         seeds = [cell["seed"] for cell in replicas]
         if seeds != self.net.seeds or self.net.tasks != self.tasks:
             self.net.configure(self.tasks, seeds)
-        tasks = phases[0].tasks
-        if data.network_generator(0, tasks) is not None:
-            self.net.draw_from(data, tasks, start=self.net.as_drawn())
+        if isinstance(data, Draws):  # a stranger's teachers may leave weights to the network
+            self.net.draw_from(data, phases[0].tasks, start=self.net.as_drawn())
         for phase in phases:
             self.net.factors(phase.readout_scale)
             if isinstance(phase.integrator, Exact):

@@ -1,6 +1,7 @@
 """The published ReLU draws against the plain code that they follow: torch's global generator and layers."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -147,3 +148,11 @@ def test_every_teacher_has_a_size_of_its_own(given: str | dict[str, str]) -> Non
         torch.testing.assert_close(teacher.readout.abs(), torch.full((units,), size).to(teacher.readout))
         x, y = data.train_set(0, task)
         torch.testing.assert_close(y[:, 0], teacher(x))
+
+
+def test_teachers_of_others_may_leave_the_weights_to_the_network() -> None:
+    theirs = SimpleNamespace(replicas=data_of().replicas, in_features=D)
+    net = ReLUNet(D, {"main": 1}, hidden=HIDDEN)
+    module = SingleTaskModule(net, {"main": 1})
+    module.way.attach(theirs, 1, module.phases)
+    assert torch.equal(net.first["weight"], ReLUNet(D, {"main": 1}, hidden=HIDDEN, seeds=[3]).first["weight"])
