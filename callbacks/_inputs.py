@@ -1,10 +1,8 @@
 """What a network is called with: any collection of tensors, ragged and padded ones too, cut and joined."""
 
-import copy
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
@@ -15,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from lit_aux.errors import ConfigurationError, check_known
+from lit_aux.trees import mapped
 
 Mask = str | Callable[[Any], Tensor] | Literal[False] | None
 """Where the mask of padded inputs comes from: found in the batch (None), the name that it has there, a
@@ -48,56 +47,6 @@ class Inputs:
     masks: dict[str, Tensor] = field(default_factory=dict)
     step: str = ""
     loader: int = 0
-
-
-def mapped(
-    value: Any, function: Callable[[Any], Any], leaf: Callable[[Any], bool] = lambda value: False
-) -> Any:
-    """Apply a function to every tensor (and packed sequence) in a collection, whatever holds them.
-
-    Args:
-        value: The collection.
-        function: What to apply.
-        leaf: Which collections it is applied to as they are.
-    """
-    if isinstance(value, Tensor | PackedSequence) or leaf(value):
-        return function(value)
-    if isinstance(value, Mapping):
-        return _rebuilt(value, {key: mapped(inner, function, leaf) for key, inner in value.items()})
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(mapped(inner, function, leaf) for inner in value))
-    if isinstance(value, list | tuple):
-        return type(value)(mapped(inner, function, leaf) for inner in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        made = copy.copy(value)
-        for one in fields(value):
-            if hasattr(value, one.name):  # also where the class is frozen
-                object.__setattr__(made, one.name, mapped(getattr(value, one.name), function, leaf))
-        return made
-    if not isinstance(value, type) and callable(getattr(value, "to", None)):
-        return function(value)  # somebody's batch object, which knows how to move
-    return value
-
-
-def _rebuilt(like: Mapping[Any, Any], members: dict[Any, Any]) -> Any:
-    """Return a mapping of the same kind with other members."""
-    if type(like) is dict:
-        return members
-    with suppress(Exception):
-        return type(like)(members)  # type: ignore[call-arg]
-    with suppress(Exception):  # a class with arguments of its own
-        made: Any = copy.copy(like)
-        made.update(members)
-        return made
-    return members
-
-
-def tensors_of(value: Any) -> list[Tensor]:
-    """List the tensors in a collection; of a packed sequence, its data."""
-    found: list[Any] = []
-    mapped(value, found.append)
-    leaves = (leaf.data if isinstance(leaf, PackedSequence) else leaf for leaf in found)
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def moved(value: Any, device: torch.device | str) -> Any:

@@ -13,11 +13,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
 
-from lit_aux.callbacks._inputs import Inputs, fitting, lengths_mask, moved, pads, parts_of, slices, tensors_of
+from lit_aux.callbacks._inputs import Inputs, fitting, lengths_mask, moved, pads, parts_of, slices
 from lit_aux.callbacks._network import call
 from lit_aux.callbacks._no_trace import attached, fixed_rng, traceless
 from lit_aux.callbacks._parameters import clean, is_readout, match
 from lit_aux.errors import ConfigurationError
+from lit_aux.trees import tensors_of
 
 Record = Callable[[str, object], None]
 Spatial = Literal["flatten", "mean"]

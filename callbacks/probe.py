@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Subset
 from torch.utils.data.sampler import RandomSampler, SequentialSampler
 
-from lit_aux.callbacks._inputs import Inputs, Mask, joined, moved, part, resolved, slices, tensors_of
+from lit_aux.callbacks._inputs import Inputs, Mask, joined, moved, part, resolved, slices
 from lit_aux.callbacks._network import Reader
 from lit_aux.callbacks._no_trace import fixed_rng
 from lit_aux.callbacks._options import asked, check_source
+from lit_aux.trees import tensors_of
 
 
 def transfer(trainer: Trainer, module: LightningModule, batch: Any, loader: int = 0) -> Any:

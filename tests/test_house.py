@@ -21,6 +21,8 @@ PACKAGES = [
     "outputs",
     "pickles",
     "identity",
+    "tasks",
+    "trees",
     "functional",
     "models",
     "integrators",

@@ -29,6 +29,7 @@ from lit_aux.phases import PhaseTrainer
 from lit_aux.phases.state import check_archive
 from lit_aux.ranges import SEED, check
 from lit_aux.storage import storage_trouble
+from lit_aux.tasks import Task
 
 _KNOWN = re.compile(r"known subclasses: ([\w., ]+)")
 _PUBLIC = re.compile(r"lit_aux\.\w+\.\w+")
@@ -203,9 +204,11 @@ class AuxiliaryCLI(LightningCLI):
             report(self.trainer)
 
 
-def _tasks(data: Any) -> dict[str, int] | None:
-    """Return each task's number of classes as the data module knows it."""
-    found: dict[str, int] | None = getattr(data, "num_classes", None)
+def _tasks(data: Any) -> dict[str, int | Task] | None:
+    """Return what each task is as the data module knows it, or its number of classes."""
+    found: dict[str, int | Task] | None = getattr(data, "task_types", None) or getattr(
+        data, "num_classes", None
+    )
     return found
 
 

@@ -4,22 +4,22 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional import dimensionality as formulas
 from lit_aux.functional._scale import magnitude, safe_scale
+from lit_aux.metrics.double_precision import DoublePrecisionMetric
 
 MAX_MOMENT_FEATURES = 8192
 """Largest D for which a D x D state is kept: 512 MiB in float64."""
 
 
-class DimensionalityMetric(Metric):
+class DimensionalityMetric(DoublePrecisionMetric):
     """Accumulates one or two sets of activations; subclasses name them and pick the value.
 
     Args:
@@ -167,16 +167,6 @@ class DimensionalityMetric(Metric):
             self._allocate(largest)
             self._cache = self._copy_state_dict()  # what comes back after the synchronised value is computed
         super()._sync_dist(dist_sync_fn, process_group=process_group)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Self:
-        """Follow moves to another device, but stay in float64 whatever dtype the owner is cast to."""
-
-        def move(tensor: Tensor) -> Tensor:
-            device = fn(torch.empty(0, device=tensor.device)).device
-            return tensor if device.type == "mps" else tensor.to(device)  # MPS has no float64
-
-        super()._apply(move, exclude_state)
-        return self
 
 
 class ParticipationRatio(DimensionalityMetric):

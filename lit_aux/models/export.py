@@ -1,5 +1,7 @@
 """Plain timm weights of a trained network, for use without this package."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -35,8 +37,10 @@ def export_state_dict(net: MultiHeadNet, task: str | None) -> dict[str, Tensor]:
             f"export: the backbone is a {type(backbone).__name__}, and only a TimmBackbone has timm weights; "
             "save its state_dict() instead"
         )
-    if task is not None and task not in net.task_slices:
-        raise unknown_name("task", task, net.task_slices)
+    if task is not None and task not in net.tasks:
+        raise unknown_name("task", task, net.tasks)
+    if task is not None and (task not in net.task_slices or task in net.kinds):
+        raise ConfigurationError(f"task: {task!r} has a head that timm has not; export without a task")
     network = getattr(backbone.network, "_orig_mod", backbone.network)
     weights = {plain_name(k): v.detach().cpu().clone() for k, v in network.state_dict().items()}
     rows = None if task is None else net.task_slices[task]
@@ -49,7 +53,7 @@ def export_state_dict(net: MultiHeadNet, task: str | None) -> dict[str, Tensor]:
                 f"task: {backbone.name} has {len(classifiers)} classifiers in timm, so the rows of {task!r} "
                 "have no single place there; export without a task"
             )
-        readout = getattr(net.readout, "_orig_mod", net.readout)
+        readout: Any = getattr(net.readout, "_orig_mod", net.readout)
         for kind, tensor in (("weight", readout.weight), ("bias", readout.bias)):
             key = f"{classifiers[0]}.{kind}"
             value = tensor[rows].detach().cpu().clone()

@@ -18,13 +18,13 @@ from lit_aux.modules.loading import load_checkpoint, save_weights
 from lit_aux.modules.losses import JointLosses
 from lit_aux.modules.optimization import check_layer_decay, task_weights, trainable_names
 from lit_aux.modules.student_training import StudentTraining
-from lit_aux.modules.targets import labels_of
 from lit_aux.modules.training import Training
 from lit_aux.outputs import check_output
 from lit_aux.phases.phase import Phase, check_phases
 from lit_aux.phases.phased import check_phased_data
 from lit_aux.phases.state import check_fit
 from lit_aux.ranges import Range, check
+from lit_aux.tasks import Task, outputs_of
 
 
 class AuxiliaryModule(LightningModule, ABC):
@@ -38,10 +38,14 @@ class AuxiliaryModule(LightningModule, ABC):
     Args:
         backbone: A network that returns features (batch, features), the name of a timm network, or a
             :class:`~lit_aux.models.StudentNet`, whose replicas all train at once on a teacher's data.
-        tasks: Number of outputs of each task; the command line takes it from the data.
-        losses: A loss for every task, or one by task; cross-entropy by default.
-        metrics: torchmetrics by name, the same for every task. Each is copied. By default accuracy, of
-            classes or (``BCEWithLogitsLoss``) of each output; ``mae`` for losses of values (``MSELoss``).
+        tasks: What each task is, a :class:`~lit_aux.Task`, or its number of classes; the command line takes
+            it from the data.
+        losses: A loss for every task, or one by task; by default that of the task's kind, cross-entropy for
+            classes.
+        metrics: torchmetrics by name, the same for every task, or such by task. Each is copied. By default
+            those of the task's kind: accuracy for classes. A number of outputs whose loss is no loss of
+            classes has accuracy of each output (``BCEWithLogitsLoss``), or ``mae`` (``MSELoss``).
+        heads: What maps features to outputs, by task, in place of the linear readout.
         phases: Phases in place of the module's own.
         num_features: Number of features that the backbone returns; needed where it has no attribute of this
             name.
@@ -66,10 +70,11 @@ class AuxiliaryModule(LightningModule, ABC):
     def __init__(
         self,
         backbone: nn.Module | str,
-        tasks: dict[str, int] | None = None,
+        tasks: Mapping[str, int | Task] | None = None,
         *,
         losses: nn.Module | dict[str, nn.Module] | None = None,
-        metrics: dict[str, Metric] | None = None,
+        metrics: dict[str, Metric] | dict[str, dict[str, Metric]] | None = None,
+        heads: dict[str, nn.Module] | None = None,
         phases: list[Phase] | None = None,
         num_features: int | None = None,
         reestimate_batchnorm: bool = True,
@@ -88,14 +93,16 @@ class AuxiliaryModule(LightningModule, ABC):
         self.students: StudentTraining | None = None
         if isinstance(backbone, StudentNet):
             self.net = backbone
-            self.way = self.students = StudentTraining(self, tasks, losses or metrics or compile)
+            self.way = self.students = StudentTraining(
+                self, outputs_of(tasks), losses or metrics or heads or compile
+            )
             losses, metrics = nn.MSELoss(), {}
             self.automatic_optimization = False
         else:
             network = backbone if isinstance(backbone, nn.Module) else _by_name(backbone)
-            self.net = MultiHeadNet(network, tasks, num_features=num_features)
+            self.net = MultiHeadNet(network, tasks, num_features=num_features, heads=heads)
             self.way = DeepTraining(self)
-        self.tasks = dict(tasks)
+        self.tasks = outputs_of(tasks)
         self.evaluation = TaskEvaluation(tasks, losses, metrics)
         self.reestimate_batchnorm = reestimate_batchnorm
         self.batchnorm_samples = batchnorm_samples
@@ -321,7 +328,7 @@ class AuxiliaryModule(LightningModule, ABC):
 
     def task_labels(self, task: str, y: Tensor) -> Tensor:
         """Return which targets are there, bool in the shape of ``y``."""
-        return labels_of(self.evaluation.loss(task), y)
+        return self.evaluation.labels(task, y)
 
     def task_score(self, task: str, metric: Metric, outputs: Tensor, y: Tensor) -> None:
         """Add the labels of a batch to one of ``task_metrics``."""

@@ -21,6 +21,7 @@ from lit_aux.modules.losses import BatchLoss, JointLosses
 from lit_aux.modules.optimization import build_optimizer
 from lit_aux.modules.training import Outputs, Training
 from lit_aux.phases.phase import Phase
+from lit_aux.trees import count_rows
 
 Batch = Mapping[str, tuple[Tensor, Tensor]]
 
@@ -183,7 +184,7 @@ class DeepTraining(Training):
             inputs = {t: x for t, (x, _) in present(transfer(trainer, self._module, batch)).items()}
             with trainer.precision_plugin.forward_context():
                 self.net.forward_tasks(inputs)
-            return sum(len(x) for x in inputs.values())
+            return sum(count_rows(x) for x in inputs.values())
 
         with isolate_rng():
             batches = of_all_tasks(training_batches(trainer), tasks, samples)
@@ -217,7 +218,7 @@ def of_all_tasks(
             continue
         yield batch
         for task, (x, _) in there.items():
-            seen[task] = seen.get(task, 0) + len(x)
+            seen[task] = seen.get(task, 0) + count_rows(x)
 
 
 @torch.no_grad()

@@ -1,9 +1,10 @@
 """Losses and metrics of every task, in training and in evaluation; what does not fit is told in one line."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from copy import deepcopy
-from typing import Any, Literal, Self, cast
+from types import MappingProxyType
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -11,16 +12,19 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lit_aux.errors import ConfigurationError, one_line
+from lit_aux.metrics.double_precision import DoublePrecisionMetric
+from lit_aux.models.multi_head_net import enlarged
 from lit_aux.modules.losses import BatchLoss, batch_loss
 from lit_aux.modules.scoring import classification, metrics_of, score
-from lit_aux.modules.targets import Targets, check_targets, kind_of, targets_of
+from lit_aux.modules.targets import Targets, check_targets, kind_of, labels_of, targets_of
+from lit_aux.tasks import Task, described
 
 _FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, NotImplementedError)
 _OF_THE_DEVICE = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
 Stage = Literal["val", "test"]
 
 
-class _MeanLoss(Metric):
+class _MeanLoss(DoublePrecisionMetric):
     """A weighted mean that also tells what its weights sum to; NaN stays NaN.
 
     Sums are float64, so that it does not matter how samples are divided into batches and processes.
@@ -43,16 +47,6 @@ class _MeanLoss(Metric):
     def compute(self) -> Tensor:
         return torch.stack((self.total / self.count, self.count))
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Self:
-        """Follow moves to another device, but stay in float64 whatever dtype the module is cast to."""
-
-        def move(tensor: Tensor) -> Tensor:
-            device = fn(torch.empty(0, device=tensor.device)).device
-            return tensor if device.type == "mps" else tensor.to(device)  # MPS has no float64
-
-        super()._apply(move, exclude_state)
-        return self
-
 
 class _TrainingLoss(_MeanLoss):
     """The mean alone."""
@@ -65,44 +59,43 @@ class TaskEvaluation(nn.Module):
     """A loss and a set of metrics for each task and stage.
 
     Args:
-        tasks: Number of outputs of each task.
-        losses: One loss for all tasks or one by task; cross-entropy by default.
-        metrics: Metrics by name, copied for each task and stage; by default what fits the loss, see
-            :func:`~lit_aux.modules.scoring.metrics_of`.
+        tasks: What each task is, or its number of outputs.
+        losses: One loss for all tasks or some by task; by default that of a task, or of its kind.
+        metrics: Metrics by name for all tasks, or such by task, copied for each task and stage; by default
+            those of a task, or what fits its kind and loss, see :func:`~lit_aux.modules.scoring.metrics_of`.
 
     Raises:
-        ConfigurationError: If losses are given by task and one is missing, or a task has one class alone.
+        ConfigurationError: If losses or metrics are given of an unknown task, or a task has one class alone.
     """
+
+    _kinds: Mapping[str, Task] = MappingProxyType({})
 
     def __init__(
         self,
-        tasks: Mapping[str, int],
+        tasks: Mapping[str, int | Task],
         losses: nn.Module | Mapping[str, nn.Module] | None = None,
-        metrics: Mapping[str, Metric] | None = None,
+        metrics: Mapping[str, Metric] | Mapping[str, Mapping[str, Metric]] | None = None,
     ) -> None:
         super().__init__()
-        for loss in losses.values() if isinstance(losses, Mapping) else [losses]:
-            if loss is not None and (not isinstance(loss, nn.Module) or type(loss) is nn.Module):
-                raise ConfigurationError(
-                    f"losses: {loss!r} is no loss; name one (torch.nn.MSELoss), or leave it out"
-                )
-        if isinstance(losses, Mapping) and set(losses) != set(tasks):
-            raise ConfigurationError(
-                f"losses: given for {', '.join(losses)}, but the tasks are {', '.join(tasks)}; one for each"
-            )
         self.tasks = tuple(tasks)
         self._checked: set[tuple[str, str]] = set()
         self._as_given: set[str] = set()
-        shared = nn.CrossEntropyLoss() if losses is None else losses
-        by_task = shared if isinstance(shared, Mapping) else dict.fromkeys(tasks, shared)
-        _check_outputs(tasks, by_task, metrics)
+        by_name = described(tasks)
+        plain = Task(2)
+        kinds = {name: Task(t.outputs, t.kind, ignore=t.ignore) for name, t in by_name.items()}
+        kinds = {n: t for n, t in kinds.items() if (t.kind, t.ignore) != (plain.kind, plain.ignore)}
+        if kinds:  # others are known by their losses
+            self._kinds = kinds
+        by_task = _losses(by_name, losses)
+        scored = _metrics(by_name, metrics)
+        _check_outputs(by_name, by_task, scored)
         # Keys hold a stage or a slash, so that no task's name meets one of ModuleDict's own attributes.
         self.losses = nn.ModuleDict({f"/{task}": by_task[task] for task in tasks})
         self.measures = nn.ModuleDict(
             {
-                f"{stage}/{task}": metrics_of(by_task[task], n, metrics)
+                f"{stage}/{name}": metrics_of(task, by_task[name], scored[name])
                 for stage in ("train", "val", "test")
-                for task, n in tasks.items()
+                for name, task in by_name.items()
             }
         )
         self.means = nn.ModuleDict(
@@ -126,21 +119,42 @@ class TaskEvaluation(nn.Module):
             if isinstance(module, Metric):
                 module.reset()
 
+    def kind(self, task: str) -> str:
+        """Return the kind of a task; ``classification`` where its loss alone says what it is."""
+        known = self._kinds.get(task)
+        return "classification" if known is None else known.kind
+
+    def labels(self, task: str, y: Tensor) -> Tensor:
+        """Return which targets of a task are there, bool in the shape of ``y``."""
+        known = self._kinds.get(task)
+        return labels_of(self.loss(task), y if known is None else known.without_ignored(y))
+
     def measure(self, task: str, outputs: Tensor, y: Any) -> BatchLoss:
         """Return the loss of one batch; nothing is counted."""
-        loss = self.loss(task)
-        with _OneLine(_called(loss, task), outputs, y):
-            return batch_loss(loss, outputs, targets_of(loss, outputs, y), as_given=task in self._as_given)
+        loss, (outputs, targets) = self.loss(task), self._compared(task, outputs, y)
+        with _OneLine(self._called(task), outputs, y):
+            return batch_loss(loss, outputs, targets, as_given=task in self._as_given)
 
-    def targets(self, task: str, outputs: Tensor, y: Any) -> Targets:
-        """Return targets as the task's loss takes them, and which of them are there."""
-        loss = self.loss(task)
-        with _OneLine(_called(loss, task), outputs, y):
-            return targets_of(loss, outputs, y)
+    def _compared(self, task: str, outputs: Tensor, y: Any) -> tuple[Tensor, Targets]:
+        """Return outputs in the size of the targets, and these as the task's loss takes them."""
+        known = self._kinds.get(task)
+        with _OneLine(self._called(task), outputs, y):
+            if known is not None:
+                y = known.without_ignored(torch.as_tensor(y, device=outputs.device))
+                outputs = enlarged(outputs, y.shape[-2:]) if known.kind == "dense" and y.ndim > 2 else outputs
+            return outputs, targets_of(self.loss(task), outputs, y)
+
+    def _called(self, task: str) -> str:
+        """Return what an error begins with."""
+        known = self._kinds.get(task)
+        name = type(self.loss(task)).__name__
+        if known is None:
+            return f"losses: {name} of task {task!r}"
+        return f"tasks: {task!r} of kind {known.kind!r}: {name}"
 
     def score(self, metric: Metric, task: str, outputs: Tensor, y: Any) -> None:
         """Add a batch to a metric that is like one of the task's."""
-        loss, targets = self.loss(task), self.targets(task, outputs, y)
+        loss, (outputs, targets) = self.loss(task), self._compared(task, outputs, y)
 
         def attempt(given: bool) -> None:
             score(deepcopy(metric), loss, outputs, targets, as_given=given)
@@ -155,7 +169,7 @@ class TaskEvaluation(nn.Module):
             return
         self._checked.add((stage, task))
         loss = self.loss(task)
-        with _OneLine(_called(loss, task), outputs, targets.y):
+        with _OneLine(self._called(task), outputs, targets.y):
             check_targets(loss, outputs, targets)
             if targets.kind == "own" and targets.flat and self._loss_wants_as_given(loss, outputs, targets):
                 self._as_given.add(task)
@@ -175,10 +189,10 @@ class TaskEvaluation(nn.Module):
 
     def _step(self, stage: str, task: str, outputs: Tensor, y: Any) -> BatchLoss:
         """Add one batch to the measures of a task, and return its loss."""
-        loss, targets = self.loss(task), self.targets(task, outputs, y)
+        loss, (outputs, targets) = self.loss(task), self._compared(task, outputs, y)
         if (stage, task) not in self._checked:
             self._check(stage, task, outputs, targets)
-        with _OneLine(_called(loss, task), outputs, y):
+        with _OneLine(self._called(task), outputs, y):
             found = batch_loss(loss, outputs, targets, as_given=task in self._as_given)
         cast(_MeanLoss, self.means[f"{stage}/{task}"]).update(found.mean, found.count)
         for name, metric in self._metrics(stage, task).items():
@@ -228,19 +242,61 @@ class TaskEvaluation(nn.Module):
         return result
 
 
-def _called(loss: nn.Module, task: str) -> str:
-    return f"losses: {type(loss).__name__} of task {task!r}"
+def _losses(
+    tasks: Mapping[str, Task], losses: nn.Module | Mapping[str, nn.Module] | None
+) -> dict[str, nn.Module]:
+    """Return the loss of each task."""
+    for loss in losses.values() if isinstance(losses, Mapping) else [losses]:
+        if loss is not None and (not isinstance(loss, nn.Module) or type(loss) is nn.Module):
+            raise ConfigurationError(
+                f"losses: {loss!r} is no loss; name one (torch.nn.MSELoss), or leave it out"
+            )
+    if isinstance(losses, Mapping):
+        if not losses or not set(losses) <= set(tasks):
+            raise ConfigurationError(
+                f"losses: given for {', '.join(losses) or 'no task'}, but the tasks are {', '.join(tasks)}"
+            )
+        return {name: losses[name] if name in losses else task.build_loss() for name, task in tasks.items()}
+    shared = nn.CrossEntropyLoss() if losses is None else losses  # one for all, as it is one to the identity
+    own = {name for name, t in tasks.items() if losses is None and not _is_plain(t)}
+    return {name: task.build_loss() if name in own else shared for name, task in tasks.items()}
+
+
+def _is_plain(task: Task) -> bool:
+    """Whether a task is a classification with cross-entropy and nothing else said of it."""
+    return task.kind == "classification" and task.loss is None and task.class_weights is None
+
+
+def _metrics(
+    tasks: Mapping[str, Task], metrics: Mapping[str, Metric] | Mapping[str, Mapping[str, Metric]] | None
+) -> dict[str, Mapping[str, Metric] | None]:
+    """Return the metrics of each task, None for what fits it."""
+    own = {name: task.metrics for name, task in tasks.items()}
+    if metrics is None:
+        return {**own}
+    by_task = [isinstance(found, Mapping) for found in metrics.values()]
+    if not any(by_task):
+        return dict.fromkeys(tasks, cast(Mapping[str, Metric], metrics))
+    if not all(by_task) or not set(metrics) <= set(tasks):
+        raise ConfigurationError(
+            f"metrics: given for {', '.join(metrics)}, but the tasks are {', '.join(tasks)}; give metrics by "
+            "name, the same for all tasks, or {task: {name: metric}}"
+        )
+    return {**own, **cast(Mapping[str, Mapping[str, Metric]], metrics)}
 
 
 def _check_outputs(
-    tasks: Mapping[str, int], losses: Mapping[str, nn.Module], metrics: Mapping[str, Metric] | None
+    tasks: Mapping[str, Task],
+    losses: Mapping[str, nn.Module],
+    metrics: Mapping[str, Mapping[str, Metric] | None],
 ) -> None:
     """Refuse one output where there is nothing to choose from."""
-    for task, outputs in tasks.items():
-        kind = kind_of(losses[task])
-        if outputs < 2 and (kind in ("classes", "distributions") or (metrics is None and kind == "own")):
+    for name, task in tasks.items():
+        kind = kind_of(losses[name])
+        told = metrics[name] is not None or task.kind in ("regression", "multilabel")
+        if task.outputs < 2 and (kind in ("classes", "distributions") or (not told and kind == "own")):
             raise ConfigurationError(
-                f"tasks: {task!r} has one output, which is no classification; give losses and metrics, "
+                f"tasks: {name!r} has one output, which is no classification; give losses and metrics, "
                 "or students (DiagonalNet, ReLUNet) as the backbone of teacher data"
             )
 

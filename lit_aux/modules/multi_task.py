@@ -12,6 +12,7 @@ from lit_aux.modules.losses import JointLosses
 from lit_aux.modules.methods.lookup import method_of
 from lit_aux.modules.methods.task_method import TaskMethod
 from lit_aux.phases.phase import Phase, PhaseSettings
+from lit_aux.tasks import Task
 
 
 class MultiTaskModule(AuxiliaryModule):
@@ -23,7 +24,7 @@ class MultiTaskModule(AuxiliaryModule):
 
     Args:
         backbone: A network that returns features (batch, features), or the name of a timm network.
-        tasks: Number of outputs of each task; the command line takes it from the data.
+        tasks: What each task is, or its number of classes; the command line takes it from the data.
         train_tasks: The tasks that train; all by default.
         task_weights: Weight of each task's loss; 1 by default.
         reduction: Whether the loss is the ``"sum"`` or the ``"mean"`` of the tasks' weighted losses; with the
@@ -48,7 +49,7 @@ class MultiTaskModule(AuxiliaryModule):
     def __init__(
         self,
         backbone: nn.Module | str,
-        tasks: dict[str, int] | None = None,
+        tasks: Mapping[str, int | Task] | None = None,
         *,
         train_tasks: list[str] | None = None,
         task_weights: dict[str, float] | None = None,

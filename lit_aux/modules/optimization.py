@@ -120,7 +120,10 @@ def trainable_names(module: nn.Module, phase: Phase) -> set[str]:
         return set(able)
     named = by_any_name(module)
     names = list(named)
-    patterns = ["net.readout.*"] if phase.trainable == "readout" else list(phase.trainable)
+    patterns = list(phase.trainable)
+    if phase.trainable == "readout":
+        patterns = ["net.readout.*", "net.heads.*"]
+        patterns = [one for one in patterns if any(fnmatch(name, one) for name in names)]
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in names):
             raise ConfigurationError(

@@ -1,6 +1,6 @@
 """Pretraining on auxiliary tasks, then finetuning on the main one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from lightning.pytorch import Callback
@@ -11,6 +11,7 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.modules.base import AuxiliaryModule
 from lit_aux.modules.loading import load_checkpoint
 from lit_aux.phases.phase import Phase, PhaseSettings
+from lit_aux.tasks import Task
 
 
 class PretrainFinetuneModule(AuxiliaryModule):
@@ -21,7 +22,7 @@ class PretrainFinetuneModule(AuxiliaryModule):
 
     Args:
         backbone: A network that returns features (batch, features), or the name of a timm network.
-        tasks: Number of outputs of each task; the command line takes it from the data.
+        tasks: What each task is, or its number of classes; the command line takes it from the data.
         pretrain_tasks: Tasks of the first phase; by default all that are not finetuned on. Where there are
             none, finetuning starts from the backbone's own (pretrained) weights.
         finetune_tasks: Tasks of the later phases.
@@ -54,7 +55,7 @@ class PretrainFinetuneModule(AuxiliaryModule):
     def __init__(
         self,
         backbone: nn.Module | str,
-        tasks: dict[str, int] | None = None,
+        tasks: Mapping[str, int | Task] | None = None,
         *,
         pretrain_tasks: list[str] | None = None,
         finetune_tasks: list[str] | None = None,

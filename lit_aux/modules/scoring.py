@@ -8,11 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, regression
-from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy, MultilabelAccuracy
+from torchmetrics.classification import (
+    BinaryAccuracy,
+    BinaryF1Score,
+    MulticlassAccuracy,
+    MulticlassJaccardIndex,
+    MultilabelAccuracy,
+    MultilabelF1Score,
+)
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional._labels import MISSING
+from lit_aux.metrics import R2Score
 from lit_aux.modules.targets import Targets, kind_of
+from lit_aux.tasks import Task
 
 _BY_ELEMENT = (
     *(regression.MeanAbsoluteError, regression.MeanAbsolutePercentageError),
@@ -23,13 +32,15 @@ _BY_ELEMENT = (
 _LOGITS = (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss, nn.SoftMarginLoss)
 
 
-def metrics_of(loss: nn.Module, outputs: int, metrics: Mapping[str, Metric] | None) -> nn.ModuleDict:
-    """Return copies of metrics; by default what fits the loss.
+def metrics_of(task: Task, loss: nn.Module, metrics: Mapping[str, Metric] | None) -> nn.ModuleDict:
+    """Return copies of metrics; by default what fits the task's kind and its loss.
 
-    That is accuracy: of classes, or of yes and no for each output where the loss takes these. Losses of
-    values have the mean absolute error, ``mae``; of distances (``HingeEmbeddingLoss``), none.
+    Of classes that is accuracy, of each token or pixel too; per pixel the mean intersection over union
+    (``iou``) as well. Several labels an example have their F1, the mean over labels. Values have R2 and the
+    mean absolute error, ``mae``. A task that is told by its loss alone has accuracy of yes and no for each
+    output where the loss takes these; of distances (``HingeEmbeddingLoss``) nothing is measured.
     """
-    found = _defaults(loss, outputs) if metrics is None else metrics
+    found = _defaults(task, loss) if metrics is None else metrics
     copies = {name: deepcopy(metric) for name, metric in found.items()}
     for metric in copies.values():
         # on every process alike, whether or not it will see that one of several bits is missing
@@ -38,14 +49,29 @@ def metrics_of(loss: nn.Module, outputs: int, metrics: Mapping[str, Metric] | No
     return nn.ModuleDict(copies)
 
 
-def _defaults(loss: nn.Module, outputs: int) -> dict[str, Metric]:
-    kind = kind_of(loss)
+def _defaults(task: Task, loss: nn.Module) -> dict[str, Metric]:
+    kind, outputs = kind_of(loss), task.outputs
     if kind == "values":
-        return {"mae": regression.MeanAbsoluteError()}
+        mae = regression.MeanAbsoluteError()
+        return {"r2": R2Score(outputs), "mae": mae} if task.kind == "regression" else {"mae": mae}
     if isinstance(loss, nn.HingeEmbeddingLoss):
         return {}
-    if kind not in ("shares", "signs"):
-        return {"accuracy": MulticlassAccuracy(num_classes=outputs, average="micro")}
+    if kind in ("shares", "signs"):
+        return _of_labels(task.kind == "multilabel", outputs)
+    if kind == "own" and task.kind == "regression":
+        return {"r2": R2Score(outputs), "mae": regression.MeanAbsoluteError()}
+    if kind == "own" and task.kind == "multilabel":
+        return _of_labels(True, outputs)
+    accuracy = MulticlassAccuracy(num_classes=outputs, average="micro")
+    if task.kind == "dense":
+        return {"iou": MulticlassJaccardIndex(num_classes=outputs, average="macro"), "accuracy": accuracy}
+    return {"accuracy": accuracy}
+
+
+def _of_labels(f1: bool, outputs: int) -> dict[str, Metric]:
+    """Return the metrics of yes and no for each output."""
+    if f1:
+        return {"f1": BinaryF1Score() if outputs == 1 else MultilabelF1Score(outputs, average="macro")}
     if outputs == 1:
         return {"accuracy": BinaryAccuracy()}
     return {"accuracy": MultilabelAccuracy(num_labels=outputs, average="micro")}
@@ -118,7 +144,9 @@ def _as_classes(kind: str, loss: nn.Module, outputs: Tensor, targets: Targets) -
 
 def _score_parts(metric: Any, outputs: Tensor, y: Tensor, known: Tensor) -> None:
     """Leave out elements, by the metric's own means or by taking those that are there."""
-    if hasattr(metric, "ignore_index"):
+    if getattr(metric, "takes_missing", False):
+        metric.update(outputs, torch.where(known, y, torch.nan))
+    elif hasattr(metric, "ignore_index"):
         if metric.ignore_index is None:
             metric.ignore_index = MISSING
         metric.update(outputs, torch.where(known, y, torch.full_like(y, metric.ignore_index)))

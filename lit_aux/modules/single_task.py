@@ -1,5 +1,6 @@
 """One task, from scratch: the baseline."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -7,6 +8,7 @@ from torch import nn
 from lit_aux.errors import check_known
 from lit_aux.modules.base import AuxiliaryModule
 from lit_aux.phases.phase import Phase, PhaseSettings
+from lit_aux.tasks import Task
 
 
 class SingleTaskModule(AuxiliaryModule):
@@ -14,7 +16,7 @@ class SingleTaskModule(AuxiliaryModule):
 
     Args:
         backbone: A network that returns features (batch, features), or the name of a timm network.
-        tasks: Number of outputs of each task; the command line takes it from the data.
+        tasks: What each task is, or its number of classes; the command line takes it from the data.
         task: The task that trains.
         settings: Optimizer, schedule and limits.
         **kwargs: As for :class:`AuxiliaryModule`.
@@ -23,7 +25,7 @@ class SingleTaskModule(AuxiliaryModule):
     def __init__(
         self,
         backbone: nn.Module | str,
-        tasks: dict[str, int] | None = None,
+        tasks: Mapping[str, int | Task] | None = None,
         *,
         task: str = "main",
         settings: PhaseSettings | None = None,

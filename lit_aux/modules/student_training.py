@@ -71,7 +71,8 @@ class StudentTraining(Training):
     def __init__(self, module: LightningModule, tasks: dict[str, int], foreign: object) -> None:
         if foreign:
             raise ConfigurationError(
-                "losses, metrics, compile: students train on the mean squared error; leave these options out"
+                "losses, metrics, heads, compile: students train on the mean squared error; leave these "
+                "options out"
             )
         super().__init__(module)
         self.tasks = tasks

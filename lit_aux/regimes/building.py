@@ -38,6 +38,6 @@ def build(config: Mapping[str, Any]) -> tuple[AuxiliaryModule, Any]:
     parser.add_argument("--model", type=AuxiliaryModule)
     parser.add_argument("--data", type=LightningDataModule)
     built = parser.instantiate_classes(parser.parse_object({"data": data})).data
-    model["init_args"]["tasks"] = getattr(built, "num_classes", None)
+    model["init_args"]["tasks"] = getattr(built, "task_types", None) or getattr(built, "num_classes", None)
     module: AuxiliaryModule = parser.instantiate_classes(parser.parse_object({"model": model})).model
     return module, built
