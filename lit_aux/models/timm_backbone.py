@@ -17,7 +17,7 @@ from lit_aux.ranges import COUNT, Range, check
 
 
 class TimmBackbone(nn.Module):
-    """A timm network that returns pooled features (B, num_features).
+    """A timm network that returns pooled features (B, num_features), or a map of them.
 
     The ViT of the CIFAR-100 experiments (patch 4, 7 blocks, width 384, 8 heads, MLP 1536, class token) is
     ``vit_small_patch16_224`` with ``options={"img_size": 32, "patch_size": 4, "depth": 7, "num_heads": 8}``.
@@ -32,6 +32,8 @@ class TimmBackbone(nn.Module):
             images.
         in_chans: Channels of the input.
         drop_rate: Dropout in front of the readout, where the network has it.
+        pooled: ``False`` returns the map of features (B, num_features, H, W) that is pooled otherwise, of a
+            transformer its patches in their places, for tasks of kind ``dense``.
         options: Further arguments of ``timm.create_model``.
 
     Attributes:
@@ -44,6 +46,8 @@ class TimmBackbone(nn.Module):
             network.
     """
 
+    pooled = True
+
     def __init__(
         self,
         name: str,
@@ -52,6 +56,7 @@ class TimmBackbone(nn.Module):
         stem: Literal["imagenet", "cifar"] = "imagenet",
         in_chans: int = 3,
         drop_rate: float = 0.0,
+        pooled: bool = True,
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -72,10 +77,13 @@ class TimmBackbone(nn.Module):
             weights = package_state_dict(pretrained, name) if packaged else read_state_dict(pretrained)
             load_into(self.network, weights, pretrained)
         self.num_features = int(getattr(self.network, "head_hidden_size", None) or self.network.num_features)
+        if not pooled:
+            self.pooled, self.num_features = False, int(self.network.num_features)
+            _check_map(self.network, name)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return features (B, num_features) of images (B, in_chans, H, W)."""
-        return cast(Tensor, self.network(x))
+        """Return features of images (B, in_chans, H, W): (B, num_features), or a map where not pooled."""
+        return cast(Tensor, self.network(x)) if self.pooled else _map(self.network, x)
 
     @property
     def data_config(self) -> dict[str, Any] | None:
@@ -109,6 +117,26 @@ class TimmBackbone(nn.Module):
         if self.stem == "cifar":
             _cifar_stem(network, self.name)
         return network
+
+
+def _map(network: Any, x: Tensor) -> Tensor:
+    """Return the map of features (B, F, H, W) of any of timm's networks."""
+    features: Tensor = network.forward_features(x)
+    if features.ndim == 4:  # of some, channels are last
+        last = features.shape[1] != network.num_features and features.shape[-1] == network.num_features
+        return features.permute(0, 3, 1, 2) if last else features
+    patches = features[:, getattr(network, "num_prefix_tokens", 0) :]
+    height, width = network.patch_embed.grid_size
+    return patches.transpose(1, 2).unflatten(2, (height, width))
+
+
+def _check_map(network: Any, name: str) -> None:
+    """Refuse a network whose features have no place in the image."""
+    if hasattr(network, "patch_embed") and getattr(network, "num_prefix_tokens", None) is not None:
+        if getattr(network.patch_embed, "grid_size", None) is None:
+            raise ConfigurationError(f"pooled: timm's {name} tells no grid of its patches; leave pooled out")
+    elif not callable(getattr(network, "forward_features", None)):
+        raise ConfigurationError(f"pooled: timm's {name} has no map of features; leave pooled out")
 
 
 def _checked(options: dict[str, Any] | None) -> dict[str, Any]:
