@@ -16,6 +16,7 @@ from lit_aux.callbacks._no_trace import attached, told, traceless
 from lit_aux.callbacks._options import asked, name_of
 from lit_aux.callbacks._parameters import uncompiled
 from lit_aux.errors import ConfigurationError
+from lit_aux.trees import concatenated, form_of, tensors_of
 
 Read = TypeVar("Read")
 _STEPS = ("validation_step", "training_step", "predict_step", "test_step")
@@ -91,10 +92,9 @@ class Reader:
                 )
             return found
         if isinstance(batch, Mapping) and batch and all(isinstance(v, tuple | list) for v in batch.values()):
-            try:  # {task: (x, y)}: the inputs of all tasks
-                return Inputs((default_to_input(batch),))
-            except (ConfigurationError, RuntimeError):
-                pass
+            joined = _of_all_tasks(batch)
+            if joined is not None:
+                return Inputs((joined,))
         if isinstance(batch, Tensor) and not self.own:
             return Inputs((batch,))
         if self._whole:
@@ -151,6 +151,17 @@ class Reader:
         if not isinstance(self.mask, str):  # maps of pixels may be what is to be learned
             members = {k: v for k, v in members.items() if v.ndim < 3}
         return candidates(members | named_arguments(found, self.network), found.size)
+
+
+def _of_all_tasks(batch: Mapping[Any, Any]) -> Any:
+    """Return the inputs of all tasks of a batch ``{task: (x, y)}``; None where they are not of one form."""
+    inputs = [pair[0] for pair in batch.values() if len(pair)]
+    if all(isinstance(x, Mapping | tuple) and tensors_of(x) for x in inputs):
+        return concatenated(inputs) if len({form_of(x) for x in inputs}) == 1 else None
+    try:
+        return default_to_input(batch)
+    except (ConfigurationError, RuntimeError):
+        return None
 
 
 def default_to_input(batch: Any) -> Any:

@@ -14,6 +14,7 @@ from lit_aux.callbacks._no_trace import attached, fixed_rng, traceless
 from lit_aux.callbacks.probe import transfer
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.batchnorm import batchnorm_layers, reestimate_batchnorm, uncompiled
+from lit_aux.trees import concatenated, form_of
 
 Probe = Mapping[str, Any]
 """``{task: (x, y)}``."""
@@ -135,9 +136,8 @@ def _reestimate(trainer: Trainer, module: LightningModule, model: TaskModel, pro
                 for task, batch in probe.items()
                 if start < sizes[task]
             }
-            tensors = [x for x in parts.values() if isinstance(x, Tensor)]
-            if alike and len(tensors) == len(parts) and len({x.shape[1:] for x in tensors}) == 1:
-                parts = {next(iter(parts)): torch.cat(tensors)}
+            if alike and len({form_of(x) for x in parts.values()}) == 1:
+                parts = {next(iter(parts)): concatenated(list(parts.values()))}
             yield parts
 
     def forward(batch: dict[str, Any]) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -62,6 +63,7 @@ class FisherTrace(TaskDiagnostic):
                 x, _ = on_device(trainer, pl_module, batch, slice(0, 2))
                 try:
                     check_logits(model.task_outputs(task, x))
+                    _check_classes(batch[1])
                 except ConfigurationError as error:
                     raise ConfigurationError(f"{self.user}: task {task!r}: {error}") from None
 
@@ -84,6 +86,24 @@ class FisherTrace(TaskDiagnostic):
             sums[task] += trace * len(x)
         totals = self.totals(trainer, sums)
         return {task: {"fisher_trace": value / sizes[task]} for task, value in totals.items()}
+
+
+def _check_classes(y: Any) -> None:
+    """Refuse targets that are no classes: outputs of which nothing can be drawn may look like logits.
+
+    Raises:
+        ConfigurationError: For values, and for several labels an example.
+    """
+    if not isinstance(y, Tensor):
+        return
+    known = y[~y.isnan()] if y.is_floating_point() else y
+    several = y.ndim > 1 and y[0].numel() > 1
+    shares = several and y.is_floating_point() and bool(((y.sum(1) - 1).abs() < 1e-3).all())
+    if (several or bool((known != known.round()).any())) and not shares:
+        raise ConfigurationError(
+            f"targets of shape {tuple(y.shape)} are no numbers of classes, of which labels could be drawn; "
+            "name the tasks that are classifications by tasks="
+        )
 
 
 def _places(module: nn.Module) -> dict[str, list[str]]:

@@ -26,6 +26,7 @@ from lit_aux.errors import ConfigurationError, some
 from lit_aux.functional.batchnorm import batchnorm_layers
 from lit_aux.functional.batchnorm import reestimate_batchnorm as reestimate
 from lit_aux.ranges import LIMIT, POSITIVE, SCALE, check
+from lit_aux.trees import concatenated, count_rows, form_of
 
 Preset = Literal["all", "weights", "backbone"]
 
@@ -307,7 +308,7 @@ def _norm(parameters: dict[str, nn.Parameter]) -> float:
 def _by_pass(batch: Any) -> list[Inputs] | None:
     """Return what to run the network on, pass by pass, so that it sees the inputs of all tasks of a batch.
 
-    Of ``{task: (x, y)}`` tasks whose inputs have the same shape and dtype share a pass, as in the project's
+    Of ``{task: (x, y)}`` tasks whose inputs have the same form share a pass, as in the project's
     networks; a task that a batch has nothing of may be None.
 
     Args:
@@ -316,12 +317,11 @@ def _by_pass(batch: Any) -> list[Inputs] | None:
     held = {k: pair for k, pair in batch.items() if pair is not None} if isinstance(batch, Mapping) else {}
     if not held or not all(isinstance(pair, tuple | list) for pair in held.values()):
         return None
-    kinds: dict[Any, dict[str, Any]] = {}
-    for task, pair in held.items():
-        x = default_to_input(pair)
-        kinds.setdefault((x.shape[1:], x.dtype), {})[task] = pair
-    passes = [default_to_input(alike) for alike in kinds.values()]
-    return [Inputs((x,), size=len(x)) for x in passes]
+    kinds: dict[Any, list[Any]] = {}
+    for pair in held.values():
+        x = pair[0] if isinstance(pair[0], Mapping | tuple) else default_to_input(pair)
+        kinds.setdefault(form_of(x), []).append(x)
+    return [Inputs((concatenated(alike),), size=sum(map(count_rows, alike))) for alike in kinds.values()]
 
 
 def _warn_of_layers(user: str, module: nn.Module, layers: Iterable[nn.Module], text: str) -> None:

@@ -21,6 +21,12 @@ from lit_aux.errors import ConfigurationError
 ONE_OF_EACH = [Sharpness, GradientCoherence, FisherTrace]
 
 
+def with_values() -> dict[str, Any]:
+    """Return examples whose targets are values, in place of classes."""
+    given = data()
+    return {"train": {task: (x, y + 0.5) for task, (x, y) in given["train"].items()}}
+
+
 class State(pl.Callback):
     """Keeps all that a batch leaves behind, step by step."""
 
@@ -286,6 +292,11 @@ class OneLogit(Stranger):
             OneLogit,
             lambda: FisherTrace(data=data()),
             "FisherTrace: task 'a': outputs: shape (2,); labels are drawn from logits (examples, classes)",
+        ),
+        (
+            Stranger,
+            lambda: FisherTrace(data=with_values()),
+            "FisherTrace: task 'a': targets of shape (40,) are no numbers of classes",
         ),
     ],
 )
