@@ -1,7 +1,8 @@
-"""Images divided into tasks, in batches ``{task: (x, y)}``, and synthetic teachers."""
+"""Images and arrays divided into tasks, in batches ``{task: (x, y)}``, and synthetic teachers."""
 
 from lit_aux.data.base import TaskDataModule
 from lit_aux.data.cifar100 import CIFAR100DataModule
+from lit_aux.data.diabetes import DiabetesDataModule
 from lit_aux.data.diagonal_teacher import DiagonalTeacherDataModule
 from lit_aux.data.digits import DigitsDataModule
 from lit_aux.data.fashion_mnist import FashionMNISTDataModule
@@ -9,14 +10,18 @@ from lit_aux.data.fashion_mtl import FashionMTLDataModule
 from lit_aux.data.image_folder import ImageFolderDataModule
 from lit_aux.data.loader import InMemoryLoader
 from lit_aux.data.multi_task_loader import MultiTaskLoader
+from lit_aux.data.own_arrays import ArraysDataModule
 from lit_aux.data.relu_teacher import ReLUTeacher, ReLUTeacherDataModule
+from lit_aux.data.splits import SplitsDataModule
 from lit_aux.data.tasks import assign_classes, draw_samples
 from lit_aux.data.teacher_base import TeacherDataModule
 from lit_aux.data.transforms import BatchTransform, RandomCropFlip
 
 __all__ = [
+    "ArraysDataModule",
     "BatchTransform",
     "CIFAR100DataModule",
+    "DiabetesDataModule",
     "DiagonalTeacherDataModule",
     "DigitsDataModule",
     "FashionMNISTDataModule",
@@ -27,6 +32,7 @@ __all__ = [
     "RandomCropFlip",
     "ReLUTeacher",
     "ReLUTeacherDataModule",
+    "SplitsDataModule",
     "TaskDataModule",
     "TeacherDataModule",
     "assign_classes",

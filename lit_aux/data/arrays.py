@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lit_aux.data.files import ImageFiles
+from lit_aux.data.numbers import tensor_of
 from lit_aux.data.samples import Images
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional._labels import MISSING
@@ -51,34 +52,11 @@ def checked(load: Callable[[], Any], class_names: Sequence[str]) -> tuple[Images
     return images.select(kept) if isinstance(images, ImageFiles) else images[kept], labels[kept]
 
 
-def _tensor(given: Any, what: str) -> Tensor:
-    """Return numbers of any kind as a tensor on the CPU."""
-    if isinstance(given, Tensor) and given.is_complex():
-        raise ConfigurationError(f"{what} of type {given.dtype}; give real numbers")
-    if isinstance(given, Tensor):
-        wide = given.dtype in (torch.uint16, torch.uint32, torch.uint64)
-        return given.detach().cpu().long() if wide else given.detach().cpu()
-    if isinstance(given, list | tuple) and given and isinstance(given[0], Tensor):
-        given = [tensor.detach().cpu().numpy() for tensor in given]
-    try:
-        array = np.asarray(given)
-    except ValueError:  # rows of different lengths
-        array = np.empty(0, dtype=object)
-    if array.dtype.kind not in "biuf":
-        shapes = sorted({np.shape(one) for one in given}) if isinstance(given, list | tuple) else []
-        found = f"of shapes {shapes[0]}, {shapes[1]}" if len(shapes) > 1 else f"of type {array.dtype}"
-        raise ConfigurationError(f"{what} {found} make no array of numbers; give all one shape and type")
-    if array.dtype.kind == "u" and array.itemsize > 1:
-        array = array.astype(np.int64)  # torch can do next to nothing with wide unsigned numbers
-    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
-
-
 # Images
 
 
 def _pixels(given: Any, source: str) -> Tensor:
-    images = _tensor(given, f"{source}: images")
+    images = tensor_of(given, f"{source}: images")
     if images.ndim == 3:
         images = images.unsqueeze(1)
     elif images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
@@ -123,7 +101,7 @@ def _to_bytes(images: Tensor, source: str) -> Tensor:
 
 def _labels(given: Any, class_names: Sequence[str], source: str) -> Tensor:
     """Return int64 class numbers, -100 where there is none."""
-    labels = _tensor(_numbered(given, class_names, source), f"{source}: labels")
+    labels = tensor_of(_numbered(given, class_names, source), f"{source}: labels")
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels.flatten()
     if labels.ndim == 2:

@@ -1,29 +1,28 @@
 """What all image data modules have in common."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from math import inf
 from typing import Any
 
-import torch
-from lightning import LightningDataModule
 from torch import Tensor, nn
 
 from lit_aux.data import tasks as of_tasks
 from lit_aux.data.arrays import checked
-from lit_aux.data.loader import TaskLoader, derive_seed, generator_for
-from lit_aux.data.multi_task_loader import MultiTaskLoader, Order, phase_tasks
+from lit_aux.data.loader import generator_for
+from lit_aux.data.multi_task_loader import Order
 from lit_aux.data.samples import Images, Samples, check_noise, noisy_labels
+from lit_aux.data.splits import SplitsDataModule
 from lit_aux.data.transforms import InputFormat, check_normalization, resolve_input_format
-from lit_aux.errors import ConfigurationError, check_known, one_line
+from lit_aux.errors import ConfigurationError, one_line
 from lit_aux.identity.encoder import Encoder
 
 Split = dict[str, Samples]
 """Of each task, the samples of a split."""
 
 
-class TaskDataModule(LightningDataModule, ABC):
+class TaskDataModule(SplitsDataModule[Samples]):
     """Images divided into classification tasks.
 
     A batch is ``{task: (x, y)}`` with x float32 (B, C, H, W), normalized, and y int64 (B,), the class's
@@ -86,32 +85,28 @@ class TaskDataModule(LightningDataModule, ABC):
         augment: nn.Module | None = None,
         label_noise: Mapping[str, float] | None = None,
     ) -> None:
-        super().__init__()
-        of_tasks.at_least("--data.n_val", n_val, 0)
-        sizes = {"n_test": n_test, "batch_size": batch_size, "eval_batch_size": eval_batch_size}
-        for option, value in sizes.items():
-            of_tasks.at_least(f"--data.{option}", value, 1)
+        super().__init__(
+            n_val=n_val,
+            n_test=n_test,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            seed=seed,
+            balanced=balanced,
+        )
         of_tasks.at_least("--data.size", size, 1)
         if channels not in (None, 1, 3):
             raise ConfigurationError(f"--data.channels {channels}: must be 1 or 3")
         check_normalization("--data.mean", mean, -inf)
         check_normalization("--data.std", std, 0)
-        self.seed = of_tasks.resolve_seed(seed)
         self.task_classes = of_tasks.assign_classes(classes, self.class_names, self.seed)
         self.n = of_tasks.resolve_counts(list(self.task_classes), n_main, n_aux, n)
         self.label_noise = check_noise(label_noise, self.task_classes)
-        self.n_val, self.n_test, self.balanced = n_val, n_test, balanced
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.size, self.channels, self.mean, self.std, self.augment = size, channels, mean, std, augment
         for task, count in self.n.items():
             of_tasks.check_classes_covered(task, count, len(self.task_classes[task]), balanced)
             if (pool := self.pool_counts()) is not None:
                 available = sum(pool[index] for index in self.task_classes[task])
                 of_tasks.split_sizes(task, count, 0 if self.has_own_validation else n_val, available)
-        # a process without test images still takes part in the evaluation
-        self.allow_zero_length_dataloader_with_multiple_devices = True
-        self._phase: tuple[list[str], Order, int] = (list(self.task_classes), "interleaved", 0)
-        self._sets: dict[str, Split] = {}
         self._view: InputFormat | None = None
 
     # What subclasses say
@@ -150,41 +145,11 @@ class TaskDataModule(LightningDataModule, ABC):
         return {task: len(classes) for task, classes in self.task_classes.items()}
 
     @property
-    def tasks(self) -> list[str]:
-        """All tasks, in the order of ``classes``."""
-        return list(self.task_classes)
-
-    @property
     def view(self) -> InputFormat:
         """Size, channels and normalization, after ``setup``."""
         if self._view is None:
             self._view = self._resolve_view()
         return self._view
-
-    def samples(self, split: str, task: str) -> Samples:
-        """Return the images and local labels of ``task`` in ``split``: ``train``, ``val`` or ``test``."""
-        check_known("task", task, self.task_classes)
-        if split not in self._sets:
-            self.setup("test" if split == "test" else "fit")
-        return self._sets[split][task]
-
-    def train_size(self, task: str) -> int:
-        """Return the number of training images of a task, over all processes."""
-        return len(self.samples("train", task))
-
-    def batches_per_epoch(self, task: str) -> int:
-        """Return the number of training batches in one pass over a task, on this process."""
-        return len(self._loader("train", [task]))
-
-    def task_batches(self, split: str, task: str) -> TaskLoader:
-        """Return all of a task's images in a split (``train``, ``val``, ``test``): what diagnostics evaluate.
-
-        Batches are (x, y), normalized but not augmented. The order is random, for files lie sorted by class
-        and the first batches are to be like all others, but the same at every call and on every process.
-        """
-        seed = derive_seed(self.seed, "task batches", split, task)
-        order = {"batch_size": self.eval_batch_size, "training": False, "shuffle": True, "seed": seed}
-        return self.samples(split, task).loader(self.view.transform(None), **order)
 
     def fingerprint(self, tasks: Sequence[str], order: Order = "interleaved") -> str:
         """Return a hash of all that training on ``tasks`` depends on: images, labels, normalization, batches.
@@ -198,31 +163,9 @@ class TaskDataModule(LightningDataModule, ABC):
         text = repr((parts, settings)).replace("InputFormat(", "View(", 1)  # as it was called at first
         return blake2b(text.encode(), digest_size=16).hexdigest()
 
-    def __str__(self) -> str:
-        return of_tasks.described(self)
-
     def options(self) -> dict[str, Any]:
         """Return the options that are kept under other names than they are given under."""
-        sizes = {f"n_{task}" if task in ("main", "aux") else f"n.{task}": n for task, n in self.n.items()}
-        return {**sizes, "classes": self.task_classes}
-
-    # Lightning's hooks
-
-    def set_phase(
-        self, tasks: Sequence[str] | None = None, order: Order = "interleaved", first_epoch: int = 0
-    ) -> None:
-        """Say which tasks the next loaders hold.
-
-        Args:
-            tasks: Their names; ``None`` for all.
-            order: Of the training batches of several tasks, see ``MultiTaskLoader``.
-            first_epoch: The trainer's epoch at which the phase begins, so that its batches do not depend on
-                how long earlier phases took.
-
-        Raises:
-            ConfigurationError: For no task, an unknown task or an unknown order.
-        """
-        self._phase = (phase_tasks(tasks, self.task_classes, order), order, first_epoch)
+        return {**super().options(), "classes": self.task_classes}
 
     def setup(self, stage: str | None = None) -> None:
         """Load, draw and resize the images of a stage, once; again only if the network wants another size."""
@@ -230,29 +173,7 @@ class TaskDataModule(LightningDataModule, ABC):
         if self._view is not None and (view.size, view.channels) != (self._view.size, self._view.channels):
             self._sets.clear()
         self._view = view
-        if stage in ("fit", "validate", None) and "train" not in self._sets:
-            train, val = self._split_pool()
-            val = self._apart("val", self.load_val, self.n_val) if self.has_own_validation else val
-            self._sets.update(train=train, val=val)
-        if (stage in ("test", "predict", None) or self._is_tested_later) and "test" not in self._sets:
-            self._sets["test"] = self._apart("test", self.load_test, self.n_test)
-
-    def train_dataloader(self) -> MultiTaskLoader:
-        """Return a loader of the phase's training images; a new one with every call."""
-        return self._loader("train", self._phase[0])
-
-    def val_dataloader(self) -> MultiTaskLoader | list[Any]:
-        """Return a loader of the phase's validation images, or an empty list where there are none."""
-        tasks = [task for task in self._phase[0] if len(self.samples("val", task))]
-        return self._loader("val", tasks) if tasks else []
-
-    def test_dataloader(self) -> MultiTaskLoader:
-        """Return a loader of the phase's test images."""
-        return self._loader("test", self._phase[0])
-
-    def predict_dataloader(self) -> MultiTaskLoader:
-        """Return a loader of the phase's test images."""
-        return self._loader("test", self._phase[0])
+        super().setup(stage)
 
     # Beneath
 
@@ -262,9 +183,8 @@ class TaskDataModule(LightningDataModule, ABC):
         own = self.load_test.__module__.partition(".")[0] != "lit_aux"
         return own and bool(getattr(self.trainer, "test_after_phase", False))
 
-    @property
-    def _world(self) -> int:
-        return self.trainer.world_size if self.trainer is not None else 1
+    def _transform(self, training: bool) -> Any:
+        return self.view.transform(self.augment if training else None)
 
     def _resolve_view(self) -> InputFormat:
         module = getattr(self.trainer, "lightning_module", None)
@@ -280,8 +200,15 @@ class TaskDataModule(LightningDataModule, ABC):
             )
         return images, labels
 
-    def _split_pool(self) -> tuple[Split, Split]:
+    def _draw_pool(self) -> tuple[Split, Split]:
         """Draw training images and, from what they leave, validation images of each task."""
+        train, val = self._split_pool()
+        return train, self._apart("val", self.load_val, self.n_val) if self.has_own_validation else val
+
+    def _draw_test(self) -> Split:
+        return self._apart("test", self.load_test, self.n_test)
+
+    def _split_pool(self) -> tuple[Split, Split]:
         images, labels = self._checked(self.load_pool)
         n_val = 0 if self.has_own_validation else self.n_val
         train, val = {}, {}
@@ -305,29 +232,6 @@ class TaskDataModule(LightningDataModule, ABC):
             # in the order of the data set, so that predictions can be told apart
             found[task] = Samples.pick(images, labels, drawn.sort().values, classes, self.view)
         return found
-
-    def _loader(self, split: str, tasks: Sequence[str]) -> MultiTaskLoader:
-        training, trainer = split == "train", self.trainer
-        device = trainer.strategy.root_device if trainer is not None else torch.device("cpu")
-        transform = self.view.transform(self.augment if training else None)
-        loaders = {}
-        for task in tasks:
-            samples = self._sets[split][task] = self.samples(split, task).to(device)
-            loaders[task] = samples.loader(
-                transform,
-                batch_size=self.batch_size if training else self.eval_batch_size,
-                training=training,
-                shuffle=training and not getattr(trainer, "overfit_batches", 0) > 0,
-                seed=derive_seed(self.seed, "order", task),
-                rank=trainer.global_rank if trainer is not None else 0,
-                world_size=self._world,
-            )
-        _, order, first_epoch = self._phase
-        return MultiTaskLoader(loaders, order, first_epoch=first_epoch, **self._worker_options(device))
-
-    def _worker_options(self, device: torch.device) -> dict[str, Any]:
-        """Options of ``MultiTaskLoader`` for images that workers read."""
-        return {}
 
 
 def fetch(name: str, download: Callable[[], object]) -> None:

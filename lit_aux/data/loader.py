@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.trees import selected
 
 
 def derive_seed(*parts: object) -> int:
@@ -178,14 +179,14 @@ class ResumableLoader(ABC, Generic[Batch]):
         self._epoch, self._position, self._pending = int(state["epoch"]), min(position, len(self)), True
 
 
-Transform = Callable[[Tensor], Tensor]
+Transform = Callable[[Any], Any]
 
 
-class TaskLoader(ResumableLoader[tuple[Tensor, Tensor]]):
-    """Batches ``(x, y)`` of one task; where the images come from is up to subclasses.
+class TaskLoader(ResumableLoader[tuple[Any, Tensor]]):
+    """Batches ``(x, y)`` of one task; where the inputs come from is up to subclasses.
 
     Args:
-        labels: int64 labels, local to the task.
+        labels: Targets with a row a sample: of images int64 (N,), local to the task.
         **order: ``batch_size``, ``training`` and the other options of :class:`BatchOrder`.
     """
 
@@ -195,40 +196,46 @@ class TaskLoader(ResumableLoader[tuple[Tensor, Tensor]]):
         self.order = BatchOrder(len(labels), device=labels.device, **order)
 
     @abstractmethod
-    def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+    def fetch(self, indices: Tensor) -> tuple[Any, Tensor]:
         """Return ``(x, y)`` of the samples ``indices``."""
 
     def __len__(self) -> int:
         return len(self.order)
 
-    def _batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, epoch: int, start: int) -> Iterator[tuple[Any, Tensor]]:
         for number in range(start, len(self)):
             yield self.fetch(self.order.batch(epoch, number))
 
 
 class InMemoryLoader(TaskLoader):
-    """Batches as index look-ups in one tensor: no workers, no per-sample work.
+    """Batches as index look-ups in tensors: no workers, no per-sample work.
 
     Args:
-        images: uint8 (N, C, H, W) on any device; batches are made on that device.
-        labels: int64 (N,), on the same device.
-        transform: From a uint8 batch to what the network takes; by default a cast to float32.
+        images: Images, uint8 (N, C, H, W), or any collection of tensors with a row a sample; on any device,
+            where batches are made.
+        labels: Targets with a row a sample, on the same device.
+        transform: From a batch of inputs as they are held to what the network takes; by default a tensor is
+            cast to float32, a collection stays as it is.
         **order: ``batch_size``, ``training``, ``shuffle``, ``seed``, ``rank``, ``world_size``. Training pads
             over processes and merges a last batch of one; else every sample comes once over all processes, in
             the order given unless ``shuffle`` is true.
     """
 
-    def __init__(
-        self, images: Tensor, labels: Tensor, transform: Transform | None = None, **order: Any
-    ) -> None:
+    def __init__(self, images: Any, labels: Tensor, transform: Transform | None = None, **order: Any) -> None:
         super().__init__(labels, **order)
         self.images = images
-        self.transform = transform if transform is not None else torch.Tensor.float
+        given = torch.Tensor.float if isinstance(images, Tensor) else unchanged
+        self.transform = given if transform is None else transform
 
     @torch.no_grad()
-    def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+    def fetch(self, indices: Tensor) -> tuple[Any, Tensor]:
         """Return ``(x, y)`` of the samples ``indices``."""
-        return self.transform(self.images.index_select(0, indices)), self.labels.index_select(0, indices)
+        return self.transform(selected(self.images, indices)), self.labels.index_select(0, indices)
+
+
+def unchanged(x: Any) -> Any:
+    """Return a batch of inputs as it is held."""
+    return x
 
 
 class BlockLoader(ResumableLoader[int]):

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from lit_aux.data.loader import ResumableLoader, TaskLoader, derive_seed
 from lit_aux.errors import ConfigurationError, check_known
 
-TaskBatch = dict[str, tuple[Tensor, Tensor]]
+TaskBatch = dict[str, tuple[Any, Tensor]]
 Order = Literal["interleaved", "sequential"]
 ORDERS = ("interleaved", "sequential")
 

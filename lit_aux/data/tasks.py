@@ -77,12 +77,21 @@ def assign_classes(
     return result
 
 
+def check_task_name(option: str, task: Any) -> None:
+    """Refuse what cannot be the name of a module or in a log.
+
+    Raises:
+        ConfigurationError: Beginning with the option.
+    """
+    if not isinstance(task, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", task):
+        raise ConfigurationError(
+            f"{option} {task!r} cannot name a task; use letters, digits, _ and -, a letter first"
+        )
+
+
 def _check_task(task: str, wanted: int | Sequence[int | str]) -> None:
     """Refuse names that cannot be module or log names, and tasks that need no deciding."""
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", task):
-        raise ConfigurationError(
-            f"{_CLASSES}: {task!r} cannot name a task; use letters, digits, _ and -, a letter first"
-        )
+    check_task_name(f"{_CLASSES}:", task)
     if isinstance(wanted, str | bool):
         raise ConfigurationError(f"{_CLASSES}: {task!r} needs a number of classes or a list, not {wanted!r}")
     count = wanted if isinstance(wanted, int) else len(wanted)
@@ -206,14 +215,17 @@ def resolve_counts(
     return counts
 
 
-def split_sizes(task: str, n: int | None, n_val: int | None, available: int) -> tuple[int, int]:
-    """Return how many images of the pool train and how many validate.
+def split_sizes(
+    task: str, n: int | None, n_val: int | None, available: int, what: str = "images"
+) -> tuple[int, int]:
+    """Return how many samples of the pool train and how many validate.
 
     Args:
         task: For the error message.
-        n: Training images; ``None`` for all but ``n_val``.
-        n_val: Validation images; ``None`` for what is left, 1000 at most.
-        available: Images of the task in the pool.
+        n: Training samples; ``None`` for all but ``n_val``.
+        n_val: Validation samples; ``None`` for what is left, 1000 at most.
+        available: Samples of the task in the pool.
+        what: What samples are, for the error message.
 
     Raises:
         ConfigurationError: If the pool is too small.
@@ -221,15 +233,15 @@ def split_sizes(task: str, n: int | None, n_val: int | None, available: int) -> 
     if n is None:
         if n_val is not None and n_val >= available:
             raise ConfigurationError(
-                f"--data.n_val {n_val}: task {task!r} has {available} images; leave some to train on"
+                f"--data.n_val {n_val}: task {task!r} has {available} {what}; leave some to train on"
             )
         n = available - (n_val or 0)
     if n > available:
-        raise ConfigurationError(f"{option_for(task)} {n}: task {task!r} has {available} training images")
+        raise ConfigurationError(f"{option_for(task)} {n}: task {task!r} has {available} training {what}")
     left = available - n
     if n_val is not None and n_val > left:
         raise ConfigurationError(
-            f"--data.n_val {n_val}: of {available} images of task {task!r}, {n} train and {left} are left"
+            f"--data.n_val {n_val}: of {available} {what} of task {task!r}, {n} train and {left} are left"
         )
     return n, min(left, 1000) if n_val is None else n_val
 

@@ -3,12 +3,14 @@
 from lit_aux.models.diagonal_net import DiagonalNet
 from lit_aux.models.export import export_state_dict
 from lit_aux.models.lenet import LeNet
+from lit_aux.models.mlp import MLP
 from lit_aux.models.multi_head_net import MultiHeadNet
 from lit_aux.models.relu_net import ReLUNet
 from lit_aux.models.student import Problems, StudentNet
 from lit_aux.models.timm_backbone import TimmBackbone
 
 __all__ = [
+    "MLP",
     "DiagonalNet",
     "LeNet",
     "MultiHeadNet",
