@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from kind_helpers import KINDS, METRIC, KindData, dimensionality, fitted, module_of, trainer_of
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, seed_everything
 from process_helpers import launch
 
 SCRIPT = Path(__file__).parent / "kinds_two_processes_script.py"
@@ -63,6 +63,7 @@ def test_resumed_bit_for_bit(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pretrained_once(tmp_path: Path, kind: str) -> None:
+    seed_everything(0)
     store = {"phase_store": str(tmp_path / "store")}
     first, one = fitted(tmp_path / "a", "PT+FT", kind, **store)
     second, two = fitted(tmp_path / "b", "PT+FT", kind, **store)
@@ -73,9 +74,8 @@ def test_pretrained_once(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("aggregator", ["PCGrad", "UPGrad"])
-def test_gradient_methods(tmp_path: Path, kind: str, aggregator: str) -> None:
-    module, _ = fitted(tmp_path, "MTL", kind, of_module={"aggregator": aggregator})
+def test_gradient_methods(tmp_path: Path, kind: str) -> None:
+    module, _ = fitted(tmp_path, "MTL", kind, of_module={"aggregator": "PCGrad"})
     assert all(bool(p.isfinite().all()) for p in module.parameters())
     start = dict(module_of("MTL", kind).named_parameters())
     assert all(not torch.equal(p, start[name]) for name, p in module.named_parameters() if p.requires_grad)
