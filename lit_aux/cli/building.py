@@ -47,7 +47,7 @@ def noting(build: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @wraps(build)
-    def noted(kind: type, *args: Any, **kwargs: Any) -> Any:
+    def noted(kind: type, /, *args: Any, **kwargs: Any) -> Any:
         try:
             if f"{kind.__module__}.{kind.__qualname__}" == "torch.nn.modules.module.Module":
                 raise ConfigurationError("{} names no class; give a class_path, or leave it out")
@@ -66,7 +66,7 @@ def noting(build: Callable[..., Any]) -> Callable[..., Any]:
     return noted
 
 
-def build_plainly(kind: type, *args: Any, **kwargs: Any) -> Any:
+def build_plainly(kind: type, /, *args: Any, **kwargs: Any) -> Any:
     """Build an object."""
     return kind(*args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""Figures of image classifiers: accuracy by setup and by rescale factor, dimensionality by layer."""
+"""Figures of deep networks: scores by setup and by rescale factor, dimensionality by layer."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,10 +10,12 @@ from lit_aux.figures.curves import SINGLE, Curve, at_factor_one, by_experiment, 
 from lit_aux.figures.layout import Layout, Panel, Request
 from lit_aux.figures.students import factor_key, factor_looks, setup_looks, setups_of
 from lit_aux.figures.style import QUANTITIES
+from lit_aux.runs.row_tasks import name_of
 from lit_aux.runs.typed import Row
 
-_N_MAIN = "main-task images"
-_ACCURACY = "test accuracy"
+_N_MAIN = "main-task examples"
+_SCORES = {"accuracy": "accuracy", "r2": "R²", "f1": "F1", "iou": "IoU", "mae": "mean absolute error"}
+"""What a deep network's test is looked at by: the first that a task has."""
 _RESCALED = "PT+FT"
 NAMES = {"pr_before": "PR before", "pr_after": "PR after", "ensd": "shared (ENSD)"}
 _PUBLISHED_N_MAIN = 1000
@@ -22,22 +24,24 @@ _PUBLISHED = {"PR Pre": "pr_before", "PR Post": "pr_after", "ENSD": "ensd"}
 
 
 def accuracy(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
-    """Lay out test accuracy against n_main: a panel for each experiment, a curve for each setup."""
-    rows, notes = at_factor_one(_accurate(rows))
+    """Lay out the score of tests against n_main: a panel for each experiment, a curve for each setup."""
+    rows, score = _scored(rows, measures)
+    rows, notes = at_factor_one(rows)
     panels = []
     for number, (key, members) in enumerate(by_experiment(rows).items()):
-        curves, title = setups_of(members, "n_main", "accuracy"), panel_name(*key)
-        panels.append(Panel(_key(key), (0, number), curves, _N_MAIN, _ACCURACY, title, y_scale="linear"))
+        curves, title = setups_of(members, "n_main", "score"), panel_name(*key)
+        place, label = (0, number), f"test {score}"
+        panels.append(Panel(_key(key), place, curves, _N_MAIN, label, title, y_scale="linear"))
     return Layout(tuple(panels), len(rows), setup_looks(panels), notes)
 
 
 def accuracy_rescale(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
-    """Lay out accuracy after finetuning by rescale factor, and its difference to factor 1.
+    """Lay out the score after finetuning by rescale factor, and its difference to factor 1.
 
     Differences are paired by seed where rows are runs; of published means they are those of the means, and
     their standard errors are added in squares.
     """
-    rows = _accurate(rows)
+    rows, score = _scored(rows, measures)
     tuned = [row for row in rows if row["setup"] == _RESCALED and row.get("rescale") is not None]
     factors = sorted({row["rescale"] for row in tuned}, reverse=True)
     if len(factors) < 2:
@@ -53,17 +57,17 @@ def accuracy_rescale(rows: Sequence[Row], measures: Sequence[Row], how: Request)
     }
     for number, (key, (members, alone)) in enumerate(groups.items()):
         at = {f: part for (f,), part in grouped(members, ("rescale",)).items()}
-        curves = [curve(at[f], "n_main", "accuracy", factor_key(f)) for f in factors if f in at]
+        curves = [curve(at[f], "n_main", "score", factor_key(f)) for f in factors if f in at]
         others = [f for f in factors if f in at and 1.0 in at and f != 1.0]
         differences = tuple(c for f in others if (c := _difference(at[f], at[1.0], factor_key(f))).x)
         if alone:
-            curves.append(curve(alone, "n_main", "accuracy", SINGLE))
-        title, place = panel_name(*key), (number, 0)
+            curves.append(curve(alone, "n_main", "score", SINGLE))
+        title, place, label = panel_name(*key), (number, 0), f"test {score}"
         panels.append(
-            Panel((*_key(key), "accuracy"), place, tuple(curves), _N_MAIN, _ACCURACY, title, y_scale="linear")
+            Panel((*_key(key), "accuracy"), place, tuple(curves), _N_MAIN, label, title, y_scale="linear")
         )
         if differences:
-            place, label = (number, 1), "accuracy less that at factor 1"
+            place, label = (number, 1), f"{score} less that at factor 1"
             made = Panel((*_key(key), "difference"), place, differences, _N_MAIN, label, y_scale="linear")
             panels.append(replace(made, level=0.0))
     return Layout(tuple(panels), len(tuned) + len(single), factor_looks(factors, panels))
@@ -114,31 +118,44 @@ def _key(kind: tuple[Any, Any]) -> tuple[Any, ...]:
     return kind if kind[1] is not None else kind[:1]
 
 
-def _accurate(rows: Sequence[Row]) -> list[Row]:
-    found = [row for row in rows if row.get("accuracy") is not None]
-    if not found:
-        raise ConfigurationError("no row has an accuracy")
-    return found
+def _scored(rows: Sequence[Row], measures: Sequence[Row]) -> tuple[list[Row], str]:
+    """Return the rows that have a score, as a column, and what the score is.
+
+    Accuracy is a column of the table, others are measures: of the task that a row is of.
+    """
+    known = [row for row in rows if row.get("accuracy") is not None]
+    if known:
+        found = [{**row, "score": row["accuracy"], "score_se": row.get("accuracy_se")} for row in known]
+        return found, _SCORES["accuracy"]
+    tests = {(line["run"], line["measure"]): line["value"] for line in measures if line.get("run")}
+    tasks = {row.get("run"): name_of(row.get("task")) or "main" for row in rows}
+    for score, label in _SCORES.items():
+        by_run = {run: tests.get((run, f"{task}/test_{score}")) for run, task in tasks.items() if run}
+        found = [{**row, "score": by_run.get(row.get("run"))} for row in rows]
+        found = [row for row in found if row["score"] is not None]
+        if found:
+            return found, label
+    raise ConfigurationError("no row has an accuracy, and no run an r2, f1, iou or mae of its test")
 
 
 def _difference(rows: Sequence[Row], ones: Sequence[Row], key: str) -> Curve:
-    """Return the curve of accuracy less that at factor 1."""
+    """Return the curve of a score less that at factor 1."""
     if rows[0].get("seed") is not None:
-        base = {(row["seed"], row["n_main"]): row["accuracy"] for row in ones}
+        base = {(row["seed"], row["n_main"]): row["score"] for row in ones}
         paired = [
-            {**row, "accuracy": row["accuracy"] - base[row["seed"], row["n_main"]]}
+            {**row, "score": row["score"] - base[row["seed"], row["n_main"]]}
             for row in rows
             if (row["seed"], row["n_main"]) in base
         ]
-        return curve(paired, "n_main", "accuracy", key)
+        return curve(paired, "n_main", "score", key)
     means = {row["n_main"]: row for row in ones}
     unpaired = []
     for row in rows:
         if one := means.get(row["n_main"]):
-            errors = [r["accuracy_se"] if r.get("accuracy_se") is not None else nan for r in (row, one)]
-            change = {"accuracy": row["accuracy"] - one["accuracy"], "accuracy_se": hypot(*errors)}
+            errors = [r["score_se"] if r.get("score_se") is not None else nan for r in (row, one)]
+            change = {"score": row["score"] - one["score"], "score_se": hypot(*errors)}
             unpaired.append({**row, **change, "seeds": min(row["seeds"], one["seeds"])})
-    return curve(unpaired, "n_main", "accuracy", key)
+    return curve(unpaired, "n_main", "score", key)
 
 
 def _published_layers(rows: Sequence[Row]) -> list[dict[str, Any]]:

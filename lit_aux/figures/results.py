@@ -88,14 +88,14 @@ FIGURES: dict[str, Figure] = {
         networks=("relu",),
     ),
     "accuracy": Figure(
-        "test accuracy of image classifiers by setup",
+        "test accuracy of deep networks by setup; of other tasks R2, F1 or IoU",
         images.accuracy,
         "lit-aux reproduce fashion-resnet18",
         networks=("image",),
         side_by_side=True,
     ),
     "accuracy-rescale": Figure(
-        "test accuracy by rescale factor, and its difference to factor 1",
+        "the same by rescale factor, and its difference to factor 1",
         images.accuracy_rescale,
         "lit-aux reproduce fashion-resnet18 --setups PT+FT",
         networks=("image",),

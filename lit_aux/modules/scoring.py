@@ -112,7 +112,10 @@ def score(metric: Metric, loss: nn.Module, outputs: Tensor, targets: Targets, *,
     if targets.empty:
         return
     y, known, over_classes = targets.y, targets.known, False
-    outputs, y = outputs.contiguous(), y.contiguous()  # torchmetrics takes views, and a task's rows are a part
+    outputs, y = (
+        outputs.contiguous(),
+        y.contiguous(),
+    )  # torchmetrics takes views, and a task's rows are a part
     if kind := classification(metric):
         outputs, y, over_classes = _as_classes(kind, loss, outputs, targets)
         known = known[:, 0] if known is not None and over_classes else known

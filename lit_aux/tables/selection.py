@@ -164,9 +164,9 @@ def default_value(rows: Sequence[Row]) -> str:
 
 def is_higher_better(value: str) -> bool | None:
     """Return whether more of a column is better; None where neither is."""
-    if value in LOSSES or value.rpartition("/")[2].endswith("loss") or value in ("seconds", "steps"):
+    if value in LOSSES or value.rpartition("/")[2].endswith(("loss", "mae")) or value in ("seconds", "steps"):
         return False
-    return True if value.partition("@")[0].endswith("accuracy") else None
+    return True if value.partition("@")[0].endswith(("accuracy", "f1", "iou", "r2")) else None
 
 
 def varying(rows: Sequence[Row], names: Iterable[str]) -> tuple[list[str], Mapping[str, Any]]:

@@ -111,16 +111,18 @@ class KindData(ArraysDataModule):
 
 
 class KindNet(nn.Module):
-    """The network of a kind, by its name."""
+    """A network for inputs of all kinds."""
 
     num_features = WIDTH
 
-    def __init__(self, kind: str = "regression") -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.net = backbone(kind)
+        self.vectors, self.tokens, self.maps = Vectors(), Tokens(), Maps()
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
-        return cast(Tensor, self.net(*args, **kwargs))
+        if kwargs:
+            return cast(Tensor, self.tokens(**kwargs))
+        return cast(Tensor, self.maps(*args) if args[0].ndim == 4 else self.vectors(*args))
 
 
 SETTINGS = {"optimizer": lambda p: torch.optim.Adam(p, lr=0.02), "max_epochs": 4}
