@@ -16,6 +16,7 @@ from lit_aux.callbacks._no_trace import attached, told, traceless
 from lit_aux.callbacks._options import asked, name_of
 from lit_aux.callbacks._parameters import uncompiled
 from lit_aux.errors import ConfigurationError
+from lit_aux.trees import concatenated, form_of, tensors_of
 
 Read = TypeVar("Read")
 _STEPS = ("validation_step", "training_step", "predict_step", "test_step")
@@ -91,6 +92,9 @@ class Reader:
                 )
             return found
         if isinstance(batch, Mapping) and batch and all(isinstance(v, tuple | list) for v in batch.values()):
+            joint = _collections(batch)
+            if joint is not None:
+                return as_inputs(joint, self.network)
             try:  # {task: (x, y)}: the inputs of all tasks
                 return Inputs((default_to_input(batch),))
             except (ConfigurationError, RuntimeError):
@@ -151,6 +155,14 @@ class Reader:
         if not isinstance(self.mask, str):  # maps of pixels may be what is to be learned
             members = {k: v for k, v in members.items() if v.ndim < 3}
         return candidates(members | named_arguments(found, self.network), found.size)
+
+
+def _collections(batch: Mapping[str, Any]) -> Any:
+    """Return the inputs of all tasks of ``{task: (x, y)}`` where these are dicts or tuples of one form."""
+    inputs = [pair[0] for pair in batch.values() if len(pair) == 2]
+    if len(inputs) < len(batch) or not all(isinstance(x, Mapping | tuple) and tensors_of(x) for x in inputs):
+        return None
+    return concatenated(inputs) if len({form_of(x) for x in inputs}) == 1 else None
 
 
 def default_to_input(batch: Any) -> Any:

@@ -16,6 +16,7 @@ from lit_aux.callbacks._no_trace import fixed_rng
 from lit_aux.callbacks._options import asked
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional._labels import known_labels
+from lit_aux.trees import concatenated, form_of
 
 Pair = tuple[Any, Any]
 Splits = Mapping[str, Mapping[str, Any]]
@@ -128,11 +129,12 @@ def _first(trainer: Trainer, data: TaskData, task: str, n: int, user: str) -> Pa
     if len(pieces) == 1:
         return pieces[0]
     first, *_ = pieces
-    if not all(isinstance(part, Tensor) for piece in pieces for part in piece):
+    if len({form_of(piece) for piece in pieces}) > 1:
         raise ConfigurationError(
-            f"{user}: data: inputs of type {type(first[0]).__name__}; tensors are needed"
+            f"{user}: data: batches of inputs of type {type(first[0]).__name__} cannot be joined; give "
+            "tensors, or dicts or tuples of tensors, of one shape and type"
         )
-    return torch.cat([x for x, _ in pieces]), torch.cat([y for _, y in pieces])
+    return tuple(concatenated(pieces))
 
 
 def _cpu(batch: Any, rows: slice) -> Any:

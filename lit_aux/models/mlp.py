@@ -41,6 +41,7 @@ class MLP(nn.Sequential):
             layers[f"hidden{number + 1}"] = nn.Sequential(*parts, *([nn.Dropout(dropout)] if dropout else []))
         super().__init__(layers)
         self.num_features = width
+        self.feature_info = [{"module": name, "num_chs": width} for name in layers]  # as timm's networks have
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features."""
