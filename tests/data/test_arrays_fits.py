@@ -14,7 +14,9 @@ from toys import toy_trainer
 
 from lit_aux import PhaseSettings, report
 from lit_aux.callbacks import GradientConflict, RepresentationDimensionality
+from lit_aux.cli import main
 from lit_aux.data import ArraysDataModule
+from lit_aux.experiments import ResultsTable
 from lit_aux.models import MLP
 from lit_aux.modules import AuxiliaryModule, MultiTaskModule, PretrainFinetuneModule, SingleTaskModule
 
@@ -141,3 +143,28 @@ def test_diagnostics_join_dicts(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path, callbacks=[measure], logger=False, enable_checkpointing=False)
     trainer.fit(module_of("MTL", kind), datamodule=data_of(kind, eval_batch_size=8))
     assert measure.results
+
+
+def test_a_class_of_arrays_on_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page's own file, with a configuration of another table."""
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "how-to" / "own-arrays.md").read_text()
+    file = next(block for block in page.split("```python\n") if block.startswith("# my_table.py"))
+    Path("my_table.py").write_text(file.partition("```")[0])
+    monkeypatch.setattr("sys.argv", ["lit-aux"])
+    words = ["fit", "--config", str(root / "configs/tabular/ptft.yaml"), "--data=my_table.MyTable"]
+    words += ["--data.n_main=20", "--data.batch_size=16", "--trainer.max_epochs=1", "--trainer.logger=false"]
+    words += ["--trainer.enable_progress_bar=false", "--trainer.phase_store=false"]
+    assert main(words) == 0, capsys.readouterr().err
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("hidden1", "hidden2", "readout", "r2", "mae", "accuracy"))
+    rows = Path("results.csv") if Path("results.csv").is_file() else Path("runs/results.csv")
+    with ResultsTable(rows) as table:
+        (row,) = table.rows()
+        measures = {measure["measure"] for measure in table.measures()}
+    assert (row["experiment"], row["setup"], row["n_main"]) == ("mytable-mlp", "PT+FT", "20")
+    assert {"main/test_r2", "main/test_mae", "aux/test_accuracy"} <= measures
+    assert main(["table", str(rows), "--value", "main/test_r2"]) == 0
+    assert "main/test_r2" in capsys.readouterr().out
