@@ -94,7 +94,7 @@ class Reader:
         if isinstance(batch, Mapping) and batch and all(isinstance(v, tuple | list) for v in batch.values()):
             joined = _of_all_tasks(batch)
             if joined is not None:
-                return Inputs((joined,))
+                return as_inputs(joined, self.network)
         if isinstance(batch, Tensor) and not self.own:
             return Inputs((batch,))
         if self._whole:

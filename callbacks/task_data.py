@@ -128,13 +128,13 @@ def _first(trainer: Trainer, data: TaskData, task: str, n: int, user: str) -> Pa
         raise ConfigurationError(f"{user}: task {task!r} has no training examples with a target")
     if len(pieces) == 1:
         return pieces[0]
+    first, *_ = pieces
     if len({form_of(piece) for piece in pieces}) > 1:
         raise ConfigurationError(
-            f"{user}: data: inputs of type {type(pieces[0][0]).__name__} are not all of one form; give "
-            "tensors, or dictionaries and tuples of them, whose rows have one shape"
+            f"{user}: data: batches of inputs of type {type(first[0]).__name__} cannot be joined; give "
+            "tensors, or dicts or tuples of tensors, of one shape and type"
         )
-    x, y = concatenated([tuple(piece) for piece in pieces])
-    return x, y
+    return tuple(concatenated(pieces))
 
 
 def _cpu(batch: Any, rows: slice) -> Any:

@@ -47,11 +47,11 @@ napoleon_use_ivar = True
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(abc|collections|concurrent|lightning|numpy|os|pathlib|torch|torchmetrics)\..*"),
-    ("py:class", "Trainer|Tensor|Optimizer|LRScheduler|ArgsType"),
+    ("py:class", "Trainer|Tensor|Optimizer|LRScheduler|ArgsType|Metric"),
     # types of single parts that nobody needs to import
     (
         "py:.*",
-        r"(.*\.)?(ImageFiles|ResumableLoader|Samples|TaskLoader|InputFormat|FactorFit|Placement|Draws)",
+        r"(.*\.)?(ImageFiles|ResumableLoader|Samples|TaskLoader|InputFormat|FactorFit|Placement|Draws|Held)",
     ),
     ("py:.*", r"lit_aux\.figures\.(layout\.Request|results\.FIGURES)"),
     ("py:class", r"lit_aux\.trajectories\.\w+\.(Trajectory|Study|Analysis)"),

@@ -111,6 +111,26 @@ def _number(metrics: dict[str, float], name: str) -> str:
     return f"{value:.1e}" if 0 < abs(value) < 0.0005 else f"{value:.3f}"  # of students, whose losses vanish
 
 
+_SCORES = ("accuracy", "f1", "iou", "r2")
+"""Metrics of which 1 is the best that there is."""
+_METRICS = (*_SCORES, "mae")
+
+
+def _measured(phase: "PhaseResult", task: str) -> dict[str, float]:
+    """Return a task's metrics at the end of a phase by name, of test samples where there are some."""
+    for stage in ("test", "val"):
+        prefix = f"{task}/{stage}_"
+        found = {k.removeprefix(prefix): v for k, v in phase.metrics.items() if k.startswith(prefix)}
+        if found:
+            return {name: found[name] for name in sorted(found, key=_place)}
+    return {}
+
+
+def _place(metric: str) -> tuple[int, str]:
+    """Return where a metric stands among others: the usual ones first."""
+    return (_METRICS.index(metric) if metric in _METRICS else len(_METRICS), metric)
+
+
 def phase_table(phases: Sequence["PhaseResult"]) -> "Table":
     """Return a table with a row for each phase and task."""
     from rich import box
@@ -119,20 +139,20 @@ def phase_table(phases: Sequence["PhaseResult"]) -> "Table":
     table = Table(title="How each phase ended", title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("phase", "task"):
         table.add_column(name)
-    accuracies = any(name.endswith("_accuracy") for phase in phases for name in phase.metrics)
-    for name in (*(("accuracy",) if accuracies else ()), "loss", "train loss"):
+    measured = [_measured(phase, task) for phase in phases for task in phase.tasks]
+    metrics = sorted({name for found in measured for name in found} - {"loss"}, key=_place)
+    for name in (*metrics, "loss", "train loss"):
         table.add_column(name, justify="right")
     table.add_column("why it ended", overflow="fold")
     for phase in phases:
         together = _number(phase.metrics, "train_loss")  # of students, over all tasks
         for i, task in enumerate(phase.tasks):
-            stage = "test" if f"{task}/test_loss" in phase.metrics else "val"
+            found = _measured(phase, task)
             reason = f"trained before; {phase.reason}" if phase.reused else phase.reason
             table.add_row(
                 phase.name if i == 0 else "",
                 task,
-                *([_number(phase.metrics, f"{task}/{stage}_accuracy")] if accuracies else []),
-                _number(phase.metrics, f"{task}/{stage}_loss"),
+                *(_number(found, name) for name in (*metrics, "loss")),
                 _number(phase.metrics, f"{task}/train_loss") or together,
                 reason if i == 0 else "",
             )
@@ -194,22 +214,24 @@ def draw(phases: Sequence["PhaseResult"], layers: Sequence["LayerDimensionality"
 
 
 def _draw_phases(axes: "Axes", phases: Sequence["PhaseResult"]) -> None:
-    """Draw the accuracy of each phase on each of its tasks as a labelled bar."""
+    """Draw how well each phase does each of its tasks as a labelled bar: its accuracy, or another score."""
     known: dict[str, float] = {}
+    drawn: set[str] = set()
     for phase in phases:
         for task in phase.tasks:
-            value = phase.metrics.get(f"{task}/test_accuracy", phase.metrics.get(f"{task}/val_accuracy"))
-            if value is not None:
-                known[f"{phase.name}\n{task}"] = value
+            found = [(name, value) for name, value in _measured(phase, task).items() if name in _SCORES]
+            for name, value in found[:1]:
+                known[f"{phase.name}\n{task}" + ("" if name == "accuracy" else f" ({name})")] = value
+                drawn.add(name)
     places = range(len(known))
-    axes.barh(places, list(known.values()), color="#8fb3d4", height=0.55)
+    axes.barh(places, [max(value, 0) for value in known.values()], color="#8fb3d4", height=0.55)
     axes.set_yticks(places, list(known))
     axes.set_ylim(len(known) - 0.4, -0.6)
     axes.set_xlim(0, 1.2)
     axes.set_xticks([0, 0.5, 1.0])
     for place, value in zip(places, known.values(), strict=True):
-        axes.text(value + 0.02, place, f"{value:.3f}", va="center", fontweight="bold")
-    axes.set_xlabel("accuracy")
+        axes.text(max(value, 0) + 0.02, place, f"{value:.3f}", va="center", fontweight="bold")
+    axes.set_xlabel(drawn.pop() if len(drawn) == 1 else "score" if drawn else "accuracy")
     axes.set_title("How each phase ended", loc="left", fontsize=10)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -165,6 +165,18 @@ def _scenes() -> dict[str, tuple[Config, list[tuple[str, str]]]]:
             _class(short_run(), f"{model}/backbone", "lit_aux.models.LeNet"),
             [(f"{model}/backbone/init_args", "lit_aux.models.LeNet")],
         ),
+        "table": (
+            _class(
+                _data("DiabetesDataModule", n_main=8, n_test=4),
+                f"{model}/backbone",
+                "lit_aux.models.MLP",
+                in_features=8,
+            ),
+            [
+                (f"{model}/backbone/init_args", "lit_aux.models.MLP"),
+                ("data/init_args", "lit_aux.data.DiabetesDataModule"),
+            ],
+        ),
         "cifar100": (
             _data("CIFAR100DataModule", root="INPUT/cifar/data", n_main=4, n_aux=100),
             [("data/init_args", "lit_aux.data.CIFAR100DataModule")],

@@ -31,6 +31,7 @@ SENSE: list[tuple[str, str, str]] = [
     (r"limit_(val|test|predict)_batches|overfit_batches|fast_dev_run|min_(epochs|steps)", "0", "none"),
     (r"gradient_clip_val|log_every_n_steps|reload_dataloaders_every_n_epochs", "0", "none"),
     (r"weight_decay|momentum|dampening|gamma|drop_rate|padding|readout_scale|n_val|num_workers", "0", "none"),
+    (r"dropout|test_fraction", "0", "none"),
     (r"chunk|landing|max_backoffs|pairwise_every|min_norm|alpha|beta|mixing", "0", "none"),
     (r"seed|seeds|seed_everything|mean|overlap|correlation|task|last_epoch", "0", "a number like others"),
     (r"default_root_dir|phase_store|model_registry|store|out|output|slurm", _ANY, "a name"),

@@ -112,12 +112,14 @@ def data_options(config: dict[str, Any], root: Path, patch: Callable[..., None])
     if kind == "ImageFolderDataModule":
         make_folder(root / "data")
         return [f"--data.root={root}/data", "--data.batch_size=4", "--data.size=32"]
-    assert kind == "DigitsDataModule"
+    assert kind in ("DigitsDataModule", "DiabetesDataModule")
     return ["--data.n_test=8", "--data.n_val=8", "--data.batch_size=4"]
 
 
 def phase_tasks(config: dict[str, Any]) -> list[str]:
     """Return the tasks that a configuration's data have."""
+    if config["data"]["class_path"].endswith("DiabetesDataModule"):
+        return ["main", "sex", "bp"]
     classes = config["data"]["init_args"].get("classes", {})
     return list(SUPERCLASSES if classes == "superclasses" else classes)
 
@@ -178,14 +180,17 @@ def test_runs(
     summary = json.loads((run / "summary.json").read_text())
     trained = [phase["tasks"] for phase in summary["phases"]]
     module = config["model"]["class_path"].rpartition(".")[2]
-    aux = [["aux"]] if "aux" in phase_tasks(config) else []
+    others = [task for task in phase_tasks(config) if task != "main"]
+    aux = [others] if "main" in phase_tasks(config) and others else []
     probes = [["main"]] if config["model"]["init_args"].get("finetune") == "probe_then_full" else []
     joint = config["model"]["init_args"].get("train_tasks", phase_tasks(config))
     expected = {"SingleTaskModule": [["main"]], "MultiTaskModule": [joint]}
     assert trained == expected.get(module, [*aux, *probes, ["main"]])
     for phase in summary["phases"]:
         assert phase["steps"] in (1, 2)
-        assert all(f"{task}/test_accuracy" in phase["metrics"] for task in phase["tasks"])
+        scores = {"bp": "r2", "main": "r2"} if "tabular" in name else {}
+        for task in phase["tasks"]:
+            assert f"{task}/test_{scores.get(task, 'accuracy')}" in phase["metrics"]
     assert (run / "summary.png").is_file()
 
 

@@ -79,10 +79,12 @@ def test_every_class_with_options_has_a_scene() -> None:
 
 _BASES = {
     *(
+        "ArraysDataModule",
         "AuxiliaryModule",
         "BatchTransform",
         "Scalarization",
         "Integrator",
+        "SplitsDataModule",
         "StudentNet",
         "TaskDataModule",
         "TeacherDataModule",

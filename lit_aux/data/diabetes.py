@@ -21,8 +21,8 @@ class DiabetesDataModule(ArraysDataModule):
 
     Nothing is downloaded. The same fifth of the patients, drawn by the seed, is held out of all tasks. Inputs
     and values are standardized, so that errors are in standard deviations of the training patients:
-    :meth:`in_units` goes back. Linear regression reaches an R2 of .45 on held-out patients (.49 with all ten
-    columns).
+    :meth:`ArraysDataModule.in_units` goes back. Linear regression reaches an R2 of .45 on held-out patients
+    (.49 with all ten columns).
 
     The options are those of :class:`ArraysDataModule`, but for arrays and tasks.
 

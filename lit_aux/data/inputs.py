@@ -35,20 +35,17 @@ def inputs_of(given: Any, what: str) -> Any:
         raise ConfigurationError(
             f"{what} are an empty {type(given).__name__}; give an array of each argument"
         )
-    if isinstance(given, Mapping):
-        if odd := [key for key in given if not isinstance(key, str)]:
-            raise ConfigurationError(f"{what}: {odd[0]!r} is no name of an argument of the backbone")
-        members = {key: _numbers(value, f"{what} {key!r}") for key, value in given.items()}
-        sizes = {key: len(value) for key, value in members.items()}
-    else:
-        members = tuple(_numbers(value, f"{what} {number}") for number, value in enumerate(given))
-        sizes = dict(enumerate(map(len, members)))
-    if len({*sizes.values()}) > 1:
-        found = listed(f"{key}: {size}" for key, size in sizes.items())
+    named = isinstance(given, Mapping)
+    if named and (odd := [key for key in given if not isinstance(key, str)]):
+        raise ConfigurationError(f"{what}: {odd[0]!r} is no name of an argument of the backbone")
+    members = dict(given) if isinstance(given, Mapping) else dict(enumerate(given))
+    found = {key: _numbers(value, f"{what} {key!r}") for key, value in members.items()}
+    if len({len(x) for x in found.values()}) > 1:
+        sizes = listed(f"{key}: {len(x)}" for key, x in found.items())
         raise ConfigurationError(
-            f"{what} differ in their number of rows ({found}); give a row a sample in each"
+            f"{what} differ in their number of rows ({sizes}); give a row a sample in each"
         )
-    return members
+    return found if named else tuple(found.values())
 
 
 def _numbers(given: Any, what: str) -> Tensor:

@@ -17,6 +17,7 @@ from lit_aux.data.splits import SplitsDataModule
 from lit_aux.data.targets import Given, given_targets, known_targets, targets_for, task_of
 from lit_aux.errors import ConfigurationError, check_known
 from lit_aux.identity.encoder import Encoder
+from lit_aux.ranges import Range
 from lit_aux.tasks import Task, described, outputs_of
 from lit_aux.trees import count_rows, form_of, mapped, selected
 
@@ -142,7 +143,7 @@ class ArraysDataModule(SplitsDataModule[ArraySamples]):
             seed=seed,
             balanced=balanced,
         )
-        if isinstance(test_fraction, bool) or not 0 <= test_fraction < 1:
+        if test_fraction not in Range(least=0, below=1):
             raise ConfigurationError(f"--data.test_fraction {test_fraction}: must be at least 0 and below 1")
         self.test_fraction = test_fraction
         self.standardize, self.standardize_targets = standardize, standardize_targets

@@ -144,7 +144,7 @@ def _of_floats(given: Given, known: Tensor, outputs: int | None) -> Task:
     high = int(known.max()) if whole else 0
     if outputs is not None and outputs > 1 and whole and bool((known >= 0).all()):
         return Task(max(outputs, high + 1))
-    numbered_from_0 = whole and high < _MANY and known.unique().tolist() == [*range(high + 1)]
+    numbered_from_0 = whole and high < _MANY and torch.unique(known).tolist() == [*range(high + 1)]
     if outputs is None and numbered_from_0:
         raise ConfigurationError(
             f"{given.what} are floats, and all whole numbers from 0 to {high}; say what they are: "

@@ -255,7 +255,7 @@ def check_classes_covered(task: str, n: int | None, classes: int, balanced: bool
     if balanced and n is not None and n < classes:
         raise ConfigurationError(
             f"{option_for(task)} {n}: task {task!r} has {classes} classes, and a balanced draw holds at "
-            f"least one image of each; give {classes} or more, or --data.balanced false"
+            f"least one of each; give {classes} or more, or --data.balanced false"
         )
 
 

@@ -4,6 +4,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from lit_aux.errors import ConfigurationError
 from lit_aux.ranges import COUNT, Range, check
 
 
@@ -22,7 +23,8 @@ class MLP(nn.Sequential):
         (B, in_features), numbers of any type, to features (B, width).
 
     Raises:
-        ConfigurationError: For sizes that are no whole numbers above 0, or a probability that is none.
+        ConfigurationError: For sizes that are no whole numbers above 0, a probability that is none, and rows
+            of another length.
 
     Example:
         >>> import torch
@@ -41,9 +43,14 @@ class MLP(nn.Sequential):
             layers[f"hidden{number + 1}"] = nn.Sequential(*parts, *([nn.Dropout(dropout)] if dropout else []))
         super().__init__(layers)
         self.num_features = width
+        self.feature_info = [{"module": name, "num_chs": width} for name in layers]  # as timm's networks have
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features."""
         weight = next(self.parameters())
-        features: Tensor = super().forward(x.to(weight.dtype))
+        if x.ndim != 2 or x.shape[1] != weight.shape[1]:
+            raise ConfigurationError(
+                f"in_features: {weight.shape[1]} numbers a row, and MLP got inputs {tuple(x.shape)}"
+            )
+        features: Tensor = super().forward(x.to(weight.dtype))  # type: ignore[no-untyped-call]
         return features

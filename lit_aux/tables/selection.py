@@ -164,9 +164,10 @@ def default_value(rows: Sequence[Row]) -> str:
 
 def is_higher_better(value: str) -> bool | None:
     """Return whether more of a column is better; None where neither is."""
-    if value in LOSSES or value.rpartition("/")[2].endswith(("loss", "mae")) or value in ("seconds", "steps"):
+    if value in LOSSES or value.rpartition("/")[2].endswith("loss") or value in ("seconds", "steps"):
         return False
-    return True if value.partition("@")[0].endswith(("accuracy", "f1", "iou", "r2")) else None
+    metric = value.partition("@")[0].rpartition("_")[2]
+    return {"accuracy": True, "f1": True, "iou": True, "r2": True, "mae": False}.get(metric)
 
 
 def varying(rows: Sequence[Row], names: Iterable[str]) -> tuple[list[str], Mapping[str, Any]]:
