@@ -85,6 +85,7 @@ _BASES = {
         "Integrator",
         "StudentNet",
         "TaskDataModule",
+        "OwnTeacherDataModule",
         "TeacherDataModule",
     ),
     *("LayerDimensionality", "MultiHeadNet", "TaskDiagnostic", "Descent"),

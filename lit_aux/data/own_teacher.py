@@ -64,15 +64,16 @@ class OwnTeacherDataModule(TeacherDataModule):
         blocks_per_epoch: int = 1,
         **options: Any,
     ) -> None:
+        given = dict(**options)  # in this form a command line sees that no base takes them
         known = declared_options(type(self), OwnTeacherDataModule)
-        _check_handed_on(type(self), known, options)
+        _check_handed_on(type(self), known, given)
         axes = {"seed": as_list(given_seed(seed)), "n_main": as_list(n_main)}
-        axes |= {name: as_list(options[name]) for name, option in known.items() if option.spans}
+        axes |= {name: as_list(given[name]) for name, option in known.items() if option.spans}
         parsers = {**COMMON, **{name: option.parse for name, option in known.items()}}
         replicas = span(axes, parsers, cells)
         for name in known:
             _check_one_kind(name, [cell[name] for cell in replicas if name in cell])
-        self._own = {n: option.parse_setting(options[n]) for n, option in known.items() if not option.spans}
+        self._own = {n: option.parse_setting(given[n]) for n, option in known.items() if not option.spans}
         self._read: dict[int, tuple[object, ...]] = {}
         self._tried = False
         super().__init__(
