@@ -22,7 +22,7 @@ Teacher = Tensor | Callable[[Tensor], Tensor]
 
 
 class OwnTeacherDataModule(TeacherDataModule):
-    """The base of teachers of one's own: write :meth:`draw_teacher`, and the options that it reads.
+    """The base of teachers of one's own: write ``draw_teacher``, and the options that it reads.
 
     What a class's constructor takes beside the options below, and hands on by its name, are options of its
     own. Each enters the names of runs and the keys of stored phases, is written into ``measures.csv``
