@@ -194,6 +194,13 @@ def test_contributors_are_told_of_what_is_there() -> None:
     assert parts == {part for part in parts if f"`{part}`" in text}
 
 
+def test_the_glossary_has_the_words_that_the_papers_use() -> None:
+    words = "readout student replica teacher l-order lazy rich nested pr ensd"
+    assert {*words.split()} <= anchors(DOCS / "glossary.md")
+    for page in (ROOT / "README.md", DOCS / "index.md", TUTORIAL):
+        assert "glossary.md" in page.read_text(), page.name
+
+
 def test_every_page_is_in_the_contents() -> None:
     listed = set()
     for page in PAGES:

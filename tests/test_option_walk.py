@@ -87,6 +87,7 @@ _BASES = {
         "SplitsDataModule",
         "StudentNet",
         "TaskDataModule",
+        "OwnTeacherDataModule",
         "TeacherDataModule",
     ),
     *("LayerDimensionality", "MultiHeadNet", "TaskDiagnostic", "Descent"),

@@ -11,6 +11,7 @@ from lit_aux.data.image_folder import ImageFolderDataModule
 from lit_aux.data.loader import InMemoryLoader
 from lit_aux.data.multi_task_loader import MultiTaskLoader
 from lit_aux.data.own_arrays import ArraysDataModule
+from lit_aux.data.own_teacher import OwnTeacherDataModule
 from lit_aux.data.relu_teacher import ReLUTeacher, ReLUTeacherDataModule
 from lit_aux.data.splits import SplitsDataModule
 from lit_aux.data.tasks import assign_classes, draw_samples
@@ -29,6 +30,7 @@ __all__ = [
     "ImageFolderDataModule",
     "InMemoryLoader",
     "MultiTaskLoader",
+    "OwnTeacherDataModule",
     "RandomCropFlip",
     "ReLUTeacher",
     "ReLUTeacherDataModule",

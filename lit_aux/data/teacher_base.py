@@ -77,7 +77,7 @@ class TeacherDataModule(LightningDataModule, ABC):
 
     Args:
         replicas: The values of the axes for every replica, ``seed`` and ``n_main`` among them.
-        k_aux: Active entries or units of the auxiliary teacher.
+        k_aux: Active entries or units of the auxiliary teacher; 0 where it has no such number.
         n_aux: Training rows of the task ``aux``.
         in_features: Number of inputs D.
         n_test: Test rows of each task.
@@ -97,8 +97,8 @@ class TeacherDataModule(LightningDataModule, ABC):
         self,
         replicas: Sequence[Cell],
         *,
-        k_aux: int,
         in_features: int,
+        k_aux: int = 0,
         n_aux: int = 1024,
         n_test: int = 10_000,
         sampling: Sampling = "published",
@@ -135,14 +135,19 @@ class TeacherDataModule(LightningDataModule, ABC):
     def apply_teacher(self, replica: int, task: str, x: Tensor) -> Tensor:
         """Return the targets (n,) that a teacher gives to inputs (n, D), in their dtype."""
 
-    @abstractmethod
     def published_generator(self, cell: Mapping[str, Any], *, pretraining: bool) -> torch.Generator:
         """Return the generator of the published draws as it is when the first inputs are drawn.
 
         Args:
             cell: A replica's values of the axes.
             pretraining: Whether ``aux`` trains alone.
+
+        Raises:
+            ConfigurationError: Where nothing was published.
         """
+        raise ConfigurationError(
+            f"--data.sampling published: {type(self).__name__} has no published draws; choose independent"
+        )
 
     def stream(self, cell: Mapping[str, Any], *, pretraining: bool) -> tuple[object, ...]:
         """Return what moves the published draws of inputs beside seed and numbers of rows: nothing."""
@@ -162,8 +167,13 @@ class TeacherDataModule(LightningDataModule, ABC):
 
     def settings(self) -> dict[str, object]:
         """Return the options that both tasks depend on, for :meth:`fingerprint`."""
-        names = ("k_aux", "in_features", "sampling", "dtype")
-        return {"kind": type(self).__name__, **{name: getattr(self, name) for name in names}}
+        names = ("in_features", "sampling", "dtype")
+        size = {"k_aux": self.k_aux} if self.k_aux else {}
+        return {"kind": type(self).__name__, **size, **{name: getattr(self, name) for name in names}}
+
+    def own_options(self, replica: int) -> dict[str, Any]:
+        """Return a replica's values of the options that somebody's own class has added: none here."""
+        return {}
 
     def __str__(self) -> str:
         return described(self)
@@ -248,7 +258,7 @@ class TeacherDataModule(LightningDataModule, ABC):
         parts: list[object] = [sorted({**self.settings(), **self._scales(teachers)}.items()), sorted(tasks)]
         parts.append(order if len(tasks) > 1 else None)
         if "aux" in tasks:
-            parts.append((self.n_aux, sorted({cell["seed"] for cell in self.replicas})))
+            parts.append((self.n_aux, self._auxiliary_teachers()))
         if "main" in tasks:
             parts.append([sorted(cell.items()) for cell in self.replicas])
             # published main rows are drawn after the auxiliary ones
@@ -326,9 +336,21 @@ class TeacherDataModule(LightningDataModule, ABC):
         cell: Mapping[str, Any] = self.replicas[replica]
         inputs = self.inputs_key(split, replica, task)
         x = cache.get(inputs, lambda: self._rows(cell, self._drawn(split, task, cell)))
-        own = () if task == "aux" else tuple(cell[name] for name in sorted(cell))
-        key = ("targets", task, self._output_scale(task), *inputs, *own)
-        return x, cache.get(key, lambda: self.apply_teacher(replica, task, x).unsqueeze(1))
+        key = ("targets", task, self._output_scale(task), *inputs, *self._decides(replica, task))
+        return x, cache.get(key, lambda: self._targets(split, replica, task, x).unsqueeze(1))
+
+    def _targets(self, split: str, replica: int, task: str, x: Tensor) -> Tensor:
+        """Return the targets (n,) of inputs (n, D) to train on, or to test with."""
+        return self.apply_teacher(replica, task, x)
+
+    def _decides(self, replica: int, task: str) -> tuple[object, ...]:
+        """Return the values of the axes that a task's targets depend on beside the draw of the inputs."""
+        cell = self.replicas[replica]
+        return () if task == "aux" else tuple(cell[name] for name in sorted(cell))
+
+    def _auxiliary_teachers(self) -> list[object]:
+        """Return what tells the auxiliary teachers from those of other grids."""
+        return sorted({cell["seed"] for cell in self.replicas})
 
     def _drawn(self, split: str, task: str, cell: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
         """Return which sets have to be drawn after another for the last of them to be the one wanted."""

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lit_aux.callbacks import RepresentationDimensionality, TaskDiagnostic, TrajectoryLog, WeightRescaling
-from lit_aux.data import TeacherDataModule
+from lit_aux.data import OwnTeacherDataModule, TeacherDataModule
 from lit_aux.experiments.measures import measures_of
 from lit_aux.identity.configuration import run_identity
+from lit_aux.models import StudentNet
 from lit_aux.modules import AuxiliaryModule
 from lit_aux.phases import Phase
-from lit_aux.phases.identity import describe_data, own_parts
+from lit_aux.phases.identity import beneath, describe_data, own_network_options, own_parts
 from lit_aux.phases.phased import setup_of
 from lit_aux.runs.duplicates import settled
 from lit_aux.runs.job import Row
-from lit_aux.runs.table import CLASSES, COLUMNS, TASK, ResultsTable, run_hash
+from lit_aux.runs.table import CLASSES, COLUMNS, TASK, ResultsTable, option_measures, run_hash
 from lit_aux.runs.wandb_summary import log_rows
 
 if TYPE_CHECKING:
@@ -38,8 +39,7 @@ def found_rows(module: AuxiliaryModule, trainer: "Trainer") -> tuple[list[Row], 
         return rows, image_measures(module, trainer, rows)
     rows = student_rows(module)
     measures = student_measures(module, rows)
-    beside = ("evaluations", "replica")  # for the report's own table
-    return [{k: v for k, v in row.items() if k not in beside} for row in rows], measures
+    return [{k: v for k, v in row.items() if k in COLUMNS} for row in rows], measures
 
 
 def write_rows(module: AuxiliaryModule, trainer: "Trainer", folder: Path) -> dict[str, str]:
@@ -213,7 +213,8 @@ def _rescale(module: AuxiliaryModule) -> float:
 def student_rows(module: AuxiliaryModule) -> list[Row]:
     """Return one row for each replica that ended the last phase, in the order of the replicas.
 
-    Columns are those of the results table, and ``evaluations`` and ``replica`` beside them.
+    Columns are those of the results table, and beside them ``evaluations``, ``replica`` and the options of a
+    teacher of one's own.
 
     Args:
         module: One whose network is a student, after ``fit``.
@@ -221,14 +222,14 @@ def student_rows(module: AuxiliaryModule) -> list[Row]:
     students = module.students
     assert students is not None
     results = students.ended(module.phases[-1].name)
-    kind = type(students.net).__name__.removesuffix("Net").lower()
+    data = cast(TeacherDataModule, students.data)
     setup = setup_of(module)
-    description = getattr(module.trainer, "description", None)
-    own = own_parts(description) if description else {}
+    own = _own_parts(module)
     rows = []
     for result in sorted(results, key=lambda row: int(row["replica"])):
         replica = result["replica"]
-        row = {**students.data.replicas[replica], "experiment": kind, "setup": setup}
+        row = {**data.replicas[replica], **data.own_options(replica)}
+        row |= {"experiment": student_experiment(students.net, data), "setup": setup}
         if setup.startswith("PT+FT"):
             given = getattr(module, "rescale", None)
             row["rescale"] = of_replica(1.0 if given is None else given, replica)
@@ -246,11 +247,42 @@ def student_measures(module: AuxiliaryModule, rows: list[Row]) -> list[Row]:
     phase = module.phases[-1].name
     results = {row["replica"]: row for row in students.results[phase]}
     data = cast(TeacherDataModule, students.data)
-    return [
-        {"run": row["run"], **measure}
-        for row in rows
-        for measure in measures_of(students.net, data, results[row["replica"]], phase)
-    ]
+    found = []
+    for row in rows:
+        own = data.own_options(row["replica"])
+        found += option_measures(row["run"], {name: own[name] for name in own if name not in COLUMNS})
+        measured = measures_of(students.net, data, results[row["replica"]], phase)
+        found += [{"run": row["run"], **measure} for measure in measured]
+    return found
+
+
+def student_experiment(net: StudentNet, data: TeacherDataModule) -> str:
+    """Name network and teacher: ``diagonal``, ``relu``, and with a teacher of one's own ``relu-rotated``."""
+    kind = type(net).__name__.removesuffix("Net").lower()
+    if not isinstance(data, OwnTeacherDataModule):
+        return kind
+    teacher = re.sub(r"(Teacher|DataModule|Data)+$", "", type(data).__name__) or "own"
+    return f"{kind}-{teacher.lower()}"
+
+
+def _own_parts(module: AuxiliaryModule) -> Row:
+    """Return what replicas depend on that is somebody's own: code, and attributes that lit_aux does not know.
+
+    Those that hold the axes of a grid are left out: each replica has its own value in its row.
+    """
+    students = module.students
+    assert students is not None
+    description = getattr(module.trainer, "description", None)
+    if not description:
+        return {}
+    parts = own_parts(description)
+    own = parts.pop("own", {})
+    told = beneath(
+        own, {f"data.own.{name}" for name in cast(TeacherDataModule, students.data).own_options(0)}
+    )
+    kept = {name: value for name, value in own.items() if name not in told}
+    kept |= own_network_options(students.net, description)
+    return parts | ({"own": kept} if kept else {})
 
 
 def _options(module: AuxiliaryModule, replica: int) -> Row:

@@ -10,6 +10,7 @@ from lit_aux.experiments.fit_rows import student_rows
 from lit_aux.experiments.means import is_log, kind_of_mean, mean_and_error, mean_of, scaled
 from lit_aux.files import atomic_path
 from lit_aux.runs.job import Row
+from lit_aux.runs.table import COLUMNS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from lit_aux.modules import AuxiliaryModule
 
 _AXES = ("overlap", "correlation", "k_main", "magnitude", "rescale", "n_main")
+_ORDERED = (int, float, str)
 Cell = tuple[tuple[str, Any], ...]
 
 
@@ -122,15 +124,21 @@ def by_cell(rows: Sequence[Row], names: Sequence[str]) -> dict[Cell, list[Row]]:
 def short(value: Any) -> str:
     """Return a value of an axis as it is read; correlations that are all alike as one."""
     if not isinstance(value, str):
-        return f"{value:g}"
-    parts = [f"{float(part):g}" for part in value.split("|")]
+        return str(value).lower() if isinstance(value, bool) else f"{value:g}"
+    try:
+        parts = [f"{float(part):g}" for part in value.split("|")]
+    except ValueError:  # a word
+        return value
     return parts[0] if len({*parts}) == 1 else "|".join(parts)
 
 
 def _shown(rows: Sequence[Row]) -> list[str]:
-    """Return the axes that vary, and n_main."""
-    values = {name: {row[name] for row in rows if name in row} for name in _AXES}
-    return [name for name in _AXES if len(values[name]) > 1 or name == "n_main"]
+    """Return the axes that vary, those of a teacher of one's own first, and n_main."""
+    beside = (*COLUMNS, "evaluations", "replica")
+    own = [name for name, value in rows[0].items() if name not in beside and isinstance(value, _ORDERED)]
+    names = [*own, *_AXES]
+    values = {name: {row[name] for row in rows if name in row} for name in names}
+    return [name for name in names if len(values[name]) > 1 or name == "n_main"]
 
 
 def _bar(rows: Sequence[Row], name: str, log: bool) -> tuple[float, float, float]:

@@ -1,7 +1,6 @@
 """Two-layer ReLU networks: the network, and its losses and gradients by hand."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -10,15 +9,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lit_aux.models.relu_descent import Epoch, ReLUDescent, TaskRows
+from lit_aux.models.relu_descent import Epoch, ReLUDescent
+from lit_aux.models.relu_descent import TaskRows as TaskOfEpoch
 from lit_aux.models.student import (
     Draws,
     Problems,
+    SharedRows,
     StudentNet,
-    equal_sizes,
+    TaskRows,
+    batch_of,
+    by_inputs,
     narrowed,
-    neighbours,
-    split_rows,
+    sizes_of,
 )
 from lit_aux.ranges import COUNT, check
 
@@ -160,24 +162,6 @@ def _generator_for(seed: int, *purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(int(words[0]))
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Replicas that share inputs x (n, d), and their targets (k, n, o) for outputs from ``start`` on."""
-
-    x: Tensor
-    targets: Tensor
-    start: int
-    weight: float
-
-    def select(self, inside: list[int]) -> "_Rows":
-        if len(inside) == len(self.targets):
-            return self
-        return replace(self, targets=self.targets[torch.tensor(inside, device=self.targets.device)])
-
-
-_Task = tuple[list[slice], list[_Rows]]
-
-
 class ReLUObjective:
     """Mean squared error over all rows of all tasks, each on its own outputs, for many replicas.
 
@@ -187,7 +171,12 @@ class ReLUObjective:
     """
 
     def __init__(
-        self, size: tuple[int, int, int], tasks: list[_Task], scale: Tensor, frozen: Tensor | None, chunk: int
+        self,
+        size: tuple[int, int, int],
+        tasks: list[TaskRows],
+        scale: Tensor,
+        frozen: Tensor | None,
+        chunk: int,
     ) -> None:
         self.hidden, self.width, self.count = size  # H, d and O
         self._tasks, self._scale, self._frozen, self._chunk = tasks, scale, frozen, chunk
@@ -202,22 +191,10 @@ class ReLUObjective:
     ) -> "ReLUObjective":
         """Group replicas by the inputs they share."""
         like = net.first["weight"]
-        total = torch.zeros(len(rows), dtype=torch.float64)
-        tasks = []
-        for task in problems.tasks:
-            weight = problems.weights.get(task, 1.0)
-            groups = neighbours([problems.key(row, task) for row in rows])
-            members = []
-            for group in groups:
-                loaded = [problems.load(row, task) for row in rows[group]]
-                x = loaded[0][0].to(like)
-                targets = torch.stack([y for _, y in loaded]).to(like)
-                members.append(_Rows(x, targets, net.task_slice(task).start, weight))
-                total[group] += len(x) * weight
-            tasks.append((groups, members))
+        tasks, scale = by_inputs(net, problems, rows, like)
         chunk = chunk or (1 if like.device.type == "cpu" else 16)
         size = (net.hidden, net.in_features, net.outputs)
-        return cls(size, tasks, (1 / total).to(like), frozen, chunk)
+        return cls(size, tasks, scale, frozen, chunk)
 
     def value_and_gradient(self, theta: Tensor, out: Tensor) -> Tensor:
         """Return the losses (k,) and write the gradients."""
@@ -251,7 +228,7 @@ class ReLUObjective:
 
     def _add(
         self,
-        rows: _Rows,
+        rows: SharedRows,
         inside: slice,
         some: slice,
         first: Tensor,
@@ -302,10 +279,7 @@ class ReLUObjective:
 
     def rows(self) -> int:
         """Return the number of training rows over all tasks; see ``equal_sizes``."""
-        return sum(self._sizes())
-
-    def _sizes(self) -> list[int]:
-        return equal_sizes([[len(rows.x) for rows in members] for _, members in self._tasks])
+        return sum(sizes_of(self._tasks))
 
     def batch(self, chosen: Tensor) -> "ReLUObjective":
         """Return the objective of some rows, counted over tasks one after another.
@@ -313,16 +287,7 @@ class ReLUObjective:
         As published, a task keeps its share of all rows: its mean over its rows in the batch is weighed by
         it. A task without rows there adds nothing.
         """
-        parts = split_rows(chosen, self._sizes())
-        tasks = []
-        for (groups, members), part in zip(self._tasks, parts, strict=True):
-            more = len(members[0].x) / max(len(part), 1)
-            some = [
-                replace(rows, x=rows.x[part], targets=rows.targets[:, part], weight=rows.weight * more)
-                for rows in members
-            ]
-            tasks.append((groups, some))
-        return self._like(tasks, self._scale, self._frozen)
+        return self._like(batch_of(self._tasks, chosen), self._scale, self._frozen)
 
     @property
     def descends(self) -> bool:
@@ -343,7 +308,9 @@ class ReLUObjective:
         for row, own in enumerate(self._by_replica()):
             key = tuple(id(rows.x) for rows, _ in own)
             if key not in epochs:
-                tasks = [TaskRows(rows.x, rows.start, rows.weight * len(rows.x) / total) for rows, _ in own]
+                tasks = [
+                    TaskOfEpoch(rows.x, rows.start, rows.weight * len(rows.x) / total) for rows, _ in own
+                ]
                 epochs[key] = Epoch(tasks, order, batch_size)
             if len(self._targets) == row:
                 self._targets.append(torch.cat([rows.targets[inside, :, 0] for rows, inside in own]))
@@ -351,9 +318,9 @@ class ReLUObjective:
             losses[row] = self._descent.descend(theta[row], self._targets[row], epochs[key], which, rate)
         return losses
 
-    def _by_replica(self) -> list[list[tuple[_Rows, int]]]:
+    def _by_replica(self) -> list[list[tuple[SharedRows, int]]]:
         """Return each replica's rows of every task, and its place among those who share them."""
-        found: list[list[tuple[_Rows, int]]] = [[] for _ in range(self.replicas)]
+        found: list[list[tuple[SharedRows, int]]] = [[] for _ in range(self.replicas)]
         for groups, members in self._tasks:
             for group, rows in zip(groups, members, strict=True):
                 for row in range(group.start, group.stop):
@@ -366,7 +333,7 @@ class ReLUObjective:
         tasks = [narrowed(groups, members, wanted) for groups, members in self._tasks]
         return self._like(tasks, self._scale[keep], None if self._frozen is None else self._frozen[keep])
 
-    def _like(self, tasks: list[_Task], scale: Tensor, frozen: Tensor | None) -> "ReLUObjective":
+    def _like(self, tasks: list[TaskRows], scale: Tensor, frozen: Tensor | None) -> "ReLUObjective":
         """Return one of other rows that computes in the same memory."""
         size = (self.hidden, self.width, self.count)
         made = ReLUObjective(size, tasks, scale, frozen, self._chunk)

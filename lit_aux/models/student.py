@@ -3,12 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from lit_aux.errors import ConfigurationError, check_known
 from lit_aux.ranges import COUNT, POSITIVE, SCALE, check
@@ -130,9 +132,18 @@ class StudentNet(nn.Module, ABC):
     def reset_readout(self, scale: float | Sequence[float] = 1.0, tasks: Iterable[str] | None = None) -> None:
         """Draw readouts anew at the initial scale times ``scale`` (for all replicas, or for each)."""
 
-    @abstractmethod
-    def objective(self, problems: Problems, rows: Tensor, names: Sequence[str], chunk: int) -> object:
-        """Return the losses of some replicas as a function of what trains; see ``Student``."""
+    def objective(self, problems: Problems, rows: Tensor, names: Sequence[str], chunk: int = 0) -> object:
+        """Return the losses of some replicas as a function of what trains, differentiated by autograd.
+
+        Networks of lit_aux have gradients by hand in its place, which cost a fraction of that.
+
+        Args:
+            problems: What they have to fit.
+            rows: Indices of the replicas (k,).
+            names: Parameters that train.
+            chunk: Most replicas in one product; not used here.
+        """
+        return OutputObjective.of(self, problems, rows, names)
 
     def as_drawn(self) -> bool:
         """Return whether the weights are those that the seeds give, untrained and not replaced."""
@@ -228,7 +239,188 @@ class StudentNet(nn.Module, ABC):
 
     @abstractmethod
     def _outputs(self, x: Tensor) -> Tensor:
-        """Return all outputs (R, n, O)."""
+        """Return all outputs (R, n, O) for inputs (n, D), or (R, n, D).
+
+        Where a class leaves :meth:`objective` as it is, parameters may hold fewer replicas than there are.
+        """
+
+
+@dataclass(frozen=True)
+class SharedRows:
+    """Replicas that share inputs x (n, d), and their targets (k, n, o) for outputs from ``start`` on."""
+
+    x: Tensor
+    targets: Tensor
+    start: int
+    weight: float
+
+    def select(self, inside: list[int]) -> "SharedRows":
+        """Return those of some of the replicas."""
+        if len(inside) == len(self.targets):
+            return self
+        return replace(self, targets=self.targets[torch.tensor(inside, device=self.targets.device)])
+
+
+TaskRows = tuple[list[slice], list[SharedRows]]
+"""Which replicas share inputs of a task, and what they share."""
+
+
+class OutputObjective:
+    """Mean squared error over all rows of all tasks, each on its own outputs, for any network's replicas.
+
+    Parameters (k, P) are those of :meth:`StudentNet.pack`. Gradients are autograd's.
+
+    Args:
+        net: The network, whose ``_outputs`` are asked for.
+        names: Its parameters that train.
+        tasks: What the replicas have to fit.
+        scale: One over the number of rows, weighted, (k,).
+        frozen: The other parameters of the replicas.
+    """
+
+    def __init__(
+        self,
+        net: "StudentNet",
+        names: Sequence[str],
+        tasks: list[TaskRows],
+        scale: Tensor,
+        frozen: Mapping[str, Tensor],
+    ) -> None:
+        self._net, self._names, self._tasks, self._scale, self._frozen = net, names, tasks, scale, frozen
+        self.replicas = len(scale)
+        # hooks on hidden layers are for the whole network, not for the replicas that are under way
+        self._caller = _Outputs(net)
+        self._shapes = [net.weights()[name].shape[1:] for name in names]
+
+    @classmethod
+    def of(
+        cls, net: "StudentNet", problems: Problems, rows: Tensor, names: Sequence[str]
+    ) -> "OutputObjective":
+        """Group replicas by the inputs they share."""
+        weights = net.weights()
+        frozen = {name: value.detach()[rows] for name, value in weights.items() if name not in names}
+        tasks, scale = by_inputs(net, problems, rows.tolist(), next(iter(weights.values())))
+        return cls(net, list(names), tasks, scale, frozen)
+
+    def value_and_gradient(self, theta: Tensor, out: Tensor) -> Tensor:
+        """Return the losses (k,) and write the gradients."""
+        with torch.enable_grad():
+            leaf = theta.detach().requires_grad_()
+            losses = self._losses(leaf)
+            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+        out.copy_(gradient)
+        return losses.detach()
+
+    @torch.no_grad()
+    def value(self, theta: Tensor) -> Tensor:
+        """Return the losses (k,)."""
+        return self._losses(theta)
+
+    def rows(self) -> int:
+        """Return the number of training rows over all tasks; see ``equal_sizes``."""
+        return sum(sizes_of(self._tasks))
+
+    def batch(self, chosen: Tensor) -> "OutputObjective":
+        """Return the objective of some rows, counted over tasks one after another; see ``batch_of``."""
+        tasks = batch_of(self._tasks, chosen)
+        return OutputObjective(self._net, self._names, tasks, self._scale, self._frozen)
+
+    def select(self, keep: Tensor) -> "OutputObjective":
+        """Return the objective of some of the replicas."""
+        tasks = [narrowed(groups, members, keep.tolist()) for groups, members in self._tasks]
+        frozen = {name: value[keep] for name, value in self._frozen.items()}
+        return OutputObjective(self._net, self._names, tasks, self._scale[keep], frozen)
+
+    def _losses(self, theta: Tensor) -> Tensor:
+        losses = torch.zeros_like(self._scale)
+        for groups, members in self._tasks:
+            errors = []
+            for group, rows in zip(groups, members, strict=True):
+                outputs = self._outputs(theta, group, rows.x)
+                own = outputs[..., rows.start : rows.start + rows.targets.shape[2]]
+                errors.append(rows.weight * (own - rows.targets).square().sum((1, 2)))
+            losses = losses + torch.cat(errors)
+        return losses * self._scale
+
+    def _outputs(self, theta: Tensor, group: slice, x: Tensor) -> Tensor:
+        """Return all outputs (k, n, O) of a group of replicas."""
+        parts = torch.split(theta[group], [shape.numel() for shape in self._shapes], dim=1)
+        weights = {name: value[group] for name, value in self._frozen.items()}
+        for name, shape, part in zip(self._names, self._shapes, parts, strict=True):
+            weights[name] = part.reshape(len(part), *shape)
+        found = functional_call(self._caller, {f"net.{name}": w for name, w in weights.items()}, (x,))
+        count, expected = len(parts[0]), (len(parts[0]), len(x), self._net.outputs)
+        if not isinstance(found, Tensor) or found.shape != expected:
+            given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ConfigurationError(
+                f"--model.backbone {type(self._net).__name__}: _outputs gives {given} for inputs "
+                f"{tuple(x.shape)} and {count} replicas; return (replicas, rows, outputs), {expected}"
+            )
+        return found
+
+
+class _Outputs(nn.Module):
+    """A network without listeners that is called for all its outputs."""
+
+    def __init__(self, net: "StudentNet") -> None:
+        super().__init__()
+        self.net = copy(net)
+        self.net._modules = {**net._modules, "units": nn.ModuleList()}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net._outputs(x)
+
+
+def by_inputs(
+    net: "StudentNet", problems: Problems, rows: Sequence[int], like: Tensor
+) -> tuple[list[TaskRows], Tensor]:
+    """Group replicas by the inputs that they share.
+
+    Args:
+        net: Their network.
+        problems: What they have to fit.
+        rows: Their numbers (k).
+        like: Of the dtype and on the device of what is returned.
+
+    Returns:
+        The groups of each task, and one over each replica's number of rows, weighted, (k,).
+    """
+    total = torch.zeros(len(rows), dtype=torch.float64)
+    tasks = []
+    for task in problems.tasks:
+        weight = problems.weights.get(task, 1.0)
+        groups = neighbours([problems.key(row, task) for row in rows])
+        members = []
+        for group in groups:
+            loaded = [problems.load(row, task) for row in rows[group]]
+            x = loaded[0][0].to(like)
+            targets = torch.stack([y for _, y in loaded]).to(like)
+            members.append(SharedRows(x, targets, net.task_slice(task).start, weight))
+            total[group] += len(x) * weight
+        tasks.append((groups, members))
+    return tasks, (1 / total).to(like)
+
+
+def sizes_of(tasks: Sequence[TaskRows]) -> list[int]:
+    """Return each task's number of rows; see :func:`equal_sizes`."""
+    return equal_sizes([[len(rows.x) for rows in members] for _, members in tasks])
+
+
+def batch_of(tasks: Sequence[TaskRows], chosen: Tensor) -> list[TaskRows]:
+    """Return some rows, counted over tasks one after another.
+
+    As published, a task keeps its share of all rows: its mean over its rows in the batch is weighed by it. A
+    task without rows there adds nothing.
+    """
+    found = []
+    for (groups, members), part in zip(tasks, split_rows(chosen, sizes_of(tasks)), strict=True):
+        more = len(members[0].x) / max(len(part), 1)
+        some = [
+            replace(rows, x=rows.x[part], targets=rows.targets[:, part], weight=rows.weight * more)
+            for rows in members
+        ]
+        found.append((groups, some))
+    return found
 
 
 def neighbours(keys: Sequence[Hashable]) -> list[slice]:

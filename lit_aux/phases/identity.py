@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -174,6 +174,31 @@ def own_parts(description: Mapping[str, Tree]) -> dict[str, Tree]:
     found = {"own": {name: value for name, value in named.items() if built.match(name)}}
     found["code"] = description["code"]
     return {name: part for name, part in found.items() if part}
+
+
+def own_network_options(net: nn.Module, description: Mapping[str, Tree]) -> Tree:
+    """Return what a run's description has of the attributes that a network's class adds to lit_aux's.
+
+    Args:
+        net: The network of the module that was described.
+        description: As :func:`describe_run` returns it.
+    """
+    added = _added_attributes(type(net), _of_library)
+    return beneath(description["options"], {f"model.net.{name}" for name in added})
+
+
+def beneath(tree: Tree, names: Collection[str]) -> Tree:
+    """Return the entries of a description that have one of some names, or are parts of what has.
+
+    Args:
+        tree: Values and digests by name; a part is named as in ``data.own.rates.0.size``.
+        names: The names.
+    """
+    return {
+        name: value
+        for name, value in tree.items()
+        if any(name == whole or name.startswith(f"{whole}.") for whole in names)
+    }
 
 
 def describe_data(data: Any, phases: Sequence[Phase]) -> Tree:
@@ -356,11 +381,16 @@ def _data_options(data: Any) -> Mapping[str, Any]:
 
 def _own_attributes(data: Any) -> dict[str, Any]:
     """Return the attributes that a class has added to one with a fingerprint, which does not know them."""
-    mro = type(data).__mro__
-    teller = next((base for base in mro if "fingerprint" in vars(base)), None)
+    added = _added_attributes(type(data), lambda base: "fingerprint" in vars(base))
+    return {name: value for name, value in vars(data).items() if name in added}
+
+
+def _added_attributes(kind: type, knows: Callable[[type], bool]) -> frozenset[str]:
+    """Return the attributes that classes set below the first base that knows its own."""
+    mro = kind.__mro__
+    teller = next((base for base in mro if knows(base)), None)
     if teller is None:
-        return {}
+        return frozenset()
     below = mro[: mro.index(teller)]
     known = frozenset().union(*(attributes_set(base) for base in mro[mro.index(teller) :]))
-    added = {name for base in below if not _of_library(base) for name in attributes_set(base)} - known
-    return {name: value for name, value in vars(data).items() if name in added}
+    return frozenset(n for base in below if not _of_library(base) for n in attributes_set(base)) - known

@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_aux.experiments.student_report import short
 from lit_aux.functional import REGIMES, regime
 from lit_aux.regimes.student_features import StudentFeatures
+from lit_aux.runs.table import COLUMNS
 from lit_aux.tables.statistics import order
 
 if TYPE_CHECKING:
@@ -138,8 +139,14 @@ def groups_of(students: Sequence[StudentFeatures]) -> list[list[StudentFeatures]
     """Return the students by cell, those of a cell together, in the order of the axes."""
     found: dict[tuple[Any, ...], list[StudentFeatures]] = {}
     for student in students:
-        found.setdefault(tuple(order(name, student.cell.get(name)) for name in AXES), []).append(student)
+        key = tuple(order(name, student.cell.get(name)) for name in axes_of(student.cell))
+        found.setdefault(key, []).append(student)
     return [found[key] for key in sorted(found)]
+
+
+def axes_of(cell: Mapping[str, Any]) -> list[str]:
+    """Return the names of a cell's axes but for the seed, those of a teacher of one's own first."""
+    return [*(name for name in cell if name not in COLUMNS), *AXES]
 
 
 def summarize(students: Sequence[StudentFeatures]) -> GroupSummary:
@@ -151,7 +158,7 @@ def summarize(students: Sequence[StudentFeatures]) -> GroupSummary:
         students: Of one cell, one a seed. One that learned nothing (beta = 0) counts as no share at all.
     """
     single = [_of_one(student) for student in students]
-    cell = {name: students[0].cell[name] for name in AXES if name in students[0].cell}
+    cell = {name: students[0].cell[name] for name in axes_of(students[0].cell) if name in students[0].cell}
     return GroupSummary(
         cell=cell,
         seeds=tuple(int(student.cell["seed"]) for student in students),
@@ -233,9 +240,10 @@ def _bold(group: GroupSummary, name: str) -> str:
 
 def shown(groups: Sequence[GroupSummary]) -> list[str]:
     """Return the axes that vary, n_main and rescale."""
-    values = {name: {str(group.cell.get(name)) for group in groups} for name in AXES}
+    axes = axes_of(groups[0].cell)
+    values = {name: {str(group.cell.get(name)) for group in groups} for name in axes}
     always = ("n_main", "rescale")
-    return [n for n in AXES if n in groups[0].cell and (len(values[n]) > 1 or n in always)]
+    return [n for n in axes if n in groups[0].cell and (len(values[n]) > 1 or n in always)]
 
 
 def remarks(groups: Sequence[GroupSummary], penalty: str) -> list[str]:

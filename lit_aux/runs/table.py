@@ -194,6 +194,26 @@ def measures_path(path: Path) -> Path:
     return path.with_name("measures.csv" if path.name == "results.csv" else f"{path.stem}.measures.csv")
 
 
+def option_measures(run: str, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return options that are no columns as measures of a run, which belong to no phase and no layer.
+
+    Args:
+        run: The run's name.
+        options: Numbers are written as they are, all else as one line of text.
+    """
+    blank = dict.fromkeys(MEASURE_COLUMNS)
+    return [
+        {**blank, "run": run, "measure": option, "value": _spelled(value)}
+        for option, value in options.items()
+    ]
+
+
+def _spelled(value: Any) -> Any:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    return value if isinstance(value, str) and "\n" not in value else json.dumps(value)
+
+
 def run_hash(config: Mapping[str, Any]) -> str:
     """Return the twelve hexadecimal digits that name a run: a hash of its resolved configuration.
 

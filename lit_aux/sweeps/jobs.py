@@ -1,15 +1,13 @@
 """The runs of a sweep as jobs: a fit in a folder of its own, and the rows that it leaves."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from csv import DictReader
 from pathlib import Path
-from typing import Any
 
 from lit_aux.runs.job import Job, Report, Row, Rows
-from lit_aux.runs.table import MEASURE_COLUMNS, OPTION_COLUMNS, measures_path
+from lit_aux.runs.table import OPTION_COLUMNS, measures_path, option_measures
 from lit_aux.spreadsheets import meant
 from lit_aux.sweeps.run import SweepRun
 
@@ -148,19 +146,8 @@ def _setup(run: SweepRun) -> str:
 
 def _parameters(run: SweepRun, name: str) -> list[Row]:
     """Return the sweep's parameters that are no columns, as measures."""
-    blank = dict.fromkeys(MEASURE_COLUMNS)
-    return [
-        {**blank, "run": name, "measure": option, "value": _spelled(value)}
-        for option, value in run.point.items()
-        if option not in OPTION_COLUMNS
-    ]
-
-
-def _spelled(value: Any) -> Any:
-    """Return numbers as they are, all else as one line of text."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return value
-    return value if isinstance(value, str) and "\n" not in value else json.dumps(value)
+    own = {option: value for option, value in run.point.items() if option not in OPTION_COLUMNS}
+    return option_measures(name, own)
 
 
 def _read(path: Path) -> list[Row]:
