@@ -154,6 +154,11 @@ class TaskDataModule(LightningDataModule, ABC):
         """All tasks, in the order of ``classes``."""
         return list(self.task_classes)
 
+    def names_of_classes(self, task: str) -> list[str]:
+        """Return the names of a task's classes, by their number within it."""
+        check_known("task", task, self.task_classes)
+        return [str(self.class_names[index]) for index in self.task_classes[task]]
+
     @property
     def view(self) -> InputFormat:
         """Size, channels and normalization, after ``setup``."""

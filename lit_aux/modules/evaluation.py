@@ -12,8 +12,10 @@ from torchmetrics import Metric
 
 from lit_aux.errors import ConfigurationError, one_line
 from lit_aux.modules.losses import BatchLoss, batch_loss
+from lit_aux.modules.predictions import answers_of
 from lit_aux.modules.scoring import classification, metrics_of, score
 from lit_aux.modules.targets import Targets, check_targets, kind_of, targets_of
+from lit_aux.phases.answers import Answers
 
 _FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, NotImplementedError)
 _OF_THE_DEVICE = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
@@ -137,6 +139,11 @@ class TaskEvaluation(nn.Module):
         loss = self.loss(task)
         with _OneLine(_called(loss, task), outputs, y):
             return targets_of(loss, outputs, y)
+
+    def answers(self, task: str, outputs: Tensor, y: Any = None) -> Answers:
+        """Return what outputs of a task say; labels, where there are some, in the same form."""
+        targets = None if y is None else self.targets(task, outputs, y)
+        return answers_of(self.loss(task), outputs, targets, self._metrics("test", task).values())
 
     def score(self, metric: Metric, task: str, outputs: Tensor, y: Any) -> None:
         """Add a batch to a metric that is like one of the task's."""

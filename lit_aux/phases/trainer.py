@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loops.fit_loop import _FitLoop
@@ -30,6 +30,7 @@ from lit_aux.phases.loggers import LoggerName, build_logger, describe_runs, disc
 from lit_aux.phases.phase import Phase
 from lit_aux.phases.phased import phased, phased_data
 from lit_aux.phases.places import check_places, remove_leftovers
+from lit_aux.phases.predictions import PredictionWriter, check_predictions
 from lit_aux.phases.ranks import check_processes, starts_processes, take_back, watched
 from lit_aux.phases.state import PhaseResult
 from lit_aux.phases.store import FirstPhaseReuse
@@ -372,6 +373,46 @@ class PhaseTrainer(Trainer):
         found = {k.removeprefix(prefix): float(v) for k, v in self.callback_metrics.items()}
         self.state.fn = TrainerFn.FITTING
         return found
+
+    def predict(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: EVAL_DATALOADERS | LightningDataModule | None = None,
+        datamodule: LightningDataModule | None = None,
+        return_predictions: bool | None = None,
+        ckpt_path: str | Path | None = None,
+        weights_only: bool | None = None,
+        output: str | None = None,
+    ) -> Any:
+        """Predict: compute a checkpoint's outputs, and write what they say into a file.
+
+        Args:
+            model: What predicts; by default what was fitted.
+            dataloaders: What it predicts; by default the data module's ``predict_dataloader``.
+            datamodule: The data module.
+            return_predictions: Whether to return what ``predict_step`` does. By default it is returned unless
+                it is written to ``output``, or processes are started that could not send it back.
+            ckpt_path: Checkpoint whose weights predict; by default those of the model as it is.
+            weights_only: Lightning's own; checkpoints of this Trainer load with True.
+            output: File of the predictions: ``.csv``, a row for each input of each task with label,
+                prediction and probabilities; or ``.npz``, arrays, also of dense outputs.
+
+        Raises:
+            ConfigurationError: If ``output`` cannot hold what is predicted, or is a file of another kind.
+        """
+        how: dict[str, Any] = {"dataloaders": dataloaders, "datamodule": datamodule}
+        how |= {"ckpt_path": ckpt_path, "weights_only": weights_only}
+        if output is None:
+            return super().predict(model, return_predictions=return_predictions, **how)
+        used = self.lightning_module if model is None else model
+        path = check_predictions(output, used, self, ckpt_path)
+        own = self._callback_list.own
+        self.callbacks: list[Callback] = [*own, PredictionWriter(path)]
+        try:
+            with watched(self):
+                return super().predict(model, return_predictions=bool(return_predictions), **how)
+        finally:
+            self.callbacks = own
 
     @property
     def nothing_left(self) -> bool:
