@@ -26,7 +26,14 @@ from lit_aux.phases import resume as resumption
 from lit_aux.phases.callback_list import CallbackList, stop_reason, with_checkpoint
 from lit_aux.phases.checkpoint import PhaseCheckpoint, write_checkpoints_atomically
 from lit_aux.phases.limits import check_trainer
-from lit_aux.phases.loggers import LoggerName, build_logger, describe_runs, discard_runs
+from lit_aux.phases.loggers import (
+    LoggerName,
+    build_logger,
+    describe_runs,
+    discard_runs,
+    folder_of_run,
+    shared_by_runs,
+)
 from lit_aux.phases.loop import PhaseLoop
 from lit_aux.phases.phase import Phase
 from lit_aux.phases.phased import phased, phased_data
@@ -168,6 +175,13 @@ class PhaseTrainer(Trainer):
             if self.is_global_zero:
                 with suppress(OSError):  # only where nothing was written into it
                     Path(root).rmdir()
+
+    @property
+    def log_dir(self) -> str | None:
+        """The run's own folder, also where its logger has one for all runs; every process must ask for it."""
+        if not (self.loggers and shared_by_runs(self.loggers[0])):
+            return super().log_dir
+        return self.strategy.broadcast(folder_of_run(self.loggers[0]))
 
     def _describe(self, model: LightningModule, data: LightningDataModule | None) -> None:
         """Write down what the numbers of the run depend on."""
