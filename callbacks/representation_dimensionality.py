@@ -13,6 +13,7 @@ from lit_aux.callbacks import _measurements as measurements
 from lit_aux.callbacks._averages import Ran, which_weights
 from lit_aux.callbacks._inputs import Inputs, Mask
 from lit_aux.callbacks._layers import Look, Spatial, activations, look, refuse_lazy, resolve_layers
+from lit_aux.callbacks._loggers import log_picture, log_table
 from lit_aux.callbacks._no_trace import never_fatal, snapshot, swapped, told
 from lit_aux.callbacks._options import check_choice, check_source, names_of
 from lit_aux.callbacks._processes import Brought
@@ -24,6 +25,7 @@ from lit_aux.functional.dimensionality import participation_ratio, shared_dimens
 from lit_aux.ranges import POSITIVE, Range, check
 
 _CHANGED = "the network does not give what it gave before (something beside weights has changed)"
+_NUMBERS = ("layer", "pr_before", "pr_after", "ensd", "pr_ratio", "ensd_ratio")
 GROUP_BYTES = 3 << 29
 """Activations (before and after) held at a time; more layers than fit take further passes of the probe."""
 
@@ -45,7 +47,8 @@ class RepresentationDimensionality(measurements.Measuring):
 
     Logged per layer: ``{layer}/pr_before``, ``/pr_after``, ``/ensd``, ``/pr_ratio`` and ``/ensd_ratio``,
     after the module's ``log_prefix`` if it has one. The copy is part of checkpoints, so that a resumed run
-    compares with its true beginning. Training is bit for bit what it is without the callback. Every process
+    compares with its true beginning. W&B gets the table of layers and the picture, TensorBoard the
+    picture. Training is bit for bit what it is without the callback. Every process
     runs the whole probe. Weights must not be sharded.
 
     Attributes:
@@ -194,10 +197,18 @@ class RepresentationDimensionality(measurements.Measuring):
         self.results = [row for row in self.results if row.phase != phase] + rows
         self._tell(rows)
         folder = measurements.folder_of(trainer)
-        if self.picture and folder is not None:
+        if folder is None:
+            return
+        with never_fatal("Logging the table of layers"):
+            shown = [
+                [*(getattr(row, name) for name in _NUMBERS), row.shown_verdict, row.note] for row in rows
+            ]
+            log_table(trainer, pl_module, "layers", [*_NUMBERS, "verdict", "note"], shown)
+        if self.picture:
             name = f"{phase}_dimensionality.png" if phase else "dimensionality.png"
             with never_fatal("Drawing dimensionality"):
-                plot(rows, folder / name.replace("/", "_"))
+                path = plot(rows, folder / name.replace("/", "_"))
+                log_picture(trainer, pl_module, "dimensionality", path)
 
     def _tell(self, rows: list[measurements.LayerDimensionality]) -> None:
         """Warn of what the table alone would not say loudly enough."""

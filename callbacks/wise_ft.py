@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lit_aux.callbacks._loggers import log_picture
 from lit_aux.callbacks._measurements import MixingMeasurement, folder_of, log_scalars, phase_of
 from lit_aux.callbacks._no_trace import live_tensors, never_fatal, restore
 from lit_aux.callbacks._options import check_source, names_of
@@ -147,7 +148,7 @@ class WiSEFT(FromStart):
         self._choose(trainer, pl_module)
         if self.keep_best and self.best is not None:
             self._keep(trainer, pl_module, after, self.best)
-        self._write(trainer)
+        self._write(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Free the memory."""
@@ -198,7 +199,7 @@ class WiSEFT(FromStart):
         there = {f"wise_ft/{r.task}/{r.measure}": r.value for r in self.results if r.mixing == self.best}
         log_scalars(trainer, module, {"wise_ft/best": self.best, **there})
 
-    def _write(self, trainer: Trainer) -> None:
+    def _write(self, trainer: Trainer, module: LightningModule) -> None:
         folder = folder_of(trainer)
         if folder is None:
             return
@@ -206,6 +207,7 @@ class WiSEFT(FromStart):
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write(folder / FILE, text)
         _plot(self.results, self.best, folder / "wise_ft.png")
+        log_picture(trainer, module, "wise_ft", folder / "wise_ft.png")
 
 
 def _plot(results: Sequence[MixingMeasurement], best: float | None, path: Path) -> None:

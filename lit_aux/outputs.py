@@ -139,6 +139,13 @@ def _is_weights(path: Path, start: bytes) -> bool:
     return False
 
 
+def _is_archive(path: Path, start: bytes) -> bool:
+    """Whether a file holds arrays of predictions."""
+    with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/predictions.npy") for name in archive.namelist())
+    return False
+
+
 def _begins(*beginnings: bytes) -> Callable[[Path, bytes], bool]:
     return lambda path, start: start.startswith(beginnings)
 
@@ -154,6 +161,8 @@ KINDS: dict[str, Callable[[Path, bytes], bool]] = {
     "table of measures": _begins(b"run,phase,step,layer,measure,"),
     "table of a trajectory": _begins(b"method,seed,trained,"),
     "table of mixtures": _begins(b"phase,mixing,task,"),
+    "table of predictions": _begins(b"task,input,"),
+    "archive of predictions": _is_archive,
     "table of regimes": _begins(b"factor,seed,layer,"),
     "file of regimes": _begins(b'{\n  "penalty":', b'{\n  "options":'),
 }

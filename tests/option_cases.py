@@ -346,7 +346,7 @@ COMMANDS: dict[str, list[str]] = {
 _OF_LIGHTNING = {
     "validate": (*_COMMON, "verbose", "trainer.limit_val_batches", "model.rescale"),
     "test": (*_COMMON, "verbose", "trainer.limit_test_batches", "model.rescale"),
-    "predict": (*_COMMON, "return_predictions", "trainer.limit_predict_batches", "model.rescale"),
+    "predict": (*_COMMON, "return_predictions", "output", "trainer.limit_predict_batches", "model.rescale"),
     "export": (*_COMMON, "output", "task"),
 }
 """Options of Lightning's other commands; those of models, data and trainers are as in ``fit``."""

@@ -230,7 +230,9 @@ def help_of(*command: str) -> str:
 def is_option(command: str, option: str) -> bool:
     """Whether ``lit-aux COMMAND`` knows an option, also one of a module or data class."""
     name = option.partition("=")[0]
-    if command in ("fit", "test", "export") or (command == "regime" and name not in help_of("regime")):
+    if command in ("fit", "test", "predict", "export") or (
+        command == "regime" and name not in help_of("regime")
+    ):
         return name in KNOWN_OF_FIT or re.search(rf"{re.escape(name)}\b", help_of("fit")) is not None
     return re.search(rf"{re.escape(name)}\b", help_of(command)) is not None
 
@@ -264,7 +266,8 @@ KNOWN_OF_FIT = options_of_classes()
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_every_option_exists(page: Path) -> None:
-    known = ("fit", "test", "export", "reproduce", "regime", "sweep", "table", "figures", "trajectories")
+    known = ("fit", "test", "predict", "export")
+    known += ("reproduce", "regime", "sweep", "table", "figures", "trajectories")
     for command, *words in commands_of(page):
         assert command in known
         for word in words:

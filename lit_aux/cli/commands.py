@@ -29,7 +29,7 @@ COMMANDS = {
     "fit": Command("train: run every phase of a module, one after another", LIGHTNING),
     "validate": Command("measure a checkpoint on validation data", LIGHTNING),
     "test": Command("measure a checkpoint on test data", LIGHTNING),
-    "predict": Command("compute a checkpoint's outputs", LIGHTNING),
+    "predict": Command("compute a checkpoint's outputs, and write predictions into a file", LIGHTNING),
     "export": Command("write a checkpoint's network as plain timm weights", LIGHTNING),
     "sweep": Command("run a W&B sweep file, with or without W&B", "lit_aux.cli.sweep"),
     "reproduce": Command("run an experiment of the paper", "lit_aux.cli.reproduce"),

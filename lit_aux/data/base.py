@@ -15,7 +15,7 @@ from lit_aux.data.multi_task_loader import Order
 from lit_aux.data.samples import Images, Samples, check_noise, noisy_labels
 from lit_aux.data.splits import SplitsDataModule
 from lit_aux.data.transforms import InputFormat, check_normalization, resolve_input_format
-from lit_aux.errors import ConfigurationError, one_line
+from lit_aux.errors import ConfigurationError, check_known, one_line
 from lit_aux.identity.encoder import Encoder
 
 Split = dict[str, Samples]
@@ -143,6 +143,11 @@ class TaskDataModule(SplitsDataModule[Samples]):
     def num_classes(self) -> dict[str, int]:
         """Number of classes of each task; known before any image is loaded."""
         return {task: len(classes) for task, classes in self.task_classes.items()}
+
+    def names_of_classes(self, task: str) -> list[str]:
+        """Return the names of a task's classes, by their number within it."""
+        check_known("task", task, self.task_classes)
+        return [str(self.class_names[index]) for index in self.task_classes[task]]
 
     @property
     def view(self) -> InputFormat:

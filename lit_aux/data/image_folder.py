@@ -127,8 +127,10 @@ class ImageFolderDataModule(TaskDataModule):
         processes = getattr(self.trainer, "num_devices", 1)
         keep = needed * processes <= free_memory() / 4 if self.in_memory is None else self.in_memory
         threads = min(8, os.cpu_count() or 1)
+        place = os.path.join(os.path.expanduser(self.root), "")
         for samples in waiting:
             assert isinstance(samples.images, ImageFiles)
+            samples.names = tuple(path.removeprefix(place) for path in samples.images.paths)
             if keep:
                 samples.images = samples.images.read(threads=threads)
             else:  # what none of them can be read as is said now, not in the middle of training

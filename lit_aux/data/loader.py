@@ -1,7 +1,7 @@
 """Batches of one task: which samples each holds, and loaders whose position can be saved."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, Generic, Self, TypeVar
 
@@ -188,7 +188,12 @@ class TaskLoader(ResumableLoader[tuple[Any, Tensor]]):
     Args:
         labels: Targets with a row a sample: of images int64 (N,), local to the task.
         **order: ``batch_size``, ``training`` and the other options of :class:`BatchOrder`.
+
+    Attributes:
+        names: The name of each sample; None where they have numbers alone.
     """
+
+    names: Sequence[str] | None = None
 
     def __init__(self, labels: Tensor, **order: Any) -> None:
         super().__init__()

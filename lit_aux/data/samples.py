@@ -1,6 +1,6 @@
 """The images and labels of one task in one split, and labels that are wrong on purpose."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -25,10 +25,12 @@ class Samples:
     Attributes:
         images: uint8 (N, C, H, W), or files to be read when they are needed.
         labels: int64 (N,), local to the task.
+        names: The name of each image, where they have some.
     """
 
     images: Images
     labels: Tensor
+    names: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -49,13 +51,18 @@ class Samples:
         """Move to a device what lies in memory; nothing is copied where it is there already."""
         if isinstance(self.images, ImageFiles):
             return self
-        return Samples(self.images.to(device), self.labels.to(device))
+        return Samples(self.images.to(device), self.labels.to(device), self.names)
 
     def loader(self, transform: Any, **options: Any) -> TaskLoader:
         """Return the loader of these samples; see ``TaskLoader`` for the options."""
+        loader: TaskLoader
         if isinstance(self.images, ImageFiles):
-            return FileLoader(self.images, self.labels, transform, **options)
-        return InMemoryLoader(self.images, self.labels, transform.to(self.images.device), **options)
+            loader = FileLoader(self.images, self.labels, transform, **options)
+        else:
+            transform = transform.to(self.images.device)
+            loader = InMemoryLoader(self.images, self.labels, transform, **options)
+        loader.names = self.names
+        return loader
 
     def digest(self) -> str:
         """Return a hash of the labels and images (of files: path, size and time of change)."""

@@ -20,6 +20,7 @@ from lit_aux.modules.optimization import check_layer_decay, task_weights, traina
 from lit_aux.modules.student_training import StudentTraining
 from lit_aux.modules.training import Training
 from lit_aux.outputs import check_output
+from lit_aux.phases.answers import Answers
 from lit_aux.phases.phase import Phase, check_phases
 from lit_aux.phases.phased import check_phased_data
 from lit_aux.phases.state import check_fit
@@ -277,6 +278,19 @@ class AuxiliaryModule(LightningModule, ABC):
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Return the logits of each task in the batch, or of every task for a bare tensor."""
         return self.way.predict(batch)
+
+    def answers(self, task: str, outputs: Tensor, y: Any = None) -> Answers:
+        """Return what a task's outputs say: predictions and, where they are likelihoods, probabilities.
+
+        Args:
+            task: Its name.
+            outputs: Its logits, (B, C, ...).
+            y: Its targets, as in a batch, where there are some.
+
+        Raises:
+            ConfigurationError: If its loss does not take such targets.
+        """
+        return self.evaluation.answers(task, outputs, y)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation measures."""

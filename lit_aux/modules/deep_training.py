@@ -156,7 +156,7 @@ class DeepTraining(Training):
     def predict(self, batch: Any) -> Any:
         """Return the logits of each task in the batch, or of every task for a bare tensor."""
         if isinstance(batch, Mapping):
-            return self.net.forward_tasks({task: x for task, (x, _) in batch.items()})
+            return self.net.forward_tasks({task: x for task, (x, _) in present(batch).items()})
         return self._module(batch[0] if isinstance(batch, list | tuple) else batch)
 
     def check_export(self) -> None:

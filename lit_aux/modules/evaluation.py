@@ -15,8 +15,10 @@ from lit_aux.errors import ConfigurationError, one_line
 from lit_aux.metrics.double_precision import DoublePrecisionMetric
 from lit_aux.models.multi_head_net import enlarged
 from lit_aux.modules.losses import BatchLoss, batch_loss
+from lit_aux.modules.predictions import answers_of
 from lit_aux.modules.scoring import classification, metrics_of, score
 from lit_aux.modules.targets import Targets, check_targets, kind_of, labels_of, targets_of
+from lit_aux.phases.answers import Answers
 from lit_aux.tasks import Task, described
 
 _FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, NotImplementedError)
@@ -151,6 +153,11 @@ class TaskEvaluation(nn.Module):
         if known is None:
             return f"losses: {name} of task {task!r}"
         return f"tasks: {task!r} of kind {known.kind!r}: {name}"
+
+    def answers(self, task: str, outputs: Tensor, y: Any = None) -> Answers:
+        """Return what outputs of a task say; labels, where there are some, in the same form."""
+        outputs, targets = (outputs, None) if y is None else self._compared(task, outputs, y)
+        return answers_of(self.loss(task), outputs, targets, self._metrics("test", task).values())
 
     def score(self, metric: Metric, task: str, outputs: Tensor, y: Any) -> None:
         """Add a batch to a metric that is like one of the task's."""

@@ -20,11 +20,28 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 
+class SavedPhase:
+    """A phase's file, as loggers that keep checkpoints (``log_model``) look at Lightning's ModelCheckpoint.
+
+    Args:
+        path: The file.
+    """
+
+    monitor = best_model_score = current_score = None
+    mode, save_top_k, save_last, save_weights_only = "min", 1, True, False
+
+    def __init__(self, path: str) -> None:
+        self.best_model_path = self.last_model_path = path
+        self.best_k_models: dict[str, Any] = {}
+
+
 class PhaseCheckpoint(Checkpoint):
     """Writes ``<dirpath>/<phase>.ckpt`` as a phase goes on, and once more when it has ended.
 
     The file is replaced atomically at the end of an epoch, whenever saving has cost less than ``budget`` of
     the time since the last save: every epoch where epochs are long, less often where an epoch is one step.
+    Loggers are told of it: W&B with ``log_model=True`` keeps the file of each phase's end, with ``"all"``
+    every one that is written.
 
     Args:
         dirpath: Folder of the files; ``checkpoints`` in the run's folder by default.
@@ -39,6 +56,7 @@ class PhaseCheckpoint(Checkpoint):
         self.dirpath, self.budget = dirpath, budget
         self.best_model_path = ""
         self._saved_at = self._cost = 0.0
+        self._saved: SavedPhase | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Forget the path of the phase before."""
@@ -75,6 +93,11 @@ class PhaseCheckpoint(Checkpoint):
         path = self.path(trainer, "last" if phase is None else phase.name)
         trainer.save_checkpoint(path)
         self.best_model_path = str(path)
+        if self._saved is None or self._saved.best_model_path != str(path):
+            self._saved = SavedPhase(str(path))
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.after_save_checkpoint(self._saved)  # type: ignore[arg-type]
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - start
 

@@ -160,6 +160,26 @@ def describe_runs(loggers: Sequence[Logger], model: Any, data: Any) -> None:
             logger.describe(setup_of(model), _tags(model, data))
 
 
+def shared_by_runs(logger: Logger) -> bool:
+    """Whether the folder of a logger is that of many runs: of all but those that number or name their own."""
+    own = isinstance(logger, RunWandbLogger | CSVLogger | TensorBoardLogger)
+    return not own and logger.save_dir is not None
+
+
+def folder_of_run(logger: Logger) -> str:
+    """Return the folder of a run in that of its logger, where Lightning's own checkpoints would be, too.
+
+    To be called in every process; what the first one says is right.
+
+    Args:
+        logger: One whose folder runs share.
+    """
+    if logger.version is None:
+        _ = getattr(logger, "experiment", None)  # which gives the run its name
+    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+    return os.path.join(logger.save_dir or "", str(logger.name), version)
+
+
 def _tags(model: Any, data: Any) -> list[str]:
     """Return setup, data and network, as far as they are known."""
     net = getattr(model, "net", None)

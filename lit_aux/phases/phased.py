@@ -60,6 +60,9 @@ class PhasedData(Protocol):
     def set_phase(self, tasks: Sequence[str], order: str) -> None:
         """Give loaders of these tasks alone from now on."""
 
+    def names_of_classes(self, task: str) -> Sequence[str] | None:
+        """Return the names of a task's classes, by their number within it; None where they have none."""
+
 
 @runtime_checkable
 class Fingerprinted(Protocol):
@@ -90,6 +93,9 @@ class _DataDefaults:
 
     def set_phase(self, tasks: Sequence[str], order: str) -> None:
         """Leave the loaders as they are."""
+
+    def names_of_classes(self, task: str) -> None:
+        """Know none."""
 
 
 class _Completed:

@@ -2,21 +2,21 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import StochasticWeightAveraging
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS, TRAIN_DATALOADERS
+from torch import Tensor
 
 from lit_aux.callbacks import WeightRescaling
 from lit_aux.errors import ConfigurationError
@@ -26,57 +26,23 @@ from lit_aux.phases import resume as resumption
 from lit_aux.phases.callback_list import CallbackList, stop_reason, with_checkpoint
 from lit_aux.phases.checkpoint import PhaseCheckpoint, write_checkpoints_atomically
 from lit_aux.phases.limits import check_trainer
-from lit_aux.phases.loggers import LoggerName, build_logger, describe_runs, discard_runs
+from lit_aux.phases.loggers import (
+    LoggerName,
+    build_logger,
+    describe_runs,
+    discard_runs,
+    folder_of_run,
+    shared_by_runs,
+)
+from lit_aux.phases.loop import PhaseLoop
 from lit_aux.phases.phase import Phase
 from lit_aux.phases.phased import phased, phased_data
 from lit_aux.phases.places import check_places, remove_leftovers
+from lit_aux.phases.predictions import PredictionWriter, check_predictions
 from lit_aux.phases.ranks import check_processes, starts_processes, take_back, watched
 from lit_aux.phases.state import PhaseResult
 from lit_aux.phases.store import FirstPhaseReuse
 from lit_aux.storage import check_place
-
-
-class _PhaseLoop(_FitLoop):
-    """A fit loop that does what was left to do where a run was cut off after an epoch's checkpoint.
-
-    Where no epoch is left, Lightning's skips the whole fit. This one still begins and ends training, so that
-    callbacks and module do at the end what they would have done.
-
-    Args:
-        trainer: The Trainer.
-        unsettled: Says whether the phase's end is still to be done.
-        **limits: As for Lightning's.
-    """
-
-    def __init__(self, trainer: Any, unsettled: Callable[[], bool], **limits: Any) -> None:
-        super().__init__(trainer, **limits)
-        self._unsettled = unsettled
-        self.at_end = False
-        """Whether nothing but the phase's end is done."""
-
-    def _iteration_based_training(self) -> bool:
-        """Go on as where epochs are the limit.
-
-        Lightning's takes a checkpoint of an epoch's end for one of its middle where ``max_steps`` is set: it
-        ends the epoch twice, and the order of the data is another from there on.
-        """
-        return False
-
-    def run(self) -> None:
-        """Train, or do the end of what was trained."""
-        self.setup_data()
-        resumed = self._loaded_from_state_dict or self.restarting
-        if resumed and self._unsettled() and self.trainer.limit_train_batches != 0 and self.done:
-            self.at_end = True
-            self.reset()
-            self.on_run_start()
-            self._restarting = False
-            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, StochasticWeightAveraging):  # puts back what its state does not hold
-                    callback._accumulate_grad_batches = self.trainer.accumulate_grad_batches
-            self.on_run_end()
-            return
-        super().run()
 
 
 class PhaseTrainer(Trainer):
@@ -85,7 +51,8 @@ class PhaseTrainer(Trainer):
     ``fit`` enters each phase and runs it as a fit of its own: optimizers, loaders, schedules and the process
     group's wrapping are built anew, and ``max_epochs``, ``max_steps``, ``max_time``, ``fast_dev_run`` and
     ``trainer.estimated_stepping_batches`` hold for each phase. Steps in the logs count on. Each phase ends
-    with a test of its tasks, and ``phase_results`` says how each went.
+    with a test of its tasks, and ``phase_results`` says how each went. After ``fit``, ``callback_metrics``
+    holds the last training, validation and test metrics of every phase.
 
     Attributes:
         phase_results: How each phase went.
@@ -144,6 +111,7 @@ class PhaseTrainer(Trainer):
         self._hooks: set[int] = set()
         self._index = 0
         self._logged_steps = 0
+        self._measured: dict[str, Tensor] = {}
         self._started = 0.0
         self._settled = False
 
@@ -189,11 +157,13 @@ class PhaseTrainer(Trainer):
         resume = self._find_resume_point(model, ckpt_path, root)
         self.phase_results = list(resume.results)
         self._logged_steps = resume.logged_steps
+        self._measured = {}
         try:
             with watched(self):
                 for index in range(resume.phase, len(phases)):
                     point = resume if index == resume.phase else resumption.ResumePoint(phase=index)
                     self._run_phase(index, model, train_dataloaders, val_dataloaders, datamodule, point)
+            self.callback_metrics.update(self._metrics_of_all_phases())
         except BaseException:
             unstarted = self.global_step == 0 and not starts_processes(self)  # those count for themselves
             if len(self.phase_results) <= 1 and unstarted and self.is_global_zero:
@@ -205,6 +175,13 @@ class PhaseTrainer(Trainer):
             if self.is_global_zero:
                 with suppress(OSError):  # only where nothing was written into it
                     Path(root).rmdir()
+
+    @property
+    def log_dir(self) -> str | None:
+        """The run's own folder, also where its logger has one for all runs; every process must ask for it."""
+        if not (self.loggers and shared_by_runs(self.loggers[0])):
+            return super().log_dir
+        return self.strategy.broadcast(folder_of_run(self.loggers[0]))
 
     def _describe(self, model: LightningModule, data: LightningDataModule | None) -> None:
         """Write down what the numbers of the run depend on."""
@@ -299,6 +276,7 @@ class PhaseTrainer(Trainer):
             finally:
                 self.limit_train_batches = trained_batches
             self._settled |= take_back(self, result, model, datamodule)
+            self._measured |= self.callback_metrics
             self._leave(model, result)
             tested = any("/test_" in name for name in result.metrics)
             if self.test_after_phase and not tested and _has_test_data(model, datamodule):
@@ -314,7 +292,7 @@ class PhaseTrainer(Trainer):
         epochs = [n for n in (max_epochs, phase.max_epochs) if n is not None and n >= 0]
         steps = [n for n in (max_steps, phase.max_steps) if n >= 0]
         most = min(epochs, default=max_epochs)
-        self.fit_loop = _PhaseLoop(self, lambda: not self._settled, min_epochs=min_epochs, max_epochs=most)
+        self.fit_loop = PhaseLoop(self, lambda: not self._settled, min_epochs=min_epochs, max_epochs=most)
         last = min(steps, default=-1)
         self.fit_loop.epoch_loop = _TrainingEpochLoop(self, min_steps=min_steps, max_steps=last)
         self.fit_loop.epoch_loop._batches_that_stepped = self._logged_steps
@@ -365,18 +343,69 @@ class PhaseTrainer(Trainer):
             if isinstance(callback, PhaseCheckpoint):
                 callback.save(self, model)
 
+    def _metrics_of_all_phases(self) -> dict[str, Tensor]:
+        """Return all metrics of the run: every fit and test of Lightning's forgets those before it."""
+        known = {
+            f"{result.name}/{name}": torch.tensor(value, dtype=torch.float64)  # as losses are
+            for result in self.phase_results  # also of those that were not trained here
+            for name, value in result.metrics.items()
+            if name not in self._measured
+        }
+        return known | self._measured
+
     def _test(self, model: LightningModule, datamodule: LightningDataModule | None) -> dict[str, float]:
         prefix = f"{self.phase_name}/"
         with isolate_rng():
             super().test(model, datamodule=datamodule, verbose=False)
+        self._measured |= self.callback_metrics
         found = {k.removeprefix(prefix): float(v) for k, v in self.callback_metrics.items()}
         self.state.fn = TrainerFn.FITTING
         return found
 
+    def predict(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: EVAL_DATALOADERS | LightningDataModule | None = None,
+        datamodule: LightningDataModule | None = None,
+        return_predictions: bool | None = None,
+        ckpt_path: str | Path | None = None,
+        weights_only: bool | None = None,
+        output: str | None = None,
+    ) -> Any:
+        """Predict: compute a checkpoint's outputs, and write what they say into a file.
+
+        Args:
+            model: What predicts; by default what was fitted.
+            dataloaders: What it predicts; by default the data module's ``predict_dataloader``.
+            datamodule: The data module.
+            return_predictions: Whether to return what ``predict_step`` does. By default it is returned unless
+                it is written to ``output``, or processes are started that could not send it back.
+            ckpt_path: Checkpoint whose weights predict; by default those of the model as it is.
+            weights_only: Lightning's own; checkpoints of this Trainer load with True.
+            output: File of the predictions: ``.csv``, a row for each input of each task with label,
+                prediction and probabilities; or ``.npz``, arrays, also of dense outputs.
+
+        Raises:
+            ConfigurationError: If ``output`` cannot hold what is predicted, or is a file of another kind.
+        """
+        how: dict[str, Any] = {"dataloaders": dataloaders, "datamodule": datamodule}
+        how |= {"ckpt_path": ckpt_path, "weights_only": weights_only}
+        if output is None:
+            return super().predict(model, return_predictions=return_predictions, **how)
+        used = self.lightning_module if model is None else model
+        path = check_predictions(output, used, self, ckpt_path)
+        own = self._callback_list.own
+        self.callbacks: list[Callback] = [*own, PredictionWriter(path)]
+        try:
+            with watched(self):
+                return super().predict(model, return_predictions=bool(return_predictions), **how)
+        finally:
+            self.callbacks = own
+
     @property
     def nothing_left(self) -> bool:
         """Whether a run was cut off after its last epoch, so that nothing but the phase's end is done."""
-        return isinstance(self.fit_loop, _PhaseLoop) and self.fit_loop.at_end
+        return isinstance(self.fit_loop, PhaseLoop) and self.fit_loop.at_end
 
     def phase_info(self) -> dict[str, Any]:
         """Return what a checkpoint says about where the run is."""

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from toys import FEATURES, TASKS, ToyData, toy_backbone, toy_module, toy_trainer
 
+from lit_aux import PhaseTrainer
 from lit_aux.callbacks import WeightRescaling
 from lit_aux.errors import ConfigurationError, NonFiniteLossError
 from lit_aux.modules import SingleTaskModule
@@ -189,6 +190,45 @@ def test_every_phase_has_a_checkpoint_and_a_test(tmp_path: Path) -> None:
         assert content["lit_aux"]["phases"] == ["pretrain", "finetune"]
         assert content["lit_aux"]["current"]["reason"] == result.reason
         assert 0 <= result.metrics[f"{task}/test_accuracy"] <= 1
+
+
+EVERY_METRIC = {
+    f"{phase}/{task}/{stage}_{name}"
+    for phase, task in (("pretrain", "aux"), ("finetune", "main"))
+    for stage in ("train", "val", "test")
+    for name in ("loss", "accuracy")
+}
+
+
+def test_callback_metrics_are_of_all_phases(tmp_path: Path) -> None:
+    def fit(ckpt_path: str | None = None) -> PhaseTrainer:
+        seed_everything(0, verbose=False)
+        trainer = toy_trainer(tmp_path)
+        trainer.fit(toy_module(), datamodule=ToyData(), ckpt_path=ckpt_path)
+        return trainer
+
+    trainer = fit()
+    found = trainer.callback_metrics
+    assert {*found} == EVERY_METRIC
+    for result in trainer.phase_results:
+        for name, value in result.metrics.items():
+            assert float(found[f"{result.name}/{name}"]) == value
+    again = fit()
+    assert again.phase_results[0].reused
+    resumed = fit(trainer.phase_results[-1].checkpoint)  # which trains nothing
+    for other in (again, resumed):
+        assert {name: float(v) for name, v in other.callback_metrics.items()} == {
+            name: float(v) for name, v in found.items()
+        }
+    trainer.test(toy_module(), datamodule=ToyData(), verbose=False)
+    assert all("test_" in name for name in trainer.callback_metrics), "of the test alone"
+
+
+def test_callback_metrics_of_one_phase_without_a_test(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path, test_after_phase=False, max_epochs=1, limit_val_batches=0)
+    model = SingleTaskModule(toy_backbone(), {"main": 2})
+    trainer.fit(model, datamodule=ToyData(tasks=["main"]))
+    assert {*trainer.callback_metrics} == {"train/main/train_loss", "train/main/train_accuracy"}
 
 
 # What is refused
