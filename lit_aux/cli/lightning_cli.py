@@ -21,6 +21,7 @@ from lit_aux.cli import configuration
 from lit_aux.cli.building import build_plainly, located, noting, of_callback, of_trainer, raised_by_lightning
 from lit_aux.cli.commands import MORE_HELP
 from lit_aux.cli.messages import parsing_message
+from lit_aux.cli.tensors import register_tensors
 from lit_aux.cli.words import with_values
 from lit_aux.errors import ConfigurationError, causes
 from lit_aux.identity.configuration import know_working_folder
@@ -262,6 +263,7 @@ def run(args: ArgsType) -> None:
 def _command_line(kind: type[AuxiliaryCLI], args: ArgsType) -> None:
     _hush()
     know_working_folder()
+    register_tensors()
     kind(
         parser_class=_Parser,
         trainer_class=PhaseTrainer,

@@ -186,6 +186,8 @@ def _wrong_type(path: list[str], expected: list[str], given: str) -> str:
             kinds.append(_TYPES.get(plain, f"a {plain}".lower()))
     if choices:
         return f"{option_of(path)}: {given!r} is not one of {', '.join(choices)}"
+    if "a number" in kinds:  # a learning rate, which torch takes as a tensor too
+        kinds = [kind for kind in kinds if kind != "a list of numbers"]
     if kinds:
         return f"{option_of(path)}: {given!r} is not {' or '.join(dict.fromkeys(kinds))}"
     return f"{option_of(path)}: no class {given!r}; name one with its module, as in {_example(path)}"
