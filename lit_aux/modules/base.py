@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from lit_aux.errors import ConfigurationError
@@ -252,6 +253,10 @@ class AuxiliaryModule(LightningModule, ABC):
     def combine(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Return the loss of a batch from the weighted losses of its tasks: their sum."""
         return sum(list(losses.values())[1:], next(iter(losses.values())))
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Prepare the step."""
+        self.way.before_step(optimizer)
 
     def on_train_epoch_end(self) -> None:
         """Say which tasks had no label in the epoch."""
