@@ -21,7 +21,6 @@ from lit_aux.cli import configuration
 from lit_aux.cli.building import build_plainly, located, noting, of_callback, of_trainer, raised_by_lightning
 from lit_aux.cli.commands import MORE_HELP
 from lit_aux.cli.messages import parsing_message
-from lit_aux.cli.tensors import register_tensors
 from lit_aux.cli.words import with_values
 from lit_aux.errors import ConfigurationError, causes
 from lit_aux.identity.configuration import know_working_folder
@@ -30,6 +29,7 @@ from lit_aux.phases import PhaseTrainer
 from lit_aux.phases.state import check_archive
 from lit_aux.ranges import SEED, check
 from lit_aux.storage import storage_trouble
+from lit_aux.tensor_options import register_tensors
 
 _KNOWN = re.compile(r"known subclasses: ([\w., ]+)")
 _PUBLIC = re.compile(r"lit_aux\.\w+\.\w+")
