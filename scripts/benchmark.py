@@ -1,13 +1,13 @@
 """Print every performance figure that the project claims, and its target.
 
     python scripts/benchmark.py [training loader dimensionality startup gpu students flow solver sweep
-                                diagnostics checkpoints runs]
+                                diagnostics checkpoints optimizer runs]
         [--cpu-time] [--repetitions N] [--quick]
 
 Ratios are medians over interleaved repetitions in one process. ``--cpu-time`` counts processor instead of
 wall-clock seconds, for a machine that is busy with other things (use it with ``OMP_NUM_THREADS=1``).
-``--quick`` makes ``students``, ``flow``, ``solver``, ``sweep``, ``diagnostics``, ``checkpoints`` and ``runs``
-tiny: it shows that they run, and no figure means anything.
+``--quick`` makes ``students``, ``flow``, ``solver``, ``sweep``, ``diagnostics``, ``checkpoints``,
+``optimizer`` and ``runs`` tiny: it shows that they run, and no figure means anything.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from benchmarks.diagnostics import benchmark_diagnostics
 from benchmarks.dimensionality import benchmark_dimensionality
 from benchmarks.flow import benchmark_flow
 from benchmarks.loader import benchmark_loader
+from benchmarks.optimizer import benchmark_optimizer
 from benchmarks.runs import benchmark_runs
 from benchmarks.solver import benchmark_solver
 from benchmarks.startup import benchmark_startup
@@ -43,7 +44,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = ["training", "loader", "dimensionality", "startup", "gpu", "students", "flow", "solver", "sweep"]
-    names += ["diagnostics", "checkpoints", "runs"]
+    names += ["diagnostics", "checkpoints", "optimizer", "runs"]
     parser.add_argument("which", nargs="*", choices=[*names, []], help="default: all")
     parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--quick", action="store_true", help="tiny students, to see that it runs")
@@ -63,6 +64,7 @@ def main() -> None:
         "sweep": lambda: benchmark_sweep(options.quick),
         "diagnostics": lambda: benchmark_diagnostics(count, clock, options.quick),
         "checkpoints": lambda: benchmark_checkpoints(count, clock, options.quick),
+        "optimizer": lambda: benchmark_optimizer(count, clock, options.quick),
         "runs": lambda: benchmark_runs(options.quick),
     }
     print(f"\ntorch {torch.__version__}, {torch.get_num_threads()} threads of {os.cpu_count()} cores")

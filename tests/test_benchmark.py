@@ -35,6 +35,14 @@ def test_the_students_are_benchmarked(
     assert not any(" nan" in line or " inf" in line for line in lines)
 
 
+def test_steps_are_benchmarked() -> None:
+    from benchmarks.optimizer import benchmark_optimizer
+
+    rows = benchmark_optimizer(1, quick=True)
+    assert len(rows) == 6
+    assert all(value > 0 for _, value, _ in rows)
+
+
 def test_checkpoints_are_benchmarked() -> None:
     from benchmarks.checkpoints import benchmark_checkpoints
 

@@ -20,6 +20,7 @@ PACKAGES = [
     "storage",
     "outputs",
     "pickles",
+    "tensor_options",
     "identity",
     "tasks",
     "trees",

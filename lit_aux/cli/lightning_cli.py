@@ -30,6 +30,7 @@ from lit_aux.phases.state import check_archive
 from lit_aux.ranges import SEED, check
 from lit_aux.storage import storage_trouble
 from lit_aux.tasks import Task
+from lit_aux.tensor_options import register_tensors
 
 _KNOWN = re.compile(r"known subclasses: ([\w., ]+)")
 _PUBLIC = re.compile(r"lit_aux\.\w+\.\w+")
@@ -265,6 +266,7 @@ def run(args: ArgsType) -> None:
 def _command_line(kind: type[AuxiliaryCLI], args: ArgsType) -> None:
     _hush()
     know_working_folder()
+    register_tensors()
     kind(
         parser_class=_Parser,
         trainer_class=PhaseTrainer,

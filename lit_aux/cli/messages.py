@@ -1,7 +1,6 @@
 """What the command line says about a wrong option: one line, with the option as the user wrote it."""
 
 import ast
-import inspect
 import re
 import traceback
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from typing import Any
 from lit_aux.cli.commands import unknown_command
 from lit_aux.cli.words import option_of
 from lit_aux.identity.modules import imported
+from lit_aux.identity.objects import parameters_of
 
 _KEY = re.compile(r'Parser key "([^"]+)":')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
@@ -186,6 +186,8 @@ def _wrong_type(path: list[str], expected: list[str], given: str) -> str:
             kinds.append(_TYPES.get(plain, f"a {plain}".lower()))
     if choices:
         return f"{option_of(path)}: {given!r} is not one of {', '.join(choices)}"
+    if "a number" in kinds:  # a learning rate, which torch takes as a tensor too
+        kinds = [kind for kind in kinds if kind != "a list of numbers"]
     if kinds:
         return f"{option_of(path)}: {given!r} is not {' or '.join(dict.fromkeys(kinds))}"
     return f"{option_of(path)}: no class {given!r}; name one with its module, as in {_example(path)}"
@@ -258,16 +260,8 @@ def _of_import(module: str, error: Exception) -> str | None:
 
 def options_of(class_path: str | None) -> list[str]:
     """Return the arguments of a class, those of its bases included where it passes them on."""
-    cls = imported(class_path)
-    names: list[str] = []
-    for base in inspect.getmro(cls) if isinstance(cls, type) else ():
-        if "__init__" not in vars(base):
-            continue
-        parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
-        names += [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
-            break
-    return [name for name in names if name != "self"]
+    found = imported(class_path)
+    return parameters_of(found) if isinstance(found, type) else []
 
 
 def _unrecognized(words: str) -> str:

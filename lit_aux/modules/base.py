@@ -3,20 +3,25 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
+from inspect import currentframe
 from pathlib import Path
-from typing import Any, cast
+from types import FrameType
+from typing import Any, Self, cast
 
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.models import MultiHeadNet, StudentNet, TimmBackbone, export_state_dict
+from lit_aux.models.pretrained_weights import reads
 from lit_aux.modules.deep_training import Batch, DeepTraining, evaluate
 from lit_aux.modules.evaluation import Stage, TaskEvaluation
-from lit_aux.modules.loading import load_checkpoint, save_weights
+from lit_aux.modules.loading import digest_of, load_checkpoint, save_weights, start_from
 from lit_aux.modules.losses import JointLosses
 from lit_aux.modules.optimization import check_layer_decay, task_weights, trainable_names
+from lit_aux.modules.rebuilding import KEY, arguments_in, from_checkpoint, told
 from lit_aux.modules.student_training import StudentTraining
 from lit_aux.modules.training import Training
 from lit_aux.outputs import check_output
@@ -56,6 +61,12 @@ class AuxiliaryModule(LightningModule, ABC):
             is published for CIFAR-100.
         batchnorm_samples: Training images that the statistics are re-estimated from.
         compile: Whether ``torch.compile`` compiles the network.
+        pretrained: A file to start from: a checkpoint of one of these modules, or weights of the backbone in
+            anybody's Lightning checkpoint or file of torchvision, timm or transformers (``.ckpt``, ``.pth``,
+            ``.pt``, ``.bin``, ``.safetensors``). All of the backbone must be there; a classifier is left out.
+        pretrained_prefix: What stands before the backbone's names in that file (``"encoder."``), or new
+            beginnings of names by old ones (``{"old.": "new."}``). By default the one prefix with which all
+            names fit.
 
     Raises:
         ConfigurationError: If the tasks, phases, losses or metrics do not fit together.
@@ -63,9 +74,13 @@ class AuxiliaryModule(LightningModule, ABC):
 
     finetunes = False
     """Whether it finetunes what a phase before, ``pretrained`` or the backbone has learned."""
-    later_phase_options: frozenset[str] = frozenset()
+    later_phase_options: frozenset[str] = frozenset({"pretrained", "pretrained_prefix", "pretrained_content"})
     """Attributes that concern later phases only: a first phase is shared by runs that differ in them."""
-    running_state = frozenset({"students", "way", "_phases", "_given_phases", "_weights"})
+    pretrained: str | None = None
+    pretrained_prefix: dict[str, str] | str | None = None
+    pretrained_content: str | None = None
+    """A digest of that file: runs that start from different ones are different runs."""
+    running_state = frozenset({"built_with", "students", "way", "_phases", "_given_phases", "_weights"})
     """Attributes that a fit changes: they do not tell one run from another."""
 
     def __init__(
@@ -81,8 +96,11 @@ class AuxiliaryModule(LightningModule, ABC):
         reestimate_batchnorm: bool = True,
         batchnorm_samples: int = 1000,
         compile: bool = False,
+        pretrained: str | None = None,
+        pretrained_prefix: dict[str, str] | str | None = None,
     ) -> None:
         super().__init__()
+        self.built_with = arguments_in(cast(FrameType, currentframe()))
         if not tasks:
             raise ConfigurationError(
                 "tasks: name the tasks and their numbers of outputs, as {main: 2, aux: 8}"
@@ -112,8 +130,24 @@ class AuxiliaryModule(LightningModule, ABC):
         self._unlabelled: set[str] = set()
         self._weights: dict[str, float] = {}
         self.step_loss: tuple[Tensor, Tensor | float] | None = None
+        self._start(pretrained, pretrained_prefix)
         if compile:
             self.net.compile()
+
+    def _start(self, file: str | None, prefix: dict[str, str] | str | None) -> None:
+        """Take the weights of a file, if one is given; attributes tell which, and so one run from another."""
+        if file is None:
+            if prefix is not None:
+                raise ConfigurationError(f"pretrained_prefix: {prefix!r} needs a file, option pretrained")
+            return
+        self.pretrained = file
+        if prefix is not None:
+            self.pretrained_prefix = prefix
+        if not reads():
+            return
+        own = start_from(self, file, prefix)
+        if not (own and self.finetunes):  # such runs have been there before, without this
+            self.pretrained_content = digest_of(file)
 
     @abstractmethod
     def default_phases(self) -> list[Phase]:
@@ -160,6 +194,7 @@ class AuxiliaryModule(LightningModule, ABC):
         first = self.phase is None or self.phase is self.phases[0]
         backbone = getattr(self.net, "backbone", self.net)
         finetunes = self.finetunes and all(p.name != "pretrain" for p in self.phases)
+        finetunes = finetunes or self.pretrained is not None
         return first and not finetunes and not getattr(backbone, "pretrained", False)
 
     @property
@@ -223,9 +258,44 @@ class AuxiliaryModule(LightningModule, ABC):
         phase = self.phase or self.phases[0]
         return self.way.optimizer(phase, trainable_names(self, phase))
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write down how the module was built."""
+        checkpoint[KEY] = told(self)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another network in one line."""
-        check_fit(self.state_dict(), checkpoint["state_dict"], "ckpt_path", self.trainer.ckpt_path)
+        path = None if self._trainer is None else self._trainer.ckpt_path
+        check_fit(self.state_dict(), checkpoint["state_dict"], "ckpt_path", path)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        hparams_file: None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Return the module of a checkpoint, whichever Trainer wrote it; nothing in the file is run.
+
+        A run of the command line is built from the configuration in its checkpoint. In Python, what are no
+        plain values (a backbone, losses, ...) must be given again.
+
+        Args:
+            checkpoint_path: The file.
+            map_location: The device of the module; the CPU by default.
+            hparams_file: Not known here.
+            strict: Whether all names must fit; by default they must.
+            weights_only: Always so.
+            **kwargs: Arguments in place of those that the file tells, and those that it does not.
+
+        Raises:
+            ConfigurationError: If the file is none of such a module, or an argument is lacking.
+        """
+        if hparams_file is not None:
+            raise ConfigurationError(f"hparams_file: {hparams_file!r} is not read; give arguments by name")
+        return from_checkpoint(cls, checkpoint_path, map_location, strict, kwargs)
 
     # Training
 
@@ -260,6 +330,10 @@ class AuxiliaryModule(LightningModule, ABC):
     def combine(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Return the loss of a batch from the weighted losses of its tasks: their sum."""
         return sum(list(losses.values())[1:], next(iter(losses.values())))
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Prepare the step."""
+        self.way.before_step(optimizer)
 
     def on_train_epoch_end(self) -> None:
         """Say which tasks had no label in the epoch."""

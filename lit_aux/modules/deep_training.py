@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
 
 from lit_aux.callbacks._processes import total_over_processes
 from lit_aux.callbacks.probe import training_batches, transfer
@@ -18,7 +19,7 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.functional.batchnorm import batchnorm_layers, reestimate_batchnorm
 from lit_aux.modules.evaluation import Stage, TaskEvaluation
 from lit_aux.modules.losses import BatchLoss, JointLosses
-from lit_aux.modules.optimization import build_optimizer
+from lit_aux.modules.optimization import build_optimizer, choose_step, leaves_steps_to_us
 from lit_aux.modules.training import Outputs, Training
 from lit_aux.phases.phase import Phase
 from lit_aux.trees import count_rows
@@ -81,6 +82,7 @@ class DeepTraining(Training):
         super().__init__(module)
         self._logged: set[str] = set()
         self._refreshed_at = -1
+        self._chooses_steps = False
 
     @property
     def _evaluation(self) -> TaskEvaluation:
@@ -112,7 +114,14 @@ class DeepTraining(Training):
 
     def optimizer(self, phase: Phase, names: set[str]) -> Any:
         """Return an optimizer of torch, and its schedule."""
-        return build_optimizer(phase, self._module)
+        built = build_optimizer(phase, self._module)
+        self._chooses_steps = leaves_steps_to_us(built["optimizer"] if isinstance(built, dict) else built)
+        return built
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Let torch fuse the step where it can and nobody has said otherwise."""
+        if self._chooses_steps:
+            choose_step(optimizer, self._module.trainer)
 
     def step(self, batch: Any, outputs: Outputs) -> JointLosses:
         """Return the losses of the batch's tasks."""

@@ -169,6 +169,7 @@ class MultiTaskModule(AuxiliaryModule):
         """Complete the gradients, after callbacks have added theirs and before they are clipped."""
         if self.combines:
             self.task_method.before_step(self.trainer)
+        super().on_before_optimizer_step(optimizer)
 
     def on_train_epoch_end(self) -> None:
         """Log the mean weight of each task."""

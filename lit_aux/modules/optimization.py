@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
+from functools import cache
 from typing import Any, cast
 
-from lightning.pytorch import LightningModule
-from torch import nn
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
+from lit_aux.callbacks import L2SP
 from lit_aux.callbacks._parameters import by_any_name, uncompiled
 from lit_aux.errors import ConfigurationError
 from lit_aux.models import MultiHeadNet
@@ -25,6 +29,72 @@ def build_optimizer(phase: Phase, module: LightningModule) -> Any:
     config = {"scheduler": scheduler, "interval": phase.lr_interval}
     monitor = getattr(scheduler, "monitor", None)
     return {"optimizer": optimizer, "lr_scheduler": config | ({"monitor": monitor} if monitor else {})}
+
+
+_FUSED: tuple[type[Optimizer], ...] = (Adam, AdamW, SGD, Adagrad)
+
+
+def leaves_steps_to_us(optimizer: Optimizer) -> bool:
+    """Whether an optimizer, as it is built, has a fused step and nobody has chosen how it steps."""
+    return type(optimizer) in _FUSED and all(
+        group.get("fused", False) is None
+        and group.get("foreach") is None
+        and not any(group.get(name) for name in ("capturable", "differentiable"))
+        and not any(isinstance(value, Tensor) for value in (group["lr"], *group.get("betas", ())))
+        for group in optimizer.param_groups
+    )
+
+
+def choose_step(optimizer: Optimizer, trainer: Trainer) -> None:
+    """Let the step that comes be fused where torch can take it so; to be called when gradients are there.
+
+    Only the groups say so: an optimizer that is built with ``fused=True`` also tells a GradScaler to leave
+    gradients scaled, which whoever changes gradients before the step would have to know. What decides is
+    there again when a run resumes, lest it rounds otherwise.
+
+    Args:
+        optimizer: One that :func:`leaves_steps_to_us`.
+        trainer: Whose precision and callbacks decide as well.
+    """
+    if type(optimizer) not in _FUSED:  # a strategy has wrapped it
+        return
+    plugin: Any = trainer.precision_plugin
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    allowed = getattr(plugin, "scaler", None) is None and not any(isinstance(c, L2SP) for c in callbacks)
+    for group in optimizer.param_groups:
+        moved = [p for p in group["params"] if p.grad is not None]
+        group["fused"] = (allowed and _can_fuse(optimizer, moved, bool(group.get("momentum")))) or None
+        for state in (optimizer.state[p] for p in moved if group["fused"] and p in optimizer.state):
+            if isinstance(count := state.get("step"), Tensor):  # of a checkpoint without fused steps
+                state["step"] = count.to(moved[0].device, torch.float32)
+
+
+def _can_fuse(optimizer: Optimizer, moved: Sequence[nn.Parameter], momentum: bool) -> bool:
+    """Whether torch's fused kernels do the same for these parameters: on the CPU they ignore strides."""
+    if not all(
+        type(p) is nn.Parameter and p.is_contiguous() and _is_plain(cast(Tensor, p.grad)) for p in moved
+    ):
+        return False
+    if momentum and len({optimizer.state.get(p, {}).get("momentum_buffer") is None for p in moved}) > 1:
+        return False  # a parameter's first gradient came later than others'
+    kinds = {(p.device.type, p.dtype) for p in moved}
+    return all(_has_fused_step(type(optimizer), device, dtype) for device, dtype in kinds)
+
+
+def _is_plain(gradient: Tensor) -> bool:
+    return gradient.layout is torch.strided and gradient.is_contiguous()
+
+
+@cache
+def _has_fused_step(kind: Any, device: str, dtype: torch.dtype) -> bool:
+    """Try a step: which devices and dtypes have one differs between versions of torch."""
+    parameter = nn.Parameter(torch.zeros(1, device=device, dtype=dtype))
+    parameter.grad = torch.zeros_like(parameter)
+    try:
+        kind([parameter], fused=True).step()
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    return True
 
 
 def task_weights(phase: Phase, data: Any) -> dict[str, float]:

@@ -9,7 +9,6 @@ from torch import nn
 from lit_aux.callbacks import WeightRescaling
 from lit_aux.errors import ConfigurationError
 from lit_aux.modules.base import AuxiliaryModule
-from lit_aux.modules.loading import load_checkpoint
 from lit_aux.phases.phase import Phase, PhaseSettings
 from lit_aux.tasks import Task
 
@@ -34,7 +33,7 @@ class PretrainFinetuneModule(AuxiliaryModule):
             normalization, ``"backbone"`` without the readout.
         readout: Whether the finetuned tasks' readout is kept or drawn anew after pretraining.
         readout_scale: Multiplies a readout that is drawn anew.
-        pretrained: Checkpoint of a first phase to start from in place of pretraining.
+        pretrained: A file to start from in place of pretraining: see :class:`AuxiliaryModule`.
         pretrain_settings: Optimizer, schedule and limits of pretraining.
         finetune_settings: The same of finetuning.
         probe_settings: The same of the linear probe; those of finetuning by default.
@@ -47,10 +46,10 @@ class PretrainFinetuneModule(AuxiliaryModule):
     """
 
     finetunes = True
-    later_phase_options = frozenset(
-        {"pretrain_tasks", "finetune_tasks", "finetune", "rescale", "rescale_preset", "readout"}
-        | {"readout_scale", "pretrained"}
-    )
+    later_phase_options = AuxiliaryModule.later_phase_options | {
+        *("pretrain_tasks", "finetune_tasks", "finetune", "rescale", "rescale_preset", "readout"),
+        "readout_scale",
+    }
 
     def __init__(
         self,
@@ -79,10 +78,8 @@ class PretrainFinetuneModule(AuxiliaryModule):
         self._finetune_settings = finetune_settings or PhaseSettings()
         self._finetune_callbacks = list(finetune_callbacks or [])
         self._probe_settings = probe_settings or self._finetune_settings
-        super().__init__(backbone, tasks, **kwargs)
+        super().__init__(backbone, tasks, pretrained=pretrained, **kwargs)
         _ = self.phases  # what does not fit is said now, not when training starts
-        if pretrained is not None:
-            load_checkpoint(self, pretrained, "pretrained", strict=False)
 
     def default_phases(self) -> list[Phase]:
         """Return pretraining, unless its outcome is given, and what follows it."""

@@ -139,6 +139,9 @@ class StudentTraining(Training):
         for name, value in values.items():
             self.log(name, value, batch_size=1, prog_bar=name in shown)
 
+    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Do nothing: students have no gradients."""
+
     def step(self, batch: Any, outputs: Outputs) -> None:
         """Advance by a block; end the phase when no replica is under way."""
         assert self.run is not None

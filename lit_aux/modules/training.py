@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.optim import Optimizer
 
 from lit_aux.modules.losses import JointLosses
 from lit_aux.phases.phase import Phase
@@ -59,6 +60,10 @@ class Training(ABC):
     @abstractmethod
     def optimizer(self, phase: Phase, names: set[str]) -> Any:
         """Return the optimizer of a phase over the parameters of these names, as Lightning takes it."""
+
+    @abstractmethod
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Prepare the step of an optimizer, when gradients are there, not clipped yet."""
 
     @abstractmethod
     def step(self, batch: Any, outputs: Outputs) -> JointLosses | None:

@@ -91,7 +91,9 @@ class PhaseSettings:
 
     Args:
         optimizer: Builds the optimizer from the parameters that train; a new one for every phase. Adam with
-            learning rate 1e-3 by default.
+            learning rate 1e-3 by default. Torch's Adam, AdamW, SGD and Adagrad take fused steps where torch
+            can, unless ``fused``, ``foreach``, ``capturable`` or ``differentiable`` is given, the precision
+            scales gradients, or ``L2SP`` adds to them.
         lr_scheduler: Builds the learning-rate schedule from the optimizer; constant by default.
         lr_interval: Whether the schedule moves every epoch or every step.
         layer_decay: The learning rate of each layer is that of the next one times this, up to the readout,

@@ -148,7 +148,8 @@ def _read_config(given: Path, trust: bool) -> Config:
 
 def _build(config: Config, given: Path) -> tuple[PretrainFinetuneModule, Any]:
     """Build the run's module and data, without the weights of pretraining: replicas first."""
-    model = {**config["model"], "init_args": {**config["model"]["init_args"], "pretrained": None}}
+    options = {n: v for n, v in config["model"]["init_args"].items() if not n.startswith("pretrained")}
+    model = {**config["model"], "init_args": options}
     try:
         module, data = build({**config, "model": model})
         module.attach_data(data)

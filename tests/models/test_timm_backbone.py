@@ -113,8 +113,6 @@ def _file(folder: Path, content: str) -> str:
         torch.save({**weights, "layer9.weight": torch.zeros(1)}, path)
     elif content == "shape":
         torch.save({**weights, "layer1.0.conv1.weight": torch.zeros(2, 2)}, path)
-    elif content == "lightning":
-        torch.save({"pytorch-lightning_version": "2.6", "state_dict": weights}, path)
     elif content == "code":
         torch.save(nn.Linear(1, 1), path)
     elif content == "numbers":
@@ -130,7 +128,6 @@ def _file(folder: Path, content: str) -> str:
         ("missing key", ["1 missing", "layer1.0.conv1.weight"]),
         ("extra key", ["1 unexpected", "layer9.weight"]),
         ("shape", ["wrong shape", "layer1.0.conv1.weight", "(2, 2)", "(32, 32, 3, 3)"]),
-        ("lightning", ["Lightning checkpoint", "lit-aux export"]),
         ("code", ["cannot be read"]),
         ("numbers", ["no state dict"]),
     ],
