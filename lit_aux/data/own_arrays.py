@@ -188,7 +188,7 @@ class ArraysDataModule(SplitsDataModule[ArraySamples]):
         return {**super().options(), "arrays": digests}
 
     def names_of_classes(self, task: str) -> Sequence[str] | None:
-        """Return the names of a task's classes, in the order of their numbers, where its targets are names."""
+        """Return the names of a task's classes by their numbers, where its targets are names."""
         check_known("task", task, self.tasks)
         return self.label_names.get(task)
 

@@ -128,9 +128,8 @@ def _map(network: Any, x: Tensor) -> Tensor:
     if features.ndim == 4:  # of some, channels are last
         last = features.shape[1] != network.num_features and features.shape[-1] == network.num_features
         return features.permute(0, 3, 1, 2) if last else features
-    patches = features[:, getattr(network, "num_prefix_tokens", 0) :]
-    height, width = network.patch_embed.grid_size
-    return patches.transpose(1, 2).unflatten(2, (height, width))
+    patches = features[:, getattr(network, "num_prefix_tokens", 0) :].transpose(1, 2)
+    return patches.reshape(*patches.shape[:2], *network.patch_embed.grid_size)
 
 
 def _check_map(network: Any, name: str) -> None:
