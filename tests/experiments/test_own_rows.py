@@ -105,14 +105,25 @@ class AutogradReLU(ReLUNet):
         return StudentNet.objective(self, problems, rows, names, chunk)
 
 
-def fitted(root: Path, net: StudentNet, data: Any, kind: Any = PretrainFinetuneModule, **given: Any) -> Any:
+def fitted(
+    root: Path,
+    net: StudentNet,
+    data: Any,
+    kind: Any = PretrainFinetuneModule,
+    store: str | bool = False,
+    **given: Any,
+) -> Any:
     """Return a module after a short fit."""
     seed_everything(0)
     options: dict[str, Any] = {"integrator": GradientFlow(), "max_evaluations": 30, **given}
     settings = PhaseSettings(**options)
-    named = ("pretrain_settings", "finetune_settings") if kind is PretrainFinetuneModule else ("settings",)
+    named = (
+        ("pretrain_settings", "finetune_settings")
+        if issubclass(kind, PretrainFinetuneModule)
+        else ("settings",)
+    )
     module = kind(net, data.num_classes, **dict.fromkeys(named, settings))
-    trainer = toy_trainer(root, max_epochs=-1, logger=False, phase_store=False)
+    trainer = toy_trainer(root, max_epochs=-1, logger=False, phase_store=store)
     trainer.fit(module, datamodule=data)
     return module
 
@@ -149,15 +160,16 @@ def test_a_pretraining_that_options_do_not_touch_is_trained_once(tmp_path: Path)
         def on_train_end(self) -> None:
             counts.append(len(self.students.run.chosen))  # type: ignore[union-attr]
 
-    fitted(tmp_path, DiagonalNet(6), Rotated([0, 0.5]), PretrainFinetuneModule)
-    seed_everything(0)
-    settings = PhaseSettings(integrator=GradientFlow(), max_evaluations=30)
-    data = Rotated([0, 0.5])
-    module = Counting(
-        DiagonalNet(6), data.num_classes, pretrain_settings=settings, finetune_settings=settings
-    )
-    toy_trainer(tmp_path, max_epochs=-1, logger=False, phase_store=False).fit(module, datamodule=data)
+    fitted(tmp_path, DiagonalNet(6), Rotated([0, 0.5]), Counting)
     assert counts == [2, 4]
+
+
+def test_a_stored_pretraining_is_found_by_the_options_that_it_depends_on(tmp_path: Path) -> None:
+    found, store = [], str(tmp_path / "phases")
+    for data in (Rotated([0.5]), Rotated([0.25]), Rotated([0.5], noise=0.1)):
+        module = fitted(tmp_path, DiagonalNet(6), data, store=store)
+        found.append(module.trainer.phase_results[0].reused)
+    assert found == [False, True, False]
 
 
 def test_options_that_are_columns_are_written_there(tmp_path: Path) -> None:
@@ -244,7 +256,7 @@ def test_a_network_of_ones_own(kind: Any, integrator: Any, tmp_path: Path) -> No
     assert all(row["train_loss"] < 2.0 and row["loss_best"] <= row["loss_final"] for row in rows)
     assert {m["measure"] for m in measures} >= {"rotation", "evaluations"}
     x, y = data.test_set(3, "main")
-    output = module.net(x, "main")[3]
+    output = module.net(x, "main")[3].detach()
     assert float((output - y).square().mean()) == pytest.approx(rows[3]["loss_final"], rel=1e-9)
 
 

@@ -61,7 +61,7 @@ def test_pixels_after_a_count(tmp_path: Path) -> None:
         {"main": (x, labels), "aux": (x, counts)}, tasks=TASKS, seed=0, batch_size=16, n_main=16, n_val=0
     )
     measured = RepresentationDimensionality(["*backbone.2"])
-    phases = {"pretrain_settings": settings(4), "finetune_settings": settings(80)}
+    phases = {"pretrain_settings": settings(4), "finetune_settings": settings(40)}
     module = PretrainFinetuneModule(network(), TASKS, num_features=24, rescale=0.5, **phases)
     trainer = trainer_of(tmp_path, callbacks=[measured])
     trainer.fit(module, datamodule=data)
