@@ -41,6 +41,32 @@ def test_tables_hold_what_was_measured() -> None:
         assert part in text
 
 
+def test_tasks_show_the_metrics_that_they_have(tmp_path: Path) -> None:
+    phases = [
+        PhaseResult("pretrain", ["tags", "map"], "max_epochs: 3 reached"),
+        PhaseResult("finetune", ["main"], "max_epochs: 3 reached"),
+    ]
+    phases[0].metrics = {
+        "tags/test_loss": 0.5,
+        "tags/test_f1": 0.625,
+        "map/test_loss": 1.5,
+        "map/test_iou": 0.375,
+    }
+    phases[1].metrics = {"main/val_r2": -3.0, "main/val_mae": 2.25, "main/val_own": 9.5, "main/val_loss": 7.0}
+    lines = printed(phase_table(phases)).splitlines()
+    header = next(line for line in lines if "phase" in line and "task" in line)
+    assert header.split()[2:8] == ["f1", "iou", "r2", "mae", "own", "loss"]
+    (tags,), (main,) = ([line for line in lines if f" {task} " in line] for task in ("tags", "main"))
+    assert tags.split()[:4] == ["pretrain", "tags", "0.625", "0.500"]
+    assert [word for word in main.split() if word[0] in "-0123456789"][:4] == [
+        "-3.000",
+        "2.250",
+        "9.500",
+        "7.000",
+    ]
+    assert matplotlib.image.imread(draw(phases, [], tmp_path / "scores.png")).std() > 0.02
+
+
 def test_report_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     layers = ["net.backbone.0", "net.readout"]
     measure = RepresentationDimensionality(layers, num_samples=20, picture=False)

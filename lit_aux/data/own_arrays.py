@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from typing import Any
 
@@ -180,12 +181,7 @@ class ArraysDataModule(SplitsDataModule[ArraySamples]):
 
     def options(self) -> dict[str, Any]:
         """Return the options that are kept under other names than they are given under, and all arrays."""
-        digests = {
-            f"{split} of {name}": samples.digest()
-            for split, held in {"arrays": self._pool, **self._own}.items()
-            for name, samples in held.items()
-        }
-        return {**super().options(), "arrays": digests}
+        return {**super().options(), "arrays": self._digests}
 
     def names_of_classes(self, task: str) -> Sequence[str] | None:
         """Return the names of a task's classes by their numbers, where its targets are names."""
@@ -202,6 +198,15 @@ class ArraysDataModule(SplitsDataModule[ArraySamples]):
         return values * deviation + mean
 
     # Beneath
+
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        """Hashes of all arrays, as they are given."""
+        return {
+            f"{split} of {name}": samples.digest()
+            for split, held in {"arrays": self._pool, **self._own}.items()
+            for name, samples in held.items()
+        }
 
     def _samples(self, name: str, x: Any, given: Given, option: str) -> ArraySamples:
         """Return the samples of a task's arrays."""
@@ -255,7 +260,8 @@ class ArraysDataModule(SplitsDataModule[ArraySamples]):
         """Return rows in the order in which they are drawn: classes in turn, where that is wanted."""
         task, labels = self.task_types[name], self._pool[name].labels[pool]
         generator = generator_for(self.seed, "pool", name)
-        if task.kind != "classification" or labels.ndim > 1 or labels.is_floating_point():
+        numbers = task.kind == "classification" and labels.ndim == 1 and not labels.is_floating_point()
+        if not numbers or int(labels.min()) < 0 or int(labels.max()) >= task.outputs:  # of a loss of its own
             return pool[torch.randperm(len(pool), generator=generator)]
         of_tasks.check_classes_covered(name, self.n[name], task.outputs, self.balanced)
         return pool[of_tasks.draw_samples(labels, range(task.outputs), None, generator, self.balanced)]
@@ -270,6 +276,8 @@ class ArraysDataModule(SplitsDataModule[ArraySamples]):
         if self._scaled:
             return
         self._scaled = True
+        if self.standardize or self.standardize_targets:
+            _ = self._digests  # which are of the arrays before
         if self.standardize:
             self._standardize_inputs()
         for name, task in self.task_types.items():

@@ -124,7 +124,7 @@ def score(metric: Metric, loss: nn.Module, outputs: Tensor, targets: Targets, *,
         known = None if known is None else known.reshape(-1)
         outputs = outputs if as_given else outputs[:, 0]
     if known is None:
-        metric.update(outputs, y)
+        metric.update(outputs.contiguous(), y)  # one task of a readout of several
         return
     flat = known.reshape(len(known), -1)
     rows, whole = flat.any(1), flat.all(1)

@@ -122,8 +122,8 @@ def kinds() -> dict[str, Kind]:
             ("iou", "accuracy"),
         ),
         "dict": Kind(
-            {"main": (named, x[:, 0]), "aux": (named, aux)},
-            {"main": Task(1, kind="regression"), "aux": Task(2)},
+            {"main": (named, x[:, :2]), "aux": (named, aux)},
+            {"main": Task(2, kind="regression"), "aux": Task(2)},
             Two,
             ("r2", "mae"),
         ),

@@ -89,6 +89,14 @@ def test_each_kind_in_each_setup(name: str, tmp_path: Path, capsys: pytest.Captu
     assert "accuracy" in kind.metrics or f"main/test_{kind.metrics[0]}" in rows
 
 
+def test_without_test_rows(tmp_path: Path) -> None:
+    kind = kinds()["classification"]
+    trainer = toy_trainer(tmp_path, logger=False, enable_checkpointing=False)
+    trainer.fit(module_of("PT+FT", kind), datamodule=data_of(kind, test_fraction=0, n_val=0))
+    assert [*trainer.phase_results[-1].metrics] == ["main/train_loss", "main/train_accuracy"]
+    report(trainer)
+
+
 class Killed(BaseException):
     """In place of a signal."""
 

@@ -195,9 +195,12 @@ def test_fingerprint_changes_with(change: dict[str, Any]) -> None:
     assert fingerprint() != fingerprint(**change)
 
 
-def test_options_tell_arrays_apart() -> None:
-    one, other = (ArraysDataModule({"main": (X, X[:, 0] + shift)}).options() for shift in (0, 1e-3))
-    assert one != other
+def test_options_tell_arrays_apart_and_are_the_same_before_and_after_setup() -> None:
+    one, other = (ArraysDataModule({"main": (X, X[:, 0] + shift)}, standardize=True) for shift in (0, 1e-3))
+    assert one.options() != other.options()
+    again = ArraysDataModule({"main": (X, X[:, 0])}, standardize=True)
+    again.setup()
+    assert again.options() == one.options()
 
 
 def test_all_kinds_are_taken_as_they_are_said_to_be() -> None:

@@ -166,3 +166,10 @@ def test_published_means_are_compared_without_seeds(tmp_path: Path) -> None:
     assert (pair.lower, pair.clear) == (None, True)
     (won,) = winners(table_of(view), higher=True)
     assert (won.best[0], won.second[0], won.decided) == ("MTL", "PT+FT", False)
+
+
+def test_which_metrics_are_better_when_higher() -> None:
+    known = {"accuracy": True, "main/test_r2": True, "aux/val_f1": True, "main/test_iou": True}
+    known |= {"main/test_mae": False, "main/test_loss": False, "seconds": False}
+    assert {value: is_higher_better(value) for value in known} == known
+    assert is_higher_better("pr_after@layer4") is None
