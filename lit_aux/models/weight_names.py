@@ -72,10 +72,10 @@ def _renamed(weights: Mapping[str, Tensor], prefix: Prefix | None, source: str) 
             )
     found: dict[str, str] = {}
     for key in weights:
-        old = max((one for one in new if key.startswith(one)), key=len, default=None)
-        if old is None and isinstance(prefix, str):
+        begins = sorted((old for old in new if key.startswith(old)), key=len)
+        if not begins and isinstance(prefix, str):
             continue
-        name = key if old is None else new[old] + key.removeprefix(old)
+        name = new[begins[-1]] + key.removeprefix(begins[-1]) if begins else key
         if name in found:
             raise ConfigurationError(
                 f"pretrained_prefix: {found[name]!r} and {key!r} in {source!r} would both be {name!r}"

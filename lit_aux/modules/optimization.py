@@ -78,7 +78,8 @@ def _can_fuse(optimizer: Optimizer, moved: Sequence[nn.Parameter], momentum: boo
     if momentum and len({optimizer.state.get(p, {}).get("momentum_buffer") is None for p in moved}) > 1:
         return False  # a parameter's first gradient came later than others'
     kinds = {(p.device.type, p.dtype) for p in moved}
-    return all(_has_fused_step(type(optimizer), device, dtype) for device, dtype in kinds)
+    kind: Any = type(optimizer)
+    return all(_has_fused_step(kind, device, dtype) for device, dtype in kinds)
 
 
 def _is_plain(gradient: Tensor) -> bool:

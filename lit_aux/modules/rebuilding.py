@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Mapping
+from inspect import isabstract
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar, cast
@@ -73,6 +74,8 @@ def told(module: Any) -> dict[str, Any]:
         "objects": objects,
         "configuration": (configuration.get("model") or {}).get("init_args"),
     }
+    if module.pretrained_content is not None:
+        found["pretrained_content"] = module.pretrained_content
     return found | ({"seeds": list(module.net.seeds)} if isinstance(module.net, StudentNet) else {})
 
 
@@ -95,6 +98,11 @@ def from_checkpoint(
     place = f"checkpoint_path: {str(path)!r}"
     said = content.get(KEY)
     info: Mapping[str, Any] = said if isinstance(said, Mapping) else {}
+    if isabstract(kind):
+        raise ConfigurationError(
+            f"{place} is of a {info.get('class', 'module of another class')}; call load_from_checkpoint of "
+            f"that class, {kind.__name__} is none that can be built"
+        )
     arguments = _arguments(kind, info, place, given)
     accepted = parameters_of(kind)
     if "backbone" in accepted and "backbone" not in arguments:
@@ -181,6 +189,8 @@ def _load(
     if isinstance(net, StudentNet):
         count = next((len(value) for name, value in state.items() if name.startswith("net.")), 1)
         net.configure(cast(Any, module).tasks, info.get("seeds") or range(count))
+    if "pretrained_content" in info and cast(Any, module).pretrained is not None:
+        cast(Any, module).pretrained_content = info["pretrained_content"]  # of a file that was not read again
     if strict:
         check_fit(module.state_dict(), state, "checkpoint_path", path)
         module.on_load_checkpoint(content)

@@ -18,6 +18,7 @@ from lit_aux.data import DiagonalTeacherDataModule
 from lit_aux.errors import ConfigurationError
 from lit_aux.models import DiagonalNet
 from lit_aux.modules import AuxiliaryModule, MultiTaskModule, PretrainFinetuneModule, SingleTaskModule
+from lit_aux.modules.loading import digest_of
 from lit_aux.phases import PhaseSettings
 
 ROOT = Path(__file__).parents[2]
@@ -190,8 +191,11 @@ def test_pretrained_weights_are_not_read_again(tmp_path: Path) -> None:
     torch.save(CliNet(4).state_dict(), tmp_path / "w.pth")
     net = ["--model.backbone", f"{__name__}.CliNet", "--model.backbone.width", "4"]
     file = commanded(tmp_path / "runs", *net, "--model.pretrained", str(tmp_path / "w.pth"))
+    content = digest_of(tmp_path / "w.pth")
     (tmp_path / "w.pth").unlink()
-    assert SingleTaskModule.load_from_checkpoint(file).pretrained == str(tmp_path / "w.pth")
+    found = SingleTaskModule.load_from_checkpoint(file)
+    assert found.pretrained == str(tmp_path / "w.pth")
+    assert found.pretrained_content == content
     timm = {
         "class_path": "lit_aux.models.TimmBackbone",
         "init_args": {"name": "resnet18", "pretrained": True},
@@ -214,6 +218,12 @@ def test_no_module_is_imported_because_a_file_says_so(
     odd = changed(file, tmp_path / "odd.ckpt", backbone={"class_path": "subprocess.Popen", "init_args": {}})
     with pytest.raises(ConfigurationError, match="its configuration cannot be used"):
         SingleTaskModule.load_from_checkpoint(odd)
+
+
+def test_the_class_that_all_share_cannot_be_built(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}, "lit_aux_module": {"class": "a.B"}}, tmp_path / "x.ckpt")
+    with pytest.raises(ConfigurationError, match=r"is of a a\.B; call load_from_checkpoint of that class"):
+        AuxiliaryModule.load_from_checkpoint(tmp_path / "x.ckpt")
 
 
 @pytest.mark.parametrize("said", [None, "text", {"configuration": 3}])

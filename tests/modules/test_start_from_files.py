@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 from toys import FEATURES, TASKS, ToyData, toy_backbone, toy_trainer
 
+from lit_aux.cli import main
 from lit_aux.errors import ConfigurationError
 from lit_aux.models import TimmBackbone
 from lit_aux.modules import MultiTaskModule, PretrainFinetuneModule, SingleTaskModule
 from lit_aux.phases import PhaseSettings
 from lit_aux.phases.identity import describe_run
+from lit_aux.runs import read_rows
 
 SHORT = PhaseSettings(max_epochs=1)
 Weights = dict[str, Tensor]
@@ -269,3 +271,74 @@ def test_the_content_of_the_file_names_the_run(tmp_path: Path, kind: Any) -> Non
 def test_runs_without_a_file_are_told_as_before() -> None:
     assert not [name for name in described(SingleTaskModule(Net(), TASKS)) if "pretrained" in name]
     assert not [name for name in described(SingleTaskModule(Net(), TASKS)) if "built_with" in name]
+
+
+class Images(nn.Module):
+    """A backbone that a command line names."""
+
+    num_features = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.conv(x).amax((2, 3))
+        return found
+
+
+def commanded(root: Path, *words: str) -> int:
+    config = str(Path(__file__).parents[2] / "configs/digits/stl.yaml")
+    places = [
+        "--trainer.default_root_dir",
+        str(root),
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.callbacks=[]",
+    ]
+    limits = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--data.n_aux", "20"]
+    net = ["--model.backbone", f"{__name__}.Images"]
+    return main(["fit", "--config", config, *places, *limits, *net, *words])
+
+
+@pytest.mark.parametrize("prefix", ["enc.", "{enc.: ''}", None])
+def test_of_the_command_line_the_content_names_the_run(tmp_path: Path, prefix: str | None) -> None:
+    def run_of(scale: float) -> str:
+        weights = {name: torch.full_like(value, scale) for name, value in Images().state_dict().items()}
+        torch.save(behind("enc.", weights), tmp_path / "w.pth")
+        words = [] if prefix is None else ["--model.pretrained_prefix", prefix]
+        root = tmp_path / str(len([*tmp_path.iterdir()]))
+        assert commanded(root, "--model.pretrained", str(tmp_path / "w.pth"), *words) == 0
+        (row,) = read_rows(next(root.rglob("results.csv")))
+        return str(row["run"])
+
+    assert run_of(1) != run_of(2)
+
+
+@pytest.mark.parametrize(
+    ("words", "begins"),
+    [
+        (
+            ["--model.pretrained", "w.pth", "--model.pretrained_prefix", "b."],
+            "--model.pretrained_prefix: 'b.'",
+        ),
+        (["--model.pretrained", "none.pth"], "--model.pretrained: no weights file at 'none.pth'"),
+        (["--model.pretrained_prefix", "b."], "--model.pretrained_prefix: 'b.' needs a file"),
+        (["--model.pretrained", "part.pth"], "--model.pretrained: the weights in 'part.pth' do not fit"),
+    ],
+)
+def test_the_command_line_says_in_one_line_what_is_wrong(
+    tmp_path: Path,
+    words: list[str],
+    begins: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(Images().state_dict(), "w.pth")
+    torch.save({"conv.weight": torch.ones(3, 3, 3, 3), "fc.bias": torch.ones(1)}, "part.pth")
+    assert commanded(tmp_path / "runs", *words) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert len(errors) == 1
+    assert errors[0].startswith(f"lit-aux: error: {begins}")
+    assert not (tmp_path / "runs").exists()
