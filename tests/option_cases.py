@@ -165,7 +165,7 @@ def _scenes() -> dict[str, tuple[Config, list[tuple[str, str]]]]:
             _class(short_run(), f"{model}/backbone", "lit_aux.models.LeNet"),
             [(f"{model}/backbone/init_args", "lit_aux.models.LeNet")],
         ),
-        "table": (
+        "diabetes": (
             _class(
                 _data("DiabetesDataModule", n_main=8, n_test=4),
                 f"{model}/backbone",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,13 +52,21 @@ def given_targets(given: Any, what: str, names: list[str] | None = None) -> Give
         array, names = numbered(array, known), known
     else:
         mixed = getattr(getattr(array, "dtype", None), "kind", "") == "O"
-        array, names = from_objects(array, missing=MISSING), None
+        array, names = _as_whole(given, from_objects(array, missing=MISSING)), None
         if mixed and any(isinstance(value, str) for value in array.ravel().tolist() if not is_missing(value)):
             raise ConfigurationError(f"{what} hold names and numbers; give names alone, or numbers alone")
     y = tensor_of(array, what)
     if not y.ndim or not y.numel():
         raise ConfigurationError(f"{what} of shape {tuple(y.shape)} are empty; give a row a sample")
     return Given(y, names, what)
+
+
+def _as_whole(given: Any, array: Any) -> Any:
+    """Return floats as the whole numbers that a series with gaps says it holds: pandas' Int64, say."""
+    kind = getattr(getattr(given, "dtype", None), "kind", "")
+    if isinstance(given, np.ndarray) or kind not in ("i", "u", "b") or array.dtype.kind != "f":
+        return array
+    return np.where(np.isnan(array), MISSING, array).astype(np.int64)
 
 
 def known_targets(y: Tensor, task: Task) -> Tensor:
@@ -114,6 +123,10 @@ def task_of(given: Given, outputs: int | None = None) -> Task:
 def _of_column(given: Given, y: Tensor, known: Tensor, outputs: int | None) -> Task:
     """Return the task of targets (N,)."""
     if given.names is not None:
+        if outputs is None and len(given.names) < 2:
+            raise ConfigurationError(
+                f"{given.what} are all {given.names[0]!r}; a classification needs two classes"
+            )
         return Task(max(outputs or 0, len(given.names)))
     if y.dtype == torch.bool:
         return Task(max(outputs or 0, 2))

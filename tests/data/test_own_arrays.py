@@ -48,6 +48,12 @@ class Frame:
         return np.stack([column.astype(object) if mixed else column for column in columns], axis=1)
 
 
+class Gaps(Series):
+    """Whole numbers some of which are missing: floats, once they are an array."""
+
+    dtype = np.dtype(np.int64)
+
+
 class NAType:
     """What pandas has for what is missing."""
 
@@ -63,6 +69,7 @@ class NAType:
         (Series(NAMES, object), "classification", 4, torch.int64),
         ((np.arange(50) % 3)[:, None], "classification", 3, torch.int64),
         (Series([0, 1, NAType(), 2, None] * 10, object), "classification", 3, torch.int64),
+        (Gaps([0, np.nan, 1, 2, 1] * 10), "classification", 3, torch.int64),
         (X[:, 0], "regression", 1, torch.float32),
         (X[:, :2].astype(np.float16), "regression", 2, torch.float32),
         (Frame(a=X[:, 0], b=X[:, 1] + 0.5), "regression", 2, torch.float32),
@@ -279,6 +286,7 @@ Y = X[:, 0] + 0.5
         ({"main": (X, np.arange(50) % 3 + 1)}, {}, "whole numbers from 1 to 3; subtract 1"),
         ({"main": (X, np.arange(50) % 3 - 1)}, {}, "whole numbers from -1 to 1; number classes from 0"),
         ({"main": (X, np.zeros(50, int))}, {}, "are all 0; a classification needs two classes"),
+        ({"main": (X, ["cat"] * 50)}, {}, "are all 'cat'; a classification needs two classes"),
         ({"main": (X, np.arange(50))}, {}, "from 0 to 49 over 50 rows, and may be classes or values"),
         ({"main": (X, np.arange(50) % 3 * 1.0)}, {}, "floats, and all whole numbers from 0 to 2; say what"),
         ({"main": (X, np.eye(4)[np.arange(50) % 4])}, {}, "are one-hot rows; say what is meant"),
