@@ -49,7 +49,10 @@ nitpick_ignore_regex = [
     ("py:.*", r"(abc|collections|concurrent|lightning|numpy|os|pathlib|torch|torchmetrics)\..*"),
     ("py:class", "Trainer|Tensor|Optimizer|LRScheduler|ArgsType"),
     # types of single parts that nobody needs to import
-    ("py:.*", r"(.*\.)?(ImageFiles|ResumableLoader|Samples|TaskLoader|InputFormat|FactorFit|Placement|Draws)"),
+    (
+        "py:.*",
+        r"(.*\.)?(ImageFiles|ResumableLoader|Samples|TaskLoader|InputFormat|FactorFit|Placement|Draws)",
+    ),
     ("py:.*", r"lit_aux\.figures\.(layout\.Request|results\.FIGURES)"),
     ("py:class", r"lit_aux\.trajectories\.\w+\.(Trajectory|Study|Analysis)"),
     ("py:func", r"lit_aux\.regimes\.sweep_options\.resolved"),
