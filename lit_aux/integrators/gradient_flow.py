@@ -271,8 +271,9 @@ class GradientFlow(Integrator):
         counts.time[globally] = np.where(arrived >= latest * (1 - 1e-12), latest, arrived)
         if state.observer is not None:
             stages = control["stages"][rows]
-            copies = [part.clone() for part in parts]  # it may keep them
-            state.observer.observe(Step(globally, start, counts.time[globally], *copies, stages))
+            y, end, slope, f = (part.clone() for part in parts)  # it may keep them
+            step = Step(globally, start, counts.time[globally], y, end, slope, f, stages)
+            state.observer.observe(step)
         for name, spare, part in (("y", "now", parts[1]), ("slope", "f", parts[3])):
             if part is work[spare]:  # all move, and what was there before is not needed any more
                 work[name], work[spare] = part, work[name]
