@@ -66,6 +66,15 @@ class Descending(Protocol):
         """
 
 
+@runtime_checkable
+class Kinked(Protocol):
+    """An objective that says whether its gradient jumps where units turn on and off."""
+
+    @property
+    def kinked(self) -> bool:
+        """Whether it does."""
+
+
 class FunctionObjective:
     """Any function of a tensor or a dict of parameters, differentiated by autograd.
 

@@ -290,6 +290,11 @@ class ReLUObjective:
         return self._like(batch_of(self._tasks, chosen), self._scale, self._frozen)
 
     @property
+    def kinked(self) -> bool:
+        """Whether units turn on and off: not where readouts alone train."""
+        return self._frozen is None
+
+    @property
     def descends(self) -> bool:
         """Whether there is :meth:`descend`: on a CPU, if all weights train and each task has one output."""
         single = all(rows.targets.shape[2] == 1 for _, members in self._tasks for rows in members)

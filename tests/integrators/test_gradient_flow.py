@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.integrators import FunctionObjective, GradientDescent, GradientFlow, Step
+from lit_aux.integrators.objective import Kinked
 
 SPECTRUM = torch.tensor([0.3, 1.0, 4.0, 30.0, 200.0], dtype=torch.float64)
 
@@ -383,6 +384,66 @@ def test_a_diagonal_network_ends_at_the_exact_limit(start: str, scale: float, to
     beta = w[0] * v[0] - w[1] * v[1]
     torch.testing.assert_close(forward([*w, *v[:, None]], data[0]), data[1], rtol=0, atol=1e-3)
     assert relative(beta, right) < 1e-3
+
+
+class Kinky(Counting):
+    """An objective that says of itself that its gradient jumps, or that it does not."""
+
+    def __init__(self, kinked: bool) -> None:
+        super().__init__(FunctionObjective(quadratics, ones(1, 5)))
+        self.kinked = kinked
+
+
+def errors_of_steps(kinked: bool) -> tuple[Floats, Floats]:
+    """Return the loss before each step to 1e-8, and its error as the reference of RKC2 estimates it."""
+    watch, flow = Recorder(), GradientFlow(1e-3)
+    finish(flow, flow.start(Kinky(kinked), ones(1, 5), threshold=1e-8, observer=watch))
+    losses, errors = [], []
+    for step in watch.stretches[:-1]:  # the last one is shortened to land
+        assert step.slope_before is not None
+        assert step.slope_after is not None
+        mean = (step.slope_before + step.slope_after) / 2
+        estimate = 0.8 * (step.before - step.after + float(step.end[0] - step.start[0]) * mean)
+        errors.append(float(estimate.norm() / max(step.before.norm(), step.after.norm())))
+        losses.append(float(quadratics(step.before)))
+    return np.array(losses), np.array(errors)
+
+
+def test_errors_at_kinks_may_exceed_the_tolerance_once_little_is_left_to_learn() -> None:
+    start = float(SPECTRUM.sum()) / 2
+    losses, errors = errors_of_steps(kinked=True)
+    late = losses < 1e-2 * start
+    assert (errors[~late] <= 1e-3).all()
+    assert (errors[late] <= 1e-3 * np.sqrt(1e-2 * start / losses[late]).clip(1, 4)).all()
+    assert errors.max() > 1.5e-3
+    assert (errors_of_steps(kinked=False)[1] <= 1e-3).all()
+
+
+def test_a_state_from_before_the_loss_at_the_start_was_kept_goes_on() -> None:
+    flow = GradientFlow()
+    state = flow.advance(flow.start(Kinky(True), ones(1, 5), threshold=1e-8), 40)
+    assert not state.finished
+    del state.control["start_loss"]
+    assert finish(flow, state).counts.converged[0]
+
+
+def test_units_turn_on_and_off_where_the_first_layer_trains() -> None:
+    net, data = relu([0], 5, 12), [draw(8, 5, 0)]
+    for names, kinked in ((["first.weight", "readout.weight"], True), (["readout.weight"], False)):
+        problems = objective_of(net, data, names)
+        assert isinstance(problems, Kinked)
+        assert problems.kinked is kinked
+    assert not isinstance(objective_of(diagonal([0], 20, scale=0.05), [draw(12, 20, 0)]), Kinked)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_relu_network_ends_where_a_hundredth_of_the_tolerance_ends(seed: int) -> None:
+    net, data = relu([seed], 6, 30), [draw(20, 6, seed)]
+    ends = []
+    for flow in (GradientFlow(), GradientFlow(1e-4)):
+        ends.append(finish(flow, flow.start(objective_of(net, data), packed(net), threshold=1e-6)))
+        assert ends[-1].counts.converged[0]
+    assert relative(ends[0].theta, ends[1].theta) < 0.5 * GradientFlow().tolerance
 
 
 def test_it_says_which_loss_it_cannot_take() -> None:
