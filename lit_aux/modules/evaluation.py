@@ -121,11 +121,6 @@ class TaskEvaluation(nn.Module):
             if isinstance(module, Metric):
                 module.reset()
 
-    def kind(self, task: str) -> str:
-        """Return the kind of a task; ``classification`` where its loss alone says what it is."""
-        known = self._kinds.get(task)
-        return "classification" if known is None else known.kind
-
     def labels(self, task: str, y: Tensor) -> Tensor:
         """Return which targets of a task are there, bool in the shape of ``y``."""
         known = self._kinds.get(task)

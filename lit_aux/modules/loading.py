@@ -20,6 +20,8 @@ from lit_aux.phases.state import CHECKPOINT_KEY, check_finite, check_fit, load_p
 from lit_aux.pickles import write_weights
 from lit_aux.storage import check_place
 
+_READOUT = ("net.readout.", "net.heads.")
+
 
 def start_from(module: LightningModule, path: str | Path, prefix: Prefix | None) -> bool:
     """Give a module the weights of a file: a checkpoint of one of the project's, or anybody's backbone.
@@ -79,11 +81,13 @@ def load_checkpoint(module: LightningModule, path: str | Path, option: str, *, s
         # what a weighting of several tasks has learned is no part of the network
         own = {k: v for k, v in own.items() if not k.startswith("task_method.")}
         state = {k: v for k, v in state.items() if not k.startswith("task_method.")}
-        readout = [k for k in own if k.startswith("net.readout.") and k in state]
-        other = [k for k in readout if state[k].shape != own[k].shape]
+        other = [
+            k for k in own if k.startswith(_READOUT) and (k not in state or state[k].shape != own[k].shape)
+        ]
         if other:
             rank_zero_info(f"{option}: the readout in {str(path)!r} is for other tasks; a fresh one is used")
-        state = {k: own[k] if k in other else v for k, v in state.items()}
+        state = {k: v for k, v in state.items() if k in own or not k.startswith(_READOUT)}
+        state |= {k: own[k] for k in other}
     check_fit(own, state, option, path)
     check_finite(module, state, option, path)
     with torch.no_grad():

@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from device_runs import FakeAccelerator
+from device_runs import FakeAccelerator, unfused
 from fake_device import NAME, MixedDevicesError, back, fake_device
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
@@ -62,8 +62,9 @@ def trained(root: Path, on_device: bool, targets: Callable[[Tensor], Tensor], op
 
 
 def same(root: Path, options: Callable[[], Any], targets: Callable[[Tensor], Tensor] = classes) -> None:
-    expected = trained(root, False, targets, options)
-    with fake_device() as noted:
+    with unfused():
+        expected = trained(root, False, targets, options)
+    with unfused(), fake_device() as noted:
         found = trained(root, True, targets, options)
         assert noted.operations
     torch.testing.assert_close(found, expected, rtol=0, atol=0)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import lit_aux.integrators
 import lit_aux.metrics
 import lit_aux.models
-from lit_aux.metrics import EffectiveSharedDimensions, ParticipationRatio
-from lit_aux.models import LeNet, MultiHeadNet, TimmBackbone, export_state_dict
+from lit_aux.metrics import EffectiveSharedDimensions, ParticipationRatio, R2Score
+from lit_aux.models import MLP, LeNet, MultiHeadNet, TimmBackbone, export_state_dict
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -33,7 +33,18 @@ METRICS: dict[str, tuple[Callable[..., Any], list[dict[str, Any]]]] = {
 
 
 def test_every_metric_is_here() -> None:
-    assert {*lit_aux.metrics.__all__} == {*METRICS}
+    assert {*lit_aux.metrics.__all__} == {*METRICS, "R2Score"}
+
+
+def test_r2() -> None:
+    def run(preds: Tensor, target: Tensor) -> Any:
+        metric = R2Score(5).to(preds.device)
+        for some, labels in zip(preds.split(4), target.split(4), strict=True):
+            metric.update(some, labels)
+        return metric.compute()
+
+    target = draw(9, 5, seed=1)
+    same_on_both(run, draw(9, 5), target.where(target > -1, torch.tensor(torch.nan)))
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -66,6 +77,7 @@ def test_a_metric_that_stayed_behind_takes_the_activations_to_itself() -> None:
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "LeNet": lambda: MultiHeadNet(LeNet(), {"main": 2}),
+    "MLP": lambda: MultiHeadNet(MLP(192), {"main": 2}),
     "TimmBackbone": lambda: MultiHeadNet(
         TimmBackbone(
             "vit_tiny_patch16_224", options={"img_size": 8, "patch_size": 4, "depth": 1, "embed_dim": 12}

@@ -1,5 +1,6 @@
 """Tasks of every kind: losses and metrics against scikit-learn, outputs by token and pixel, own heads."""
 
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -401,3 +402,17 @@ def test_modules_take_tasks() -> None:
         "net.heads./main.weight",
         "net.heads./main.bias",
     }
+
+
+def test_pretrained_with_other_heads_keeps_the_backbone(tmp_path: Path) -> None:
+    def module(head: nn.Module | None, **options: Any) -> SingleTaskModule:
+        torch.manual_seed(len(options))
+        backbone = nn.Sequential(nn.Linear(4, 8), nn.Tanh())
+        return SingleTaskModule(backbone, {"main": Task(3, head=head)}, num_features=8, **options)
+
+    before = module(nn.Linear(8, 3))
+    torch.save({"state_dict": before.state_dict(), "lit_aux": {}}, tmp_path / "w.ckpt")
+    for head in (nn.Sequential(nn.Linear(8, 5), nn.Linear(5, 3)), None):
+        after = module(head, pretrained=str(tmp_path / "w.ckpt"))
+        for name, value in after.net.backbone.state_dict().items():
+            assert torch.equal(value, before.net.backbone.state_dict()[name])
