@@ -54,7 +54,9 @@ class ArraySamples:
 
     def loader(self, transform: Any, **options: Any) -> TaskLoader:
         """Return the loader of these samples; see ``TaskLoader`` for the options."""
-        return InMemoryLoader(self.inputs, self.labels, transform, **options)
+        loader = InMemoryLoader(self.inputs, self.labels, transform, **options)
+        loader.names = [str(row) for row in self.rows.tolist()]
+        return loader
 
     def digest(self) -> str:
         """Return a hash of inputs and targets."""

@@ -7,7 +7,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import nn
+from torch import Tensor, nn
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.phases.phase import Phase
@@ -63,6 +63,9 @@ class PhasedData(Protocol):
     def names_of_classes(self, task: str) -> Sequence[str] | None:
         """Return the names of a task's classes, by their number within it; None where they have none."""
 
+    def in_units(self, task: str, values: Tensor) -> Tensor:
+        """Return outputs or targets of a task in the units in which the data were given."""
+
 
 @runtime_checkable
 class Fingerprinted(Protocol):
@@ -96,6 +99,10 @@ class _DataDefaults:
 
     def names_of_classes(self, task: str) -> None:
         """Know none."""
+
+    def in_units(self, task: str, values: Tensor) -> Tensor:
+        """Return them as they are."""
+        return values
 
 
 class _Completed:

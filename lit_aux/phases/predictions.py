@@ -105,6 +105,8 @@ class PredictionWriter(Callback):
                 )
             pair = batch.get(task) if isinstance(batch, Mapping) else None
             answers = pl_module.answers(task, found, None if pair is None else pair[1])
+            if not answers.of_classes and answers.probabilities is None:
+                answers = _in_units(trainer, task, answers)
             rows = self._rows(trainer, task, len(found), batch_idx, dataloader_idx)
             self._batches.setdefault(task, []).append(_kept(answers, rows, dataloader_idx))
 
@@ -145,6 +147,13 @@ class PredictionWriter(Callback):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _WRITERS[self.path.suffix](self.path, found)
         rank_zero_info(f"Predictions: {self.path}")
+
+
+def _in_units(trainer: Trainer, task: str, answers: Answers) -> Answers:
+    """Return values as the data had them before they were standardized, say."""
+    data = phased_data(trainer.datamodule)  # type: ignore[attr-defined]
+    labels = None if answers.labels is None else data.in_units(task, answers.labels)
+    return replace(answers, predictions=data.in_units(task, answers.predictions), labels=labels)
 
 
 def _kept(answers: Answers, rows: tuple[Array, Array | None], loader: int) -> TaskPredictions:

@@ -110,7 +110,7 @@ def test_models(name: str) -> None:
         exported = export_state_dict(net, "main") if name == "TimmBackbone" else {}
         return outputs, [p.grad for p in net.parameters() if p.grad is not None], exported
 
-    x = draw(2, 1, 28, 28) if name == "LeNet" else draw(2, 3, 8, 8)
+    x = draw(2, *{"LeNet": (1, 28, 28), "MLP": (192,)}.get(name, (3, 8, 8)))
     same_on_both(run, x, stays=False, tolerance=1e-5 if name == "TimmBackbone" else 0.0)
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from toys import FEATURES, ToyData, toy_backbone, toy_module, toy_trainer
 
 from lit_aux.cli import main
-from lit_aux.data import DiagonalTeacherDataModule, ImageFolderDataModule
+from lit_aux.data import ArraysDataModule, DiagonalTeacherDataModule, ImageFolderDataModule
 from lit_aux.errors import ConfigurationError
 from lit_aux.models import DiagonalNet
 from lit_aux.modules import MultiTaskModule, SingleTaskModule
@@ -285,3 +285,20 @@ def test_a_checkpoint_is_no_place_for_predictions(tmp_path: Path) -> None:
         toy_trainer(tmp_path, limit_predict_batches=0).predict(
             toy_module(), data.test_dataloader(), output="p.csv"
         )
+
+
+def test_values_are_in_the_units_of_the_arrays_and_inputs_their_rows(tmp_path: Path) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 3, generator=draw)
+    y = 1000 + 50 * x[:, 0]
+    data = ArraysDataModule({"main": (x, y)}, standardize_targets=True, seed=1)
+    module = SingleTaskModule(nn.Linear(3, 4), data.task_types, num_features=4)
+    toy_trainer(tmp_path, logger=False).predict(module, datamodule=data, output=str(tmp_path / "p.csv"))
+    rows = rows_of(tmp_path / "p.csv")
+    assert [int(row["input"]) for row in rows] == data.samples("test", "main").rows.tolist()
+    for row in rows:
+        here = int(row["input"])
+        assert float(row["label"]) == pytest.approx(float(y[here]), rel=1e-5)
+        with torch.no_grad():
+            outputs = module(x[here : here + 1], "main")[:, 0]
+        assert float(row["prediction"]) == pytest.approx(float(data.in_units("main", outputs)), rel=1e-5)
