@@ -112,10 +112,6 @@ def score(metric: Metric, loss: nn.Module, outputs: Tensor, targets: Targets, *,
     if targets.empty:
         return
     y, known, over_classes = targets.y, targets.known, False
-    outputs, y = (
-        outputs.contiguous(),
-        y.contiguous(),
-    )  # torchmetrics takes views, and a task's rows are a part
     if kind := classification(metric):
         outputs, y, over_classes = _as_classes(kind, loss, outputs, targets)
         known = known[:, 0] if known is not None and over_classes else known
@@ -124,7 +120,7 @@ def score(metric: Metric, loss: nn.Module, outputs: Tensor, targets: Targets, *,
         known = None if known is None else known.reshape(-1)
         outputs = outputs if as_given else outputs[:, 0]
     if known is None:
-        metric.update(outputs.contiguous(), y)  # one task of a readout of several
+        metric.update(outputs.contiguous(), y.contiguous())  # one task of a readout of several
         return
     flat = known.reshape(len(known), -1)
     rows, whole = flat.any(1), flat.all(1)
