@@ -119,6 +119,12 @@ def described(tasks: Mapping[str, int | Task]) -> dict[str, Task]:
     return found
 
 
+def tasks_of(data: Any) -> dict[str, int | Task] | None:
+    """Return what each task is, or its number of classes, as a data module has it; None if it has neither."""
+    found: dict[str, int | Task] | None = getattr(data, "task_types", None)
+    return found or getattr(data, "num_classes", None)
+
+
 def outputs_of(tasks: Mapping[str, Any]) -> dict[str, int]:
     """Return each task's number of outputs."""
     return {name: task.outputs if isinstance(task, Task) else task for name, task in tasks.items()}

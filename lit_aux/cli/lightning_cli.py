@@ -29,7 +29,7 @@ from lit_aux.phases import PhaseTrainer
 from lit_aux.phases.state import check_archive
 from lit_aux.ranges import SEED, check
 from lit_aux.storage import storage_trouble
-from lit_aux.tasks import Task
+from lit_aux.tasks import tasks_of
 from lit_aux.tensor_options import register_tensors
 
 _KNOWN = re.compile(r"known subclasses: ([\w., ]+)")
@@ -116,7 +116,7 @@ class AuxiliaryCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what must agree."""
-        parser.link_arguments("data", "model.init_args.tasks", compute_fn=_tasks, apply_on="instantiate")
+        parser.link_arguments("data", "model.init_args.tasks", compute_fn=tasks_of, apply_on="instantiate")
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -167,7 +167,7 @@ class AuxiliaryCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Refuse tasks that are given beside data that say otherwise: the data's would be taken."""
-        known = _tasks(getattr(self, "datamodule", None))
+        known = tasks_of(getattr(self, "datamodule", None))
         for place, given in configuration.given_values(self._words, "model.tasks"):
             if known is not None and given != known:
                 raise ConfigurationError(
@@ -203,14 +203,6 @@ class AuxiliaryCLI(LightningCLI):
 
         if not getattr(self.trainer, "fast_dev_run", False):
             report(self.trainer)
-
-
-def _tasks(data: Any) -> dict[str, int | Task] | None:
-    """Return what each task is as the data module knows it, or its number of classes."""
-    found: dict[str, int | Task] | None = getattr(data, "task_types", None) or getattr(
-        data, "num_classes", None
-    )
-    return found
 
 
 class _ParsedOnly(AuxiliaryCLI):

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, Generic, Self, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
@@ -190,10 +192,10 @@ class TaskLoader(ResumableLoader[tuple[Any, Tensor]]):
         **order: ``batch_size``, ``training`` and the other options of :class:`BatchOrder`.
 
     Attributes:
-        names: The name of each sample; None where they have numbers alone.
+        names: What each sample is called; None where it is called by its number here.
     """
 
-    names: Sequence[str] | None = None
+    names: Sequence[str] | NDArray[np.int64] | None = None
 
     def __init__(self, labels: Tensor, **order: Any) -> None:
         super().__init__()

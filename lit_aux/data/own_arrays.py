@@ -55,7 +55,7 @@ class ArraySamples:
     def loader(self, transform: Any, **options: Any) -> TaskLoader:
         """Return the loader of these samples; see ``TaskLoader`` for the options."""
         loader = InMemoryLoader(self.inputs, self.labels, transform, **options)
-        loader.names = [str(row) for row in self.rows.tolist()]
+        loader.names = self.rows.numpy()
         return loader
 
     def digest(self) -> str:

@@ -91,6 +91,11 @@ class MultiHeadNet(nn.Module):
     def _heads(self) -> nn.ModuleDict | None:
         return cast(nn.ModuleDict | None, self._modules.get("heads"))
 
+    def _head(self, task: str) -> nn.Module | None:
+        """Return the head of a task's own; None where it reads rows of the readout."""
+        key = f"/{task}"
+        return self._heads[key] if self._heads is not None and key in self._heads else None
+
     @property
     def tasks(self) -> dict[str, int]:
         """Number of outputs of each task, in the order of the readout's rows."""
@@ -180,8 +185,8 @@ class MultiHeadNet(nn.Module):
         found: dict[str, Tensor] = {}
         shared: dict[int, Tensor] = {}  # the readout of all tasks whose outputs have so many dimensions
         for task in tasks:
-            if self._heads is not None and f"/{task}" in self._heads:
-                found[task] = self._by_head(task, features)
+            if (head := self._head(task)) is not None:
+                found[task] = self._by_head(head, task, features)
             else:
                 rank = _RANKS.get(self.kinds.get(task, ""), 2)
                 if rank not in shared:
@@ -212,9 +217,8 @@ class MultiHeadNet(nn.Module):
     def _by_pixel(self, features: Tensor) -> Tensor:
         return self.readout(features.movedim(1, -1)).movedim(-1, 1)  # type: ignore[no-any-return]
 
-    def _by_head(self, task: str, features: Tensor) -> Tensor:
-        assert self._heads is not None
-        outputs: Tensor = self._heads[f"/{task}"](features)
+    def _by_head(self, head: nn.Module, task: str, features: Tensor) -> Tensor:
+        outputs: Tensor = head(features)
         if not isinstance(outputs, Tensor) or outputs.ndim < 2 or outputs.shape[1] != self._outputs[task]:
             found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
             raise ConfigurationError(
@@ -250,8 +254,8 @@ class MultiHeadNet(nn.Module):
         names = list(self.tasks if tasks is None else tasks)
         for task in names:
             check_known("task", task, self.tasks)
-            if self._heads is not None and f"/{task}" in self._heads:
-                _draw_anew(self._heads[f"/{task}"], task, scale)
+            if (head := self._head(task)) is not None:
+                _draw_anew(head, task, scale)
                 continue
             rows = self.task_slices[task]
             # Drawn on the CPU, so that a seed gives the same rows on every device.

@@ -83,9 +83,11 @@ class TaskEvaluation(nn.Module):
         self._checked: set[tuple[str, str]] = set()
         self._as_given: set[str] = set()
         by_name = described(tasks)
-        plain = Task(2)
-        kinds = {name: Task(t.outputs, t.kind, ignore=t.ignore) for name, t in by_name.items()}
-        kinds = {n: t for n, t in kinds.items() if (t.kind, t.ignore) != (plain.kind, plain.ignore)}
+        kinds = {
+            name: Task(task.outputs, task.kind, ignore=task.ignore)
+            for name, task in by_name.items()
+            if task.kind != "classification" or task.ignore is not None
+        }
         if kinds:  # others are known by their losses
             self._kinds = kinds
         by_task = _losses(by_name, losses)
@@ -259,9 +261,10 @@ def _losses(
                 f"losses: given for {', '.join(losses) or 'no task'}, but the tasks are {', '.join(tasks)}"
             )
         return {name: losses[name] if name in losses else task.build_loss() for name, task in tasks.items()}
-    shared = nn.CrossEntropyLoss() if losses is None else losses  # one for all, as it is one to the identity
-    own = {name for name, t in tasks.items() if losses is None and not _is_plain(t)}
-    return {name: task.build_loss() if name in own else shared for name, task in tasks.items()}
+    if losses is not None:
+        return dict.fromkeys(tasks, losses)
+    shared = nn.CrossEntropyLoss()  # one for all, as it is one to the identity
+    return {name: shared if _is_plain(task) else task.build_loss() for name, task in tasks.items()}
 
 
 def _is_plain(task: Task) -> bool:

@@ -193,8 +193,8 @@ def trainable_names(module: nn.Module, phase: Phase) -> set[str]:
     names = list(named)
     patterns = list(phase.trainable)
     if phase.trainable == "readout":
-        patterns = ["net.readout.*", "net.heads.*"]
-        patterns = [one for one in patterns if any(fnmatch(name, one) for name in names)]
+        known = ("net.readout.*", "net.heads.*")
+        patterns = [one for one in known if any(fnmatch(name, one) for name in names)] or [known[0]]
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in names):
             raise ConfigurationError(

@@ -6,6 +6,7 @@ from typing import Any
 
 from lit_aux.identity.modules import imported
 from lit_aux.modules import AuxiliaryModule
+from lit_aux.tasks import tasks_of
 
 
 def class_of(part: Any) -> type | None:
@@ -38,6 +39,6 @@ def build(config: Mapping[str, Any]) -> tuple[AuxiliaryModule, Any]:
     parser.add_argument("--model", type=AuxiliaryModule)
     parser.add_argument("--data", type=LightningDataModule)
     built = parser.instantiate_classes(parser.parse_object({"data": data})).data
-    model["init_args"]["tasks"] = getattr(built, "task_types", None) or getattr(built, "num_classes", None)
+    model["init_args"]["tasks"] = tasks_of(built)
     module: AuxiliaryModule = parser.instantiate_classes(parser.parse_object({"model": model})).model
     return module, built
