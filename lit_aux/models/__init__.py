@@ -8,6 +8,7 @@ from lit_aux.models.multi_head_net import MultiHeadNet
 from lit_aux.models.relu_net import ReLUNet
 from lit_aux.models.student import Problems, StudentNet
 from lit_aux.models.timm_backbone import TimmBackbone
+from lit_aux.models.transformers_backbone import TransformersBackbone
 
 __all__ = [
     "MLP",
@@ -18,5 +19,6 @@ __all__ = [
     "ReLUNet",
     "StudentNet",
     "TimmBackbone",
+    "TransformersBackbone",
     "export_state_dict",
 ]
