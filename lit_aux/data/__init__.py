@@ -2,6 +2,7 @@
 
 from lit_aux.data.base import TaskDataModule
 from lit_aux.data.cifar100 import CIFAR100DataModule
+from lit_aux.data.classes import ClassesDataModule
 from lit_aux.data.diabetes import DiabetesDataModule
 from lit_aux.data.diagonal_teacher import DiagonalTeacherDataModule
 from lit_aux.data.digits import DigitsDataModule
@@ -16,12 +17,15 @@ from lit_aux.data.relu_teacher import ReLUTeacher, ReLUTeacherDataModule
 from lit_aux.data.splits import SplitsDataModule
 from lit_aux.data.tasks import assign_classes, draw_samples
 from lit_aux.data.teacher_base import TeacherDataModule
+from lit_aux.data.text import TextDataModule
 from lit_aux.data.transforms import BatchTransform, RandomCropFlip
+from lit_aux.data.wordnet import WordNetDataModule
 
 __all__ = [
     "ArraysDataModule",
     "BatchTransform",
     "CIFAR100DataModule",
+    "ClassesDataModule",
     "DiabetesDataModule",
     "DiagonalTeacherDataModule",
     "DigitsDataModule",
@@ -37,6 +41,8 @@ __all__ = [
     "SplitsDataModule",
     "TaskDataModule",
     "TeacherDataModule",
+    "TextDataModule",
+    "WordNetDataModule",
     "assign_classes",
     "draw_samples",
 ]

@@ -10,19 +10,18 @@ from torch import Tensor, nn
 
 from lit_aux.data import tasks as of_tasks
 from lit_aux.data.arrays import checked
-from lit_aux.data.loader import generator_for
+from lit_aux.data.classes import ClassesDataModule
 from lit_aux.data.multi_task_loader import Order
-from lit_aux.data.samples import Images, Samples, check_noise, noisy_labels
-from lit_aux.data.splits import SplitsDataModule
+from lit_aux.data.samples import Images, Samples
 from lit_aux.data.transforms import InputFormat, check_normalization, resolve_input_format
-from lit_aux.errors import ConfigurationError, check_known, one_line
+from lit_aux.errors import ConfigurationError, one_line
 from lit_aux.identity.encoder import Encoder
 
 Split = dict[str, Samples]
 """Of each task, the samples of a split."""
 
 
-class TaskDataModule(SplitsDataModule[Samples]):
+class TaskDataModule(ClassesDataModule[Samples]):
     """Images divided into classification tasks.
 
     A batch is ``{task: (x, y)}`` with x float32 (B, C, H, W), normalized, and y int64 (B,), the class's
@@ -85,69 +84,34 @@ class TaskDataModule(SplitsDataModule[Samples]):
         augment: nn.Module | None = None,
         label_noise: Mapping[str, float] | None = None,
     ) -> None:
+        of_tasks.at_least("--data.size", size, 1)
+        if channels not in (None, 1, 3):
+            raise ConfigurationError(f"--data.channels {channels}: must be 1 or 3")
+        check_normalization("--data.mean", mean, -inf)
+        check_normalization("--data.std", std, 0)
         super().__init__(
+            classes=classes,
+            n_main=n_main,
+            n_aux=n_aux,
+            n=n,
             n_val=n_val,
             n_test=n_test,
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             seed=seed,
             balanced=balanced,
+            label_noise=label_noise,
         )
-        of_tasks.at_least("--data.size", size, 1)
-        if channels not in (None, 1, 3):
-            raise ConfigurationError(f"--data.channels {channels}: must be 1 or 3")
-        check_normalization("--data.mean", mean, -inf)
-        check_normalization("--data.std", std, 0)
-        self.task_classes = of_tasks.assign_classes(classes, self.class_names, self.seed)
-        self.n = of_tasks.resolve_counts(list(self.task_classes), n_main, n_aux, n)
-        self.label_noise = check_noise(label_noise, self.task_classes)
         self.size, self.channels, self.mean, self.std, self.augment = size, channels, mean, std, augment
-        for task, count in self.n.items():
-            of_tasks.check_classes_covered(task, count, len(self.task_classes[task]), balanced)
-            if (pool := self.pool_counts()) is not None:
-                available = sum(pool[index] for index in self.task_classes[task])
-                of_tasks.split_sizes(task, count, 0 if self.has_own_validation else n_val, available)
         self._view: InputFormat | None = None
 
     # What subclasses say
-
-    @property
-    @abstractmethod
-    def class_names(self) -> list[str]:
-        """The name of every class, by index; known before any image is loaded."""
 
     @abstractmethod
     def load_pool(self) -> tuple[Images, Tensor]:
         """Return the images that may train or validate, uint8 (N, C, H, W), and their classes, int64 (N,)."""
 
-    @abstractmethod
-    def load_test(self) -> tuple[Images, Tensor]:
-        """Return the test images and their classes."""
-
-    def load_val(self) -> tuple[Images, Tensor]:
-        """Return validation images and their classes, where ``has_own_validation`` is true."""
-        raise NotImplementedError
-
-    @property
-    def has_own_validation(self) -> bool:
-        """Whether validation images are a set of their own instead of a part of the pool."""
-        return False
-
-    def pool_counts(self) -> list[int] | None:
-        """Return the number of pool images of every class, where it is known without loading them."""
-        return None
-
     # What there is
-
-    @property
-    def num_classes(self) -> dict[str, int]:
-        """Number of classes of each task; known before any image is loaded."""
-        return {task: len(classes) for task, classes in self.task_classes.items()}
-
-    def names_of_classes(self, task: str) -> list[str]:
-        """Return the names of a task's classes, by their number within it."""
-        check_known("task", task, self.task_classes)
-        return [str(self.class_names[index]) for index in self.task_classes[task]]
 
     @property
     def view(self) -> InputFormat:
@@ -167,10 +131,6 @@ class TaskDataModule(SplitsDataModule[Samples]):
         settings = (self.view, self.batch_size, self.seed, order, self._world, augment)
         text = repr((parts, settings)).replace("InputFormat(", "View(", 1)  # as it was called at first
         return blake2b(text.encode(), digest_size=16).hexdigest()
-
-    def options(self) -> dict[str, Any]:
-        """Return the options that are kept under other names than they are given under."""
-        return {**super().options(), "classes": self.task_classes}
 
     def setup(self, stage: str | None = None) -> None:
         """Load, draw and resize the images of a stage, once; again only if the network wants another size."""
@@ -196,8 +156,9 @@ class TaskDataModule(SplitsDataModule[Samples]):
         own = {name: getattr(self, name) for name in ("size", "channels", "mean", "std", "default_size")}
         return resolve_input_format(getattr(module, "data_config", None), **own)
 
-    def _checked(self, load: Callable[[], tuple[Images, Tensor]]) -> tuple[Images, Tensor]:
+    def _loaded(self, split: str) -> tuple[Images, Tensor]:
         """Return what a method above loads; colour images where the network takes gray ones are refused."""
+        load: Callable[[], tuple[Images, Tensor]] = getattr(self, f"load_{split}")
         images, labels = checked(load, self.class_names)
         if isinstance(images, Tensor) and images.shape[1] not in (1, self.view.channels):
             raise ConfigurationError(
@@ -205,38 +166,8 @@ class TaskDataModule(SplitsDataModule[Samples]):
             )
         return images, labels
 
-    def _draw_pool(self) -> tuple[Split, Split]:
-        """Draw training images and, from what they leave, validation images of each task."""
-        train, val = self._split_pool()
-        return train, self._apart("val", self.load_val, self.n_val) if self.has_own_validation else val
-
-    def _draw_test(self) -> Split:
-        return self._apart("test", self.load_test, self.n_test)
-
-    def _split_pool(self) -> tuple[Split, Split]:
-        images, labels = self._checked(self.load_pool)
-        n_val = 0 if self.has_own_validation else self.n_val
-        train, val = {}, {}
-        for task, classes in self.task_classes.items():
-            drawn = of_tasks.draw_samples(
-                labels, classes, None, generator_for(self.seed, "pool", task), self.balanced
-            )
-            first, second = of_tasks.split_sizes(task, self.n[task], n_val, len(drawn))
-            train[task] = Samples.pick(images, labels, drawn[:first], classes, self.view)
-            if share := self.label_noise.get(task):
-                train[task].labels = noisy_labels(train[task].labels, len(classes), share, self.seed, task)
-            val[task] = Samples.pick(images, labels, drawn[first : first + second], classes, self.view)
-        return train, val
-
-    def _apart(self, purpose: str, load: Callable[[], tuple[Images, Tensor]], n: int | None) -> Split:
-        """Draw at most ``n`` images of each task from a set with one purpose, ``val`` or ``test``."""
-        images, labels = self._checked(load)
-        found = {}
-        for task, classes in self.task_classes.items():
-            drawn = of_tasks.draw_samples(labels, classes, None, generator_for(self.seed, purpose, task))[:n]
-            # in the order of the data set, so that predictions can be told apart
-            found[task] = Samples.pick(images, labels, drawn.sort().values, classes, self.view)
-        return found
+    def _pick(self, items: Images, labels: Tensor, chosen: Tensor, classes: list[int]) -> Samples:
+        return Samples.pick(items, labels, chosen, classes, self.view)
 
 
 def fetch(name: str, download: Callable[[], object]) -> None:

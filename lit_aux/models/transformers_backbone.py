@@ -21,8 +21,8 @@ class TransformersBackbone(nn.Module):
     give their encoder.
 
     Args:
-        model: The name of a model on the hub, a folder that ``from_pretrained`` reads, or a configuration as a
-            mapping with its ``model_type``: ``{"model_type": "bert", "hidden_size": 128}``.
+        model: The name of a model on the hub, a folder that ``from_pretrained`` reads, or a configuration as
+            a mapping with its ``model_type``: ``{"model_type": "bert", "hidden_size": 128}``.
         pretrained: Whether a name or folder gives its weights, or only its configuration. A configuration
             has none.
         pooling: What stands for an example: the ``"mean"`` over the tokens that ``attention_mask`` says are
@@ -37,7 +37,7 @@ class TransformersBackbone(nn.Module):
         vocab_size: Number of tokens that it knows; None for models of other inputs.
 
     Raises:
-        ConfigurationError: If ``transformers`` is missing, or the model, its weights or an option do not exist.
+        ConfigurationError: If ``transformers`` is missing, or there is no such model, weights or option.
     """
 
     def __init__(
