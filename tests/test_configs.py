@@ -15,6 +15,7 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 from toys import until
+from wordnet_files import write_noun
 
 from lit_aux.cli import AuxiliaryCLI, main
 from lit_aux.data import CIFAR100DataModule, FashionMNISTDataModule, FashionMTLDataModule, fashion_mnist
@@ -112,6 +113,10 @@ def data_options(config: dict[str, Any], root: Path, patch: Callable[..., None])
     if kind == "ImageFolderDataModule":
         make_folder(root / "data")
         return [f"--data.root={root}/data", "--data.batch_size=4", "--data.size=32"]
+    if kind == "WordNetDataModule":
+        (root / "data").mkdir()
+        write_noun(root / "data", large=12, small=6)
+        return [f"--data.root={root}/data", "--data.n_main=4", "--data.n_val=4", "--data.batch_size=4"]
     assert kind in ("DigitsDataModule", "DiabetesDataModule")
     return ["--data.n_test=8", "--data.n_val=8", "--data.batch_size=4"]
 

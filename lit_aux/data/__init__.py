@@ -1,4 +1,4 @@
-"""Images and arrays divided into tasks, in batches ``{task: (x, y)}``, and synthetic teachers."""
+"""Images, arrays and texts divided into tasks, in batches ``{task: (x, y)}``, and synthetic teachers."""
 
 from lit_aux.data.base import TaskDataModule
 from lit_aux.data.cifar100 import CIFAR100DataModule

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from wordnet_files import write_noun
 
 from lit_aux.data import TextDataModule, WordNetDataModule, wordnet
 from lit_aux.data.text import SPECIAL, read_tokenizer, train_tokenizer
@@ -173,23 +174,6 @@ def test_texts_without_a_label_each_are_refused() -> None:
 
 
 # WordNet
-
-
-def write_noun(folder: Path, large: int = 60, small: int = 9) -> Path:
-    """A file of WordNet's format: a licence, then a line a sense; two senses of one gloss."""
-    lines = ["  1 This software and database is being provided to you, the LICENSEE  "]
-    offset = 1740
-    for number, name in enumerate(wordnet._NAMES.split(), start=3):
-        for sense in range(large if name in wordnet.LARGE else small):
-            offset += 100
-            head = f"{offset:08d} {number:02d} n 02 word_{sense} 0 other 0 001 @ 00001740 n 0000"
-            lines.append(f'{head} | a kind of {name} with number {sense}; "an example | of {name}"  ')
-    lines.append(
-        f'{offset + 100:08d} 05 n 01 again 0 000 | a kind of animal with number 0; "an example | of animal"  '
-    )
-    file = folder / "data.noun"
-    file.write_text("\n".join(lines) + "\n")
-    return file
 
 
 @pytest.fixture
