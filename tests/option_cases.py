@@ -120,6 +120,10 @@ CALLBACKS = (
     *("RepresentationDimensionality", "Sharpness", "StopAtTrainingLoss", "StudentNorms", "TrajectoryLog"),
     *("WeightRescaling", "WiSEFT"),
 )
+TINY_TRANSFORMER: Config = {
+    **{"model_type": "bert", "vocab_size": 120, "hidden_size": 8, "num_hidden_layers": 1},
+    **{"num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 32},
+}
 _WEIGHTINGS = ("GradNorm", "UncertaintyWeighting", "RandomWeighting")
 
 
@@ -175,6 +179,18 @@ def _scenes() -> dict[str, tuple[Config, list[tuple[str, str]]]]:
             [
                 (f"{model}/backbone/init_args", "lit_aux.models.MLP"),
                 ("data/init_args", "lit_aux.data.DiabetesDataModule"),
+            ],
+        ),
+        "text": (
+            _class(
+                _data("WordNetDataModule", root="INPUT/text", n_main=4, n_test=4, vocab_size=120),
+                f"{model}/backbone",
+                "lit_aux.models.TransformersBackbone",
+                model=TINY_TRANSFORMER,
+            ),
+            [
+                (f"{model}/backbone/init_args", "lit_aux.models.TransformersBackbone"),
+                ("data/init_args", "lit_aux.data.WordNetDataModule"),
             ],
         ),
         "cifar100": (

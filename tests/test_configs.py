@@ -18,7 +18,13 @@ from toys import until
 from wordnet_files import write_noun
 
 from lit_aux.cli import AuxiliaryCLI, main
-from lit_aux.data import CIFAR100DataModule, FashionMNISTDataModule, FashionMTLDataModule, fashion_mnist
+from lit_aux.data import (
+    CIFAR100DataModule,
+    FashionMNISTDataModule,
+    FashionMTLDataModule,
+    fashion_mnist,
+    wordnet,
+)
 from lit_aux.data.cifar100 import SUPERCLASSES
 from lit_aux.experiments import ResultsTable
 
@@ -116,6 +122,7 @@ def data_options(config: dict[str, Any], root: Path, patch: Callable[..., None])
     if kind == "WordNetDataModule":
         (root / "data").mkdir()
         write_noun(root / "data", large=12, small=6)
+        patch(wordnet, "DEBIAN_FOLDER", root / "none")
         return [f"--data.root={root}/data", "--data.n_main=4", "--data.n_val=4", "--data.batch_size=4"]
     assert kind in ("DigitsDataModule", "DiabetesDataModule")
     return ["--data.n_test=8", "--data.n_val=8", "--data.batch_size=4"]

@@ -82,6 +82,7 @@ _BASES = {
         "ArraysDataModule",
         "AuxiliaryModule",
         "BatchTransform",
+        "ClassesDataModule",
         "Scalarization",
         "Integrator",
         "SplitsDataModule",
@@ -89,6 +90,7 @@ _BASES = {
         "TaskDataModule",
         "OwnTeacherDataModule",
         "TeacherDataModule",
+        "TextDataModule",
     ),
     *("LayerDimensionality", "MultiHeadNet", "TaskDiagnostic", "Descent"),
 }

@@ -9,21 +9,26 @@ from typing import Any
 import yaml
 
 from lit_aux.cli import main
+from lit_aux.data import wordnet
 
 sys.path += [str(Path(__file__).parent / room) for room in ("regimes", "tables", "trajectories")]
 from regime_helpers import fit_run
 from table_helpers import row, table
 from test_configs import make_cifar, make_fashion, make_folder
 from trajectory_helpers import small_study
+from wordnet_files import write_noun
 
 
-def make_images(folder: Path, patch: Callable[..., None]) -> None:
-    """Make small image files of every kind that data modules read."""
+def make_files(folder: Path, patch: Callable[..., None]) -> None:
+    """Make small files of every kind that data modules read."""
     for make in (make_cifar, make_fashion):
         name = make.__name__.removeprefix("make_")
         (folder / name).mkdir()
         make(folder / name / "data", patch)
     make_folder(folder / "images" / "data")
+    (folder / "text").mkdir()
+    write_noun(folder / "text", large=12, small=6)
+    patch(wordnet, "DEBIAN_FOLDER", folder / "none")
 
 
 def make_inputs(folder: Path, fits: Path, config: dict[str, Any], patch: Callable[..., None]) -> None:
@@ -36,7 +41,7 @@ def make_inputs(folder: Path, fits: Path, config: dict[str, Any], patch: Callabl
         patch: Sets an attribute: data modules are told of files that are smaller than theirs.
     """
     folder.mkdir(exist_ok=True)
-    make_images(folder, patch)
+    make_files(folder, patch)
     rows = [
         row(setup, seed, n, 0.1 * (seed + 1) / n, experiment="diagonal-overlap", overlap=overlap)
         for setup in ("STL", "PT+FT", "MTL")
