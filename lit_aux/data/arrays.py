@@ -36,20 +36,43 @@ def checked(load: Callable[[], Any], class_names: Sequence[str]) -> tuple[Images
     if not (isinstance(data, tuple | list) and len(data) == 2):
         raise ConfigurationError(f"{source}: {type(data).__name__}; return a pair of images and labels")
     images = data[0] if isinstance(data[0], ImageFiles) else _pixels(data[0], source)
-    labels = _labels(data[1], class_names, source)
-    if len(images) != len(labels):
+    labels, kept = checked_labels(data[1], len(images), class_names, source, "image")
+    if kept is None:
+        return images, labels
+    return images.select(kept) if isinstance(images, ImageFiles) else images[kept], labels
+
+
+def checked_labels(
+    given: Any, count: int, class_names: Sequence[str], source: str, item: str
+) -> tuple[Tensor, Tensor | None]:
+    """Bring the labels of items to int64 (N,); those of items without a label are left out, which is said.
+
+    Args:
+        given: Numbers or names of classes, or one row of zeros and a one for each item.
+        count: Of the items.
+        class_names: The name of every class, by number.
+        source: What returned them, for messages.
+        item: What one of them is, ``image`` say, for messages.
+
+    Returns:
+        The labels, and the numbers of the items that have them, None for all.
+
+    Raises:
+        ConfigurationError: For labels that are none, or not one for each item.
+    """
+    labels = _labels(given, class_names, source, item)
+    if count != len(labels):
         raise ConfigurationError(
-            f"{source}: {len(images)} images and {len(labels)} labels; return one label for each image, "
+            f"{source}: {count} {item}s and {len(labels)} labels; return one label for each {item}, "
             f"{MISSING} where there is none"
         )
     known = labels != MISSING
     if bool(known.all()) and len(labels):
-        return images, labels
+        return labels, None
     if not bool(known.any()):
-        raise ConfigurationError(f"{source}: no image with a label; return at least one for each class")
-    rank_zero_warn(f"{source}: {int((~known).sum())} of {len(labels)} images have no label and are left out")
-    kept = known.nonzero().flatten()
-    return images.select(kept) if isinstance(images, ImageFiles) else images[kept], labels[kept]
+        raise ConfigurationError(f"{source}: no {item} with a label; return at least one for each class")
+    rank_zero_warn(f"{source}: {int((~known).sum())} of {len(labels)} {item}s have no label and are left out")
+    return labels[known], known.nonzero().flatten()
 
 
 # Images
@@ -99,13 +122,13 @@ def _to_bytes(images: Tensor, source: str) -> Tensor:
 # Labels
 
 
-def _labels(given: Any, class_names: Sequence[str], source: str) -> Tensor:
+def _labels(given: Any, class_names: Sequence[str], source: str, item: str) -> Tensor:
     """Return int64 class numbers, -100 where there is none."""
-    labels = tensor_of(_numbered(given, class_names, source), f"{source}: labels")
+    labels = tensor_of(_numbered(given, class_names, source, item), f"{source}: labels")
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels.flatten()
     if labels.ndim == 2:
-        labels = _from_one_hot(labels, class_names, source)
+        labels = _from_one_hot(labels, class_names, source, item)
     if labels.ndim != 1:
         raise ConfigurationError(f"{source}: labels of shape {tuple(labels.shape)}; return (N,)")
     if labels.is_floating_point():
@@ -117,7 +140,8 @@ def _labels(given: Any, class_names: Sequence[str], source: str) -> Tensor:
     low, high = (int(found.min()), int(found.max())) if len(found) else (0, 0)
     count = len(class_names)
     if low < 0 or high >= count:
-        remedy = "subtract 1" if low == 1 and high == count else f"an image without a label has {MISSING}"
+        an = f"an {item}" if item[0] in "aeiou" else f"a {item}"
+        remedy = "subtract 1" if low == 1 and high == count else f"{an} without a label has {MISSING}"
         raise ConfigurationError(
             f"{source}: labels from {low} to {high}, but the {count} classes have the numbers 0 to "
             f"{count - 1}; {remedy}"
@@ -125,12 +149,12 @@ def _labels(given: Any, class_names: Sequence[str], source: str) -> Tensor:
     return labels
 
 
-def _numbered(given: Any, class_names: Sequence[str], source: str) -> Any:
+def _numbered(given: Any, class_names: Sequence[str], source: str, item: str) -> Any:
     """Replace names of classes by their numbers, and None by the number that stands for no label."""
     if isinstance(given, Tensor) or getattr(given, "dtype", np.dtype(object)).kind in "biuf":
         return given
     if not hasattr(given, "__iter__"):
-        raise ConfigurationError(f"{source}: labels {given!r}; return one for each image")
+        raise ConfigurationError(f"{source}: labels {given!r}; return one for each {item}")
     values = list(given)
     if not any(value is None or isinstance(value, str) for value in values):
         return values
@@ -141,11 +165,11 @@ def _numbered(given: Any, class_names: Sequence[str], source: str) -> Any:
     return [numbers.get(value, value) for value in values]
 
 
-def _from_one_hot(labels: Tensor, class_names: Sequence[str], source: str) -> Tensor:
+def _from_one_hot(labels: Tensor, class_names: Sequence[str], source: str, item: str) -> Tensor:
     one = ((labels == 0) | (labels == 1)).all(1) & (labels.sum(1) == 1)
     if labels.shape[1] != len(class_names) or not bool(one.all()):
         raise ConfigurationError(
             f"{source}: labels of shape {tuple(labels.shape)} for {len(class_names)} classes; return the "
-            "number of one class for each image (N,)"
+            f"number of one class for each {item} (N,)"
         )
     return labels.long().argmax(1)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_aux.data import tasks as of_tasks
+from lit_aux.data.arrays import checked_labels
 from lit_aux.data.classes import ClassesDataModule
 from lit_aux.data.loader import unchanged
 from lit_aux.data.multi_task_loader import Order
@@ -100,11 +101,11 @@ class TextDataModule(ClassesDataModule[ArraySamples]):
     # What subclasses say
 
     @abstractmethod
-    def load_pool(self) -> tuple[Sequence[str], Tensor]:
-        """Return the texts that may train or validate, and their classes, int64 (N,)."""
+    def load_pool(self) -> tuple[Sequence[str], Any]:
+        """Return the texts that may train or validate, and their classes: numbers or names, one a text."""
 
     @abstractmethod
-    def load_test(self) -> tuple[Sequence[str], Tensor]:
+    def load_test(self) -> tuple[Sequence[str], Any]:
         """Return the test texts and their classes."""
 
     def tokenizer_texts(self) -> Sequence[str]:
@@ -164,13 +165,13 @@ class TextDataModule(ClassesDataModule[ArraySamples]):
 
     def _loaded(self, split: str) -> tuple[dict[str, Tensor], Tensor]:
         """Return the tokens and labels of a split."""
-        texts, labels = getattr(self, f"load_{split}")()
-        if len(texts) != len(labels):
-            raise ConfigurationError(
-                f"{type(self).__name__}.load_{split}: {len(texts)} texts and {len(labels)} labels; return "
-                "one label for each text"
-            )
-        return self.encode(texts), labels
+        source = f"{type(self).__name__}.load_{split}"
+        data = getattr(self, f"load_{split}")()
+        if not (isinstance(data, tuple | list) and len(data) == 2):
+            raise ConfigurationError(f"{source}: {type(data).__name__}; return a pair of texts and labels")
+        texts = _checked_texts(data[0], source)
+        labels, kept = checked_labels(data[1], len(texts), self.class_names, source, "text")
+        return self.encode(texts if kept is None else [texts[row] for row in kept.tolist()]), labels
 
     def _pick(
         self, items: dict[str, Tensor], labels: Tensor, chosen: Tensor, classes: list[int]
@@ -179,6 +180,17 @@ class TextDataModule(ClassesDataModule[ArraySamples]):
         local[torch.tensor(classes)] = torch.arange(len(classes))
         inputs = {name: values[chosen] for name, values in items.items()}
         return ArraySamples(inputs, local[labels[chosen]], chosen)
+
+
+def _checked_texts(given: Any, source: str) -> list[str]:
+    """Return texts as a list; anything with one in each place is taken, a column of a data frame say."""
+    texts = [] if isinstance(given, str) or not hasattr(given, "__iter__") else list(given)
+    if not texts:
+        raise ConfigurationError(f"{source}: {type(given).__name__} in place of texts; return a list of them")
+    odd = next((place for place, text in enumerate(texts) if not isinstance(text, str)), None)
+    if odd is not None:
+        raise ConfigurationError(f"{source}: the text {odd} is {texts[odd]!r}; leave it out, or give a str")
+    return texts
 
 
 def _padding(tokenizer: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -163,14 +164,65 @@ def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path, content: str | Non
     assert "\n" not in str(told.value)
 
 
-def test_texts_without_a_label_each_are_refused() -> None:
-    class Short(Animals):
-        def load_pool(self) -> tuple[Sequence[str], Tensor]:
-            texts, labels = super().load_pool()
-            return texts[:-1], labels
+def with_pool(pool: Any) -> Animals:
+    class Own(Animals):
+        def load_pool(self) -> Any:
+            return pool
 
-    with pytest.raises(ConfigurationError, match=r"Short.load_pool: 119 texts and 120 labels"):
-        Short(classes={"main": 2}).setup("fit")
+        def tokenizer_texts(self) -> Sequence[str]:
+            return TEXTS
+
+    return Own(classes={"main": 2}, vocab_size=60, seed=0)
+
+
+TEXTS, LABELS = texts_of(4)
+NAMED = [list(WORDS)[label] for label in LABELS.tolist()]
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        (tuple(TEXTS), LABELS.tolist()),
+        (np.array(TEXTS), LABELS.numpy()),
+        (TEXTS, NAMED),
+        [TEXTS, torch.nn.functional.one_hot(LABELS)],
+        ([*TEXTS, "of nothing"], [*NAMED, None]),
+    ],
+)
+def test_texts_and_labels_come_as_their_owners_have_them(pool: Any) -> None:
+    found, expected = (
+        with_pool(pool).samples("train", "main"),
+        with_pool((TEXTS, LABELS)).samples("train", "main"),
+    )
+    assert torch.equal(found.labels, expected.labels)
+    assert torch.equal(found.inputs["input_ids"], expected.inputs["input_ids"])
+
+
+@pytest.mark.parametrize(
+    ("pool", "message"),
+    [
+        ((TEXTS[:-1], LABELS), "Own.load_pool: 11 texts and 12 labels; return one label for each text"),
+        (([*TEXTS[:-1], None], LABELS), "Own.load_pool: the text 11 is None"),
+        (([*TEXTS[:-1], 3.5], LABELS), "Own.load_pool: the text 11 is 3.5"),
+        (("one text", [0]), "Own.load_pool: str in place of texts"),
+        (([], []), "Own.load_pool: list in place of texts"),
+        (TEXTS, "Own.load_pool: list; return a pair"),
+        ((TEXTS, LABELS + 1), "labels from 1 to 3"),
+        ((TEXTS, ["cow"] * 12), "label 'cow' is none of the class_names"),
+        ((TEXTS, [-100] * 12), "no text with a label"),
+    ],
+)
+def test_texts_that_cannot_be(pool: Any, message: str) -> None:
+    class Own(Animals):
+        def load_pool(self) -> Any:
+            return pool
+
+        def tokenizer_texts(self) -> Sequence[str]:
+            return TEXTS
+
+    with pytest.raises(ConfigurationError, match=re.escape(message)) as told:
+        Own(classes={"main": 2}, vocab_size=60).setup("fit")
+    assert "\n" not in str(told.value)
 
 
 # WordNet
