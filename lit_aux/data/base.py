@@ -142,12 +142,6 @@ class TaskDataModule(ClassesDataModule[Samples]):
 
     # Beneath
 
-    @property
-    def _is_tested_later(self) -> bool:
-        """Whether own test images are needed after the fit, and so are better looked at before it."""
-        own = self.load_test.__module__.partition(".")[0] != "lit_aux"
-        return own and bool(getattr(self.trainer, "test_after_phase", False))
-
     def _transform(self, training: bool) -> Any:
         return self.view.transform(self.augment if training else None)
 

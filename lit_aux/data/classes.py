@@ -113,6 +113,12 @@ class ClassesDataModule(SplitsDataModule[Held]):
 
     # Beneath
 
+    @property
+    def _is_tested_later(self) -> bool:
+        """Whether own test items are needed after the fit, and so are better looked at before it."""
+        own = self.load_test.__module__.partition(".")[0] != "lit_aux"
+        return own and bool(getattr(self.trainer, "test_after_phase", False))
+
     def _draw_pool(self) -> tuple[dict[str, Held], dict[str, Held]]:
         """Draw training items and, from what they leave, validation items of each task."""
         train, val = self._split_pool()

@@ -4,18 +4,22 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from toys import toy_trainer
 from wordnet_files import write_noun
 
 from lit_aux.data import TextDataModule, WordNetDataModule, wordnet
 from lit_aux.data.text import SPECIAL, read_tokenizer, train_tokenizer
 from lit_aux.errors import ConfigurationError
+from lit_aux.modules import SingleTaskModule
+from lit_aux.phases import PhaseSettings
 
 WORDS = {"cat": "meow purr whisker claw", "dog": "bark wag bone leash", "ant": "hill queen tiny antenna"}
 
@@ -223,6 +227,42 @@ def test_texts_that_cannot_be(pool: Any, message: str) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(message)) as told:
         Own(classes={"main": 2}, vocab_size=60).setup("fit")
     assert "\n" not in str(told.value)
+
+
+class MeanOfTokens(nn.Module):
+    """Embeddings of the tokens that are there, and their mean."""
+
+    num_features = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(120, 8)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        there = attention_mask.unsqueeze(-1).float()
+        mean: Tensor = (self.embedding(input_ids) * there).sum(1) / there.sum(1)
+        return mean
+
+
+def test_test_texts_of_a_run_are_checked_before_it_trains(tmp_path: Path) -> None:
+    class Run(Animals):
+        def load_test(self) -> Any:
+            return TEXTS, LABELS[:5]
+
+    torch.manual_seed(0)
+    module = SingleTaskModule(MeanOfTokens(), {"main": 2}, settings=PhaseSettings(max_epochs=1))
+    start = module.net.readout.weight.detach().clone()
+    with pytest.raises(ConfigurationError, match=r"Run.load_test: 12 texts and 5 labels"):
+        toy_trainer(tmp_path).fit(module, datamodule=Run(classes={"main": 2}))
+    assert torch.equal(module.net.readout.weight, start)
+
+
+def test_words_of_a_class_are_learned(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    settings = PhaseSettings(optimizer=partial(torch.optim.Adam, lr=0.1), max_epochs=5)
+    trainer = toy_trainer(tmp_path)
+    trainer.fit(SingleTaskModule(MeanOfTokens(), {"main": 2}, settings=settings), datamodule=animals())
+    assert trainer.phase_results[0].metrics["main/test_accuracy"] == 1.0
 
 
 # WordNet
