@@ -53,8 +53,8 @@ class TransformersBackbone(nn.Module):
     are kept as buffers, so that nothing trains them.
 
     Args:
-        model: The name of a model on the hub, a folder that ``from_pretrained`` reads, or a configuration as a
-            mapping with its ``model_type``: ``{"model_type": "bert", "hidden_size": 128}``.
+        model: The name of a model on the hub, a folder that ``from_pretrained`` reads, or a configuration:
+            a mapping with its ``model_type``: ``{"model_type": "bert", "hidden_size": 128}``.
         pretrained: Whether a name or folder gives its weights, or only its configuration. A configuration
             has none.
         pooling: What stands for an example: the ``"mean"`` over the tokens that ``attention_mask`` says are
@@ -73,7 +73,7 @@ class TransformersBackbone(nn.Module):
         vocab_size: Number of tokens that it knows; None for models of other inputs.
 
     Raises:
-        ConfigurationError: If ``transformers`` is missing, or the model, its weights or an option do not exist.
+        ConfigurationError: If transformers is missing, or the model, its weights or an option do not exist.
     """
 
     pretrained_content: str | None = None
@@ -139,7 +139,7 @@ class TransformersBackbone(nn.Module):
         return trial.features[1 if len(trial.features) == 4 else 2]
 
     def told(self) -> dict[str, Any]:
-        """Return what it can be built from again without its folder and without a network, of plain values."""
+        """Return what it can be built from again without its folder, of plain values."""
         arguments = {
             name: getattr(self, name) for name in ("model", "pretrained", "pooling", "pooled", "options")
         }
@@ -177,7 +177,7 @@ class TransformersBackbone(nn.Module):
         return found
 
     def _added(self, inputs: dict[str, Tensor], mask: Tensor | None) -> dict[str, Any]:
-        """Return further arguments: no cache of what is read once, and positions that padding does not move."""
+        """Return further arguments: no cache for what is read once; positions that padding does not move."""
         known, _ = _arguments(type(self.network))
         added: dict[str, Any] = {"use_cache": False} if "use_cache" in known else {}
         if (
@@ -192,7 +192,7 @@ class TransformersBackbone(nn.Module):
 
     @property
     def _positions(self) -> "_Positions":
-        """What its network knows of positions: looked for once, and no attribute, which would tell it apart."""
+        """What its network knows of positions; no attribute, which would tell it from others."""
         if torch.compiler.is_compiling():
             return _positions_of(self.network)
         if self not in _FOUND:
@@ -219,8 +219,8 @@ class TransformersBackbone(nn.Module):
         main = inputs[name] if name in inputs else inputs["inputs_embeds"]
         if mask is not None and (mask.ndim != 2 or mask.shape != main.shape[:2]):
             raise ConfigurationError(
-                f"data: attention_mask {tuple(mask.shape)} is not of {name} {tuple(main.shape)}; give (batch, "
-                "length)"
+                f"data: attention_mask {tuple(mask.shape)} is not of {name} {tuple(main.shape)}; give "
+                "(batch, length)"
             )
         if self.vocab_size is None or name not in inputs:
             return
@@ -232,8 +232,8 @@ class TransformersBackbone(nn.Module):
         longest = self._positions.longest
         if longest is not None and main.shape[1] > longest:
             raise ConfigurationError(
-                f"data: sequences of {main.shape[1]} tokens, and {kind} has {longest} positions; cut them, or "
-                "set max_position_embeddings"
+                f"data: sequences of {main.shape[1]} tokens, and {kind} has {longest} positions; cut them, "
+                "or set max_position_embeddings"
             )
         if not torch.compiler.is_compiling() and (main.device.type == "cpu" or self not in _SEEN):
             self._check_tokens(main)

@@ -1,12 +1,15 @@
-"""Networks of the transformers library: their configurations, how they are built, and what of them is read."""
+"""Networks of the transformers library: configurations, how they are built, what of them is read."""
 
 import copy
 import hashlib
 import random
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from inspect import signature
+from dataclasses import fields
+from importlib import import_module
+from inspect import getsource, signature
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -101,15 +104,27 @@ def _made(make: Any, fields: Mapping[str, Any], option: str) -> Any:
 
 
 def _check_names(option: str, kind: Any, given: Mapping[str, Any]) -> None:
-    """Refuse fields that a class of configurations does not know: it would take them, and nobody read them."""
-    from dataclasses import fields
-
+    """Refuse fields that nothing reads: a class of configurations takes any."""
     known = {field.name for field in fields(kind)} | {*kind.attribute_map, *_SPECIAL}
     known |= {*_ROPE} if "rope_parameters" in known else set()
     known |= {*signature(kind.__post_init__).parameters} - {"self", "kwargs"}
     for name in given:
-        if name not in known:
+        if name not in known and not _is_read(kind, name):
             raise unknown_name(f"{option}: field of {kind.__name__}", name, sorted(known))
+
+
+def _is_read(kind: Any, name: str) -> bool:
+    """Whether a network's code reads a field that its configuration does not declare: some do."""
+    with suppress(Exception):
+        network = _first(library().AutoModel._model_mapping[kind])
+        code = getsource(import_module(network.__module__))
+        return re.search(rf"config\.{name}\b|config, [\"']{name}[\"']", code) is not None
+    return False
+
+
+def _first(kind: Any) -> Any:
+    """Return the first of several classes."""
+    return kind[0] if isinstance(kind, tuple) else kind
 
 
 def _read_configuration(model: str, kind: str | None) -> Any:
@@ -198,13 +213,12 @@ def plan_for(model: Model, config: Any, options: Mapping[str, Any], *, pooler: b
     """
     transformers = library()
     auto = transformers.AutoModel
-    encoders = transformers.AutoModelForTextEncoding._model_mapping
-    if type(config) in encoders.keys() and encoders[type(config)].__name__.endswith("EncoderModel"):
+    encoders: Any = transformers.AutoModelForTextEncoding._model_mapping
+    if type(config) in set(encoders) and encoders[type(config)].__name__.endswith("EncoderModel"):
         auto = transformers.AutoModelForTextEncoding  # the encoder is a model of its own
-    if type(config) not in auto._model_mapping.keys():
+    if type(config) not in set(auto._model_mapping):
         raise ConfigurationError(f"model: transformers has no network for {config.model_type!r}")
-    kind = auto._model_mapping[type(config)]
-    kind = kind[0] if isinstance(kind, tuple) else kind
+    kind = _first(auto._model_mapping[type(config)])
     arguments: dict[str, Any] = {}
     if not pooler and "add_pooling_layer" in signature(kind.__init__).parameters:
         arguments["add_pooling_layer"] = False
@@ -325,13 +339,13 @@ def tried(network: Any, plan: Plan, *, pooler: bool) -> Trial | None:
 @contextmanager
 def _same_random_state() -> Iterator[None]:
     """Leave the generators as they are: weights that are drawn later shall not depend on a trial."""
-    ours, theirs = random.getstate(), np.random.get_state()
+    ours, theirs = random.getstate(), np.random.get_state()  # noqa: NPY002  # transformers draws from it
     try:
         with torch.random.fork_rng(devices=[]):
             yield
     finally:
         random.setstate(ours)
-        np.random.set_state(theirs)
+        np.random.set_state(theirs)  # noqa: NPY002
 
 
 def _trial(network: Any, pooler: bool) -> Trial:
