@@ -1,6 +1,7 @@
 """Any network of the transformers library, without its head."""
 
-from functools import lru_cache
+import json
+from copy import deepcopy
 from inspect import signature
 from typing import Any, Literal, NamedTuple, cast
 from weakref import WeakKeyDictionary, WeakSet
@@ -16,6 +17,7 @@ from lit_aux.models.transformers_network import (
     build,
     configuration,
     content_of,
+    example_for,
     parts_of,
     plan_for,
     set_apart,
@@ -28,19 +30,23 @@ _SEEN: "WeakSet[TransformersBackbone]" = WeakSet()
 """Those whose first batch has been looked at: on an accelerator, looking waits for it."""
 
 
-class _Positions(NamedTuple):
-    """What a network knows of positions.
+class _Facts(NamedTuple):
+    """What a network takes.
 
     Attributes:
+        names: The inputs that it has names for.
+        others: Whether it takes others.
         counted: Whether it counts the tokens that are no padding itself, as RoBERTa does.
-        longest: How many it has learned; None where they have no table.
+        longest: How many positions it has learned; None where they have no table.
     """
 
+    names: frozenset[str]
+    others: bool
     counted: bool
     longest: int | None
 
 
-_FOUND: "WeakKeyDictionary[TransformersBackbone, _Positions]" = WeakKeyDictionary()
+_FOUND: "WeakKeyDictionary[TransformersBackbone, _Facts]" = WeakKeyDictionary()
 
 
 class TransformersBackbone(nn.Module):
@@ -143,8 +149,33 @@ class TransformersBackbone(nn.Module):
         arguments = {
             name: getattr(self, name) for name in ("model", "pretrained", "pooling", "pooled", "options")
         }
-        found = {"arguments": arguments, "configuration": self.network.config.to_dict()}
+        plain = json.loads(self.network.config.to_json_string(use_diff=False))
+        found = {"arguments": arguments, "configuration": plain}
         return found if self.pretrained_content is None else {**found, "content": self.pretrained_content}
+
+    def rebuilt(self) -> Any:
+        """Return another network of the same configuration, with random weights."""
+        plan = plan_for(self.model, deepcopy(self.network.config), self.options, pooler=self._asks_pooler)
+        return plan.auto.from_config(plan.config, **plan.options)
+
+    def example(self) -> dict[str, Tensor]:
+        """Return inputs of one example."""
+        return example_for(self.network)
+
+    def check_vocabulary(self, size: object) -> None:
+        """Refuse data of more tokens than the network knows.
+
+        Args:
+            size: How many the data's tokenizer has; anything but a number is not known.
+
+        Raises:
+            ConfigurationError: With both numbers.
+        """
+        if isinstance(size, int) and self.vocab_size is not None and size > self.vocab_size:
+            raise ConfigurationError(
+                f"data: its vocabulary has {size} tokens, and the network knows {self.vocab_size}; set "
+                f"vocab_size: {size}, or take the tokenizer of the network"
+            )
 
     def forward(self, *args: Tensor, **inputs: Tensor) -> Tensor:
         """Return features (B, num_features); where not pooled, (B, T, num_features) or a map."""
@@ -170,33 +201,33 @@ class TransformersBackbone(nn.Module):
         if len(args) > len(names):
             raise ConfigurationError(f"data: {len(args)} inputs without names; give a mapping of them")
         found = {**dict(zip(names, args, strict=False)), **inputs}
-        known, anything = _arguments(type(self.network))
+        known = self._facts.names
         for name in found:
-            if name not in known and not (anything and name == "attention_mask"):
+            if name not in known and not (self._facts.others and name == "attention_mask"):
                 raise unknown_name(f"data: input of {type(self.network).__name__}", name, sorted(known))
         return found
 
     def _added(self, inputs: dict[str, Tensor], mask: Tensor | None) -> dict[str, Any]:
         """Return further arguments: no cache for what is read once; positions that padding does not move."""
-        known, _ = _arguments(type(self.network))
+        known = self._facts.names
         added: dict[str, Any] = {"use_cache": False} if "use_cache" in known else {}
         if (
             mask is not None
             and mask.ndim == 2
             and "position_ids" in known
             and "position_ids" not in inputs
-            and not self._positions.counted
+            and not self._facts.counted
         ):
             added["position_ids"] = ((mask != 0).long().cumsum(1) - 1).clamp(min=0)
         return added
 
     @property
-    def _positions(self) -> "_Positions":
-        """What its network knows of positions; no attribute, which would tell it from others."""
+    def _facts(self) -> _Facts:
+        """What its network takes; no attribute, which would tell it from others."""
         if torch.compiler.is_compiling():
-            return _positions_of(self.network)
+            return _facts_of(self.network)
         if self not in _FOUND:
-            _FOUND[self] = _positions_of(self.network)
+            _FOUND[self] = _facts_of(self.network)
         return _FOUND[self]
 
     def _idle(self) -> Tensor:
@@ -229,7 +260,7 @@ class TransformersBackbone(nn.Module):
                 f"data: {name} is {str(main.dtype).removeprefix('torch.')} {tuple(main.shape)}; {kind} takes "
                 "numbers of tokens, int64 (batch, length)"
             )
-        longest = self._positions.longest
+        longest = self._facts.longest
         if longest is not None and main.shape[1] > longest:
             raise ConfigurationError(
                 f"data: sequences of {main.shape[1]} tokens, and {kind} has {longest} positions; cut them, "
@@ -274,14 +305,6 @@ def _shortened(network: Any, mask: Tensor, length: int) -> Tensor:
     return mask[:, ends - 1]
 
 
-@lru_cache(maxsize=64)
-def _arguments(kind: type[nn.Module]) -> tuple[frozenset[str], bool]:
-    """Return the inputs that a network has names for, and whether it takes others."""
-    parameters = signature(kind.forward).parameters.values()
-    names = frozenset(p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL))
-    return names - {"self"}, any(p.kind == p.VAR_KEYWORD for p in parameters)
-
-
 def _vocabulary(network: Any) -> int | None:
     """Return the number of tokens that a network knows."""
     if network.main_input_name != "input_ids":
@@ -290,17 +313,25 @@ def _vocabulary(network: Any) -> int | None:
     return int(told or network.get_input_embeddings().num_embeddings)
 
 
-def _positions_of(network: Any) -> _Positions:
-    """Return what a network knows of positions, from its tables that are not of tokens."""
+def _facts_of(network: Any) -> _Facts:
+    """Return what a network takes; of positions, its tables tell that are not of tokens."""
+    parameters = signature(type(network).forward).parameters.values()
+    names = frozenset(p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL))
+    others = any(p.kind == p.VAR_KEYWORD for p in parameters)
     tokens = network.get_input_embeddings() if network.main_input_name == "input_ids" else None
     tables = [m for m in network.modules() if isinstance(m, nn.Embedding) and m is not tokens]
     counted = any(table.padding_idx is not None for table in tables)
+    return _Facts(names - {"self"}, others, counted, _longest(network, tables))
+
+
+def _longest(network: Any, tables: list[nn.Embedding]) -> int | None:
+    """Return how many positions a network has learned."""
     told = getattr(network.config, "max_position_embeddings", None)
     for table in tables if isinstance(told, int) else ():
         if told <= table.num_embeddings <= told + 8:  # a few have some before the first
             before = 0 if table.padding_idx is None else table.padding_idx + 1
-            return _Positions(counted, min(told, table.num_embeddings - before))
-    return _Positions(counted, None)
+            return min(told, table.num_embeddings - before)
+    return None
 
 
 def _skips_layers(config: Any) -> bool:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import fields
 from importlib import import_module
 from inspect import getsource, signature
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -331,14 +332,14 @@ def tried(network: Any, plan: Plan, *, pooler: bool) -> Trial | None:
             return _encoder(plan.auto.from_config(copy.deepcopy(plan.config), **options))
 
     for make in (without_memory, lambda: copy.deepcopy(network).cpu().to(torch.get_default_dtype())):
-        with suppress(Exception), _same_random_state(), torch.enable_grad():
+        with suppress(Exception), same_random_state(), torch.enable_grad():
             return _trial(make(), pooler)
     return None
 
 
 @contextmanager
-def _same_random_state() -> Iterator[None]:
-    """Leave the generators as they are: weights that are drawn later shall not depend on a trial."""
+def same_random_state() -> Iterator[None]:
+    """Leave the generators as they are afterwards."""
     ours, theirs = random.getstate(), np.random.get_state()  # noqa: NPY002  # transformers draws from it
     try:
         with torch.random.fork_rng(devices=[]):
@@ -349,7 +350,7 @@ def _same_random_state() -> Iterator[None]:
 
 
 def _trial(network: Any, pooler: bool) -> Trial:
-    inputs = _example(network)
+    inputs = example_for(network)
     fixed = {id(p) for p in network.parameters() if not p.requires_grad}  # sines of positions, say
     for parameter in network.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
@@ -367,20 +368,21 @@ def _trial(network: Any, pooler: bool) -> Trial:
 _OUTPUTS = ("last_hidden_state", "pooler_output")
 
 
-def _example(network: Any) -> dict[str, Tensor]:
+def example_for(network: Any) -> dict[str, Tensor]:
     """Return an input that a network takes, of one example."""
     config, name = network.config, network.main_input_name
     how: dict[str, Any] = {"device": network.device}
     if name == "input_ids":
-        return {name: torch.full((1, 4), min(3, network.get_input_embeddings().num_embeddings - 1), **how)}
-    how["dtype"] = network.dtype
+        last = network.get_input_embeddings().num_embeddings - 1
+        return {name: torch.arange(3, 7, **how).clamp(max=last)[None]}
     if name == "pixel_values":
         size = getattr(config, "image_size", None) or 224
-        height, width = (size, size) if isinstance(size, int) else size
-        return {name: torch.zeros(1, getattr(config, "num_channels", 3), height, width, **how)}
-    if name == "input_features":
-        return {name: torch.zeros(1, config.num_mel_bins, 2 * config.max_source_positions, **how)}
-    return {name: torch.zeros(1, _SECOND, **how)}
+        shape = [getattr(config, "num_channels", 3), *((size, size) if isinstance(size, int) else size)]
+    elif name == "input_features":
+        shape = [config.num_mel_bins, 2 * config.max_source_positions]
+    else:
+        shape = [_SECOND]
+    return {name: torch.linspace(-1, 1, prod(shape), dtype=network.dtype, **how).view(1, *shape)}
 
 
 _SECOND = 16_000
