@@ -271,14 +271,16 @@ class TransformersBackbone(nn.Module):
 
     def _check_tokens(self, tokens: Tensor) -> None:
         """Refuse numbers of tokens that the network does not know; on an accelerator, in the first batch."""
-        _SEEN.add(self)
-        if tokens.numel() and tokens.device.type != "meta":
+        try:
             least, most = (int(one) for one in tokens.aminmax())
-            if least < 0 or most >= cast(int, self.vocab_size):
-                raise ConfigurationError(
-                    f"data: token {least if least < 0 else most} is none of the {self.vocab_size} that the "
-                    "network knows: it is of another vocabulary; set vocab_size to that of the tokenizer"
-                )
+        except RuntimeError:  # none, or tensors without values: on the meta device, within vmap
+            return
+        _SEEN.add(self)
+        if least < 0 or most >= cast(int, self.vocab_size):
+            raise ConfigurationError(
+                f"data: token {least if least < 0 else most} is none of the {self.vocab_size} that the "
+                "network knows: it is of another vocabulary; set vocab_size to that of the tokenizer"
+            )
 
 
 def _pooled(features: Tensor, mask: Tensor | None, pooling: str) -> Tensor:
