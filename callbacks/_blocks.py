@@ -54,7 +54,8 @@ def blocks_of(network: nn.Module) -> Blocks | None:
         return None
     deep = getattr(config, "num_hidden_layers", None)
     chosen = max(lists, key=lambda name: (len(lists[name]) == deep, _size(lists[name])))
-    before, after = [], []
+    before: list[str] = []
+    after: list[str] = []
     owner, prefix = network, ""
     for part in chosen.split("."):
         met = False

@@ -1,6 +1,7 @@
 """The trace of the Fisher information of a classifier: how strongly its outputs react to its weights."""
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -119,7 +120,7 @@ def _squared_norms(
         norms = []
         with torch.enable_grad():
             for number, label in enumerate(y):
-                example = mapped(x, lambda part, at=number: part[at])
+                example = mapped(x, itemgetter(number))
                 found = torch.autograd.grad(
                     loss(leaves, example, label),
                     list(leaves.values()),

@@ -329,7 +329,9 @@ def _facts_of(network: Any) -> _Facts:
 def _longest(network: Any, tables: list[nn.Embedding]) -> int | None:
     """Return how many positions a network has learned."""
     told = getattr(network.config, "max_position_embeddings", None)
-    for table in tables if isinstance(told, int) else ():
+    if not isinstance(told, int):
+        return None
+    for table in tables:
         if told <= table.num_embeddings <= told + 8:  # a few have some before the first
             before = 0 if table.padding_idx is None else table.padding_idx + 1
             return min(told, table.num_embeddings - before)

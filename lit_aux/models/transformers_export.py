@@ -4,7 +4,7 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from lit_aux.files import atomic_folder
 from lit_aux.models.multi_head_net import MultiHeadNet
 from lit_aux.models.pretrained_weights import SUFFIXES, plain_name
 from lit_aux.models.transformers_backbone import TransformersBackbone
-from lit_aux.models.transformers_network import library, same_random_state
+from lit_aux.models.transformers_network import library, same_random_state, without_bars
 from lit_aux.storage import check_place
 
 MARK = "lit_aux.json"
@@ -93,7 +93,7 @@ def export_folder(
             this network, or the folder cannot be written.
     """
     net = getattr(net, "_orig_mod", net)
-    backbone: TransformersBackbone = getattr(net.backbone, "_orig_mod", net.backbone)
+    backbone = cast(TransformersBackbone, getattr(net.backbone, "_orig_mod", net.backbone))
     target = check_folder_of_export("output", path)
     with same_random_state():
         network = _alone(backbone) if task is None else _with_classifier(net, backbone, task, classes)
@@ -101,7 +101,7 @@ def export_folder(
     told = {"pooling": backbone.pooling, "pooled": backbone.pooled, "task": task}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_folder(target) as part:
+        with atomic_folder(target) as part, without_bars():
             network.save_pretrained(part)
             if words is not None:
                 words.save_pretrained(part)

@@ -6,7 +6,7 @@ import random
 import re
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields
 from importlib import import_module
 from inspect import getsource, signature
@@ -265,13 +265,9 @@ def _with_weights(model: str, plan: Plan) -> Any:
         raise ConfigurationError(
             f"model: the folder '{model}' has no weights; set pretrained: false for random ones"
         )
-    network, told = plan.auto.from_pretrained(
-        place.name,
-        config=plan.config,
-        local_files_only=place.local,
-        output_loading_info=True,
-        **plan.options,
-    )
+    how = {**plan.options, "config": plan.config, "local_files_only": place.local}
+    with without_bars() if place.local else nullcontext():
+        network, told = plan.auto.from_pretrained(place.name, output_loading_info=True, **how)
     missing, own = told["missing_keys"], network.state_dict()
     if 2 * len(missing) > len(own):
         raise ConfigurationError(
@@ -279,6 +275,19 @@ def _with_weights(model: str, plan: Plan) -> Any:
             f"are not among them, such as {min(missing)}; set pretrained: false for random ones"
         )
     return network
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Leave out the progress bars that transformers draws for files of this machine."""
+    logging = library().utils.logging
+    drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            logging.enable_progress_bar()
 
 
 def parts_of(config: Any) -> list[str]:
@@ -304,12 +313,12 @@ class Trial(NamedTuple):
     """What a forward pass gives.
 
     Attributes:
-        features: Shape of the features, (1, positions, width) or (1, channels, H, W).
+        features: Shape of the features, (1, positions, width) or (1, channels, H, W); None without any.
         pooled: Shape of what the network has pooled itself; None where it does not.
         unread: The names of parameters that do not decide what is read, or that the network never trains.
     """
 
-    features: tuple[int, ...]
+    features: tuple[int, ...] | None
     pooled: tuple[int, ...] | None
     unread: list[str]
 
@@ -355,14 +364,14 @@ def _trial(network: Any, pooler: bool) -> Trial:
     for parameter in network.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     found = network.eval()(**inputs)
-    shapes = [None if found.get(name) is None else tuple(found[name].shape) for name in _OUTPUTS]
+    features, pooled = (None if found.get(one) is None else tuple(found[one].shape) for one in _OUTPUTS)
     read: set[int] = set()
     for training in (False, True):  # some parameters are read in training alone, some by chance
         with suppress(Exception):
             read |= _leaves(network.train(training)(**inputs)[_OUTPUTS[pooler]]) - fixed
     named = network.named_parameters(remove_duplicate=False)
     unread = [name for name, p in named if id(p) not in read and p.is_floating_point()]
-    return Trial(*shapes, unread if read else [])
+    return Trial(features, pooled, unread if read else [])
 
 
 _OUTPUTS = ("last_hidden_state", "pooler_output")

@@ -24,6 +24,7 @@ from lit_aux.modules.losses import BatchLoss, JointLosses
 from lit_aux.modules.optimization import build_optimizer, choose_step, leaves_steps_to_us
 from lit_aux.modules.training import Outputs, Training
 from lit_aux.phases.phase import Phase
+from lit_aux.phases.phased import phased_data
 from lit_aux.trees import count_rows
 
 Batch = Mapping[str, tuple[Tensor, Tensor]]
@@ -115,7 +116,7 @@ class DeepTraining(Training):
             )
         backbone = uncompiled(uncompiled(self.net).backbone)
         if isinstance(backbone, TransformersBackbone):
-            backbone.check_vocabulary(getattr(data, "vocab_size", None))
+            backbone.check_vocabulary(phased_data(data).vocab_size)
 
     def optimizer(self, phase: Phase, names: set[str]) -> Any:
         """Return an optimizer of torch, and its schedule."""

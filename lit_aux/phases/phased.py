@@ -59,9 +59,11 @@ class PhasedData(Protocol):
 
     Attributes:
         tokenizer: What has made tokens of its text; None where there is none.
+        vocab_size: How many tokens that has.
     """
 
     tokenizer: Any
+    vocab_size: int | None
 
     def set_phase(self, tasks: Sequence[str], order: str) -> None:
         """Give loaders of these tasks alone from now on."""
@@ -100,7 +102,7 @@ class _ModuleDefaults:
 class _DataDefaults:
     """Data that are the same in every phase."""
 
-    tokenizer = None
+    tokenizer = vocab_size = None
 
     def set_phase(self, tasks: Sequence[str], order: str) -> None:
         """Leave the loaders as they are."""

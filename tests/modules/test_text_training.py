@@ -153,11 +153,12 @@ def test_a_sweep_and_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     }
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-    results = tmp_path / "runs/results.csv"
+    monkeypatch.chdir(tmp_path)
+    results = tmp_path / "runs/sweeps/sweep/results.csv"
     assert main(["sweep", str(tmp_path / "sweep.yaml")]) == 0
     rows = read_rows(results)
     assert len(rows) == 4
     assert main(["table", str(results)]) == 0
     assert "PT+FT" in capsys.readouterr().out
-    assert main(["figures", "--results", str(results), "--out", str(tmp_path / "pictures")]) == 0
+    assert main(["figures", "all", "--results", str(results), "--out", str(tmp_path / "pictures")]) == 0
     assert any((tmp_path / "pictures").iterdir())
