@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
 
+from lit_aux.callbacks._blocks import blocks_of
 from lit_aux.callbacks._inputs import Inputs, fitting, lengths_mask, moved, pads, parts_of, slices
 from lit_aux.callbacks._network import call
 from lit_aux.callbacks._no_trace import attached, fixed_rng, traceless
@@ -67,8 +68,9 @@ def default_layers(module: nn.Module) -> list[str]:
     """Pick stem, stages, pooled features and readout where they can be recognised.
 
     ResNets: the stem's pooling (or activation), ``layer1`` to ``layer4``, the global pooling, the readout.
-    Vision transformers: patch embedding, every block, the final norm, the readout. Other timm networks: the
-    modules in their ``feature_info``. Anything else: the children with parameters of the first module that
+    Vision transformers: patch embedding, every block, the final norm, the readout. Networks of transformers:
+    embeddings, every block, what follows, the readout. Other timm networks: the modules in their
+    ``feature_info``. Anything else: the children with parameters of the first module that
     has several. A readout outside the network (``head``, ``fc``, ...) is added.
     """
     named = named_layers(module)
@@ -89,7 +91,8 @@ def _find_network(module: nn.Module, named: dict[str, nn.Module]) -> tuple[str, 
     """Return the outermost network of a known kind and its prefix, or the first module that branches."""
     for name, layer in {"": module, **named}.items():
         known = isinstance(getattr(layer, "feature_info", None), list) or hasattr(layer, "layer4")
-        if known or (hasattr(layer, "patch_embed") and hasattr(layer, "blocks")):
+        known = known or (hasattr(layer, "patch_embed") and hasattr(layer, "blocks"))
+        if known or blocks_of(layer) is not None:
             return (f"{name}." if name else ""), layer
     prefix = ""
     while True:
@@ -104,6 +107,8 @@ def _find_network(module: nn.Module, named: dict[str, nn.Module]) -> tuple[str, 
 def _network_layers(net: nn.Module) -> list[str]:
     """List layers of one network by names relative to it; some may not exist."""
     children = dict(net.named_children())
+    if (parts := blocks_of(net)) is not None:
+        return parts.names
     ends = ["global_pool", "avgpool", "norm", "fc_norm", *(n for n in children if is_readout(n))]
     if hasattr(net, "layer4"):
         pooled = not isinstance(children.get("maxpool", nn.Identity()), nn.Identity)
@@ -322,14 +327,31 @@ class Look:
 
 
 def look(
-    trainer: Trainer, module: LightningModule, pieces: list[Inputs], layers: list[str]
+    trainer: Trainer, module: LightningModule, pieces: list[Inputs], layers: list[str], *, chosen: bool = True
 ) -> dict[str, Look]:
-    """Return what each layer that runs gives in a forward pass on two samples."""
+    """Return what each layer that runs gives in a forward pass on two samples.
+
+    Args:
+        trainer: The Trainer, inside a fit.
+        module: Its module.
+        pieces: The probe.
+        layers: Names of layers that exist.
+        chosen: Whether somebody has asked for them. Of others, those without a row a sample are left out:
+            tables of positions, say.
+
+    Raises:
+        ConfigurationError: If one that somebody has asked for has none.
+    """
     chunk, found = slices(pieces[0], 2)[0], dict[str, Look]()
     named = named_layers(module)
 
     def record(number: int, layer: str, output: object) -> None:
-        values, _ = samples_first(layer, named[layer], first_tensor(layer, output), chunk)
+        try:
+            values, _ = samples_first(layer, named[layer], first_tensor(layer, output), chunk)
+        except ConfigurationError:
+            if chosen:
+                raise
+            return
         numbers = values.detach().double().cpu() if values.is_floating_point() else torch.zeros(1)
         sums = (float(numbers.sum()), float(numbers.abs().sum()), float(numbers.square().sum()))
         found[layer] = Look(values.numel() * values.element_size() // chunk.size, sums)

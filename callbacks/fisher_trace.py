@@ -17,6 +17,7 @@ from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.fisher_trace import check_logits, fisher_trace
 from lit_aux.ranges import LIMIT, check
+from lit_aux.trees import count_rows
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -83,7 +84,7 @@ class FisherTrace(TaskDiagnostic):
                 generator=seeded(f"{task} {start}"),
                 chunk=self.chunk,
             )
-            sums[task] += trace * len(x)
+            sums[task] += trace * count_rows(x)
         totals = self.totals(trainer, sums)
         return {task: {"fisher_trace": value / sizes[task]} for task, value in totals.items()}
 
@@ -122,7 +123,7 @@ def _places(module: nn.Module) -> dict[str, list[str]]:
 
 
 def _logits(
-    outputs: nn.Module, places: Mapping[str, list[str]], held: Mapping[str, Tensor], inputs: Tensor
+    outputs: nn.Module, places: Mapping[str, list[str]], held: Mapping[str, Tensor], inputs: Any
 ) -> Tensor:
     """Return a task's outputs with other parameters in place of the module's own."""
     there = {f"module.{place}": tensor for name, tensor in held.items() for place in places[name]}
@@ -138,6 +139,6 @@ class _Outputs(nn.Module):
         self.module = module
         self._outputs_of = partial(model.task_outputs, task)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Any) -> Tensor:
         """Return logits (n, classes)."""
         return self._outputs_of(x)

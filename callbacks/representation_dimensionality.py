@@ -177,7 +177,7 @@ class RepresentationDimensionality(measurements.Measuring):
             )
         layers, ran = resolve_layers(pl_module, self.layers), Ran(pl_module)
         with ran.watching(), swapped(pl_module, self._before):
-            self._looks = look(trainer, pl_module, self._pieces, layers)
+            self._looks = look(trainer, pl_module, self._pieces, layers, chosen=self.layers is not None)
         silent = [layer for layer in layers if layer not in self._looks]
         if silent and (self.layers is not None or not self._looks):
             raise ConfigurationError(f"layers: {silent[0]!r} does not run in forward(x); choose another")

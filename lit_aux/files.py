@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -45,6 +46,34 @@ def atomic_path(path: Path, *, sync: bool = False) -> Iterator[Path]:
         os.close(held)
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside another; it takes the other's place when the block has ended well.
+
+    Until then the other is as it was. Nothing else is left where the block raises.
+
+    Args:
+        path: The folder, which need not be there; what it lies in is.
+
+    Raises:
+        OSError: If it cannot be put in its place.
+    """
+    part, former = (path.with_name(f".{path.name}.{uuid.uuid4().hex}.part") for _ in range(2))
+    part.mkdir()
+    try:
+        yield part
+        for file in part.iterdir():
+            _to_disk(file)
+        if path.exists():
+            path.replace(former)
+        part.replace(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        if former.exists() and not path.exists():
+            former.replace(path)
+        shutil.rmtree(former, ignore_errors=True)
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:

@@ -30,7 +30,7 @@ COMMANDS = {
     "validate": Command("measure a checkpoint on validation data", LIGHTNING),
     "test": Command("measure a checkpoint on test data", LIGHTNING),
     "predict": Command("compute a checkpoint's outputs, and write predictions into a file", LIGHTNING),
-    "export": Command("write a checkpoint's network as plain timm weights", LIGHTNING),
+    "export": Command("write a checkpoint's network for timm or transformers", LIGHTNING),
     "sweep": Command("run a W&B sweep file, with or without W&B", "lit_aux.cli.sweep"),
     "reproduce": Command("run an experiment of the paper", "lit_aux.cli.reproduce"),
     "table": Command("means, paired differences and winners of a results table", "lit_aux.cli.table"),

@@ -8,6 +8,8 @@ import sys
 import warnings
 from argparse import Action, ArgumentError
 from collections.abc import Mapping
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import DefaultHelpFormatter, Namespace
@@ -25,6 +27,8 @@ from lit_aux.cli.words import with_values
 from lit_aux.errors import ConfigurationError, causes
 from lit_aux.identity.configuration import know_working_folder
 from lit_aux.integrators import INTEGRATORS
+from lit_aux.models.pretrained_weights import without_reading
+from lit_aux.modules.rebuilding import network_told_in
 from lit_aux.phases import PhaseTrainer
 from lit_aux.phases.state import check_archive
 from lit_aux.ranges import SEED, check
@@ -164,6 +168,15 @@ class AuxiliaryCLI(LightningCLI):
             raise ConfigurationError(f"--trainer.{error}") from error
         except (ValueError, TypeError, ArithmeticError, MisconfigurationException, ImportError) as error:
             raise ConfigurationError(of_trainer(error, config) or f"--trainer: {error}") from error
+
+    def instantiate_classes(self) -> None:
+        """Build everything; weights that a checkpoint will bring need not be there any more."""
+        subcommand = self.subcommand or ""
+        path = (self.config.get(subcommand) or {}).get("ckpt_path")
+        if subcommand == "fit" or path is None or not Path(str(path)).is_file():
+            return super().instantiate_classes()
+        with without_reading(cache(partial(network_told_in, str(path)))):
+            return super().instantiate_classes()
 
     def after_instantiate_classes(self) -> None:
         """Refuse tasks that are given beside data that say otherwise: the data's would be taken."""

@@ -1,6 +1,8 @@
 """The trace of the Fisher information of a classifier: how strongly its outputs react to its weights."""
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +11,9 @@ from torch.func import grad, vmap
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.gradient_conflict import real_parts
 from lit_aux.ranges import LIMIT, check
+from lit_aux.trees import count_rows, mapped, selected, tensors_of
 
-Logits = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+Logits = Callable[[Mapping[str, Tensor], Any], Tensor]
 """Computes logits (n, classes) from parameters by name and inputs (n, ...), each example by itself."""
 
 _CHUNK_BYTES = 1 << 28
@@ -21,7 +24,7 @@ _WORTHWHILE = 32
 def fisher_trace(
     logits_of: Logits,
     parameters: Mapping[str, Tensor],
-    inputs: Tensor,
+    inputs: Any,
     *,
     generator: torch.Generator | None = None,
     chunk: int | None = None,
@@ -35,7 +38,7 @@ def fisher_trace(
     Args:
         logits_of: The model; it must not mix examples, nor change anything.
         parameters: The parameters with respect to which gradients are taken, by name.
-        inputs: n examples (n, ...).
+        inputs: n examples: a tensor (n, ...), or a dict or tuple of such.
         generator: On the CPU; draws the labels.
         chunk: Examples whose gradients are computed together, by ``torch.func.vmap``; by default as many as
             fit into 256 MiB, or one by one on a CPU where those are so few that this is faster. One by one
@@ -57,10 +60,10 @@ def fisher_trace(
         True
     """
     check("chunk", chunk, LIMIT)
-    if not len(inputs):
+    if not count_rows(inputs):
         raise ConfigurationError("inputs: there are none; give one or more")
     held = {name: parameter.detach() for name, parameter in parameters.items()}
-    chunk = chunk or _default_chunk(held, inputs.device)
+    chunk = chunk or _default_chunk(held, tensors_of(inputs)[0].device)
     with torch.no_grad():
         labels = draw_labels(logits_of(held, inputs), generator)
     squares = _squared_norms(logits_of, held, inputs, labels, chunk)
@@ -104,18 +107,20 @@ def _default_chunk(parameters: Mapping[str, Tensor], device: torch.device) -> in
 
 
 def _squared_norms(
-    logits_of: Logits, parameters: Mapping[str, Tensor], inputs: Tensor, labels: Tensor, chunk: int
+    logits_of: Logits, parameters: Mapping[str, Tensor], inputs: Any, labels: Tensor, chunk: int
 ) -> Tensor:
     """Return the squared norms (n,), float64, of each example's gradient."""
 
-    def loss(held: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(logits_of(held, x.unsqueeze(0)).double(), y.unsqueeze(0))
+    def loss(held: Mapping[str, Tensor], x: Any, y: Tensor) -> Tensor:
+        single = mapped(x, lambda part: part.unsqueeze(0))
+        return nn.functional.cross_entropy(logits_of(held, single).double(), y.unsqueeze(0))
 
-    def one_by_one(x: Tensor, y: Tensor) -> Tensor:
+    def one_by_one(x: Any, y: Tensor) -> Tensor:
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
         norms = []
         with torch.enable_grad():
-            for example, label in zip(x, y, strict=True):
+            for number, label in enumerate(y):
+                example = mapped(x, itemgetter(number))
                 found = torch.autograd.grad(
                     loss(leaves, example, label),
                     list(leaves.values()),
@@ -127,7 +132,8 @@ def _squared_norms(
 
     together = None if chunk == 1 else vmap(grad(loss), in_dims=(None, 0, 0))
     squares: list[Tensor] = []
-    for x, y in zip(torch.split(inputs, chunk), torch.split(labels, chunk), strict=True):
+    for start in range(0, len(labels), chunk):
+        x, y = (selected(whole, slice(start, start + chunk)) for whole in (inputs, labels))
         if together is not None:
             try:
                 squares.append(_norms(list(together(parameters, x, y).values())))

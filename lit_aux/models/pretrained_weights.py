@@ -1,6 +1,6 @@
 """Pretrained weights for networks, from a file of one's own or from a package that ships them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module, util
@@ -18,13 +18,18 @@ from lit_aux.storage import TOO_LONG, is_too_long
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".ckpt", ".tar")
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
 _NO_NETWORKS = ("optimizer", "optimizer_state_dict", "optimizers", "scheduler", "lr_scheduler", "scaler")
-_UNREAD: ContextVar[bool] = ContextVar("unread", default=False)
+_Told = Callable[[], Mapping[str, Any] | None]
+_UNREAD: ContextVar[_Told | None] = ContextVar("unread", default=None)
 
 
 @contextmanager
-def without_reading() -> Iterator[None]:
-    """Build networks as they are configured, but leave their pretrained weights unread: others follow."""
-    token = _UNREAD.set(True)
+def without_reading(told: _Told = lambda: None) -> Iterator[None]:
+    """Build networks as they are configured, but leave their pretrained weights unread: others follow.
+
+    Args:
+        told: Returns what a checkpoint says of its network, see :func:`told_before`.
+    """
+    token = _UNREAD.set(told)
     try:
         yield
     finally:
@@ -33,7 +38,13 @@ def without_reading() -> Iterator[None]:
 
 def reads() -> bool:
     """Whether pretrained weights are to be read."""
-    return not _UNREAD.get()
+    return _UNREAD.get() is None
+
+
+def told_before() -> Mapping[str, Any] | None:
+    """Return what the network that is built anew has told of itself: its folder may be gone by now."""
+    told = _UNREAD.get()
+    return None if told is None else told()
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:

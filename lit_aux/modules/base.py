@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from lit_aux.callbacks._parameters import uncompiled
 from lit_aux.errors import ConfigurationError
-from lit_aux.models import MultiHeadNet, StudentNet, TimmBackbone, export_state_dict
+from lit_aux.models import MultiHeadNet, StudentNet, TimmBackbone, TransformersBackbone, export_state_dict
 from lit_aux.models.pretrained_weights import reads
+from lit_aux.models.transformers_export import check_folder_of_export, export_folder
 from lit_aux.modules.deep_training import Batch, DeepTraining, evaluate
 from lit_aux.modules.evaluation import Stage, TaskEvaluation
 from lit_aux.modules.loading import digest_of, load_checkpoint, save_weights, start_from
@@ -27,7 +29,7 @@ from lit_aux.modules.training import Training
 from lit_aux.outputs import check_output
 from lit_aux.phases.answers import Answers
 from lit_aux.phases.phase import Phase, check_phases
-from lit_aux.phases.phased import check_phased_data
+from lit_aux.phases.phased import check_phased_data, phased_data
 from lit_aux.phases.state import check_fit
 from lit_aux.ranges import Range, check
 from lit_aux.tasks import Task, outputs_of
@@ -437,25 +439,42 @@ class AuxiliaryModule(LightningModule, ABC):
     # Export
 
     def export(
-        self, path: str | Path, *, task: str | None = None, ckpt_path: str | Path | None = None
+        self,
+        path: str | Path,
+        *,
+        task: str | None = None,
+        ckpt_path: str | Path | None = None,
+        data: Any = None,
     ) -> None:
-        """Write plain timm weights.
+        """Write plain timm weights, or the folder of a network of transformers.
 
         Args:
-            path: File to write: ``.safetensors``, or anything that ``torch.load`` reads.
-            task: The task whose readout becomes timm's classifier; None leaves the classifier out.
+            path: File to write: ``.safetensors``, or anything that ``torch.load`` reads. For a
+                :class:`~lit_aux.models.TransformersBackbone`, the folder that ``from_pretrained`` will read.
+            task: The task whose readout becomes the classifier of timm or transformers; None leaves the
+                classifier out.
             ckpt_path: Checkpoint to read the weights from first; by default those of the module as it is.
+            data: A data module, whose ``tokenizer`` and names of classes go into such a folder.
 
         Raises:
             ConfigurationError: If the checkpoint does not fit, the task is unknown, or the path is the
-                checkpoint's or another kind of file.
+                checkpoint's or another kind of file or folder.
         """
         self.way.check_export()
         read = [] if ckpt_path is None else [ckpt_path]
-        check_output("output", path, inputs=read, kind="file of exported weights")
+        folder = isinstance(uncompiled(uncompiled(self.net).backbone), TransformersBackbone)
+        if folder:
+            check_folder_of_export("output", path)
+        else:
+            check_output("output", path, inputs=read, kind="file of exported weights")
         if ckpt_path is not None:
             load_checkpoint(self, ckpt_path, "ckpt_path", strict=True)
-        save_weights(export_state_dict(self.net, task), path)
+        if folder:
+            said = phased_data(data)
+            names = None if task is None or task not in self.tasks else said.names_of_classes(task)
+            export_folder(self.net, path, task, classes=names, tokenizer=said.tokenizer)
+        else:
+            save_weights(export_state_dict(self.net, task), path)
 
 
 def _by_name(backbone: str) -> TimmBackbone:

@@ -13,15 +13,18 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from lit_aux.callbacks._parameters import uncompiled
 from lit_aux.callbacks._processes import total_over_processes
 from lit_aux.callbacks.probe import training_batches, transfer
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.batchnorm import batchnorm_layers, reestimate_batchnorm
+from lit_aux.models import TransformersBackbone
 from lit_aux.modules.evaluation import Stage, TaskEvaluation
 from lit_aux.modules.losses import BatchLoss, JointLosses
 from lit_aux.modules.optimization import build_optimizer, choose_step, leaves_steps_to_us
 from lit_aux.modules.training import Outputs, Training
 from lit_aux.phases.phase import Phase
+from lit_aux.phases.phased import phased_data
 from lit_aux.trees import count_rows
 
 Batch = Mapping[str, tuple[Tensor, Tensor]]
@@ -111,6 +114,9 @@ class DeepTraining(Training):
                 f"data: {type(data).__name__} is for students; give the model a DiagonalNet or ReLUNet as "
                 "its backbone, or other data"
             )
+        backbone = uncompiled(uncompiled(self.net).backbone)
+        if isinstance(backbone, TransformersBackbone):
+            backbone.check_vocabulary(phased_data(data).vocab_size)
 
     def optimizer(self, phase: Phase, names: set[str]) -> Any:
         """Return an optimizer of torch, and its schedule."""

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
 from lit_aux.callbacks import L2SP
-from lit_aux.callbacks._parameters import by_any_name, uncompiled
+from lit_aux.callbacks._blocks import Blocks, blocks_of
+from lit_aux.callbacks._parameters import by_any_name, clean, uncompiled
 from lit_aux.errors import ConfigurationError
 from lit_aux.models import MultiHeadNet
 from lit_aux.phases.phase import Phase
@@ -125,49 +126,69 @@ class _WithReadout(nn.Module):
 
 
 def check_layer_decay(phases: Sequence[Phase], net: Any) -> None:
-    """Refuse layer-wise decay for networks whose layers have no order that timm knows.
+    """Refuse layer-wise decay for networks whose layers have no order that is known.
 
     Raises:
-        ConfigurationError: If a phase asks for it and the network is no timm network.
+        ConfigurationError: If a phase asks for it and the network is neither timm's nor of transformers.
     """
     for phase in phases:
-        if phase.layer_decay is not None and _timm_network(net) is None:
+        if phase.layer_decay is not None and _timm_network(net) is None and _blocks(net) is None:
             inner = uncompiled(getattr(net, "backbone", net))
             raise ConfigurationError(
                 f"layer_decay: {phase.layer_decay} is for timm's networks, whose group_matcher orders the "
-                f"layers; {type(inner).__name__} has none, leave layer_decay out"
+                f"layers, and those of transformers; {type(inner).__name__} has none, leave layer_decay out"
             )
+
+
+def _networks(net: Any) -> list[Any]:
+    """Return the backbone, and what it wraps."""
+    net = uncompiled(net)
+    if not isinstance(net, MultiHeadNet):
+        return []
+    backbone = uncompiled(net.backbone)
+    return [backbone, uncompiled(getattr(backbone, "network", None))]
 
 
 def _timm_network(net: Any) -> Any:
     """Return what has a ``group_matcher``: the backbone or what it wraps; None where neither does."""
-    net = uncompiled(net)
-    if not isinstance(net, MultiHeadNet):
-        return None
-    backbone = uncompiled(net.backbone)
-    candidates = (backbone, uncompiled(getattr(backbone, "network", None)))
-    return next((c for c in candidates if callable(getattr(c, "group_matcher", None))), None)
+    return next((one for one in _networks(net) if callable(getattr(one, "group_matcher", None))), None)
+
+
+def _blocks(net: Any) -> tuple[Any, Blocks] | None:
+    """Return a network of transformers, the backbone or what it wraps, and its blocks; None without any."""
+    found = ((one, blocks_of(one)) for one in _networks(net) if one is not None)
+    return next(((one, blocks) for one, blocks in found if blocks is not None), None)
+
+
+def _scales(net: Any, decay: float) -> dict[int, float]:
+    """Return the factor of the learning rate of each parameter of the backbone, by its ``id``."""
+    if (network := _timm_network(net)) is not None:
+        from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
+
+        found = param_groups_layer_decay(
+            _WithReadout(network), weight_decay=0.0, layer_decay=decay, weight_decay_exclude_1d=False
+        )
+        return {id(p): float(group["lr_scale"]) for group in found for p in group["params"]}
+    network, blocks = cast(tuple[Any, Blocks], _blocks(net))
+    last = len(blocks.blocks) + 1
+    named = {clean(name): p for name, p in network.named_parameters()}
+    return {id(p): decay ** (last - blocks.depth(name)) for name, p in named.items()}
 
 
 def layer_groups(net: MultiHeadNet, parameters: Sequence[nn.Parameter], decay: float) -> list[dict[str, Any]]:
     """Divide parameters into groups by the depth of their layer.
 
     Args:
-        net: The network, its backbone one of timm's.
+        net: The network, its backbone one of timm's or of transformers.
         parameters: What trains; what is not of the backbone belongs with the readout.
         decay: From each layer to the one before, the factor of the learning rate.
 
     Returns:
         Groups for an optimizer, first layer first: ``params``, ``name`` and ``lr_scale``, the factor of the
-        learning rate by timm's own ``param_groups_layer_decay``; the readout's is 1.
+        learning rate by timm's own ``param_groups_layer_decay``, of transformers likewise: that of the last
+        norm and the readout is 1, and falls with every block before.
     """
-    from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
-
-    network = _timm_network(net)
-    found = param_groups_layer_decay(
-        _WithReadout(network), weight_decay=0.0, layer_decay=decay, weight_decay_exclude_1d=False
-    )
-    scales = {id(p): float(group["lr_scale"]) for group in found for p in group["params"]}
+    scales = _scales(net, decay)
     groups: dict[float, list[nn.Parameter]] = {}
     for parameter in parameters:
         groups.setdefault(scales.get(id(parameter), 1.0), []).append(parameter)

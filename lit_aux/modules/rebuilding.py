@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from inspect import isabstract
 from pathlib import Path
 from types import FrameType
@@ -11,15 +12,18 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.parsing import collect_init_args
 
+from lit_aux.callbacks._parameters import uncompiled
 from lit_aux.errors import ConfigurationError, listed, one_line
 from lit_aux.identity.objects import parameters_of
-from lit_aux.models import StudentNet
+from lit_aux.models import StudentNet, TransformersBackbone
 from lit_aux.models.pretrained_weights import without_reading
 from lit_aux.phases.state import check_fit, read_checkpoint
 from lit_aux.tensor_options import register_tensors
 
 KEY = "lit_aux_module"
 """Where a checkpoint says how its module was built."""
+_NETWORK = "network"
+"""Where that says how a network of transformers was configured: its folder may be gone."""
 _KNOWN = ("lit_aux", "lightning", "timm", "torch", "torchjd", "torchmetrics", "torchvision")
 """Packages whose modules may be imported because a checkpoint names one of their classes."""
 _Module = TypeVar("_Module", bound=LightningModule)
@@ -76,7 +80,30 @@ def told(module: Any) -> dict[str, Any]:
     }
     if module.pretrained_content is not None:
         found["pretrained_content"] = module.pretrained_content
+    backbone = uncompiled(getattr(uncompiled(module.net), "backbone", None))
+    if type(backbone) is TransformersBackbone:
+        found[_NETWORK] = backbone.told()
     return found | ({"seeds": list(module.net.seeds)} if isinstance(module.net, StudentNet) else {})
+
+
+def network_told_in(path: str | Path) -> Mapping[str, Any] | None:
+    """Return what a checkpoint says of its network; None for what is no checkpoint, or says nothing.
+
+    Args:
+        path: The file.
+    """
+    with suppress(ConfigurationError):
+        return _network_in(read_checkpoint(path, "ckpt_path").get(KEY))
+    return None
+
+
+def _network_in(said: Any) -> Mapping[str, Any] | None:
+    found = said.get(_NETWORK) if isinstance(said, Mapping) else None
+    plain = isinstance(found, Mapping) and all(isinstance(found.get(n), Mapping) for n in _PARTS)
+    return found if plain else None
+
+
+_PARTS = ("arguments", "configuration")
 
 
 def from_checkpoint(
@@ -103,8 +130,12 @@ def from_checkpoint(
             f"{place} is of a {info.get('class', 'module of another class')}; call load_from_checkpoint of "
             f"that class, {kind.__name__} is none that can be built"
         )
-    arguments = _arguments(kind, info, place, given)
-    accepted = parameters_of(kind)
+    network = _network_in(info)
+    with without_reading(lambda: network):
+        arguments = _arguments(kind, info, place, given)
+        accepted = parameters_of(kind)
+        if network is not None and "backbone" in accepted and "backbone" not in arguments:
+            arguments["backbone"] = TransformersBackbone(**network["arguments"])
     if "backbone" in accepted and "backbone" not in arguments:
         what = info.get("objects", {}).get("backbone", "its backbone")
         raise ConfigurationError(
@@ -160,8 +191,7 @@ def _built(kind: type[LightningModule], options: Mapping[str, Any], place: str) 
         parser.add_class_arguments(kind, "module", skip=skip, instantiate=False, fail_untyped=False)
         parsed = parser.parse_object({"module": dict(options)})
         build = getattr(parser, "instantiate", None) or parser.instantiate_classes
-        with without_reading():
-            return dict(vars(build(parsed)["module"]))
+        return dict(vars(build(parsed)["module"]))
     except ConfigurationError:
         raise
     except Exception as error:

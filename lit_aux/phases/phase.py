@@ -98,7 +98,7 @@ class PhaseSettings:
         lr_interval: Whether the schedule moves every epoch or every step.
         layer_decay: The learning rate of each layer is that of the next one times this, up to the readout,
             which has the optimizer's (layer-wise learning-rate decay, as timm's
-            ``param_groups_layer_decay``); for timm's networks. None leaves all alike.
+            ``param_groups_layer_decay``); for networks of timm and transformers. None leaves all alike.
         max_epochs: Most epochs of this phase. A limit given to the Trainer holds as well, for every phase.
         max_steps: Most optimizer steps of this phase; -1 for no limit.
         max_time: Longest duration as ``DD:HH:MM:SS``.

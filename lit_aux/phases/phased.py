@@ -51,11 +51,19 @@ class PhasedModule(Protocol):
     def export(
         self, path: str | Path, *, task: str | None = None, ckpt_path: str | Path | None = None
     ) -> None:
-        """Write plain timm weights."""
+        """Write its weights for use without this package; one with ``data`` is given the data module."""
 
 
 class PhasedData(Protocol):
-    """A data module that knows which tasks a phase trains."""
+    """A data module that knows which tasks a phase trains.
+
+    Attributes:
+        tokenizer: What has made tokens of its text; None where there is none.
+        vocab_size: How many tokens that has.
+    """
+
+    tokenizer: Any
+    vocab_size: int | None
 
     def set_phase(self, tasks: Sequence[str], order: str) -> None:
         """Give loaders of these tasks alone from now on."""
@@ -93,6 +101,8 @@ class _ModuleDefaults:
 
 class _DataDefaults:
     """Data that are the same in every phase."""
+
+    tokenizer = vocab_size = None
 
     def set_phase(self, tasks: Sequence[str], order: str) -> None:
         """Leave the loaders as they are."""

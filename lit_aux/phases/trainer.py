@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -440,17 +441,19 @@ class PhaseTrainer(Trainer):
         datamodule: LightningDataModule | None = None,
         weights_only: Literal[True] | None = True,
     ) -> None:
-        """Export: write a checkpoint's network as plain timm weights.
+        """Export: write a checkpoint's network as plain timm weights, or as transformers' folder.
 
         Args:
             model: A module with ``export``.
             ckpt_path: The checkpoint to read.
-            output: The file to write; ``.safetensors`` or anything torch saves.
+            output: The file to write; ``.safetensors`` or anything torch saves. Of transformers, the folder.
             task: The task whose readout becomes the classifier; None exports the backbone alone.
-            datamodule: Not used; it names the tasks on the command line.
+            datamodule: Names the tasks and, for transformers, their classes; its ``tokenizer`` is written.
             weights_only: Not used; present so that a run's saved configuration can be given.
         """
-        phased(model).export(output, task=task, ckpt_path=ckpt_path)
+        takes: Any = phased(model).export
+        given = {"data": datamodule} if "data" in signature(takes).parameters else {}
+        takes(output, task=task, ckpt_path=ckpt_path, **given)
 
 
 def _has_test_data(model: LightningModule, datamodule: LightningDataModule | None) -> bool:

@@ -147,3 +147,27 @@ def test_bad_input():
             fisher_trace(outputs, held, x)
     with pytest.raises(RuntimeError, match="mat1"):  # an error of the model is its own
         fisher_trace(lambda held, x: x @ held["weight"] if len(x) == 1 else linear_logits(held, x), held, x)
+
+
+def test_inputs_may_be_several_tensors():
+    net = nn.Linear(4, 3)
+    x = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
+
+    def whole(held, given):
+        return functional_call(net, dict(held), (given,))
+
+    def in_parts(held, given):
+        return functional_call(net, dict(held), (torch.cat([given["a"], given["b"]], 1),))
+
+    for chunk in (1, 3, None):
+        found, expected = (
+            fisher_trace(
+                call,
+                dict(net.named_parameters()),
+                given,
+                generator=torch.Generator().manual_seed(1),
+                chunk=chunk,
+            )
+            for call, given in ((in_parts, {"a": x[:, :1], "b": x[:, 1:]}), (whole, x))
+        )
+        assert found == pytest.approx(expected, rel=1e-12)
