@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.parsing import collect_init_args
 from lit_aux.errors import ConfigurationError, listed, one_line
 from lit_aux.identity.objects import parameters_of
 from lit_aux.models import StudentNet
+from lit_aux.models.low_rank import merge_checkpoint
 from lit_aux.models.pretrained_weights import without_reading
 from lit_aux.phases.state import check_fit, read_checkpoint
 from lit_aux.tensor_options import register_tensors
@@ -96,6 +97,7 @@ def from_checkpoint(
     """
     content = read_checkpoint(path, "checkpoint_path")
     place = f"checkpoint_path: {str(path)!r}"
+    merge_checkpoint(content, place)
     said = content.get(KEY)
     info: Mapping[str, Any] = said if isinstance(said, Mapping) else {}
     if isabstract(kind):
