@@ -206,9 +206,10 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def inject(net: nn.Module, options: LoRA) -> None:
-    """Put low-rank adapters, drawn from torch's global generator, around layers of a network's backbone.
+    """Put low-rank adapters around layers of a network's backbone.
 
-    Nothing changes for the network's outputs, since one factor of each is zero.
+    Nothing changes for the network's outputs, since one factor of each is zero. The other one is drawn by
+    torch's global generator, which is as before afterwards.
 
     Args:
         net: The network.
@@ -233,8 +234,10 @@ def inject(net: nn.Module, options: LoRA) -> None:
         use_rslora=options.use_rslora,
         target_modules="|".join(map(re.escape, names)),
     )
-    with warnings.catch_warnings():  # of the two ways in which transformers' layers keep weights
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")  # of the two ways in which transformers' layers keep weights
+        # a stream of their own: what follows draws the same with and without adapters
+        torch.manual_seed(int(torch.randint(2**62, ())))
         inject_adapter_in_model(config, net, _ADAPTER)
     vars(net).pop("peft_config", None)
 
