@@ -119,7 +119,7 @@ def targets(net: nn.Module, options: LoRA) -> list[str]:
         for pattern in options.target_modules:
             hits = [name for name in layers if _matches(names[name], pattern)]
             if not hits:
-                raise unknown_name("lora.target_modules", pattern, names.values())
+                raise unknown_name("lora.target_modules", pattern, [names[name] for name in able])
             taken = [name for name in hits if name in able]
             if not taken:
                 first = next((name for name in hits if reasons[name] != _NO_WEIGHT), hits[0])
