@@ -152,9 +152,11 @@ def _refusal(net: nn.Module, name: str, layer: nn.Module) -> str | None:
     if not [*layer.parameters(recurse=False)]:
         return _NO_WEIGHT
     kind = type(layer).__name__
+    if is_lazy(weight):
+        return f"this {kind} has no weight yet; run a batch through the network first"
     if not (type(layer) in (*_LINEAR, *_CONVOLUTIONS, nn.Embedding) or _is_conv1d_of_gpt(layer)):
         return f"a {kind} is neither linear nor convolutional nor an embedding"
-    if not isinstance(weight, nn.Parameter) or not (is_lazy(weight) or weight.is_floating_point()):
+    if not isinstance(weight, nn.Parameter) or not weight.is_floating_point():
         return f"the weight of this {kind} is no parameter of real numbers"
     if isinstance(layer, _CONVOLUTIONS) and not _is_simple(layer):
         return "it is a convolution with groups, dilation or padding that is not of zeros"
@@ -183,7 +185,7 @@ def _is_conv1d_of_gpt(layer: nn.Module) -> bool:
 
 def _usual(able: Mapping[str, nn.Module]) -> list[str]:
     """Return the linear layers, and the convolutions where these hold more weights."""
-    sizes = {n: layer.weight.numel() for n, layer in able.items()}  # type: ignore[operator, union-attr]
+    sizes = {n: layer.weight.numel() for n, layer in able.items()}  # type: ignore[operator]
     convolutions = [name for name, layer in able.items() if isinstance(layer, _CONVOLUTIONS)]
     linear = [name for name, layer in able.items() if not isinstance(layer, (*_CONVOLUTIONS, nn.Embedding))]
     total = [sum(int(sizes[name]) for name in names) for names in (convolutions, linear)]
@@ -192,7 +194,7 @@ def _usual(able: Mapping[str, nn.Module]) -> list[str]:
 
 def _backbone(net: nn.Module) -> nn.Module:
     backbone = net.get_submodule("backbone")
-    return getattr(backbone, "_orig_mod", backbone)  # type: ignore[no-any-return]
+    return getattr(backbone, "_orig_mod", backbone)
 
 
 def _shown(name: str) -> str:
@@ -220,11 +222,6 @@ def inject(net: nn.Module, options: LoRA) -> None:
     """
     check_installed()
     names = targets(net, options)
-    lazy = next((name for name in names if is_lazy(net.get_parameter(f"{name}.weight"))), None)
-    if lazy is not None:
-        raise ConfigurationError(
-            f"lora: {_shown(lazy)!r} has no weight yet, as it is lazy; run a batch through the network first"
-        )
     from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(
