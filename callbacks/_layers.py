@@ -13,11 +13,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
 
+from lit_aux.adapters import BASE, adapted_layers, base_of
 from lit_aux.callbacks._blocks import blocks_of
 from lit_aux.callbacks._inputs import Inputs, fitting, lengths_mask, moved, pads, parts_of, slices
 from lit_aux.callbacks._network import call
 from lit_aux.callbacks._no_trace import attached, fixed_rng, traceless
-from lit_aux.callbacks._parameters import clean, is_readout, match
+from lit_aux.callbacks._parameters import clean, cleaner, is_readout, match
 from lit_aux.errors import ConfigurationError
 from lit_aux.trees import tensors_of
 
@@ -29,9 +30,16 @@ _CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
 
 def named_layers(module: nn.Module) -> dict[str, nn.Module]:
-    """Return every submodule by its dotted names; a compiled wrapper and what it wraps share one name."""
-    named = module.named_modules(remove_duplicate=False)
-    return {clean(name): layer for name, layer in named if clean(name)}
+    """Return every submodule by its dotted names; a compiled wrapper and what it wraps share one name.
+
+    Of a layer with low-rank adapters it is the whole that has the name; its parts have none.
+    """
+    named = dict(module.named_modules(remove_duplicate=False))
+    for outer in adapted_layers(module):
+        own, base = f"{outer}.".removeprefix("."), f"{outer}.{BASE}.".removeprefix(".")
+        named = {n: m for n, m in named.items() if not n.startswith(own) or n.startswith(base)}
+    plain = cleaner(module)
+    return {plain(name): layer for name, layer in named.items() if plain(name)}
 
 
 def refuse_lazy(module: nn.Module, user: str) -> None:
@@ -98,7 +106,7 @@ def _find_network(module: nn.Module, named: dict[str, nn.Module]) -> tuple[str, 
     while True:
         children = [(n, c) for n, c in module.named_children() if _has_parameters(c)]
         children = [(n, c) for n, c in children if not getattr(c, "outside_network", False)]
-        if len(children) != 1 or not any(True for _ in children[0][1].children()):
+        if len(children) != 1 or not any(True for _ in base_of(children[0][1]).children()):
             return clean(f"{prefix}.").strip(".") + "." if prefix else "", module
         prefix += f"{children[0][0]}."
         module = children[0][1]
@@ -257,7 +265,8 @@ def _channels_first(layer: nn.Module | None, output: Tensor, masks: Mapping[str,
     second, third = (fitting(masks, (n, length)) is not None for length in (a, b))
     if second != third:
         return third
-    return type(layer).__name__.startswith(_CHANNELS_FIRST) and type(layer).__module__.startswith("torch.nn")
+    kind = type(None if layer is None else base_of(layer))
+    return kind.__name__.startswith(_CHANNELS_FIRST) and kind.__module__.startswith("torch.nn")
 
 
 @contextmanager

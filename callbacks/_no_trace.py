@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
-from lit_aux.callbacks._parameters import clean
+from lit_aux.callbacks._parameters import cleaner
 from lit_aux.errors import first_line
 
 _SILENT = ("log", "log_dict", "manual_backward", "clip_gradients", "toggle_optimizer", "untoggle_optimizer")
@@ -221,12 +221,13 @@ def fixed_rng(seed: int = 0) -> Iterator[None]:
 
 
 def live_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and buffers by name; tied ones appear once, compiled ones without their prefix.
+    """Return parameters and buffers by name; tied ones appear once, wrapped ones without their prefix.
 
     Parameters that have no shape yet (of lazy layers) are left out.
     """
     named = [*module.named_parameters(), *module.named_buffers()]
-    return {clean(name): tensor.detach() for name, tensor in named if not is_lazy(tensor)}
+    plain = cleaner(module)
+    return {plain(name): tensor.detach() for name, tensor in named if not is_lazy(tensor)}
 
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:
@@ -240,8 +241,9 @@ def restore(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
     What has another shape by now (a head that grew, a memory that fills) takes the other one's memory.
     """
+    plain = cleaner(module)
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        value = tensors.get(clean(name))
+        value = tensors.get(plain(name))
         if value is None or is_lazy(tensor):
             continue
         if tensor.shape != value.shape:

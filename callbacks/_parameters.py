@@ -1,6 +1,6 @@
 """Parameters of anybody's network by name: which are meant, which are the readout, which have numbers."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
+from lit_aux.adapters import BASE, adapted_layers
 from lit_aux.errors import ConfigurationError, some, unknown_name
 
 READOUTS = frozenset({"head", "heads", "readout", "readouts", "fc", "classifier"})
@@ -30,6 +31,23 @@ _BLOCKS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 def clean(name: str) -> str:
     """Drop the ``_orig_mod`` components that ``torch.compile`` puts into names."""
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
+def cleaner(module: nn.Module) -> Callable[[str], str]:
+    """Return what drops from names in a module the components that whatever wraps layers puts into them.
+
+    These are ``torch.compile``, and low-rank adapters, whose layers hold as ``base_layer`` what they adapt.
+    """
+    within = {f"{name}.{BASE}".removeprefix(".") for name in adapted_layers(module)}
+    if not within:
+        return clean
+
+    def drop(name: str) -> str:
+        parts = name.split(".")
+        kept = (part for i, part in enumerate(parts) if ".".join(parts[: i + 1]) not in within)
+        return clean(".".join(kept))
+
+    return drop
 
 
 def uncompiled(module: Any) -> Any:
@@ -64,13 +82,15 @@ def match(option: str, patterns: Iterable[str], names: Iterable[str]) -> list[st
 
 
 def by_any_name(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return all parameters; tied ones under each of their names, compiled ones without their prefix."""
-    return {clean(name): p for name, p in module.named_parameters(remove_duplicate=False)}
+    """Return all parameters; tied ones under each of their names, wrapped ones without their prefix."""
+    plain = cleaner(module)
+    return {plain(name): p for name, p in module.named_parameters(remove_duplicate=False)}
 
 
 def by_first_name(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return all parameters, each once, as ``named_parameters`` but without prefixes of compilation."""
-    return {clean(name): p for name, p in module.named_parameters()}
+    """Return all parameters, each once, as ``named_parameters`` but without prefixes of what wraps layers."""
+    plain = cleaner(module)
+    return {plain(name): p for name, p in module.named_parameters()}
 
 
 def chosen_by(option: str, patterns: Iterable[str], module: nn.Module) -> dict[str, nn.Parameter]:
@@ -136,10 +156,11 @@ def refuse_sparse_layers(user: str, module: nn.Module, parameters: Iterable[nn.P
         ConfigurationError: With the name of the layer.
     """
     ids = {id(parameter) for parameter in parameters}
+    plain = cleaner(module)
     for name, layer in module.named_modules():
         own = (id(parameter) for parameter in layer.parameters(recurse=False))
         if getattr(layer, "sparse", False) is True and not ids.isdisjoint(own):
-            raise ConfigurationError(_SPARSE.format(user=user, name=clean(name)))
+            raise ConfigurationError(_SPARSE.format(user=user, name=plain(name)))
 
 
 def refuse_sparse(user: str, name: str, gradient: Tensor | None) -> None:

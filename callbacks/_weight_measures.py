@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from lit_aux.adapters import adapted_layers, adapter_parameters, base_of, merged_weight
 from lit_aux.callbacks._averages import Ran, which_weights
 from lit_aux.callbacks._layers import named_layers
 from lit_aux.callbacks._measurements import Measuring, WeightMeasurement, log_scalars, phase_of
@@ -164,16 +165,19 @@ def unit_weights_by_name(module: nn.Module) -> dict[str, Tensor]:
     """Return every parameter that may hold units' weights: (units, inputs) or (replicas, units, inputs).
 
     A parameter ``NAME.weight`` is found as ``NAME`` too. The weights of a convolution count as (channels,
-    everything else). Values are detached, not copied.
+    everything else), those of a layer with low-rank adapters as they are with what these add. Values are
+    detached.
     """
     owners = named_layers(module)
+    adapters = adapter_parameters(module)
+    merged = {id(base_of(one).weight): merged_weight(one) for one in adapted_layers(module).values()}
     found: dict[str, Tensor] = {}
     for name, parameter in by_any_name(module).items():
-        if is_lazy(parameter) or not parameter.is_floating_point():
+        if is_lazy(parameter) or not parameter.is_floating_point() or id(parameter) in adapters:
             continue
-        weights = parameter.detach()
+        weights = merged.get(id(parameter), parameter).detach()
         owner, _, last = name.rpartition(".")
-        if weights.ndim > 2 and isinstance(owners.get(owner), _CONVOLUTIONS):
+        if weights.ndim > 2 and isinstance(base_of(owners.get(owner, module)), _CONVOLUTIONS):
             weights = weights.flatten(1)
         if weights.ndim not in (2, 3):
             continue

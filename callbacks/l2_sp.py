@@ -1,7 +1,8 @@
 """A penalty on the distance to the weights that finetuning starts from."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -9,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lit_aux.adapters import adapted_layers, adapter_parameters, base_of, merged_weight, own_parameters
 from lit_aux.callbacks import _parameters
 from lit_aux.callbacks._measurements import log_scalars
 from lit_aux.callbacks._options import names_of
@@ -26,8 +28,9 @@ class L2SP(FromStart):
     alone while they do not, and held near the same start once they do (as with Lightning's
     ``BackboneFinetuning``); what joins the network later starts from its value at its first step. The
     gradient is added before clipping, so that the optimizer treats it like that of a loss; set the
-    optimizer's own weight decay to 0, which would pull w to 0. Only ratios matter to normalized weights: in
-    front of batch normalization the penalty keeps directions.
+    optimizer's own weight decay to 0, which would pull w to 0. Of a layer with low-rank adapters w is the
+    weight that they merge into. Only ratios matter to normalized weights: in front of batch normalization the
+    penalty keeps directions.
 
     After every epoch ``l2_sp/penalty`` and ``l2_sp/distance`` (``|w - w_start|``) are logged. In
     ``PretrainFinetuneModule`` it belongs into ``finetune_callbacks``.
@@ -60,7 +63,9 @@ class L2SP(FromStart):
 
     def kept(self, module: LightningModule) -> Mapping[str, Tensor]:
         """Return the shared parameters, also those that do not train yet."""
-        return _parameters.shared_parameters(module, self.shared, type(self).__name__, frozen=True)
+        shared = _parameters.shared_parameters(module, self.shared, type(self).__name__, frozen=True)
+        adapters = adapter_parameters(module)
+        return {name: p for name, p in shared.items() if id(p) not in adapters}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start afresh in every fit."""
@@ -90,6 +95,14 @@ class L2SP(FromStart):
         training = self._training(pl_module)
         self._begin(pl_module, training)
         self._held = bool(self._held)
+        with torch.enable_grad():
+            adapted = list(self._adapted(pl_module))
+        for distance, parameters in adapted:
+            own = [p for p in parameters if p.requires_grad and id(p) in mine]
+            for parameter, gradient in zip(own, torch.autograd.grad(distance, own), strict=True):
+                self._held = True
+                added = self.alpha / 2 * gradient
+                parameter.grad = added if parameter.grad is None else parameter.grad + added
         for name, parameter in training.items():
             if id(parameter) not in mine:
                 continue
@@ -108,10 +121,19 @@ class L2SP(FromStart):
         self.start |= new
         self._readout |= unknown - new.keys()
 
+    def _adapted(self, module: LightningModule) -> Iterator[tuple[Tensor, list[nn.Parameter]]]:
+        """Yield ``|w - w_start|^2`` of each weight with low-rank adapters that is held, and what moves it."""
+        names = {id(p): name for name, p in _parameters.by_first_name(module).items()}
+        for layer in adapted_layers(module).values():
+            weight: Any = base_of(layer).weight
+            start = self.start.get(names[id(weight)])
+            if start is not None:
+                yield (merged_weight(layer) - start).square().sum(), [weight, *own_parameters(layer)]
+
     @torch.no_grad()
     def penalty(self, module: LightningModule) -> tuple[float, float]:
         """Return the penalty, and the Euclidean distance of the shared parameters from the start."""
-        distance = norm = 0.0
+        distance, norm = sum((float(square) for square, _ in self._adapted(module)), 0.0), 0.0
         for name, parameter in self._training(module).items():
             if name in self.start:
                 distance += float(_parameters.squares(parameter - self.start[name]).sum())
@@ -129,8 +151,12 @@ class L2SP(FromStart):
         penalty, distance = self.penalty(pl_module)
         log_scalars(trainer, pl_module, {"l2_sp/penalty": penalty, "l2_sp/distance": distance})
 
-    @staticmethod
-    def _training(module: LightningModule) -> dict[str, nn.Parameter]:
-        """Return the parameters that train, by name, but for what a weighting of several losses learns."""
-        training = {name: p for name, p in _parameters.by_first_name(module).items() if p.requires_grad}
+    def _training(self, module: LightningModule) -> dict[str, nn.Parameter]:
+        """Return the parameters that train, by name, but for what a weighting of several losses learns.
+
+        Those that move a held weight with low-rank adapters are left out as well.
+        """
+        whole = {id(p) for _, parameters in self._adapted(module) for p in parameters}
+        named = _parameters.by_first_name(module)
+        training = {name: p for name, p in named.items() if p.requires_grad and id(p) not in whole}
         return {name: p for name, p in training.items() if not name.startswith("task_method.")}

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
+from lit_aux.adapters import adapter_parameters
 from lit_aux.callbacks import _parameters
 from lit_aux.callbacks._averages import begun_before
 from lit_aux.callbacks._inputs import Inputs
@@ -202,7 +203,7 @@ class WeightRescaling(BringsBack):
                     )
 
     def select(self, module: nn.Module) -> dict[str, nn.Parameter]:
-        """Return the parameters that would be multiplied, by name; tied ones once.
+        """Return the parameters that would be multiplied, by name; tied ones once, low-rank adapters never.
 
         A tied parameter counts as included by any of its names and as excluded by any of them.
         """
@@ -210,7 +211,7 @@ class WeightRescaling(BringsBack):
         _parameters.refuse_uninitialized(type(self).__name__, named)
         names = list(named) if self.include is None else _parameters.match("include", self.include, named)
         dropped = set() if self.exclude is None else set(_parameters.match("exclude", self.exclude, named))
-        ids = {id(named[name]) for name in dropped}
+        ids = {id(named[name]) for name in dropped} | adapter_parameters(module)
         if self.preset == "backbone":
             readout = _parameters.readout_parameters(module)
             if not readout:
@@ -240,6 +241,8 @@ class WeightRescaling(BringsBack):
         left = {name: p for name, p in _parameters.by_first_name(module).items() if id(p) not in ids}
         self.left_out = list(left)
         integers = _parameters.integer_names(left)
+        adapters = adapter_parameters(module)
+        left = {name: p for name, p in left.items() if id(p) not in adapters}
         kinds = {
             "the readout": [name for name in left if name in readout],
             "integer or quantised": list(integers.values()),
@@ -326,7 +329,8 @@ def _by_pass(batch: Any) -> list[Inputs] | None:
 
 def _warn_of_layers(user: str, module: nn.Module, layers: Iterable[nn.Module], text: str) -> None:
     """Warn about some layers of a module; the text says what about them."""
-    names = {id(layer): _parameters.clean(name) for name, layer in module.named_modules()}
+    plain = _parameters.cleaner(module)
+    names = {id(layer): plain(name) for name, layer in module.named_modules()}
     found = [names.get(id(layer), type(layer).__name__) for layer in layers]
     shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
     rank_zero_warn(f"{user}: {text.format(layers=shown)}")

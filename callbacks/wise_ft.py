@@ -1,6 +1,6 @@
 """Weights between those before and after finetuning."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from statistics import fmean
@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lit_aux.adapters import adapted_layers, factors
 from lit_aux.callbacks._loggers import log_picture
 from lit_aux.callbacks._measurements import MixingMeasurement, folder_of, log_scalars, phase_of
 from lit_aux.callbacks._no_trace import live_tensors, never_fatal, restore
@@ -37,7 +38,8 @@ class WiSEFT(FromStart):
 
     Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (arXiv 2109.01903): at mixing weight m
     every parameter is (1 - m) times its value when training started (after a rescale) plus m times that at
-    the end; integer and quantised ones, which are named, stay as they are. Running statistics of batch
+    the end (of low-rank adapters, so it is with the weights that they merge into); integer and quantised
+    ones, which are named, stay as they are. Running statistics of batch
     normalization are mixed likewise, or, where the module re-estimates them in its own evaluations
     (``reestimate_batchnorm``), estimated anew for each mixture. The network itself stays as it was trained,
     bit for bit, unless ``keep_best`` is set. Every process evaluates its share.
@@ -98,8 +100,26 @@ class WiSEFT(FromStart):
         self._evaluation = TrajectoryLog(splits=("val", "test"), data=data)
 
     def kept(self, module: LightningModule) -> Mapping[str, Tensor]:
-        """Return parameters and running statistics."""
-        return {name: value for name, value in live_tensors(module).items() if is_continuous(value)}
+        """Return parameters and running statistics.
+
+        Of a low-rank adapter it is the factor that starts from zero: with the other one as it ends up, their
+        product is mixed as weights are.
+        """
+        drawn = {id(factor) for factor in self._drawn(module)}
+        named = by_first_name(module)
+        left = {name for name, parameter in named.items() if id(parameter) in drawn}
+        return {n: v for n, v in live_tensors(module).items() if is_continuous(v) and n not in left}
+
+    def _drawn(self, module: LightningModule) -> Iterator[Tensor]:
+        """Yield the factors of low-rank adapters that do not start from zero."""
+        for name, layer in adapted_layers(module).items():
+            pairs = list(factors(layer))
+            if layer.lora_variant or any(bool(zero.any()) for _, zero in pairs):
+                raise ConfigurationError(
+                    f"{type(self).__name__}: the low-rank adapter of {name!r} does not start from zero, so "
+                    "that its mixtures are none of weights; start it as LoRA does, or leave this out"
+                )
+            yield from (factor for factor, _ in pairs)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a module without the protocol; name the parameters that cannot be mixed."""

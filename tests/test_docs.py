@@ -262,6 +262,7 @@ def options_of_classes() -> set[str]:
             found |= {f"--model.backbone.{name}" for name in names(kind)}
     for settings in [name for name in found if name.endswith("settings")]:
         found |= {f"{settings}.{name}" for name in names(PhaseSettings)}
+    found |= {f"--model.lora.{name}" for name in names(models.LoRA)}
     return found | {"--ckpt_path", "--task", "--output"}
 
 

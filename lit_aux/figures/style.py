@@ -52,6 +52,7 @@ SETUPS = {
     "PT+FT": Look("#0b2545", "o", "-"),
     "STL (LP)": Look("#dcc45a", "D", (0, (1, 1))),
     "PT+FT (LP)": Look("#2f7fbf", "v", (0, (5, 1, 1, 1))),
+    "PT+FT (LoRA)": Look("#6b051d", "*", (0, (2, 2))),
     "STL (NTK)": Look("#52a36e", "P", (0, (1, 2))),
     "PT+FT (NTK)": Look("#5b2a86", "X", (0, (5, 1, 1, 1, 1, 1))),
 }

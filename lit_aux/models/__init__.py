@@ -3,6 +3,7 @@
 from lit_aux.models.diagonal_net import DiagonalNet
 from lit_aux.models.export import export_state_dict
 from lit_aux.models.lenet import LeNet
+from lit_aux.models.low_rank import LoRA
 from lit_aux.models.mlp import MLP
 from lit_aux.models.multi_head_net import MultiHeadNet
 from lit_aux.models.relu_net import ReLUNet
@@ -14,6 +15,7 @@ __all__ = [
     "MLP",
     "DiagonalNet",
     "LeNet",
+    "LoRA",
     "MultiHeadNet",
     "Problems",
     "ReLUNet",

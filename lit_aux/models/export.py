@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError, unknown_name
+from lit_aux.models.low_rank import plain_state
 from lit_aux.models.multi_head_net import MultiHeadNet
 from lit_aux.models.pretrained_weights import classifier_names, plain_name
 from lit_aux.models.timm_backbone import TimmBackbone
@@ -42,7 +43,7 @@ def export_state_dict(net: MultiHeadNet, task: str | None) -> dict[str, Tensor]:
     if task is not None and (task not in net.task_slices or task in net.kinds):
         raise ConfigurationError(f"task: {task!r} has a head that timm has not; export without a task")
     network = getattr(backbone.network, "_orig_mod", backbone.network)
-    weights = {plain_name(k): v.detach().cpu().clone() for k, v in network.state_dict().items()}
+    weights = {plain_name(k): v.detach().cpu().clone() for k, v in plain_state(network).items()}
     rows = None if task is None else net.task_slices[task]
     with torch.random.fork_rng(devices=[]):
         expected = backbone.build(num_classes=0 if rows is None else rows.stop - rows.start).state_dict()

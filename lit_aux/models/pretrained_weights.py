@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_aux.errors import ConfigurationError, not_installed, some
+from lit_aux.models.low_rank import merge_checkpoint
 from lit_aux.models.weight_names import Prefix, matched
 from lit_aux.pickles import code_in, read_weights, unreadable
 from lit_aux.storage import TOO_LONG, is_too_long
@@ -96,6 +97,9 @@ def state_dict_in(raw: Any, path: str | Path) -> dict[str, Tensor]:
     Raises:
         ConfigurationError: There are none.
     """
+    if isinstance(raw, Mapping):
+        raw = dict(raw)
+        merge_checkpoint(raw, f"pretrained: '{path}'")
     while isinstance(raw, Mapping):
         inner = next((raw[word] for word in _WRAPPERS if isinstance(raw.get(word), Mapping)), None)
         if inner is None:

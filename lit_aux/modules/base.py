@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any, Self, cast
 
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
@@ -16,6 +17,8 @@ from torchmetrics import Metric
 from lit_aux.callbacks._parameters import uncompiled
 from lit_aux.errors import ConfigurationError
 from lit_aux.models import MultiHeadNet, StudentNet, TimmBackbone, TransformersBackbone, export_state_dict
+from lit_aux.models.low_rank import KEY as LORA_KEY
+from lit_aux.models.low_rank import check_installed, described, merge, merge_checkpoint
 from lit_aux.models.pretrained_weights import reads
 from lit_aux.models.transformers_export import check_folder_of_export, export_folder
 from lit_aux.modules.deep_training import Batch, DeepTraining, evaluate
@@ -232,6 +235,8 @@ class AuxiliaryModule(LightningModule, ABC):
     def attach_data(self, data: Any, processes: int = 1) -> None:
         """Refuse data that cannot tell phases apart; take one replica for each of the data's (students)."""
         check_phased_data(self, data)
+        if any(phase.lora is not None for phase in self.phases):
+            check_installed()
         self.way.attach(data, processes, self.phases)
 
     def configure_model(self) -> None:
@@ -263,10 +268,21 @@ class AuxiliaryModule(LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write down how the module was built."""
         checkpoint[KEY] = told(self)
+        if adapters := described(self):
+            checkpoint[LORA_KEY] = adapters
+
+    def prepare_checkpoint(self, checkpoint: dict[str, Any], *, training: bool) -> None:
+        """Merge the low-rank adapters of network and checkpoint, unless training goes on with them."""
+        if not training:
+            merge(self.net)
+            merge_checkpoint(checkpoint, "ckpt_path: the checkpoint")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another network in one line."""
-        path = None if self._trainer is None else self._trainer.ckpt_path
+        trainer = self._trainer
+        path = None if trainer is None else trainer.ckpt_path
+        training = trainer is not None and trainer.state.fn == TrainerFn.FITTING
+        self.prepare_checkpoint(checkpoint, training=training)
         check_fit(self.state_dict(), checkpoint["state_dict"], "ckpt_path", path)
 
     @classmethod
@@ -308,10 +324,7 @@ class AuxiliaryModule(LightningModule, ABC):
 
     def on_train_epoch_start(self) -> None:
         """Keep what is frozen in eval mode, lest its batch-normalization statistics move."""
-        for module in self.net.modules():
-            parameters = list(module.parameters())
-            if parameters and not any(p.requires_grad for p in parameters):
-                module.eval()
+        self.way.begin_epoch()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """Return the weighted sum of the losses of the batch's tasks; students take the step themselves."""

@@ -19,6 +19,7 @@ from lit_aux.callbacks.probe import training_batches, transfer
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.batchnorm import batchnorm_layers, reestimate_batchnorm
 from lit_aux.models import TransformersBackbone
+from lit_aux.models.low_rank import inject, merge, targets
 from lit_aux.modules.evaluation import Stage, TaskEvaluation
 from lit_aux.modules.losses import BatchLoss, JointLosses
 from lit_aux.modules.optimization import build_optimizer, choose_step, leaves_steps_to_us
@@ -93,19 +94,27 @@ class DeepTraining(Training):
         return cast(TaskEvaluation, self._module.evaluation)
 
     def enter_phase(self, phase: Phase) -> None:
-        """Begin a phase, with statistics of batch normalization that may be out of date."""
+        """Begin a phase, with statistics of batch normalization that may be out of date.
+
+        What low-rank adapters of a phase before have learned is merged into the weights.
+        """
         super().enter_phase(phase)
+        merge(self.net)
+        if phase.lora is not None:
+            inject(self.net, phase.lora)
         self._refreshed_at = -1
         self._logged.clear()
 
     def check_phases(self, phases: Sequence[Phase]) -> None:
-        """Refuse what is one number for each replica."""
+        """Refuse what is one number for each replica, and low-rank updates of what cannot have them."""
         for phase in phases:
             if isinstance(phase.readout_scale, list):
                 raise ConfigurationError(
                     f"readout_scale: {phase.readout_scale} must be one number; students alone take one "
                     "for each replica"
                 )
+            if phase.lora is not None:
+                targets(self.net, phase.lora)
 
     def attach(self, data: Any, processes: int, phases: Sequence[Phase]) -> None:
         """Refuse data of replicas."""
@@ -177,10 +186,23 @@ class DeepTraining(Training):
     def check_export(self) -> None:
         """Leave it to the export, which names what is no network of timm's."""
 
+    @property
+    def _keeps_statistics(self) -> bool:
+        """Whether batch normalization stays as the phase found it, whatever trains."""
+        lora = None if self.phase is None else self.phase.lora
+        return lora is not None and lora.batchnorm == "eval"
+
+    def begin_epoch(self) -> None:
+        """Keep what is frozen in eval mode, but for batch normalization of which the phase says otherwise."""
+        super().begin_epoch()
+        if self.phase is not None and self.phase.lora is not None:
+            for layer in batchnorm_layers(self.net):
+                layer.train(not self._keeps_statistics)
+
     def refresh_batchnorm(self, samples: int | None) -> None:
         """Re-estimate the statistics of the batch-normalization layers that train, once for given weights."""
         trainer = self._module.trainer
-        layers = moving_layers(self.net)
+        layers = [] if self._keeps_statistics else moving_layers(self.net)
         training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if not (training and layers) or trainer.global_step == self._refreshed_at:
             return

@@ -14,6 +14,7 @@ from lit_aux.callbacks._parameters import uncompiled
 from lit_aux.errors import ConfigurationError, some
 from lit_aux.files import atomic_path
 from lit_aux.models import MultiHeadNet, StudentNet, TimmBackbone
+from lit_aux.models.low_rank import merge, merge_checkpoint
 from lit_aux.models.pretrained_weights import SUFFIXES, load_into, read_file, state_dict_in
 from lit_aux.models.weight_names import Prefix
 from lit_aux.phases.state import CHECKPOINT_KEY, check_finite, check_fit, load_plainly, read_checkpoint
@@ -75,7 +76,10 @@ def load_checkpoint(module: LightningModule, path: str | Path, option: str, *, s
     Raises:
         ConfigurationError: If the file is missing or broken, its network is another one, or weights are NaN.
     """
-    state: dict[str, Tensor] = dict(read_checkpoint(path, option)["state_dict"])
+    content = read_checkpoint(path, option)
+    merge_checkpoint(content, f"{option}: {str(path)!r}")
+    merge(module)
+    state: dict[str, Tensor] = dict(content["state_dict"])
     own = module.state_dict()
     if not strict:
         # what a weighting of several tasks has learned is no part of the network

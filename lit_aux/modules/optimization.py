@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
+from lit_aux.adapters import adapter_parameters
 from lit_aux.callbacks import L2SP
 from lit_aux.callbacks._blocks import Blocks, blocks_of
 from lit_aux.callbacks._parameters import by_any_name, clean, uncompiled
@@ -201,21 +202,22 @@ def layer_groups(net: MultiHeadNet, parameters: Sequence[nn.Parameter], decay: f
 def trainable_names(module: nn.Module, phase: Phase) -> set[str]:
     """Return the names of the parameters that train, of tied ones the first: that of ``named_parameters``.
 
-    Patterns are over all names of tied parameters, without the prefixes of compiled modules. What is neither
-    real nor complex cannot train.
+    Patterns are over all names of tied parameters, without the prefixes of what wraps layers. In a phase of
+    low-rank finetuning, adapters and readout train whatever they say, and without them nothing else. What is
+    neither real nor complex cannot train.
 
     Raises:
         ConfigurationError: If a pattern of the phase matches none.
     """
     able = {name: p for name, p in module.named_parameters() if p.is_floating_point() or p.is_complex()}
-    if phase.trainable == "all":
+    if phase.trainable == "all" and phase.lora is None:
         return set(able)
     named = by_any_name(module)
     names = list(named)
-    patterns = list(phase.trainable)
-    if phase.trainable == "readout":
+    patterns = [] if isinstance(phase.trainable, str) else list(phase.trainable)
+    if phase.trainable == "readout" or phase.lora is not None:
         known = ("net.readout.*", "net.heads.*")
-        patterns = [one for one in known if any(fnmatch(name, one) for name in names)] or [known[0]]
+        patterns += [one for one in known if any(fnmatch(name, one) for name in names)] or [known[0]]
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in names):
             raise ConfigurationError(
@@ -223,4 +225,6 @@ def trainable_names(module: nn.Module, phase: Phase) -> set[str]:
                 f"names look like {names[0]!r} and {names[-1]!r}"
             )
     chosen = {id(p) for name, p in named.items() if any(fnmatch(name, pattern) for pattern in patterns)}
+    if phase.lora is not None:
+        chosen |= adapter_parameters(module)
     return {name for name, p in able.items() if id(p) in chosen}

@@ -7,7 +7,8 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from lit_aux.callbacks import WeightRescaling
-from lit_aux.errors import ConfigurationError
+from lit_aux.errors import ConfigurationError, check_known
+from lit_aux.models import LoRA
 from lit_aux.modules.base import AuxiliaryModule
 from lit_aux.phases.phase import Phase, PhaseSettings
 from lit_aux.tasks import Task
@@ -26,7 +27,9 @@ class PretrainFinetuneModule(AuxiliaryModule):
             none, finetuning starts from the backbone's own (pretrained) weights.
         finetune_tasks: Tasks of the later phases.
         finetune: ``"full"`` trains every parameter, ``"probe"`` the readout alone, ``"probe_then_full"``
-            first the readout, then every parameter (Kumar et al. 2022, arXiv 2202.10054).
+            first the readout, then every parameter (Kumar et al. 2022, arXiv 2202.10054), ``"lora"`` the
+            readout and low-rank updates of the backbone's weights (Hu et al. 2021, arXiv 2106.09685).
+        lora: Rank, scale and layers of ``finetune="lora"``.
         rescale: Multiply the weights by this factor (or by one for each replica of a student) before the
             first phase after pretraining (Lippl & Lindsey 2023, arXiv 2310.02396); None leaves them.
         rescale_preset: Which weights: ``"all"`` (as published), ``"weights"`` without biases and
@@ -48,8 +51,9 @@ class PretrainFinetuneModule(AuxiliaryModule):
     finetunes = True
     later_phase_options = AuxiliaryModule.later_phase_options | {
         *("pretrain_tasks", "finetune_tasks", "finetune", "rescale", "rescale_preset", "readout"),
-        "readout_scale",
+        *("readout_scale", "lora"),
     }
+    lora: LoRA | None = None
 
     def __init__(
         self,
@@ -58,7 +62,8 @@ class PretrainFinetuneModule(AuxiliaryModule):
         *,
         pretrain_tasks: list[str] | None = None,
         finetune_tasks: list[str] | None = None,
-        finetune: Literal["full", "probe", "probe_then_full"] = "full",
+        finetune: Literal["full", "probe", "probe_then_full", "lora"] = "full",
+        lora: LoRA | None = None,
         rescale: float | list[float] | None = None,
         rescale_preset: Literal["all", "weights", "backbone"] = "all",
         readout: Literal["keep", "reset"] = "keep",
@@ -71,7 +76,10 @@ class PretrainFinetuneModule(AuxiliaryModule):
         **kwargs: Any,
     ) -> None:
         self.pretrain_tasks, self.finetune_tasks = pretrain_tasks, finetune_tasks or ["main"]
+        check_known("finetune", finetune, ("full", "probe", "probe_then_full", "lora"))
         self.finetune, self.pretrained = finetune, pretrained
+        if lora is not None:
+            self.lora = lora
         self.rescale, self.rescale_preset = rescale, rescale_preset
         self.readout, self.readout_scale = readout, readout_scale
         self._pretrain_settings = pretrain_settings or PhaseSettings()
@@ -101,10 +109,16 @@ class PretrainFinetuneModule(AuxiliaryModule):
 
     def _finetuning(self) -> Iterator[Phase]:
         options: list[dict[str, Any]] = []
-        if self.finetune != "full":
+        if self.finetune in ("probe", "probe_then_full"):
             options.append({"name": "probe", "trainable": "readout", **vars(self._probe_settings)})
         if self.finetune != "probe":
             options.append({"name": "finetune", **vars(self._finetune_settings)})
+        if self.finetune == "lora":
+            options[-1]["lora"] = LoRA() if self.lora is None else self.lora
+        elif self.lora is not None:
+            raise ConfigurationError(
+                f"lora: options of low-rank finetuning are for finetune lora, not {self.finetune}"
+            )
         options[0] |= {"readout": self.readout, "readout_scale": self.readout_scale}
         options[0]["callbacks"] = self._rescaling()
         options[-1]["callbacks"] = [*options[-1].get("callbacks", []), *self._finetune_callbacks]

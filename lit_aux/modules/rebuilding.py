@@ -16,6 +16,7 @@ from lit_aux.callbacks._parameters import uncompiled
 from lit_aux.errors import ConfigurationError, listed, one_line
 from lit_aux.identity.objects import parameters_of
 from lit_aux.models import StudentNet, TransformersBackbone
+from lit_aux.models.low_rank import merge_checkpoint
 from lit_aux.models.pretrained_weights import without_reading
 from lit_aux.phases.state import check_fit, read_checkpoint
 from lit_aux.tensor_options import register_tensors
@@ -123,6 +124,7 @@ def from_checkpoint(
     """
     content = read_checkpoint(path, "checkpoint_path")
     place = f"checkpoint_path: {str(path)!r}"
+    merge_checkpoint(content, place)
     said = content.get(KEY)
     info: Mapping[str, Any] = said if isinstance(said, Mapping) else {}
     if isabstract(kind):

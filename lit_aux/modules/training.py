@@ -61,6 +61,13 @@ class Training(ABC):
     def optimizer(self, phase: Phase, names: set[str]) -> Any:
         """Return the optimizer of a phase over the parameters of these names, as Lightning takes it."""
 
+    def begin_epoch(self) -> None:
+        """Keep what is frozen in eval mode."""
+        for module in self.net.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(p.requires_grad for p in parameters):
+                module.eval()
+
     @abstractmethod
     def before_step(self, optimizer: Optimizer) -> None:
         """Prepare the step of an optimizer, when gradients are there, not clipped yet."""

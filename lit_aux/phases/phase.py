@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_aux.errors import ConfigurationError, check_known, unknown_name
 from lit_aux.integrators import INTEGRATORS, Descent, Integrator
+from lit_aux.models.low_rank import LoRA
 from lit_aux.phases.limits import check_callbacks, check_time, is_list_of
 from lit_aux.ranges import (
     COUNT,
@@ -81,6 +82,10 @@ def _check_kinds(settings: Any) -> None:
             raise ConfigurationError(f"trainable: {value!r} must be all, readout or a list of patterns")
         if option == "task_weights" and not isinstance(value, dict | None):
             raise ConfigurationError(f"task_weights: {value!r} is no mapping of tasks to weights")
+        if option == "lora" and not isinstance(value, LoRA | None):
+            raise ConfigurationError(
+                f"lora: {value!r} is no LoRA; give lit_aux.models.LoRA(r=8), or its options"
+            )
         if option == "name" and not isinstance(value, str):
             raise ConfigurationError(f"name: {value!r} is no text")
 
@@ -248,6 +253,9 @@ class Phase(PhaseSettings):
         order: ``"interleaved"``: every step holds a batch of every task. ``"sequential"``: all batches of the
             first task, then all of the next.
         task_weights: Weight of each task's loss; 1 by default.
+        lora: Trains low-rank updates of the backbone's weights in place of the weights themselves, beside the
+            readout and what ``trainable`` names: see :class:`~lit_aux.models.LoRA`. The updates are merged
+            into the weights when the next phase starts.
         balance_tasks: In sequential order, weigh each task by the number of batches of the first task over
             its own, so that every task has the same say in an epoch.
         callbacks: Callbacks that are present in this phase only; ``WeightRescaling`` here acts as it starts.
@@ -261,6 +269,7 @@ class Phase(PhaseSettings):
     order: Literal["interleaved", "sequential"] = "interleaved"
     task_weights: dict[str, float] | None = None
     balance_tasks: bool = False
+    lora: LoRA | None = None
     callbacks: list[Callback] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -270,6 +279,10 @@ class Phase(PhaseSettings):
         if not self.tasks:
             raise ConfigurationError(f"phases: phase {self.name!r} names no task")
         check("readout_scale", self.readout_scale, FACTOR)
+        if self.lora is not None and self.trainable == "readout":
+            raise ConfigurationError(
+                "trainable: 'readout' trains no low-rank update; leave lora out, or trainable"
+            )
         for task, weight in (self.task_weights or {}).items():
             check(f"task_weights: {task}", weight, NOT_NEGATIVE)
         if self.task_weights and not any(self.weight(task) for task in self.tasks):

@@ -48,6 +48,9 @@ class PhasedModule(Protocol):
     def refresh_batchnorm(self) -> None:
         """Bring batch-normalization statistics up to date."""
 
+    def prepare_checkpoint(self, checkpoint: dict[str, Any], *, training: bool) -> None:
+        """Bring the network and what a checkpoint holds into one form, before its weights are loaded."""
+
     def export(
         self, path: str | Path, *, task: str | None = None, ckpt_path: str | Path | None = None
     ) -> None:
@@ -97,6 +100,9 @@ class _ModuleDefaults:
 
     def refresh_batchnorm(self) -> None:
         """Leave the statistics as they are."""
+
+    def prepare_checkpoint(self, checkpoint: dict[str, Any], *, training: bool) -> None:
+        """Leave both as they are."""
 
 
 class _DataDefaults:
@@ -168,7 +174,7 @@ def check_phased_data(module: LightningModule, data: Any) -> None:
 
 
 def setup_of(module: LightningModule) -> str:
-    """Return the setup of the results table that a module's phases are: STL, MTL, PT+FT, with (LP) or not.
+    """Return the setup of the results table that a module's phases are: STL, MTL, PT+FT, with (LP) or (LoRA).
 
     Args:
         module: A module with phases.
@@ -181,4 +187,6 @@ def setup_of(module: LightningModule) -> str:
         name = "PT+FT"
     else:
         name = "MTL" if len(last.tasks) > 1 else "STL"
+    if last.lora is not None:
+        return f"{name} (LoRA)"
     return f"{name} (LP)" if last.trainable == "readout" else name

@@ -89,6 +89,8 @@ class PhaseCheckpointConnector(_CheckpointConnector):
         Training does not go on from weights that are NaN or infinite; of those that are evaluated it is said.
         """
         module, fitting = self.trainer.lightning_module, self.trainer.state.fn == TrainerFn.FITTING
+        if self._loaded_checkpoint:
+            phased(module).prepare_checkpoint(self._loaded_checkpoint, training=fitting)
         if self._loaded_checkpoint and (self.phased if fitting else phased(module).phases):
             state: Mapping[str, Tensor] = self._loaded_checkpoint["state_dict"]
             checkpoints.check_fit(module.state_dict(), state, "ckpt_path", self._ckpt_path)

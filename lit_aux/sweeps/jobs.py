@@ -14,6 +14,7 @@ from lit_aux.sweeps.run import SweepRun
 LitAux = Callable[[list[str]], int]
 """Carries out a command line; a function of a module."""
 _SETUPS = {"SingleTaskModule": "STL", "MultiTaskModule": "MTL", "PretrainFinetuneModule": "PT+FT"}
+_FINETUNING = {"probe": "LP", "lora": "LoRA"}
 _OF_PROGRAM: dict[str, tuple[str, ...]] = {
     "lit_aux.cli": (
         "lit_aux.cli.lightning_cli",
@@ -141,7 +142,8 @@ def _known(run: SweepRun) -> Row:
 
 def _setup(run: SweepRun) -> str:
     name = _SETUPS.get(str(run.option("model")).rpartition(".")[2], "")
-    return f"{name} (LP)" if name == "PT+FT" and run.option("model.finetune") == "probe" else name
+    kind = _FINETUNING.get(str(run.option("model.finetune"))) if name == "PT+FT" else None
+    return f"{name} ({kind})" if kind else name
 
 
 def _parameters(run: SweepRun, name: str) -> list[Row]:

@@ -17,7 +17,7 @@ PLACES = (
     *("k_main", "overlap", "correlation", "magnitude", "solver"),
 )
 """Columns that say where in a grid a row is, beside setup, rescale factor, n_main and seed."""
-SETUPS = ("STL", "MTL", "PT+FT", "STL (LP)", "PT+FT (LP)", "STL (NTK)", "PT+FT (NTK)")
+SETUPS = ("STL", "MTL", "PT+FT", "STL (LP)", "PT+FT (LP)", "PT+FT (LoRA)", "STL (NTK)", "PT+FT (NTK)")
 
 
 @dataclass
