@@ -20,7 +20,12 @@ from lit_aux.modules.deep_training import Batch, DeepTraining, evaluate
 from lit_aux.modules.evaluation import Stage, TaskEvaluation
 from lit_aux.modules.loading import digest_of, load_checkpoint, save_weights, start_from
 from lit_aux.modules.losses import JointLosses
-from lit_aux.modules.optimization import check_layer_decay, task_weights, trainable_names
+from lit_aux.modules.optimization import (
+    check_layer_decay,
+    check_unfreezing,
+    task_weights,
+    trainable_names,
+)
 from lit_aux.modules.rebuilding import KEY, arguments_in, from_checkpoint, told
 from lit_aux.modules.student_training import StudentTraining
 from lit_aux.modules.training import Training
@@ -161,6 +166,7 @@ class AuxiliaryModule(LightningModule, ABC):
             check_phases(phases, self.tasks)
             self.way.check_phases(phases)
             check_layer_decay(phases, self.net)
+            check_unfreezing(phases, self)
             self._phases = list(phases)
         return self._phases
 
@@ -198,6 +204,12 @@ class AuxiliaryModule(LightningModule, ABC):
         return first and not finetunes and not getattr(backbone, "pretrained", False)
 
     @property
+    def backbone(self) -> nn.Module:
+        """The network's backbone, which Lightning's ``BackboneFinetuning`` looks for here."""
+        own = self._modules.get("backbone")  # of a subclass
+        return self.net.backbone if own is None else own  # type: ignore[no-any-return]
+
+    @property
     def data_config(self) -> Any:
         """The mean, deviation and input size that a pretrained backbone expects; None otherwise."""
         return getattr(getattr(self.net, "backbone", None), "data_config", None)
@@ -223,7 +235,7 @@ class AuxiliaryModule(LightningModule, ABC):
         self.train()  # a phase before may have frozen layers into eval mode
         if phase.readout == "reset":
             self.net.reset_readout(phase.readout_scale, phase.tasks)
-        chosen = trainable_names(self, phase)
+        chosen = trainable_names(self, phase, epoch=0)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name in chosen)
 
@@ -303,13 +315,17 @@ class AuxiliaryModule(LightningModule, ABC):
         """Work out the weight of each task's loss."""
         assert self.phase is not None
         self._weights = task_weights(self.phase, self.trainer.datamodule)  # type: ignore[attr-defined]
+        # A run that goes on in the middle of an epoch does not start it again.
+        begun = self.trainer.fit_loop.epoch_progress.current.started
+        self.way.begin_epoch(max(0, begun - 1))
 
     def on_train_epoch_start(self) -> None:
-        """Keep what is frozen in eval mode, lest its batch-normalization statistics move."""
-        for module in self.net.modules():
-            parameters = list(module.parameters())
-            if parameters and not any(p.requires_grad for p in parameters):
-                module.eval()
+        """Let train what is unfrozen by now; keep the rest in eval mode, lest its statistics move."""
+        if self.way.begin_epoch(self.trainer.current_epoch):
+            self.on_unfreeze()
+
+    def on_unfreeze(self) -> None:
+        """Take note that other parameters train from this epoch on."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """Return the weighted sum of the losses of the batch's tasks; students take the step themselves."""

@@ -21,6 +21,7 @@ from lit_aux.modules.evaluation import Stage, TaskEvaluation
 from lit_aux.modules.losses import BatchLoss, JointLosses
 from lit_aux.modules.optimization import build_optimizer, choose_step, leaves_steps_to_us
 from lit_aux.modules.training import Outputs, Training
+from lit_aux.modules.unfreezing import Unfreezing
 from lit_aux.phases.phase import Phase
 from lit_aux.trees import count_rows
 
@@ -83,6 +84,7 @@ class DeepTraining(Training):
         self._logged: set[str] = set()
         self._refreshed_at = -1
         self._chooses_steps = False
+        self._unfreezing = Unfreezing(module)
 
     @property
     def _evaluation(self) -> TaskEvaluation:
@@ -94,6 +96,11 @@ class DeepTraining(Training):
         super().enter_phase(phase)
         self._refreshed_at = -1
         self._logged.clear()
+        self._unfreezing.begin()
+
+    def begin_epoch(self, epoch: int) -> bool:
+        """Let train what is unfrozen by an epoch; keep the layers of what is frozen in eval mode."""
+        return self._unfreezing.begin_epoch(self.phase, epoch)
 
     def check_phases(self, phases: Sequence[Phase]) -> None:
         """Refuse what is one number for each replica."""
@@ -114,6 +121,7 @@ class DeepTraining(Training):
 
     def optimizer(self, phase: Phase, names: set[str]) -> Any:
         """Return an optimizer of torch, and its schedule."""
+        self._unfreezing.check_strategy()
         built = build_optimizer(phase, self._module)
         self._chooses_steps = leaves_steps_to_us(built["optimizer"] if isinstance(built, dict) else built)
         return built

@@ -135,6 +135,11 @@ class MultiTaskModule(AuxiliaryModule):
         if self.combines:
             self.task_method.begin(self.trainer, self)
 
+    def on_unfreeze(self) -> None:
+        """Let the method find the parameters that train now."""
+        if self.combines:
+            self.task_method.begin(self.trainer, self)
+
     def training_outputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return each task's logits, in passes of their own where that makes the tasks' gradients cheap."""
         if self.combines and self.task_method.separate:

@@ -18,8 +18,10 @@ from lit_aux.phases.phase import Phase
 
 
 def build_optimizer(phase: Phase, module: LightningModule) -> Any:
-    """Return a phase's optimizer over what trains and its schedule, as Lightning takes them."""
-    parameters: list[Any] = [p for p in module.parameters() if p.requires_grad]
+    """Return a phase's optimizer over what ever trains and its schedule, as Lightning takes them."""
+    later = set() if phase.unfreeze is None else trainable_names(module, phase)
+    named = module.named_parameters()
+    parameters: list[Any] = [p for name, p in named if p.requires_grad or name in later]
     if phase.layer_decay is not None:
         parameters = layer_groups(cast(MultiHeadNet, module.net), parameters, phase.layer_decay)
     optimizer = phase.build_optimizer(parameters)
@@ -96,6 +98,24 @@ def _has_fused_step(kind: Any, device: str, dtype: torch.dtype) -> bool:
     except (RuntimeError, TypeError, ValueError):
         return False
     return True
+
+
+def check_unfreezing(phases: Sequence[Phase], module: nn.Module) -> None:
+    """Refuse names that do not exist, and epochs from which on nothing more trains than before.
+
+    Raises:
+        ConfigurationError: Naming pattern or epoch.
+    """
+    for phase in phases:
+        before: set[str] = set()
+        for epoch in sorted(phase.unfreeze or ()):
+            training = trainable_names(module, phase, epoch)
+            if training == before:
+                raise ConfigurationError(
+                    f"unfreeze: from epoch {epoch} of phase {phase.name!r} on nothing trains that did not "
+                    f"train before; leave {', '.join((phase.unfreeze or {})[epoch])} out"
+                )
+            before = training
 
 
 def task_weights(phase: Phase, data: Any) -> dict[str, float]:
@@ -177,28 +197,36 @@ def layer_groups(net: MultiHeadNet, parameters: Sequence[nn.Parameter], decay: f
     ]
 
 
-def trainable_names(module: nn.Module, phase: Phase) -> set[str]:
+def trainable_names(module: nn.Module, phase: Phase, epoch: int | None = None) -> set[str]:
     """Return the names of the parameters that train, of tied ones the first: that of ``named_parameters``.
 
     Patterns are over all names of tied parameters, without the prefixes of compiled modules. What is neither
     real nor complex cannot train.
 
+    Args:
+        module: The module.
+        phase: The phase.
+        epoch: Leave out what is unfrozen after this one; None for all that will ever train in the phase.
+
     Raises:
         ConfigurationError: If a pattern of the phase matches none.
     """
     able = {name: p for name, p in module.named_parameters() if p.is_floating_point() or p.is_complex()}
-    if phase.trainable == "all":
+    if phase.trainable == "all" and phase.unfreeze is None:
         return set(able)
     named = by_any_name(module)
     names = list(named)
-    patterns = list(phase.trainable)
-    if phase.trainable == "readout":
+    option, patterns = "trainable", list(phase.trainable)
+    if phase.unfreeze is not None:
+        reached = {first: p for first, p in phase.unfreeze.items() if epoch is None or first <= epoch}
+        option, patterns = "unfreeze", [pattern for each in reached.values() for pattern in each]
+    elif phase.trainable == "readout":
         known = ("net.readout.*", "net.heads.*")
         patterns = [one for one in known if any(fnmatch(name, one) for name in names)] or [known[0]]
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in names):
             raise ConfigurationError(
-                f"phases: trainable pattern {pattern!r} of phase {phase.name!r} matches no parameter; "
+                f"phases: {option} pattern {pattern!r} of phase {phase.name!r} matches no parameter; "
                 f"names look like {names[0]!r} and {names[-1]!r}"
             )
     chosen = {id(p) for name, p in named.items() if any(fnmatch(name, pattern) for pattern in patterns)}

@@ -40,6 +40,17 @@ class Training(ABC):
         """Begin a phase."""
         self.phase = phase
 
+    def begin_epoch(self, epoch: int) -> bool:
+        """Let train what is unfrozen by an epoch of the phase, and hold what is frozen as it is.
+
+        Args:
+            epoch: Its number; to be called again in its middle where a run goes on there.
+
+        Returns:
+            Whether other parameters train than when the optimizer was built, or at the last call.
+        """
+        return False
+
     @property
     def log_prefix(self) -> str:
         """What precedes the names that this phase logs, such as ``"finetune/"``."""

@@ -21,7 +21,7 @@ from lit_aux.identity.source import attributes_set
 from lit_aux.phases.phase import Phase, PhaseSettings
 from lit_aux.phases.phased import Fingerprinted, phased
 
-_LATER = frozenset({"patience"})
+_LATER = frozenset({"patience", "unfreeze"})
 """Options of phases that came later; where they are not given, phases are the same as before."""
 _LIBRARIES = {"torch": str(torch.__version__), "lightning": lightning.__version__}
 _PASSIVE = (

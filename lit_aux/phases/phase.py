@@ -3,7 +3,7 @@
 import os
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_aux.errors import ConfigurationError, check_known, unknown_name
 from lit_aux.integrators import INTEGRATORS, Descent, Integrator
-from lit_aux.phases.limits import check_callbacks, check_time, is_list_of
+from lit_aux.phases.limits import check_callbacks, check_reached, check_time, is_list_of
 from lit_aux.ranges import (
     COUNT,
     FACTOR,
@@ -30,6 +30,7 @@ from lit_aux.ranges import (
     Range,
     check,
     check_all,
+    whole,
 )
 
 OptimizerCallable = Callable[[Iterable[Tensor]], Optimizer]
@@ -85,6 +86,30 @@ def _check_kinds(settings: Any) -> None:
             raise ConfigurationError(f"name: {value!r} is no text")
 
 
+def _check_unfreeze(given: Any) -> None:
+    """Raise unless it maps epochs to patterns of names, the first epoch among them.
+
+    Raises:
+        ConfigurationError: Naming what is amiss.
+    """
+    if given is None:
+        return
+    example = "such as {0: [net.readout.*], 5: [net.*]}"
+    if not isinstance(given, Mapping) or not given:
+        raise ConfigurationError(f"unfreeze: {given!r} is no mapping of epochs to names, {example}")
+    for epoch, patterns in given.items():
+        whole("unfreeze: epoch", epoch)
+        if isinstance(patterns, str) or not is_list_of(patterns, str) or not patterns:
+            raise ConfigurationError(
+                f"unfreeze: {patterns!r} of epoch {epoch} is no list of names, {example}"
+            )
+    if 0 not in given:
+        raise ConfigurationError(
+            f"unfreeze: nothing would train before epoch {min(given)}; say under 0 what trains from the "
+            f"beginning, {example}"
+        )
+
+
 @dataclass(kw_only=True)
 class PhaseSettings:
     """How a phase is optimized and when it ends.
@@ -104,6 +129,10 @@ class PhaseSettings:
         max_time: Longest duration as ``DD:HH:MM:SS``.
         stop_at_training_loss: The phase ends when the training loss of an epoch falls below this.
         stop_on: The tasks whose loss must be below the threshold; all tasks of the phase by default.
+        unfreeze: Gradual unfreezing: patterns of parameter names, as in ``trainable``, by the epoch of the
+            phase from which they train, as ``{0: [net.readout.*], 5: [net.backbone.network.layer4.*]}``. What
+            no pattern names stays frozen: without gradient, weight decay or state of the optimizer, its
+            layers in eval mode. None trains what ``trainable`` says from the beginning.
         integrator: How student networks move (``lit_aux.models.StudentNet``): ``"gradient_flow"``,
             ``"gradient_descent"``, ``"exact"`` (solved; one output of a diagonal network), or an integrator
             with options. By default the ``optimizer`` where one is given, else gradient flow. What follows
@@ -146,11 +175,14 @@ class PhaseSettings:
     test_unit: float = 0.1
     test_thinning: float = 1.1
     patience: int | None = None
+    unfreeze: dict[int, list[str]] | None = None
 
     def __post_init__(self) -> None:
         _check_kinds(self)
         check_all(RANGES, vars(self))
         check_time("max_time", self.max_time)
+        _check_unfreeze(self.unfreeze)
+        check_reached(self.unfreeze, self.max_epochs)
         if self.stop_on is not None and not self.stop_on:
             raise ConfigurationError("stop_on: [] names no task; leave it out for all of the phase")
         if isinstance(self.integrator, str):
@@ -269,6 +301,11 @@ class Phase(PhaseSettings):
             raise ConfigurationError(f"phases: name {self.name!r} must be letters, digits, '-' and '_'")
         if not self.tasks:
             raise ConfigurationError(f"phases: phase {self.name!r} names no task")
+        if self.unfreeze is not None and self.trainable != "all":
+            raise ConfigurationError(
+                f"unfreeze: phase {self.name!r} has trainable {self.trainable!r}, which says what trains all "
+                "the time; give one of the two"
+            )
         check("readout_scale", self.readout_scale, FACTOR)
         for task, weight in (self.task_weights or {}).items():
             check(f"task_weights: {task}", weight, NOT_NEGATIVE)

@@ -25,7 +25,7 @@ from lit_aux.phases import identity
 from lit_aux.phases import resume as resumption
 from lit_aux.phases.callback_list import CallbackList, stop_reason, with_checkpoint
 from lit_aux.phases.checkpoint import PhaseCheckpoint, write_checkpoints_atomically
-from lit_aux.phases.limits import check_trainer
+from lit_aux.phases.limits import check_reached, check_trainer
 from lit_aux.phases.loggers import (
     LoggerName,
     build_logger,
@@ -237,6 +237,8 @@ class PhaseTrainer(Trainer):
         for callback in (c for phase in self._phases for c in phase.callbacks):
             if isinstance(callback, WeightRescaling):
                 callback.check(self, model)
+        for phase in self._phases if not self.fast_dev_run else ():  # type: ignore[attr-defined]
+            check_reached(phase.unfreeze, self._limits[1])
 
     def _check_places(self, model: LightningModule) -> None:
         """Refuse to write over what is not a fit's own."""
