@@ -184,9 +184,16 @@ def layer_groups(net: MultiHeadNet, parameters: Sequence[nn.Parameter], decay: f
     from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 
     network = _timm_network(net)
-    found = param_groups_layer_decay(
-        _WithReadout(network), weight_decay=0.0, layer_decay=decay, weight_decay_exclude_1d=False
-    )
+    later = [p for p in parameters if not p.requires_grad]
+    try:
+        for parameter in later:  # which timm's would leave out
+            parameter.requires_grad_(True)
+        found = param_groups_layer_decay(
+            _WithReadout(network), weight_decay=0.0, layer_decay=decay, weight_decay_exclude_1d=False
+        )
+    finally:
+        for parameter in later:
+            parameter.requires_grad_(False)
     scales = {id(p): float(group["lr_scale"]) for group in found for p in group["params"]}
     groups: dict[float, list[nn.Parameter]] = {}
     for parameter in parameters:
