@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
@@ -121,6 +122,15 @@ class SplitsDataModule(LightningDataModule, ABC, Generic[Held]):
         if split not in self._sets:
             self.setup("test" if split == "test" else "fit")
         return self._sets[split][task]
+
+    def has_validation(self, task: str) -> bool:
+        """Whether a task has validation samples."""
+        return len(self.samples("val", task)) > 0
+
+    def validation_fingerprint(self, tasks: Sequence[str]) -> str:
+        """Return a hash of the validation samples of tasks."""
+        text = repr([(task, self.samples("val", task).digest()) for task in tasks])
+        return blake2b(text.encode(), digest_size=16).hexdigest()
 
     def train_size(self, task: str) -> int:
         """Return the number of training samples of a task, over all processes."""

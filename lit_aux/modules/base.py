@@ -258,6 +258,10 @@ class AuxiliaryModule(LightningModule, ABC):
                 f"{type(self).__name__} has several phases ({names}), which a plain Trainer cannot run; use "
                 "lit_aux.PhaseTrainer in its place"
             )
+        if self.phases[0].restore_best is not None:
+            raise ConfigurationError(
+                "restore_best: a plain Trainer knows nothing of it; use lit_aux.PhaseTrainer"
+            )
         self.enter_phase(self.phases[0])
 
     def configure_callbacks(self) -> Sequence[Callback]:
@@ -410,6 +414,19 @@ class AuxiliaryModule(LightningModule, ABC):
     def refresh_batchnorm(self) -> None:
         """Bring the statistics of the batch-normalization layers that train up to date."""
         self.way.refresh_batchnorm(self.batchnorm_samples if self.reestimate_batchnorm else None)
+
+    def logged(self, phase: Phase) -> dict[str, bool | None]:
+        """Return the metrics of a phase without its prefix, and whether more is better, where that is known.
+
+        Args:
+            phase: The phase.
+        """
+        return {
+            f"{task}/{stage}_{name}": more
+            for stage in ("train", "val")
+            for task in phase.tasks
+            for name, more in self.evaluation.directions(task).items()
+        }
 
     # What callbacks ask of the tasks, one by one: see lit_aux.callbacks.TaskModel
 

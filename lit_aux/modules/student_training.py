@@ -91,8 +91,11 @@ class StudentTraining(Training):
     def check_phases(self, phases: Sequence[Phase]) -> None:
         """Leave their options to the network and the integrator; refuse those of deep networks."""
         for phase in phases:
-            if phase.unfreeze is not None:
-                raise ConfigurationError("unfreeze: it is for deep networks, not for students; leave it out")
+            for option in ("unfreeze", "restore_best"):
+                if vars(phase)[option] is not None:
+                    raise ConfigurationError(
+                        f"{option}: it is for deep networks, not for students; leave it out"
+                    )
         self._last = phases[-1]
 
     def attach(self, data: Any, processes: int, phases: Sequence[Phase]) -> None:

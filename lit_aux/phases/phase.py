@@ -52,10 +52,11 @@ RANGES: dict[str, Range] = {
 """Numbers that options of a phase may have."""
 
 
-_TEXTS: dict[str, tuple[str, ...]] = {
+_TEXTS: dict[str, tuple[str | None, ...]] = {
     "lr_interval": ("epoch", "step"),
     "readout": ("keep", "reset"),
     "order": ("interleaved", "sequential"),
+    "restore_mode": ("min", "max", None),
 }
 _LISTS = ("stop_on", "tasks")
 _SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
@@ -82,6 +83,8 @@ def _check_kinds(settings: Any) -> None:
             raise ConfigurationError(f"trainable: {value!r} must be all, readout or a list of patterns")
         if option == "task_weights" and not isinstance(value, dict | None):
             raise ConfigurationError(f"task_weights: {value!r} is no mapping of tasks to weights")
+        if option == "restore_best" and not (value is None or (isinstance(value, str) and value)):
+            raise ConfigurationError(f"restore_best: {value!r} is no name of a metric, such as main/val_loss")
         if option == "name" and not isinstance(value, str):
             raise ConfigurationError(f"name: {value!r} is no text")
 
@@ -133,6 +136,12 @@ class PhaseSettings:
             phase from which they train, as ``{0: [net.readout.*], 5: [net.backbone.network.layer4.*]}``. What
             no pattern names stays frozen: without gradient, weight decay or state of the optimizer, its
             layers in eval mode. None trains what ``trainable`` says from the beginning.
+        restore_best: A metric, as ``main/val_accuracy``, with the phase's prefix or without: the phase ends
+            with the weights and buffers of the epoch in which it was best, the first of equal ones. They are
+            tested, saved, stored and go into the next phase. None ends with the last ones.
+        restore_mode: Whether ``"min"`` or ``"max"`` is best; by default as the metric says itself.
+        callbacks: Callbacks that are present in this phase only, ``EarlyStopping`` say; ``WeightRescaling``
+            here acts as it starts.
         integrator: How student networks move (``lit_aux.models.StudentNet``): ``"gradient_flow"``,
             ``"gradient_descent"``, ``"exact"`` (solved; one output of a diagonal network), or an integrator
             with options. By default the ``optimizer`` where one is given, else gradient flow. What follows
@@ -176,6 +185,9 @@ class PhaseSettings:
     test_thinning: float = 1.1
     patience: int | None = None
     unfreeze: dict[int, list[str]] | None = None
+    restore_best: str | None = None
+    restore_mode: Literal["min", "max"] | None = None
+    callbacks: list[Callback] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         _check_kinds(self)
@@ -183,6 +195,10 @@ class PhaseSettings:
         check_time("max_time", self.max_time)
         _check_unfreeze(self.unfreeze)
         check_reached(self.unfreeze, self.max_epochs)
+        if self.restore_mode is not None and self.restore_best is None:
+            raise ConfigurationError(
+                f"restore_mode: {self.restore_mode!r} of what? Give restore_best, the name of a metric"
+            )
         if self.stop_on is not None and not self.stop_on:
             raise ConfigurationError("stop_on: [] names no task; leave it out for all of the phase")
         if isinstance(self.integrator, str):
@@ -282,7 +298,6 @@ class Phase(PhaseSettings):
         task_weights: Weight of each task's loss; 1 by default.
         balance_tasks: In sequential order, weigh each task by the number of batches of the first task over
             its own, so that every task has the same say in an epoch.
-        callbacks: Callbacks that are present in this phase only; ``WeightRescaling`` here acts as it starts.
     """
 
     name: str
@@ -293,7 +308,6 @@ class Phase(PhaseSettings):
     order: Literal["interleaved", "sequential"] = "interleaved"
     task_weights: dict[str, float] | None = None
     balance_tasks: bool = False
-    callbacks: list[Callback] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
