@@ -57,6 +57,8 @@ class TaskDataModule(SplitsDataModule[Samples]):
         std: By which they are divided; likewise.
         augment: Applied to uint8 training batches, for instance ``lit_aux.data.RandomCropFlip``.
         label_noise: Share of wrong training labels of a task, by name; the others stay right.
+        balance_batches: Draw training batches such that every class of a task is equally likely, with
+            replacement: true for all tasks, or a list of some. An epoch has as many images as before.
 
     Raises:
         ConfigurationError: For options that cannot be satisfied: here where no data are needed to know it,
@@ -84,6 +86,7 @@ class TaskDataModule(SplitsDataModule[Samples]):
         std: float | list[float] | None = None,
         augment: nn.Module | None = None,
         label_noise: Mapping[str, float] | None = None,
+        balance_batches: bool | list[str] | None = None,
     ) -> None:
         super().__init__(
             n_val=n_val,
@@ -92,6 +95,7 @@ class TaskDataModule(SplitsDataModule[Samples]):
             eval_batch_size=eval_batch_size,
             seed=seed,
             balanced=balanced,
+            balance_batches=balance_batches,
         )
         of_tasks.at_least("--data.size", size, 1)
         if channels not in (None, 1, 3):
@@ -99,6 +103,7 @@ class TaskDataModule(SplitsDataModule[Samples]):
         check_normalization("--data.mean", mean, -inf)
         check_normalization("--data.std", std, 0)
         self.task_classes = of_tasks.assign_classes(classes, self.class_names, self.seed)
+        self._check_balance()
         self.n = of_tasks.resolve_counts(list(self.task_classes), n_main, n_aux, n)
         self.label_noise = check_noise(label_noise, self.task_classes)
         self.size, self.channels, self.mean, self.std, self.augment = size, channels, mean, std, augment
@@ -164,7 +169,7 @@ class TaskDataModule(SplitsDataModule[Samples]):
         parts = [(task, self.samples("train", task).digest()) for task in tasks]
         order = order if len(tasks) > 1 else "interleaved"
         augment = Encoder(strict=False).add("augment", self.augment).key()
-        settings = (self.view, self.batch_size, self.seed, order, self._world, augment)
+        settings = (self.view, self.batch_size, self.seed, order, self._world, augment, *self._balance(tasks))
         text = repr((parts, settings)).replace("InputFormat(", "View(", 1)  # as it was called at first
         return blake2b(text.encode(), digest_size=16).hexdigest()
 

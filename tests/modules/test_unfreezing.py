@@ -26,6 +26,7 @@ FIRST = {"net.backbone.0.weight", "net.backbone.0.bias", "net.backbone.1.weight"
 LAST = {"net.backbone.4.weight", "net.backbone.4.bias"}
 PLAN = [READOUT, READOUT | LAST, READOUT | LAST, READOUT | LAST | FIRST]
 SIZES = {"plain": [2, 4, 4, 6], "PCGrad": [2, 4, 4, 6], "uncertainty": [3, 5, 5, 7], "backbone": [2, 6, 6, 6]}
+SIZES["balanced"] = [6] * 4
 OPTIMIZERS = {
     "AdamW": partial(AdamW, lr=1e-2, weight_decay=0.5),
     "SGD": partial(SGD, lr=0.1, momentum=0.9, weight_decay=0.1),

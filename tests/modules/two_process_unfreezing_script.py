@@ -77,6 +77,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "PCGrad": {"unfreeze": UNFREEZE, "module": {"aggregator": "PCGrad"}},
     "uncertainty": {"unfreeze": UNFREEZE, "module": {"weighting": "uncertainty"}},
     "backbone": {"callbacks": [1]},
+    "balanced": {"data": {"balance_batches": True}},
 }
 
 
@@ -88,14 +89,14 @@ def run(name: str, folder: Path, processes: int, ckpt_path: Path | None = None) 
 
     seed_everything(0, verbose=False)
     options = dict(RUNS[name])
-    extra = options.pop("module", {})
+    extra, served = options.pop("module", {}), options.pop("data", {})
     options["callbacks"] = [
         BackboneFinetuning(epoch, lambda _: 1.5, backbone_initial_lr=0.05)
         for epoch in options.get("callbacks", [])
     ]
     size = 12 // processes
     data = DigitsDataModule(
-        n_main=24, n_aux=24, n_val=8, n_test=8, size=8, channels=1, batch_size=size, seed=0
+        n_main=24, n_aux=24, n_val=8, n_test=8, size=8, channels=1, batch_size=size, seed=0, **served
     )
     phase = Phase(name="train", tasks=["main", "aux"], optimizer=sgd, max_epochs=EPOCHS, **options)
     module = MultiTaskModule(network(), data.num_classes, num_features=8, phases=[phase], **extra)

@@ -335,14 +335,19 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_options_are_one_line_before_anything_trains(tmp_path: Path, name: str) -> None:
-    options, message = BAD[name]
-    own, how = options.pop("own", []), {}
+    given, message = BAD[name]
+    options, how = {**given}, {}
+    own = options.pop("own", [])
     how |= {"check_val_every_n_epoch": options.pop("every")} if "every" in options else {}
     how |= {"limit_val_batches": options.pop("limit")} if "limit" in options else {}
-    with pytest.raises(ConfigurationError) as error:
+
+    def train() -> None:
         phase = Phase(name="train", tasks=["main"], **{"restore_best": "main/val_loss", **options})
         module = SingleTaskModule(toy_backbone(), TASKS, phases=[phase])
         toy_trainer(tmp_path, callbacks=own, logger=False, **how).fit(module, datamodule=ToyData())
+
+    with pytest.raises(ConfigurationError) as error:
+        train()
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
