@@ -45,7 +45,7 @@ def draw_balanced(classes: Tensor, count: int, generator: torch.Generator) -> Te
         Indices of samples, int64 (count,).
     """
     known = (classes != MISSING).nonzero().flatten()
-    _, place, sizes = classes[known].unique(return_inverse=True, return_counts=True)
+    _, place, sizes = torch.unique(classes[known], return_inverse=True, return_counts=True)
     by_class, starts = known[place.argsort(stable=True)], sizes.cumsum(0) - sizes
     drawn = torch.rand(count, 2, generator=generator, dtype=torch.float64)
     chosen = (drawn[:, 0] * len(sizes)).long()

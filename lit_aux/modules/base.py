@@ -207,7 +207,7 @@ class AuxiliaryModule(LightningModule, ABC):
     def backbone(self) -> nn.Module:
         """The network's backbone, which Lightning's ``BackboneFinetuning`` looks for here."""
         own = self._modules.get("backbone")  # of a subclass
-        return self.net.backbone if own is None else own  # type: ignore[no-any-return]
+        return self.net.backbone if own is None else own
 
     @property
     def data_config(self) -> Any:
@@ -320,8 +320,8 @@ class AuxiliaryModule(LightningModule, ABC):
         assert self.phase is not None
         self._weights = task_weights(self.phase, self.trainer.datamodule)  # type: ignore[attr-defined]
         # A run that goes on in the middle of an epoch does not start it again.
-        begun = self.trainer.fit_loop.epoch_progress.current.started
-        self.way.begin_epoch(max(0, begun - 1))
+        progress: Any = self.trainer.fit_loop.epoch_progress.current
+        self.way.begin_epoch(max(0, progress.started - 1))
 
     def on_train_epoch_start(self) -> None:
         """Let train what is unfrozen by now; keep the rest in eval mode, lest its statistics move."""

@@ -223,17 +223,17 @@ def trainable_names(module: nn.Module, phase: Phase, epoch: int | None = None) -
         return set(able)
     named = by_any_name(module)
     names = list(named)
-    option, patterns = "trainable", list(phase.trainable)
+    option, patterns = "phases: trainable", list(phase.trainable)
     if phase.unfreeze is not None:
         reached = {first: p for first, p in phase.unfreeze.items() if epoch is None or first <= epoch}
-        option, patterns = "unfreeze", [pattern for each in reached.values() for pattern in each]
+        option, patterns = "unfreeze:", [pattern for each in reached.values() for pattern in each]
     elif phase.trainable == "readout":
         known = ("net.readout.*", "net.heads.*")
         patterns = [one for one in known if any(fnmatch(name, one) for name in names)] or [known[0]]
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in names):
             raise ConfigurationError(
-                f"phases: {option} pattern {pattern!r} of phase {phase.name!r} matches no parameter; "
+                f"{option} pattern {pattern!r} of phase {phase.name!r} matches no parameter; "
                 f"names look like {names[0]!r} and {names[-1]!r}"
             )
     chosen = {id(p) for name, p in named.items() if any(fnmatch(name, pattern) for pattern in patterns)}

@@ -1,5 +1,7 @@
 """What trains from epoch to epoch of a phase, and what follows from it for layers and processes."""
 
+from typing import Any
+
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BackboneFinetuning, BaseFinetuning
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
@@ -83,7 +85,7 @@ class Unfreezing:
             if any(p.requires_grad for p in layer.parameters()):
                 layer.train()
         self._held = []
-        for layer in self._module.net.modules():  # type: ignore[operator, union-attr]
+        for layer in self._module.net.modules():  # type: ignore[union-attr]
             parameters = list(layer.parameters())
             if parameters and not any(p.requires_grad for p in parameters):
                 self._held.append(layer.eval())
@@ -95,7 +97,7 @@ def _unfreeze_restored(trainer: Trainer, module: LightningModule, epoch: int) ->
     for callback in callbacks:
         if isinstance(callback, BackboneFinetuning):
             if epoch >= callback.unfreeze_backbone_at_epoch:
-                callback.make_trainable(module.backbone)  # type: ignore[arg-type]
+                callback.make_trainable(module.backbone)
         elif isinstance(callback, BaseFinetuning):
             for group in (group for one in trainer.optimizers for group in one.param_groups):
                 for parameter in group["params"]:
@@ -106,6 +108,7 @@ def _wrap_anew(trainer: Trainer) -> None:
     """Have processes reduce the gradients of what trains now, and wait for no others."""
     strategy = trainer.strategy
     if isinstance(strategy, DDPStrategy) and isinstance(strategy.model, DistributedDataParallel):
-        strategy.model._remove_autograd_hooks()  # else the old wrapper's go on as long as it lives
+        wrapper: Any = strategy.model
+        wrapper._remove_autograd_hooks()  # else they go on as long as it lives
         strategy.model = strategy.lightning_module
         strategy.configure_ddp()
