@@ -16,7 +16,7 @@ WORDS = [
     *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
 ]
 WRONG = {
-    "--model.finetune_settings.unfreeze={0: [net.readout.*], 5: [net.backbone.layer9.*]}": "unfreeze: pattern",
+    "--model.finetune_settings.unfreeze={0: [net.readout.*], 5: [net.body.*]}": "unfreeze: pattern",
     "--model.finetune_settings.unfreeze={0: [net.readout.*], 11: ['*']}": "epoch 11 is never reached",
     "--model.finetune_settings.unfreeze={-1: [net.readout.*], 0: ['*']}": "epoch -1: must be at least 0",
     "--model.finetune=probe": "give one of the two",
