@@ -56,6 +56,8 @@ class TaskDataModule(ClassesDataModule[Samples]):
         std: By which they are divided; likewise.
         augment: Applied to uint8 training batches, for instance ``lit_aux.data.RandomCropFlip``.
         label_noise: Share of wrong training labels of a task, by name; the others stay right.
+        balance_batches: Draw training batches such that every class of a task is equally likely, with
+            replacement: true for all tasks, or a list of some. An epoch has as many images as before.
 
     Raises:
         ConfigurationError: For options that cannot be satisfied: here where no data are needed to know it,
@@ -83,6 +85,7 @@ class TaskDataModule(ClassesDataModule[Samples]):
         std: float | list[float] | None = None,
         augment: nn.Module | None = None,
         label_noise: Mapping[str, float] | None = None,
+        balance_batches: bool | list[str] | None = None,
     ) -> None:
         of_tasks.at_least("--data.size", size, 1)
         if channels not in (None, 1, 3):
@@ -101,6 +104,7 @@ class TaskDataModule(ClassesDataModule[Samples]):
             seed=seed,
             balanced=balanced,
             label_noise=label_noise,
+            balance_batches=balance_batches,
         )
         self.size, self.channels, self.mean, self.std, self.augment = size, channels, mean, std, augment
         self._view: InputFormat | None = None
@@ -128,7 +132,7 @@ class TaskDataModule(ClassesDataModule[Samples]):
         parts = [(task, self.samples("train", task).digest()) for task in tasks]
         order = order if len(tasks) > 1 else "interleaved"
         augment = Encoder(strict=False).add("augment", self.augment).key()
-        settings = (self.view, self.batch_size, self.seed, order, self._world, augment)
+        settings = (self.view, self.batch_size, self.seed, order, self._world, augment, *self._balance(tasks))
         text = repr((parts, settings)).replace("InputFormat(", "View(", 1)  # as it was called at first
         return blake2b(text.encode(), digest_size=16).hexdigest()
 

@@ -50,6 +50,7 @@ class ClassesDataModule(SplitsDataModule[Held]):
     ) -> None:
         super().__init__(**options)
         self.task_classes = of_tasks.assign_classes(classes, self.class_names, self.seed)
+        self._check_balance()
         self.n = of_tasks.resolve_counts(list(self.task_classes), n_main, n_aux, n)
         self.label_noise = check_noise(label_noise, self.task_classes)
         for task, count in self.n.items():

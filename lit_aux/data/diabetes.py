@@ -50,6 +50,7 @@ class DiabetesDataModule(ArraysDataModule):
         eval_batch_size: int = 512,
         seed: int | None = None,
         balanced: bool = True,
+        balance_batches: bool | list[str] | None = None,
     ) -> None:
         from sklearn.datasets import load_diabetes
 
@@ -70,4 +71,5 @@ class DiabetesDataModule(ArraysDataModule):
             eval_batch_size=eval_batch_size,
             seed=seed,
             balanced=balanced,
+            balance_batches=balance_batches,
         )

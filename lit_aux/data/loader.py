@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.functional._labels import MISSING
 from lit_aux.trees import selected
 
 
@@ -30,6 +31,27 @@ def generator_for(*parts: object) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(*parts))
 
 
+def draw_balanced(classes: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Draw samples with replacement, such that every class is equally likely.
+
+    A smaller draw is the beginning of a larger one from a generator in the same state.
+
+    Args:
+        classes: Class of every sample, int64 (N,); -100 for those that are not drawn.
+        count: How many to draw.
+        generator: Random numbers.
+
+    Returns:
+        Indices of samples, int64 (count,).
+    """
+    known = (classes != MISSING).nonzero().flatten()
+    _, place, sizes = torch.unique(classes[known], return_inverse=True, return_counts=True)
+    by_class, starts = known[place.argsort(stable=True)], sizes.cumsum(0) - sizes
+    drawn = torch.rand(count, 2, generator=generator, dtype=torch.float64)
+    chosen = (drawn[:, 0] * len(sizes)).long()
+    return by_class[starts[chosen] + (drawn[:, 1] * sizes[chosen]).long()]
+
+
 class BatchOrder:
     """The batches of one task on one process.
 
@@ -44,6 +66,9 @@ class BatchOrder:
         training: Whether to pad and merge as said above.
         shuffle: Whether to draw a new permutation for every epoch and cycle; by default as ``training`` says.
         seed: Determines the permutations, together with epoch and cycle.
+        classes: Class of every sample, int64 (N,). With them an order is no permutation, but as many
+            independent draws with replacement: a class, all alike likely, then one of its samples. Those
+            without a class (-100) are never drawn.
         rank: This process.
         world_size: Number of processes.
         device: Where index tensors are needed.
@@ -60,8 +85,10 @@ class BatchOrder:
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str = "cpu",
+        classes: Tensor | None = None,
     ) -> None:
         self.size, self.batch_size = size, batch_size
+        self.classes = None if classes is None else classes.cpu()
         self.training, self.seed = training, seed
         self.shuffle = training if shuffle is None else shuffle
         self.rank, self.world_size, self.device = rank, world_size, torch.device(device)
@@ -85,20 +112,26 @@ class BatchOrder:
             shuffle=self.shuffle,
             seed=self.seed,
             device=self.device,
+            classes=self.classes,
         )
 
     def share(self, epoch: int, cycle: int = 0) -> Tensor:
         """Return this process's sample indices (int64) in the order of ``epoch`` and ``cycle``."""
         key = (epoch, cycle) if self.shuffle else (0, 0)
         if self._cached is None or self._cached[0] != key:
-            order = torch.arange(self.size)
-            if self.shuffle:
-                order = torch.randperm(self.size, generator=generator_for(self.seed, *key))
-            if self.training:
-                padded = -(-self.size // self.world_size) * self.world_size
-                order = order.repeat(-(-padded // self.size))[:padded]
+            order = self._order(key)
             self._cached = (key, order[self.rank :: self.world_size].to(self.device))
         return self._cached[1]
+
+    def _order(self, key: tuple[int, int]) -> Tensor:
+        """Return the sample indices of all processes."""
+        padded = -(-self.size // self.world_size) * self.world_size
+        if self.classes is not None:
+            return draw_balanced(self.classes, padded, generator_for(self.seed, "balanced", *key))
+        order = torch.arange(self.size)
+        if self.shuffle:
+            order = torch.randperm(self.size, generator=generator_for(self.seed, *key))
+        return order.repeat(-(-padded // self.size))[:padded] if self.training else order
 
     def batch(self, epoch: int, number: int) -> Tensor:
         """Return the sample indices of batch ``number``, counted on through the cycles of the epoch."""

@@ -99,6 +99,8 @@ class ArraysDataModule(SplitsDataModule[ArraySamples]):
         eval_batch_size: The same in validation, test and prediction.
         seed: Of the draws and the order of batches; by default that of ``seed_everything``, else 0.
         balanced: Draw the classes of a classification in turn, so that few rows still hold every class.
+        balance_batches: Draw training batches such that every class of a task is equally likely, with
+            replacement: true for all tasks, or a list of some. An epoch has as many rows as before.
 
     Attributes:
         task_types: What each task is.
@@ -137,6 +139,7 @@ class ArraysDataModule(SplitsDataModule[ArraySamples]):
         eval_batch_size: int = 512,
         seed: int | None = None,
         balanced: bool = True,
+        balance_batches: bool | list[str] | None = None,
     ) -> None:
         super().__init__(
             n_val=n_val,
@@ -145,6 +148,7 @@ class ArraysDataModule(SplitsDataModule[ArraySamples]):
             eval_batch_size=eval_batch_size,
             seed=seed,
             balanced=balanced,
+            balance_batches=balance_batches,
         )
         if test_fraction not in Range(least=0, below=1):
             raise ConfigurationError(f"--data.test_fraction {test_fraction}: must be at least 0 and below 1")
@@ -156,6 +160,7 @@ class ArraysDataModule(SplitsDataModule[ArraySamples]):
         found = {name: given_targets(y, f"arrays: targets of {name!r}") for name, (_, y) in given.items()}
         self.label_names = {name: one.names for name, one in found.items() if one.names is not None}
         self.task_types = _task_types(found, tasks)
+        self._check_balance()
         self._pool = {name: self._samples(name, x, found[name], "arrays") for name, (x, _) in given.items()}
         self._own = {"val": self._own_split("val", val), "test": self._own_split("test", test)}
         self.n = of_tasks.resolve_counts(list(given), n_main, n_aux, n)
@@ -178,7 +183,7 @@ class ArraysDataModule(SplitsDataModule[ArraySamples]):
         """
         parts = [(task, self.samples("train", task).digest()) for task in tasks]
         order = order if len(tasks) > 1 else "interleaved"
-        settings = (self.batch_size, self.seed, order, self._world)
+        settings = (self.batch_size, self.seed, order, self._world, *self._balance(tasks))
         return blake2b(repr((parts, settings)).encode(), digest_size=16).hexdigest()
 
     def options(self) -> dict[str, Any]:

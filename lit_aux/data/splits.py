@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor
 from lit_aux.data import tasks as of_tasks
 from lit_aux.data.loader import TaskLoader, derive_seed
 from lit_aux.data.multi_task_loader import MultiTaskLoader, Order, phase_tasks
-from lit_aux.errors import check_known
+from lit_aux.errors import ConfigurationError, check_known
+from lit_aux.functional._labels import MISSING
+from lit_aux.tasks import described, tasks_of
 
 
 class TaskSamples(Protocol):
@@ -56,10 +59,17 @@ class SplitsDataModule(LightningDataModule, ABC, Generic[Held]):
         eval_batch_size: The same in validation, test and prediction.
         seed: Of all draws and the order of batches; by default that of ``seed_everything``, else 0.
         balanced: Draw classes in turn.
+        balance_batches: Draw training batches such that every class of a task is equally likely; true for
+            all tasks, or the names of some.
+
+    Attributes:
+        balance_batches: Of which tasks; None where it is not said of any.
 
     Raises:
         ConfigurationError: For options that cannot be satisfied.
     """
+
+    balance_batches: bool | list[str] | None = None
 
     def __init__(
         self,
@@ -70,6 +80,7 @@ class SplitsDataModule(LightningDataModule, ABC, Generic[Held]):
         eval_batch_size: int,
         seed: int | None,
         balanced: bool,
+        balance_batches: bool | list[str] | None = None,
     ) -> None:
         super().__init__()
         of_tasks.at_least("--data.n_val", n_val, 0)
@@ -80,6 +91,8 @@ class SplitsDataModule(LightningDataModule, ABC, Generic[Held]):
         self.n: dict[str, int | None] = {}
         self.n_val, self.n_test, self.balanced = n_val, n_test, balanced
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        if balance_batches is not None and balance_batches is not False:
+            self.balance_batches = balance_batches  # else there is no such option, as before
         # a process without test samples still takes part in the evaluation
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self._phase: tuple[list[str], Order, int] | None = None
@@ -121,6 +134,15 @@ class SplitsDataModule(LightningDataModule, ABC, Generic[Held]):
         if split not in self._sets:
             self.setup("test" if split == "test" else "fit")
         return self._sets[split][task]
+
+    def has_validation(self, task: str) -> bool:
+        """Whether a task has validation samples."""
+        return len(self.samples("val", task)) > 0
+
+    def validation_fingerprint(self, tasks: Sequence[str]) -> str:
+        """Return a hash of the validation samples of tasks."""
+        text = repr([(task, self.samples("val", task).digest()) for task in tasks])
+        return blake2b(text.encode(), digest_size=16).hexdigest()
 
     def train_size(self, task: str) -> int:
         """Return the number of training samples of a task, over all processes."""
@@ -207,6 +229,45 @@ class SplitsDataModule(LightningDataModule, ABC, Generic[Held]):
     def _world(self) -> int:
         return self.trainer.world_size if self.trainer is not None else 1
 
+    def _check_balance(self) -> None:
+        """Refuse tasks that are unknown, or whose samples have no class, for balanced batches.
+
+        Raises:
+            ConfigurationError: Naming the task.
+        """
+        given, option = self.balance_batches, "--data.balance_batches"
+        if not (given is None or given is True or (isinstance(given, list | tuple) and given)):
+            raise ConfigurationError(f"{option} {given!r}: must be true, false or a list of tasks")
+        kinds = described(tasks_of(self) or {})
+        for task in self._balanced_tasks:
+            check_known(option, task, self.tasks)
+            if kinds[task].kind != "classification":
+                raise ConfigurationError(
+                    f"{option} {given}: task {task!r} is of kind {kinds[task].kind!r}, whose samples have no "
+                    "class; name tasks that are classifications"
+                )
+
+    @property
+    def _balanced_tasks(self) -> list[str]:
+        return self.tasks if self.balance_batches is True else list(self.balance_batches or [])
+
+    def _balance(self, tasks: Sequence[str]) -> tuple[Any, ...]:
+        """Return what a fingerprint says of balanced batches: nothing without them."""
+        balanced = [task for task in tasks if task in self._balanced_tasks]
+        return (("balanced batches", balanced),) if balanced else ()
+
+    def _classes(self, task: str, labels: Tensor) -> dict[str, Tensor]:
+        """Return the option by which the loader of a task draws balanced batches."""
+        if labels.ndim != 1 or labels.is_floating_point():
+            raise ConfigurationError(
+                f"--data.balance_batches: targets of task {task!r} are {tuple(labels.shape)} "
+                f"{labels.dtype}; classes are whole numbers (N,)"
+            )
+        known = described(tasks_of(self) or {})[task].without_ignored(labels)
+        if not bool((known != MISSING).any()):
+            raise ConfigurationError(f"--data.balance_batches: no training sample of {task!r} has a class")
+        return {"classes": known}
+
     def _loader(self, split: str, tasks: Sequence[str]) -> MultiTaskLoader:
         training, trainer = split == "train", self.trainer
         device = trainer.strategy.root_device if trainer is not None else torch.device("cpu")
@@ -222,6 +283,7 @@ class SplitsDataModule(LightningDataModule, ABC, Generic[Held]):
                 seed=derive_seed(self.seed, "order", task),
                 rank=trainer.global_rank if trainer is not None else 0,
                 world_size=self._world,
+                **(self._classes(task, samples.labels) if training and task in self._balanced_tasks else {}),
             )
         _, order, first_epoch = self._phase or ([], "interleaved", 0)
         return MultiTaskLoader(loaders, order, first_epoch=first_epoch, **self._worker_options(device))

@@ -46,6 +46,8 @@ class TextDataModule(ClassesDataModule[ArraySamples]):
         seed: Of the classes, the draws and the order of batches; by default that of ``seed_everything``, else
             0.
         balanced: Draw classes in turn, so that few texts still hold every class.
+        balance_batches: Draw training batches such that every class of a task is equally likely, with
+            replacement; true for all tasks, or the names of some.
         label_noise: Share of wrong training labels of a task, by name; the others stay right.
         tokenizer: A tokenizer's ``tokenizer.json``, the folder that holds it, or the name of a model on the
             hub. By default a byte-pair tokenizer is trained on the texts of :meth:`tokenizer_texts`.
@@ -78,6 +80,7 @@ class TextDataModule(ClassesDataModule[ArraySamples]):
         tokenizer: str | None = None,
         vocab_size: int = 8192,
         max_length: int = 32,
+        balance_batches: bool | list[str] | None = None,
     ) -> None:
         of_tasks.at_least("--data.vocab_size", vocab_size, len(SPECIAL) + 1)
         of_tasks.at_least("--data.max_length", max_length, 3)
@@ -95,6 +98,7 @@ class TextDataModule(ClassesDataModule[ArraySamples]):
             seed=seed,
             balanced=balanced,
             label_noise=label_noise,
+            balance_batches=balance_batches,
         )
         self.tokenizer_source, self._tokens, self.max_length = tokenizer, vocab_size, max_length
 
@@ -150,7 +154,7 @@ class TextDataModule(ClassesDataModule[ArraySamples]):
         """
         parts = [(task, self.samples("train", task).digest()) for task in tasks]
         order = order if len(tasks) > 1 else "interleaved"
-        settings = (self.batch_size, self.seed, order, self._world)
+        settings = (self.batch_size, self.seed, order, self._world, *self._balance(tasks))
         return blake2b(repr((parts, settings)).encode(), digest_size=16).hexdigest()
 
     def options(self) -> dict[str, Any]:

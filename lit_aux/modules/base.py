@@ -25,7 +25,12 @@ from lit_aux.modules.deep_training import Batch, DeepTraining, evaluate
 from lit_aux.modules.evaluation import Stage, TaskEvaluation
 from lit_aux.modules.loading import digest_of, load_checkpoint, save_weights, start_from
 from lit_aux.modules.losses import JointLosses
-from lit_aux.modules.optimization import check_layer_decay, task_weights, trainable_names
+from lit_aux.modules.optimization import (
+    check_layer_decay,
+    check_unfreezing,
+    task_weights,
+    trainable_names,
+)
 from lit_aux.modules.rebuilding import KEY, arguments_in, from_checkpoint, told
 from lit_aux.modules.student_training import StudentTraining
 from lit_aux.modules.training import Training
@@ -166,6 +171,7 @@ class AuxiliaryModule(LightningModule, ABC):
             check_phases(phases, self.tasks)
             self.way.check_phases(phases)
             check_layer_decay(phases, self.net)
+            check_unfreezing(phases, self)
             self._phases = list(phases)
         return self._phases
 
@@ -203,6 +209,12 @@ class AuxiliaryModule(LightningModule, ABC):
         return first and not finetunes and not getattr(backbone, "pretrained", False)
 
     @property
+    def backbone(self) -> nn.Module:
+        """The network's backbone, which Lightning's ``BackboneFinetuning`` looks for here."""
+        own = self._modules.get("backbone")  # of a subclass
+        return self.net.backbone if own is None else own
+
+    @property
     def data_config(self) -> Any:
         """The mean, deviation and input size that a pretrained backbone expects; None otherwise."""
         return getattr(getattr(self.net, "backbone", None), "data_config", None)
@@ -228,7 +240,7 @@ class AuxiliaryModule(LightningModule, ABC):
         self.train()  # a phase before may have frozen layers into eval mode
         if phase.readout == "reset":
             self.net.reset_readout(phase.readout_scale, phase.tasks)
-        chosen = trainable_names(self, phase)
+        chosen = trainable_names(self, phase, epoch=0)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name in chosen)
 
@@ -252,6 +264,10 @@ class AuxiliaryModule(LightningModule, ABC):
             raise ConfigurationError(
                 f"{type(self).__name__} has several phases ({names}), which a plain Trainer cannot run; use "
                 "lit_aux.PhaseTrainer in its place"
+            )
+        if self.phases[0].restore_best is not None:
+            raise ConfigurationError(
+                "restore_best: a plain Trainer knows nothing of it; use lit_aux.PhaseTrainer"
             )
         self.enter_phase(self.phases[0])
 
@@ -321,10 +337,17 @@ class AuxiliaryModule(LightningModule, ABC):
         """Work out the weight of each task's loss."""
         assert self.phase is not None
         self._weights = task_weights(self.phase, self.trainer.datamodule)  # type: ignore[attr-defined]
+        # A run that goes on in the middle of an epoch does not start it again.
+        progress: Any = self.trainer.fit_loop.epoch_progress.current
+        self.way.begin_epoch(max(0, progress.started - 1))
 
     def on_train_epoch_start(self) -> None:
-        """Keep what is frozen in eval mode, lest its batch-normalization statistics move."""
-        self.way.begin_epoch()
+        """Let train what is unfrozen by now; keep the rest in eval mode, lest its statistics move."""
+        if self.way.begin_epoch(self.trainer.current_epoch):
+            self.on_unfreeze()
+
+    def on_unfreeze(self) -> None:
+        """Take note that other parameters train from this epoch on."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """Return the weighted sum of the losses of the batch's tasks; students take the step themselves."""
@@ -409,6 +432,19 @@ class AuxiliaryModule(LightningModule, ABC):
     def refresh_batchnorm(self) -> None:
         """Bring the statistics of the batch-normalization layers that train up to date."""
         self.way.refresh_batchnorm(self.batchnorm_samples if self.reestimate_batchnorm else None)
+
+    def logged(self, phase: Phase) -> dict[str, bool | None]:
+        """Return the metrics of a phase without its prefix, and whether more is better, where that is known.
+
+        Args:
+            phase: The phase.
+        """
+        return {
+            f"{task}/{stage}_{name}": more
+            for stage in ("train", "val")
+            for task in phase.tasks
+            for name, more in self.evaluation.directions(task).items()
+        }
 
     # What callbacks ask of the tasks, one by one: see lit_aux.callbacks.TaskModel
 

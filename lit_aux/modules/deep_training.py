@@ -24,6 +24,7 @@ from lit_aux.modules.evaluation import Stage, TaskEvaluation
 from lit_aux.modules.losses import BatchLoss, JointLosses
 from lit_aux.modules.optimization import build_optimizer, choose_step, leaves_steps_to_us
 from lit_aux.modules.training import Outputs, Training
+from lit_aux.modules.unfreezing import Unfreezing
 from lit_aux.phases.phase import Phase
 from lit_aux.phases.phased import phased_data
 from lit_aux.trees import count_rows
@@ -87,6 +88,7 @@ class DeepTraining(Training):
         self._logged: set[str] = set()
         self._refreshed_at = -1
         self._chooses_steps = False
+        self._unfreezing = Unfreezing(module)
 
     @property
     def _evaluation(self) -> TaskEvaluation:
@@ -104,6 +106,18 @@ class DeepTraining(Training):
             inject(self.net, phase.lora)
         self._refreshed_at = -1
         self._logged.clear()
+        self._unfreezing.begin()
+
+    def begin_epoch(self, epoch: int) -> bool:
+        """Let train what is unfrozen by an epoch; keep the layers of what is frozen in eval mode.
+
+        Of batch normalization, low-rank finetuning says which mode it has.
+        """
+        changed = self._unfreezing.begin_epoch(self.phase, epoch)
+        if self.phase is not None and self.phase.lora is not None:
+            for layer in batchnorm_layers(self.net):
+                layer.train(not self._keeps_statistics)
+        return changed
 
     def check_phases(self, phases: Sequence[Phase]) -> None:
         """Refuse what is one number for each replica, and low-rank updates of what cannot have them."""
@@ -129,6 +143,7 @@ class DeepTraining(Training):
 
     def optimizer(self, phase: Phase, names: set[str]) -> Any:
         """Return an optimizer of torch, and its schedule."""
+        self._unfreezing.check_strategy()
         built = build_optimizer(phase, self._module)
         self._chooses_steps = leaves_steps_to_us(built["optimizer"] if isinstance(built, dict) else built)
         return built
@@ -191,13 +206,6 @@ class DeepTraining(Training):
         """Whether batch normalization stays as the phase found it, whatever trains."""
         lora = None if self.phase is None else self.phase.lora
         return lora is not None and lora.batchnorm == "eval"
-
-    def begin_epoch(self) -> None:
-        """Keep what is frozen in eval mode, but for batch normalization of which the phase says otherwise."""
-        super().begin_epoch()
-        if self.phase is not None and self.phase.lora is not None:
-            for layer in batchnorm_layers(self.net):
-                layer.train(not self._keeps_statistics)
 
     def refresh_batchnorm(self, samples: int | None) -> None:
         """Re-estimate the statistics of the batch-normalization layers that train, once for given weights."""

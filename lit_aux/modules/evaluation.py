@@ -115,6 +115,11 @@ class TaskEvaluation(nn.Module):
         """Return the loss of a task."""
         return self.losses[f"/{task}"]
 
+    def directions(self, task: str) -> dict[str, bool | None]:
+        """Return a task's measures by name, and whether more is better; None where it is not known."""
+        metrics = self._metrics("val", task)
+        return {"loss": False, **{name: metric.higher_is_better for name, metric in metrics.items()}}
+
     def reset(self) -> None:
         """Forget what a fit that was interrupted has left."""
         self._checked.clear()

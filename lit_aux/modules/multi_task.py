@@ -114,6 +114,11 @@ class MultiTaskModule(AuxiliaryModule):
         """Whether the phase has several tasks for the method to combine."""
         return self.phase is not None and len(self.phase.tasks) > 1
 
+    def logged(self, phase: Phase) -> dict[str, bool | None]:
+        """Return the metrics of a phase, the weights of several tasks among them."""
+        weights = {f"{task}/weight": None for task in phase.tasks if len(phase.tasks) > 1}
+        return super().logged(phase) | weights
+
     def readout_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the readout, and those of a weighting: none is shared by the tasks."""
         return [*super().readout_parameters(), *self.task_method.parameters()]
@@ -132,6 +137,11 @@ class MultiTaskModule(AuxiliaryModule):
     def on_train_start(self) -> None:
         """Work out the constant weights, and start the method."""
         super().on_train_start()
+        if self.combines:
+            self.task_method.begin(self.trainer, self)
+
+    def on_unfreeze(self) -> None:
+        """Let the method find the parameters that train now."""
         if self.combines:
             self.task_method.begin(self.trainer, self)
 

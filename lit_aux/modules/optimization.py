@@ -20,8 +20,10 @@ from lit_aux.phases.phase import Phase
 
 
 def build_optimizer(phase: Phase, module: LightningModule) -> Any:
-    """Return a phase's optimizer over what trains and its schedule, as Lightning takes them."""
-    parameters: list[Any] = [p for p in module.parameters() if p.requires_grad]
+    """Return a phase's optimizer over what ever trains and its schedule, as Lightning takes them."""
+    later = set() if phase.unfreeze is None else trainable_names(module, phase)
+    named = module.named_parameters()
+    parameters: list[Any] = [p for name, p in named if p.requires_grad or name in later]
     if phase.layer_decay is not None:
         parameters = layer_groups(cast(MultiHeadNet, module.net), parameters, phase.layer_decay)
     optimizer = phase.build_optimizer(parameters)
@@ -100,6 +102,24 @@ def _has_fused_step(kind: Any, device: str, dtype: torch.dtype) -> bool:
     return True
 
 
+def check_unfreezing(phases: Sequence[Phase], module: nn.Module) -> None:
+    """Refuse names that do not exist, and epochs from which on nothing more trains than before.
+
+    Raises:
+        ConfigurationError: Naming pattern or epoch.
+    """
+    for phase in phases:
+        before: set[str] = set()
+        for epoch in sorted(phase.unfreeze or ()):
+            training = trainable_names(module, phase, epoch)
+            if training == before:
+                raise ConfigurationError(
+                    f"unfreeze: from epoch {epoch} of phase {phase.name!r} on nothing trains that did not "
+                    f"train before; leave {', '.join((phase.unfreeze or {})[epoch])} out"
+                )
+            before = training
+
+
 def task_weights(phase: Phase, data: Any) -> dict[str, float]:
     """Return the weight of each task's loss: the phase's own, times its balance in sequential order."""
     balance = {task: 1.0 for task in phase.tasks}
@@ -161,14 +181,21 @@ def _blocks(net: Any) -> tuple[Any, Blocks] | None:
     return next(((one, blocks) for one, blocks in found if blocks is not None), None)
 
 
-def _scales(net: Any, decay: float) -> dict[int, float]:
+def _scales(net: Any, parameters: Sequence[nn.Parameter], decay: float) -> dict[int, float]:
     """Return the factor of the learning rate of each parameter of the backbone, by its ``id``."""
     if (network := _timm_network(net)) is not None:
         from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 
-        found = param_groups_layer_decay(
-            _WithReadout(network), weight_decay=0.0, layer_decay=decay, weight_decay_exclude_1d=False
-        )
+        later = [p for p in parameters if not p.requires_grad]
+        try:
+            for parameter in later:  # which timm's would leave out
+                parameter.requires_grad_(True)
+            found = param_groups_layer_decay(
+                _WithReadout(network), weight_decay=0.0, layer_decay=decay, weight_decay_exclude_1d=False
+            )
+        finally:
+            for parameter in later:
+                parameter.requires_grad_(False)
         return {id(p): float(group["lr_scale"]) for group in found for p in group["params"]}
     network, blocks = cast(tuple[Any, Blocks], _blocks(net))
     last = len(blocks.blocks) + 1
@@ -189,7 +216,7 @@ def layer_groups(net: MultiHeadNet, parameters: Sequence[nn.Parameter], decay: f
         learning rate by timm's own ``param_groups_layer_decay``, of transformers likewise: that of the last
         norm and the readout is 1, and falls with every block before.
     """
-    scales = _scales(net, decay)
+    scales = _scales(net, parameters, decay)
     groups: dict[float, list[nn.Parameter]] = {}
     for parameter in parameters:
         groups.setdefault(scales.get(id(parameter), 1.0), []).append(parameter)
@@ -199,29 +226,37 @@ def layer_groups(net: MultiHeadNet, parameters: Sequence[nn.Parameter], decay: f
     ]
 
 
-def trainable_names(module: nn.Module, phase: Phase) -> set[str]:
+def trainable_names(module: nn.Module, phase: Phase, epoch: int | None = None) -> set[str]:
     """Return the names of the parameters that train, of tied ones the first: that of ``named_parameters``.
 
     Patterns are over all names of tied parameters, without the prefixes of what wraps layers. In a phase of
     low-rank finetuning, adapters and readout train whatever they say, and without them nothing else. What is
     neither real nor complex cannot train.
 
+    Args:
+        module: The module.
+        phase: The phase.
+        epoch: Leave out what is unfrozen after this one; None for all that will ever train in the phase.
+
     Raises:
         ConfigurationError: If a pattern of the phase matches none.
     """
     able = {name: p for name, p in module.named_parameters() if p.is_floating_point() or p.is_complex()}
-    if phase.trainable == "all" and phase.lora is None:
+    if phase.trainable == "all" and phase.unfreeze is None and phase.lora is None:
         return set(able)
     named = by_any_name(module)
     names = list(named)
-    patterns = [] if isinstance(phase.trainable, str) else list(phase.trainable)
-    if phase.trainable == "readout" or phase.lora is not None:
+    option, patterns = "phases: trainable", [] if isinstance(phase.trainable, str) else list(phase.trainable)
+    if phase.unfreeze is not None:
+        reached = {first: p for first, p in phase.unfreeze.items() if epoch is None or first <= epoch}
+        option, patterns = "unfreeze:", [pattern for each in reached.values() for pattern in each]
+    elif phase.trainable == "readout" or phase.lora is not None:
         known = ("net.readout.*", "net.heads.*")
         patterns += [one for one in known if any(fnmatch(name, one) for name in names)] or [known[0]]
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in names):
             raise ConfigurationError(
-                f"phases: trainable pattern {pattern!r} of phase {phase.name!r} matches no parameter; "
+                f"{option} pattern {pattern!r} of phase {phase.name!r} matches no parameter; "
                 f"names look like {names[0]!r} and {names[-1]!r}"
             )
     chosen = {id(p) for name, p in named.items() if any(fnmatch(name, pattern) for pattern in patterns)}

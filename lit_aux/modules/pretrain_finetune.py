@@ -39,7 +39,8 @@ class PretrainFinetuneModule(AuxiliaryModule):
         pretrained: A file to start from in place of pretraining: see :class:`AuxiliaryModule`.
         pretrain_settings: Optimizer, schedule and limits of pretraining.
         finetune_settings: The same of finetuning.
-        probe_settings: The same of the linear probe; those of finetuning by default.
+        probe_settings: The same of the linear probe; by default those of finetuning, where both follow each
+            other without ``unfreeze`` and ``callbacks``.
         finetune_callbacks: Callbacks of the last phase alone, such as ``L2SP`` and ``WiSEFT``; those among
             the Trainer's act in every phase.
         **kwargs: As for :class:`AuxiliaryModule`.
@@ -111,6 +112,8 @@ class PretrainFinetuneModule(AuxiliaryModule):
         options: list[dict[str, Any]] = []
         if self.finetune in ("probe", "probe_then_full"):
             options.append({"name": "probe", "trainable": "readout", **vars(self._probe_settings)})
+            if self.finetune != "probe" and self._probe_settings is self._finetune_settings:
+                options[0] |= {"unfreeze": None, "callbacks": []}  # which are of finetuning itself
         if self.finetune != "probe":
             options.append({"name": "finetune", **vars(self._finetune_settings)})
         if self.finetune == "lora":
@@ -120,8 +123,9 @@ class PretrainFinetuneModule(AuxiliaryModule):
                 f"lora: options of low-rank finetuning are for finetune lora, not {self.finetune}"
             )
         options[0] |= {"readout": self.readout, "readout_scale": self.readout_scale}
-        options[0]["callbacks"] = self._rescaling()
-        options[-1]["callbacks"] = [*options[-1].get("callbacks", []), *self._finetune_callbacks]
+        options[0]["callbacks"] = [*self._rescaling(), *options[0]["callbacks"]]
+        options[-1]["callbacks"] = [*options[-1]["callbacks"], *self._finetune_callbacks]
+        _check_rescaling(options[0]["callbacks"])
         yield from (Phase(tasks=self.finetune_tasks, **each) for each in options)
 
     def _rescaling(self) -> list[Callback]:
@@ -135,3 +139,13 @@ class PretrainFinetuneModule(AuxiliaryModule):
             text = str(error).replace("factor: ", "rescale: ", 1).replace("preset: ", "rescale_preset: ", 1)
             raise ConfigurationError(text) from error
         return [rescaling]
+
+
+def _check_rescaling(callbacks: list[Callback]) -> None:
+    """Refuse to rescale the same weights twice."""
+    keys = [callback.state_key for callback in callbacks if isinstance(callback, WeightRescaling)]
+    if len({*keys}) < len(keys):
+        raise ConfigurationError(
+            "rescale: the callbacks of the same phase hold a WeightRescaling, so that weights would be "
+            "rescaled twice; give one of the two"
+        )

@@ -89,11 +89,13 @@ class StudentTraining(Training):
         return cast(StudentNet, self._module.net)
 
     def check_phases(self, phases: Sequence[Phase]) -> None:
-        """Leave their options to the network and the integrator, which know no low-rank updates."""
-        if any(phase.lora is not None for phase in phases):
-            raise ConfigurationError(
-                "lora: low-rank finetuning is for deep networks, not for students; leave it out"
-            )
+        """Leave their options to the network and the integrator; refuse those of deep networks."""
+        for phase in phases:
+            for option in ("unfreeze", "restore_best", "lora"):
+                if vars(phase)[option] is not None:
+                    raise ConfigurationError(
+                        f"{option}: it is for deep networks, not for students; leave it out"
+                    )
         self._last = phases[-1]
 
     def attach(self, data: Any, processes: int, phases: Sequence[Phase]) -> None:

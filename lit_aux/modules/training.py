@@ -40,6 +40,17 @@ class Training(ABC):
         """Begin a phase."""
         self.phase = phase
 
+    def begin_epoch(self, epoch: int) -> bool:
+        """Let train what is unfrozen by an epoch of the phase, and hold what is frozen as it is.
+
+        Args:
+            epoch: Its number; to be called again in its middle where a run goes on there.
+
+        Returns:
+            Whether other parameters train than when the optimizer was built, or at the last call.
+        """
+        return False
+
     @property
     def log_prefix(self) -> str:
         """What precedes the names that this phase logs, such as ``"finetune/"``."""
@@ -60,13 +71,6 @@ class Training(ABC):
     @abstractmethod
     def optimizer(self, phase: Phase, names: set[str]) -> Any:
         """Return the optimizer of a phase over the parameters of these names, as Lightning takes it."""
-
-    def begin_epoch(self) -> None:
-        """Keep what is frozen in eval mode."""
-        for module in self.net.modules():
-            parameters = list(module.parameters())
-            if parameters and not any(p.requires_grad for p in parameters):
-                module.eval()
 
     @abstractmethod
     def before_step(self, optimizer: Optimizer) -> None:

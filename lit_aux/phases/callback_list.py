@@ -17,6 +17,7 @@ from lit_aux.phases.checkpoint import PhaseCheckpoint
 from lit_aux.phases.phase import Phase
 from lit_aux.phases.phased import phased
 from lit_aux.phases.ranks import bring_back
+from lit_aux.phases.restore_best import RestoreBest
 from lit_aux.phases.state import CHECKPOINT_KEY, PhaseResult, random_state, restore_random_state
 
 _OPTIONS = frozenset(signature(Trainer.__init__).parameters) - {"callbacks"}
@@ -73,12 +74,13 @@ class CallbackList:
             trains_itself: Whether the module, and no callback, looks after the training loss.
         """
         own = self.own
+        built = {id(c): _as_built(c) for c in phase.callbacks if isinstance(c, _AFRESH)} | self._built
         options = {name: vars(self.trainer)[name] for name in _OPTIONS if name in vars(self.trainer)}
         first = phase is phases[0]
-        for callback in own:
-            if id(callback) in self._built:
+        for callback in [*own, *phase.callbacks]:
+            if id(callback) in built:
                 vars(callback).clear()
-                vars(callback).update(deepcopy(self._built[id(callback)]))
+                vars(callback).update(deepcopy(built[id(callback)]))
         others = [other.name for other in phases if other is not phase]
         kept = [
             c
@@ -94,9 +96,9 @@ class CallbackList:
             yield
         finally:
             self.trainer.callbacks = own  # type: ignore[attr-defined]
-            for callback in own:
-                if id(callback) in self._built:
-                    _KEPT[callback] = self._built[id(callback)], dict(vars(callback))
+            for callback in [*own, *phase.callbacks]:
+                if id(callback) in built:
+                    _KEPT[callback] = built[id(callback)], dict(vars(callback))
             vars(self.trainer).update(options)
 
 
@@ -116,7 +118,8 @@ def _waits(callback: Callback, others: Sequence[str]) -> bool:
 
 def _added(phase: Phase, trains_itself: bool) -> list[Callback]:
     """Build what a phase's settings ask for; the keeper is always first."""
-    added: list[Callback] = [PhaseKeeper(), *phase.callbacks]
+    best = [] if phase.restore_best is None else [RestoreBest(phase)]  # what others measure in the end
+    added: list[Callback] = [PhaseKeeper(), *best, *phase.callbacks]
     if phase.stop_at_training_loss is not None and not trains_itself:
         monitor = [f"{phase.name}/{task}/train_loss" for task in phase.stop_on or phase.tasks]
         single = phase.stop_on is None and len(phase.tasks) == 1
@@ -140,8 +143,8 @@ def stop_reason(trainer: Trainer) -> str:
         reason = getattr(callback, "stop_reason", None)
         if isinstance(reason, str):
             return reason
-        if isinstance(callback, pl.callbacks.EarlyStopping) and callback.stopped_epoch > 0:
-            return f"early stopping: {callback.monitor} did not improve for {callback.patience} checks"
+        if isinstance(callback, pl.callbacks.EarlyStopping) and (told := _early_stopping(trainer, callback)):
+            return told
         if (
             isinstance(callback, pl.callbacks.Timer)
             and (callback.time_remaining() or 0.0) <= 0
@@ -154,6 +157,16 @@ def stop_reason(trainer: Trainer) -> str:
     if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= processed:
         return f"max_epochs: {trainer.max_epochs} reached"
     return "stopped by a callback" if trainer.should_stop else "no training batches"
+
+
+def _early_stopping(trainer: Trainer, callback: pl.callbacks.EarlyStopping) -> str | None:
+    """Say why a callback has stopped the fit; None if it has not."""
+    out_of_patience = trainer.should_stop and callback.wait_count >= callback.patience
+    if not (callback.stopped_epoch > 0 or out_of_patience):
+        return None
+    if callback.wait_count >= callback.patience:
+        return f"early stopping: {callback.monitor} did not improve for {callback.patience} checks"
+    return f"early stopping: {callback.monitor} reached its threshold, or is not finite"
 
 
 class PhaseRun(Protocol):

@@ -16,12 +16,13 @@ from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
 from lit_aux.identity.configuration import LIMITS, OF_PLACE
-from lit_aux.identity.encoder import HOOKS, TENSOR_HOOKS, Encoder, Tree
+from lit_aux.identity.encoder import HOOKS, TENSOR_HOOKS, Encoder, Tree, UnidentifiedError
 from lit_aux.identity.source import attributes_set
+from lit_aux.phases.monitors import waits_for_validation
 from lit_aux.phases.phase import Phase, PhaseSettings
-from lit_aux.phases.phased import Fingerprinted, phased
+from lit_aux.phases.phased import Fingerprinted, FingerprintedValidation, phased
 
-_LATER = frozenset({"patience", "lora"})
+_LATER = frozenset({"patience", "lora", "unfreeze", "restore_best", "restore_mode"})
 """Options of phases that came later; where they are not given, phases are the same as before."""
 _LIBRARIES = {"torch": str(torch.__version__), "lightning": lightning.__version__}
 _PASSIVE = (
@@ -103,6 +104,8 @@ def describe_phase(
     encoder.add("trainer.limits", limits)
     _add_callbacks(encoder, "callbacks", trainer.callbacks)  # type: ignore[attr-defined]
     _add_data(encoder, trainer.datamodule, [phase])  # type: ignore[attr-defined]
+    if waits_for_validation(phase):
+        _add_validation(encoder, trainer.datamodule, phase)  # type: ignore[attr-defined]
     return encoder
 
 
@@ -366,6 +369,13 @@ def _add_data(encoder: Encoder, data: Any, phases: Sequence[Phase]) -> None:
 def _add_fingerprints(encoder: Encoder, data: Any, phases: Sequence[Phase]) -> None:
     for phase in phases:
         encoder.add(f"data of phase {phase.name}", data.fingerprint(phase.tasks, phase.order))
+
+
+def _add_validation(encoder: Encoder, data: Any, phase: Phase) -> None:
+    """Write what validates, where that decides which weights a phase ends with."""
+    if not isinstance(data, FingerprintedValidation):
+        raise UnidentifiedError(f"what validates it is not known: {type(data).__name__} does not tell")
+    encoder.add(f"validation data of phase {phase.name}", data.validation_fingerprint(phase.tasks))
 
 
 def _data_options(data: Any) -> Mapping[str, Any]:

@@ -78,6 +78,24 @@ def is_list_of(value: Any, kind: type) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(one, kind) for one in value)
 
 
+def check_reached(unfreeze: Mapping[int, Any] | None, max_epochs: int | None) -> None:
+    """Raise where something would be unfrozen after the last epoch.
+
+    Args:
+        unfreeze: What is unfrozen, by epoch.
+        max_epochs: Most epochs; None and -1 for no limit.
+
+    Raises:
+        ConfigurationError: Naming the epoch.
+    """
+    last = max(unfreeze or [0])
+    if max_epochs is not None and 0 <= max_epochs <= last and unfreeze:
+        raise ConfigurationError(
+            f"unfreeze: epoch {last} is never reached: epochs go from 0 to {max_epochs - 1} (max_epochs "
+            f"{max_epochs})"
+        )
+
+
 def _check_devices(devices: Any) -> None:
     """Raise for more devices than any machine has: each is a process."""
     most = max(64, 4 * (os.cpu_count() or 1))

@@ -3,7 +3,7 @@
 import os
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lit_aux.errors import ConfigurationError, check_known, unknown_name
 from lit_aux.integrators import INTEGRATORS, Descent, Integrator
 from lit_aux.models.low_rank import LoRA
-from lit_aux.phases.limits import check_callbacks, check_time, is_list_of
+from lit_aux.phases.limits import check_callbacks, check_reached, check_time, is_list_of
 from lit_aux.ranges import (
     COUNT,
     FACTOR,
@@ -31,6 +31,7 @@ from lit_aux.ranges import (
     Range,
     check,
     check_all,
+    whole,
 )
 
 OptimizerCallable = Callable[[Iterable[Tensor]], Optimizer]
@@ -52,10 +53,11 @@ RANGES: dict[str, Range] = {
 """Numbers that options of a phase may have."""
 
 
-_TEXTS: dict[str, tuple[str, ...]] = {
+_TEXTS: dict[str, tuple[str | None, ...]] = {
     "lr_interval": ("epoch", "step"),
     "readout": ("keep", "reset"),
     "order": ("interleaved", "sequential"),
+    "restore_mode": ("min", "max", None),
 }
 _LISTS = ("stop_on", "tasks")
 _SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
@@ -86,8 +88,34 @@ def _check_kinds(settings: Any) -> None:
             raise ConfigurationError(
                 f"lora: {value!r} is no LoRA; give lit_aux.models.LoRA(r=8), or its options"
             )
+        if option == "restore_best" and not (value is None or (isinstance(value, str) and value)):
+            raise ConfigurationError(f"restore_best: {value!r} is no name of a metric, such as main/val_loss")
         if option == "name" and not isinstance(value, str):
             raise ConfigurationError(f"name: {value!r} is no text")
+
+
+def _check_unfreeze(given: Any) -> None:
+    """Raise unless it maps epochs to patterns of names, the first epoch among them.
+
+    Raises:
+        ConfigurationError: Naming what is amiss.
+    """
+    if given is None:
+        return
+    example = "such as {0: [net.readout.*], 5: [net.*]}"
+    if not isinstance(given, Mapping) or not given:
+        raise ConfigurationError(f"unfreeze: {given!r} is no mapping of epochs to names, {example}")
+    for epoch, patterns in given.items():
+        whole("unfreeze: epoch", epoch)
+        if isinstance(patterns, str) or not is_list_of(patterns, str) or not patterns:
+            raise ConfigurationError(
+                f"unfreeze: {patterns!r} of epoch {epoch} is no list of names, {example}"
+            )
+    if 0 not in given:
+        raise ConfigurationError(
+            f"unfreeze: nothing would train before epoch {min(given)}; say under 0 what trains from the "
+            f"beginning, {example}"
+        )
 
 
 @dataclass(kw_only=True)
@@ -109,6 +137,16 @@ class PhaseSettings:
         max_time: Longest duration as ``DD:HH:MM:SS``.
         stop_at_training_loss: The phase ends when the training loss of an epoch falls below this.
         stop_on: The tasks whose loss must be below the threshold; all tasks of the phase by default.
+        unfreeze: Gradual unfreezing: patterns of parameter names, as in ``trainable``, by the epoch of the
+            phase from which they train, as ``{0: [net.readout.*], 5: [net.backbone.network.layer4.*]}``. What
+            no pattern names stays frozen: without gradient, weight decay or state of the optimizer, its
+            layers in eval mode. None trains what ``trainable`` says from the beginning.
+        restore_best: A metric, as ``main/val_accuracy``, with the phase's prefix or without: the phase ends
+            with the weights and buffers of the epoch in which it was best, the first of equal ones. They are
+            tested, saved, stored and go into the next phase. None ends with the last ones.
+        restore_mode: Whether ``"min"`` or ``"max"`` is best; by default as the metric says itself.
+        callbacks: Callbacks that are present in this phase only, ``EarlyStopping`` say; ``WeightRescaling``
+            here acts as it starts.
         integrator: How student networks move (``lit_aux.models.StudentNet``): ``"gradient_flow"``,
             ``"gradient_descent"``, ``"exact"`` (solved; one output of a diagonal network), or an integrator
             with options. By default the ``optimizer`` where one is given, else gradient flow. What follows
@@ -151,11 +189,21 @@ class PhaseSettings:
     test_unit: float = 0.1
     test_thinning: float = 1.1
     patience: int | None = None
+    unfreeze: dict[int, list[str]] | None = None
+    restore_best: str | None = None
+    restore_mode: Literal["min", "max"] | None = None
+    callbacks: list[Callback] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         _check_kinds(self)
         check_all(RANGES, vars(self))
         check_time("max_time", self.max_time)
+        _check_unfreeze(self.unfreeze)
+        check_reached(self.unfreeze, self.max_epochs)
+        if self.restore_mode is not None and self.restore_best is None:
+            raise ConfigurationError(
+                f"restore_mode: {self.restore_mode!r} of what? Give restore_best, the name of a metric"
+            )
         if self.stop_on is not None and not self.stop_on:
             raise ConfigurationError("stop_on: [] names no task; leave it out for all of the phase")
         if isinstance(self.integrator, str):
@@ -258,7 +306,6 @@ class Phase(PhaseSettings):
             into the weights when the next phase starts.
         balance_tasks: In sequential order, weigh each task by the number of batches of the first task over
             its own, so that every task has the same say in an epoch.
-        callbacks: Callbacks that are present in this phase only; ``WeightRescaling`` here acts as it starts.
     """
 
     name: str
@@ -270,7 +317,6 @@ class Phase(PhaseSettings):
     task_weights: dict[str, float] | None = None
     balance_tasks: bool = False
     lora: LoRA | None = None
-    callbacks: list[Callback] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -278,6 +324,16 @@ class Phase(PhaseSettings):
             raise ConfigurationError(f"phases: name {self.name!r} must be letters, digits, '-' and '_'")
         if not self.tasks:
             raise ConfigurationError(f"phases: phase {self.name!r} names no task")
+        if self.unfreeze is not None and self.trainable != "all":
+            raise ConfigurationError(
+                f"unfreeze: phase {self.name!r} has trainable {self.trainable!r}, which says what trains all "
+                "the time; give one of the two"
+            )
+        if self.unfreeze is not None and self.lora is not None:
+            raise ConfigurationError(
+                f"unfreeze: phase {self.name!r} has lora, whose updates train from its first epoch on; give "
+                "one of the two"
+            )
         check("readout_scale", self.readout_scale, FACTOR)
         if self.lora is not None and self.trainable == "readout":
             raise ConfigurationError(

@@ -1,6 +1,6 @@
 """What phases ask of modules and data; what a stranger's module does not have stands here as a default."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -51,6 +51,12 @@ class PhasedModule(Protocol):
     def prepare_checkpoint(self, checkpoint: dict[str, Any], *, training: bool) -> None:
         """Bring the network and what a checkpoint holds into one form, before its weights are loaded."""
 
+    def logged(self, phase: Phase) -> Mapping[str, bool | None]:
+        """Return the metrics of training and validation in a phase, and whether more is better.
+
+        Names are without the phase's prefix; of some it is not known, None, which is better.
+        """
+
     def export(
         self, path: str | Path, *, task: str | None = None, ckpt_path: str | Path | None = None
     ) -> None:
@@ -77,6 +83,9 @@ class PhasedData(Protocol):
     def in_units(self, task: str, values: Tensor) -> Tensor:
         """Return outputs or targets of a task in the units in which the data were given."""
 
+    def has_validation(self, task: str) -> bool:
+        """Whether a task has validation data; to be asked when they are set up."""
+
 
 @runtime_checkable
 class Fingerprinted(Protocol):
@@ -84,6 +93,14 @@ class Fingerprinted(Protocol):
 
     def fingerprint(self, tasks: Sequence[str], order: str) -> str:
         """Return the same text for the same training data of a phase, in every process."""
+
+
+@runtime_checkable
+class FingerprintedValidation(Protocol):
+    """A data module that can say what validates, which is part of a phase's key where it decides its end."""
+
+    def validation_fingerprint(self, tasks: Sequence[str]) -> str:
+        """Return the same text for the same validation data, in every process."""
 
 
 class _ModuleDefaults:
@@ -104,6 +121,10 @@ class _ModuleDefaults:
     def prepare_checkpoint(self, checkpoint: dict[str, Any], *, training: bool) -> None:
         """Leave both as they are."""
 
+    def logged(self, phase: Phase) -> Mapping[str, bool | None]:
+        """Know of none."""
+        return {}
+
 
 class _DataDefaults:
     """Data that are the same in every phase."""
@@ -119,6 +140,10 @@ class _DataDefaults:
     def in_units(self, task: str, values: Tensor) -> Tensor:
         """Return them as they are."""
         return values
+
+    def has_validation(self, task: str) -> bool:
+        """Believe so."""
+        return True
 
 
 class _Completed:

@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.plugins.precision import DoublePrecision
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
@@ -98,6 +99,8 @@ class PhaseCheckpointConnector(_CheckpointConnector):
                 checkpoints.check_finite(module, state, "ckpt_path", self._ckpt_path)
             elif told := checkpoints.not_finite(module, state, "ckpt_path", self._ckpt_path):
                 rank_zero_warn(told)
+        if isinstance(self.trainer.precision_plugin, DoublePrecision):  # else its weights are rounded
+            self.trainer.precision_plugin.convert_module(module)
         with self._one_line(self._ckpt_path):
             super().restore_model()
 

@@ -26,7 +26,7 @@ from lit_aux.phases import identity
 from lit_aux.phases import resume as resumption
 from lit_aux.phases.callback_list import CallbackList, stop_reason, with_checkpoint
 from lit_aux.phases.checkpoint import PhaseCheckpoint, write_checkpoints_atomically
-from lit_aux.phases.limits import check_trainer
+from lit_aux.phases.limits import check_reached, check_trainer
 from lit_aux.phases.loggers import (
     LoggerName,
     build_logger,
@@ -36,11 +36,13 @@ from lit_aux.phases.loggers import (
     shared_by_runs,
 )
 from lit_aux.phases.loop import PhaseLoop
+from lit_aux.phases.monitors import check_monitors, check_validation
 from lit_aux.phases.phase import Phase
 from lit_aux.phases.phased import phased, phased_data
 from lit_aux.phases.places import check_places, remove_leftovers
 from lit_aux.phases.predictions import PredictionWriter, check_predictions
 from lit_aux.phases.ranks import check_processes, starts_processes, take_back, watched
+from lit_aux.phases.restore_best import RestoreBest, direction
 from lit_aux.phases.state import PhaseResult
 from lit_aux.phases.store import FirstPhaseReuse
 from lit_aux.storage import check_place
@@ -210,6 +212,9 @@ class PhaseTrainer(Trainer):
     def begin_phase(self, model: LightningModule) -> None:
         """See, in ``on_fit_start``, that a resumed run is the same; take a first phase from the store."""
         self._check_resumed()
+        if not (self._settled or self.fast_dev_run):  # type: ignore[attr-defined]
+            left, data = self._phases[self._index :], self.datamodule  # type: ignore[attr-defined]
+            check_validation(self, left, data, self._limits[1])
         self._look_up_phase(model)
 
     def _check_resumed(self) -> None:
@@ -238,6 +243,12 @@ class PhaseTrainer(Trainer):
         for callback in (c for phase in self._phases for c in phase.callbacks):
             if isinstance(callback, WeightRescaling):
                 callback.check(self, model)
+        for phase in self._phases if not self.fast_dev_run else ():  # type: ignore[attr-defined]
+            check_reached(phase.unfreeze, self._limits[1])
+        check_monitors(model, self._phases, self._callback_list.own)
+        for phase in self._phases:
+            if phase.restore_best is not None:
+                direction(model, phase)
 
     def _check_places(self, model: LightningModule) -> None:
         """Refuse to write over what is not a fit's own."""
@@ -279,6 +290,8 @@ class PhaseTrainer(Trainer):
             self._settled |= take_back(self, result, model, datamodule)
             self._measured |= self.callback_metrics
             self._leave(model, result)
+            if phase.restore_best is not None:  # what has been measured last is of other weights
+                self._measured |= {f"{phase.name}/{n}": torch.tensor(v) for n, v in result.metrics.items()}
             tested = any("/test_" in name for name in result.metrics)
             if self.test_after_phase and not tested and _has_test_data(model, datamodule):
                 result.metrics |= self._test(model, datamodule)
@@ -320,6 +333,9 @@ class PhaseTrainer(Trainer):
         result.reason = stop_reason(self)
         result.epochs, result.steps = self.current_epoch, self.global_step
         result.metrics.update(self._phase_metrics())
+        for callback in self.callbacks:
+            if isinstance(callback, RestoreBest):
+                callback.tell(result)
         self._settled = True
 
     def _phase_metrics(self) -> dict[str, float]:
