@@ -313,7 +313,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "students": (
         lambda: PretrainFinetuneModule(DiagonalNet(4), TASKS, finetune="lora"),
-        "lora: low-rank finetuning is for deep networks",
+        "lora: it is for deep networks, not for students",
     ),
 }
 
