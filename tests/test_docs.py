@@ -233,7 +233,7 @@ def help_of(*command: str) -> str:
 
 def is_option(command: str, option: str) -> bool:
     """Whether ``lit-aux COMMAND`` knows an option, also one of a module or data class."""
-    name = option.partition("=")[0]
+    name = option.partition("=")[0].replace(".init_args", "")
     if command in ("fit", "test", "predict", "export") or (
         command == "regime" and name not in help_of("regime")
     ):
@@ -244,6 +244,9 @@ def is_option(command: str, option: str) -> bool:
 def options_of_classes() -> set[str]:
     """Return the options that reach into modules, backbones, data and their settings."""
     from inspect import signature
+
+    from torch.optim import SGD
+    from transformers import BertConfig
 
     from lit_aux import PhaseSettings, data, models, modules
 
@@ -262,6 +265,8 @@ def options_of_classes() -> set[str]:
             found |= {f"--model.backbone.{name}" for name in names(kind)}
     for settings in [name for name in found if name.endswith("settings")]:
         found |= {f"{settings}.{name}" for name in names(PhaseSettings)}
+        found |= {f"{settings}.optimizer.{name}" for name in names(SGD)}
+    found |= {f"--model.backbone.model.{name}" for name in names(BertConfig)}
     found |= {f"--model.lora.{name}" for name in names(models.LoRA)}
     return found | {"--ckpt_path", "--task", "--output"}
 
