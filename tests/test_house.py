@@ -14,6 +14,7 @@ PACKAGES = [
     "lazy",
     "errors",
     "files",
+    "hub",
     "locks",
     "ranges",
     "spreadsheets",

@@ -17,6 +17,7 @@ from lit_aux.data.loader import unchanged
 from lit_aux.data.multi_task_loader import Order
 from lit_aux.data.own_arrays import ArraySamples
 from lit_aux.errors import ConfigurationError, first_line, shortened
+from lit_aux.hub import hub_answers
 from lit_aux.storage import check_given
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -246,11 +247,12 @@ def read_tokenizer(source: str) -> Any:
     """
     tokenizers = _library()
     path = Path(source).expanduser()
-    file = path / "tokenizer.json" if path.is_dir() else path
     try:
-        if file.exists() or path.exists() or file.suffix == ".json":
-            return tokenizers.Tokenizer.from_file(str(file))
-        return tokenizers.Tokenizer.from_pretrained(source)
+        if not path.exists() and path.suffix != ".json":
+            from huggingface_hub import hf_hub_download
+
+            path = Path(hf_hub_download(source, "tokenizer.json", local_files_only=not hub_answers()))
+        return tokenizers.Tokenizer.from_file(str(path / "tokenizer.json" if path.is_dir() else path))
     except Exception as error:  # the library raises nothing more special
         raise ConfigurationError(
             f"--data.tokenizer {source}: is no tokenizer.json, no folder with one, and no model on the hub "

@@ -168,6 +168,25 @@ def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path, content: str | Non
     assert "\n" not in str(told.value)
 
 
+def test_a_name_is_looked_up_in_the_cache_where_there_is_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ConfigurationError, match=r"--data\.tokenizer my-bert: is no tokenizer\.json"):
+        read_tokenizer("my-bert")
+    own, commit = train_tokenizer(TEXTS, 50), "0" * 40
+    cached = tmp_path / "models--my-bert"
+    (cached / "snapshots" / commit).mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    own.save(str(cached / "snapshots" / commit / "tokenizer.json"))
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path), raising=False)
+    assert read_tokenizer("my-bert").to_str() == own.to_str()
+
+
 def with_pool(pool: Any) -> Animals:
     class Own(Animals):
         def load_pool(self) -> Any:
