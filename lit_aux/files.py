@@ -37,8 +37,10 @@ def atomic_path(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """
     remove_parts(path.parent, path.name)
     part, held = _new_part(path)
+    mode = part.stat().st_mode  # as the umask has it; some writers close their files to everybody else
     try:
         yield part
+        part.chmod(mode)
         if sync:
             _to_disk(part)
         part.replace(path)
@@ -62,9 +64,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     part, former = (path.with_name(f".{path.name}.{uuid.uuid4().hex}.part") for _ in range(2))
     part.mkdir()
+    mode = part.stat().st_mode & 0o666
     try:
         yield part
         for file in part.iterdir():
+            file.chmod(mode)
             _to_disk(file)
         if path.exists():
             path.replace(former)

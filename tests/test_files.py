@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_aux.files import atomic_path, atomic_write, remove_parts
+from lit_aux.files import atomic_folder, atomic_path, atomic_write, remove_parts
 
 
 @pytest.mark.parametrize("content", ["one\nµ\n", b"\x00\xff"])
@@ -88,3 +88,21 @@ def test_where_files_cannot_be_locked_age_decides(tmp_path: Path, monkeypatch: p
     os.utime(old, (0, 0))
     atomic_write(tmp_path / "a", "whole")
     assert sorted(tmp_path.iterdir()) == sorted([young, tmp_path / "a"])
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_whoever_may_read_files_here_may_read_those_of_writers_that_close_theirs(
+    umask: int, tmp_path: Path
+) -> None:
+    before = os.umask(umask)
+    try:
+        (tmp_path / "plain").touch()
+        with atomic_path(tmp_path / "a") as part:
+            part.write_text("a")
+            part.chmod(0o600)
+        with atomic_folder(tmp_path / "folder") as whole:
+            (whole / "b").touch(mode=0o600)
+    finally:
+        os.umask(before)
+    expected = (tmp_path / "plain").stat().st_mode
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "folder" / "b").stat().st_mode == expected
