@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lit_aux.callbacks import RepresentationDimensionality, TaskDiagnostic, TrajectoryLog, WeightRescaling
+from lit_aux.callbacks._parameters import uncompiled
 from lit_aux.data import OwnTeacherDataModule, TeacherDataModule
 from lit_aux.experiments.measures import measures_of
 from lit_aux.identity.configuration import run_identity
-from lit_aux.models import StudentNet
+from lit_aux.models import StudentNet, TransformersBackbone
 from lit_aux.modules import AuxiliaryModule
 from lit_aux.phases import Phase
 from lit_aux.phases.identity import beneath, describe_data, own_network_options, own_parts
@@ -197,8 +198,10 @@ def _seed(data: Any) -> int | None:
 def _run(row: Row, trainer: Any, data: Any, module: AuxiliaryModule) -> str:
     """Return the run's name: a hash of its configuration and code; in Python, of what it was built of."""
     if trainer.configuration is not None:
-        content = module.pretrained_content  # which no configuration tells
-        told = {} if content is None else {"pretrained_content": content}
+        backbone = uncompiled(getattr(uncompiled(module.net), "backbone", None))
+        network = backbone.pretrained_content if isinstance(backbone, TransformersBackbone) else None
+        contents = {"pretrained_content": module.pretrained_content, "network_content": network}
+        told = {name: content for name, content in contents.items() if content is not None}  # no options
         return run_hash(run_identity(trainer.configuration) | told)
     described = {name: part for name, part in trainer.description.items() if name != "versions"}
     files = describe_data(data, module.phases)

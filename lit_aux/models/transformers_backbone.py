@@ -317,6 +317,8 @@ def _vocabulary(network: Any) -> int | None:
 
 def _facts_of(network: Any) -> _Facts:
     """Return what a network takes; of positions, its tables tell that are not of tokens."""
+    network = getattr(network, "_orig_mod", network)  # of torch.compile
+    network = network.get_base_model() if hasattr(network, "get_base_model") else network  # of peft
     parameters = signature(type(network).forward).parameters.values()
     names = frozenset(p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL))
     others = any(p.kind == p.VAR_KEYWORD for p in parameters)

@@ -119,7 +119,8 @@ def _is_read(kind: Any, name: str) -> bool:
     with suppress(Exception):
         network = _first(library().AutoModel._model_mapping[kind])
         code = getsource(import_module(network.__module__))
-        return re.search(rf"config\.{name}\b|config, [\"']{name}[\"']", code) is not None
+        field = re.escape(name)
+        return re.search(rf"config\.{field}\b|config, [\"']{field}[\"']", code) is not None
     return False
 
 

@@ -28,6 +28,11 @@ _OF_PROGRAM: dict[str, tuple[str, ...]] = {
 }
 _OF_CONFIG = {
     "TimmBackbone": ("timm", "torchvision.transforms.v2", "matplotlib.figure"),
+    "TransformersBackbone": (
+        "transformers.modeling_utils",
+        "transformers.models.auto.modeling_auto",
+        "matplotlib.figure",
+    ),
     "DigitsDataModule": ("sklearn.datasets",),
 }
 

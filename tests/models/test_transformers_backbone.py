@@ -355,6 +355,21 @@ def test_copies_and_compiled_networks_are_the_same() -> None:
     assert torch.equal(deepcopy(backbone)(**given), expected)
     compiled: Any = torch.compile(backbone, backend="eager")
     torch.testing.assert_close(compiled(**given), expected)
+    inside = deepcopy(backbone)
+    inside.network = torch.compile(inside.network, backend="eager")
+    torch.testing.assert_close(inside(**given), expected)
+
+
+def test_adapters_of_peft_are_within_the_network() -> None:
+    import peft
+
+    backbone = TransformersBackbone(TINY).eval()
+    given = inputs_of(backbone)
+    expected = backbone(**given)
+    backbone.network = peft.get_peft_model(
+        backbone.network, peft.LoraConfig(target_modules=["query", "value"])
+    )
+    torch.testing.assert_close(backbone(**given), expected)
 
 
 def test_importing_the_package_does_not_import_transformers() -> None:
