@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from lit_aux.adapters import BASE, adapted_layers, is_adapted, merged_weight
 from lit_aux.errors import ConfigurationError, not_installed, unknown_name
@@ -153,7 +152,7 @@ def _refusal(net: nn.Module, name: str, layer: nn.Module) -> str | None:
     if not [*layer.parameters(recurse=False)]:
         return _NO_WEIGHT
     kind = type(layer).__name__
-    if is_lazy(weight):
+    if isinstance(weight, nn.UninitializedParameter):
         return f"this {kind} has no weight yet; run a batch through the network first"
     if not (type(layer) in (*_LINEAR, *_CONVOLUTIONS, nn.Embedding) or _is_conv1d_of_gpt(layer)):
         return f"a {kind} is neither linear nor convolutional nor an embedding"
