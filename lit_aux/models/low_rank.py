@@ -148,7 +148,7 @@ _NO_WEIGHT = "it has no weight of its own"
 
 def _refusal(net: nn.Module, name: str, layer: nn.Module) -> str | None:
     """Say why a layer cannot be adapted; None where it can."""
-    weight = layer._parameters.get("weight")
+    weight: Any = layer._parameters.get("weight")
     if not [*layer.parameters(recurse=False)]:
         return _NO_WEIGHT
     kind = type(layer).__name__
