@@ -11,15 +11,15 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-from lit_aux.adapters import BASE, adapted_layers, merged_weight
+from lit_aux.adapters import BASE, adapted_layers, is_adapted, merged_weight
 from lit_aux.errors import ConfigurationError, not_installed, unknown_name
 from lit_aux.ranges import MOST, POSITIVE, Range, check
 
 KEY = "lit_aux_lora"
 """Where a checkpoint says what multiplies the product of its adapters' factors, by layer."""
-_ADAPTER = "default"
+_ADAPTER = "lit_aux"
+"""The name of the adapters of a phase, so that a backbone's own are none of them."""
 _LINEAR = (nn.Linear,)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _READ_PAST = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
@@ -152,7 +152,7 @@ def _refusal(net: nn.Module, name: str, layer: nn.Module) -> str | None:
     if not [*layer.parameters(recurse=False)]:
         return _NO_WEIGHT
     kind = type(layer).__name__
-    if is_lazy(weight):
+    if isinstance(weight, nn.UninitializedParameter):
         return f"this {kind} has no weight yet; run a batch through the network first"
     if not (type(layer) in (*_LINEAR, *_CONVOLUTIONS, nn.Embedding) or _is_conv1d_of_gpt(layer)):
         return f"a {kind} is neither linear nor convolutional nor an embedding"
@@ -164,9 +164,11 @@ def _refusal(net: nn.Module, name: str, layer: nn.Module) -> str | None:
         return "it is an embedding with max_norm or sparse gradients"
     if sum(p is weight for _, p in net.named_parameters(remove_duplicate=False)) > 1:
         return "its weight is also another layer's"
-    outer = [net.get_submodule(name.rpartition(".")[0])]
-    if any(isinstance(one, _READ_PAST) for one in outer):
-        return f"torch's {type(outer[0]).__name__} reads its weight past the layer"
+    outer = net.get_submodule(name.rpartition(".")[0])
+    if isinstance(outer, _READ_PAST):
+        return f"torch's {type(outer).__name__} reads its weight past the layer"
+    if is_adapted(outer):
+        return "it has adapters of its own"
     if name.endswith("_orig_mod"):
         return "it is compiled by itself; compile the whole network"
     return None
@@ -239,6 +241,11 @@ def inject(net: nn.Module, options: LoRA) -> None:
     vars(net).pop("peft_config", None)
 
 
+def injected(module: nn.Module) -> dict[str, Any]:
+    """Return the layers of a module, by name, with adapters that :func:`inject` has put around them."""
+    return {name: layer for name, layer in adapted_layers(module).items() if _ADAPTER in layer.r}
+
+
 @torch.no_grad()
 def merge(net: nn.Module) -> None:
     """Add what adapters have learned to the weights of their layers, and take the adapters away.
@@ -246,7 +253,7 @@ def merge(net: nn.Module) -> None:
     Args:
         net: The network; it is as it was built afterwards, but for its weights.
     """
-    for name, layer in adapted_layers(net).items():
+    for name, layer in injected(net).items():
         base: Any = layer.get_base_layer()
         base.weight.copy_(merged_weight(layer))
         outer, _, last = name.rpartition(".")
@@ -264,7 +271,7 @@ def described(module: nn.Module) -> dict[str, dict[str, Any]]:
             "scaling": float(layer.scaling[_ADAPTER]),
             "transposed": bool(getattr(layer, "fan_in_fan_out", False)) or _ADAPTER in layer.lora_embedding_A,
         }
-        for name, layer in adapted_layers(module).items()
+        for name, layer in injected(module).items()
     }
 
 

@@ -10,12 +10,13 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
-from lit_aux.adapters import adapter_parameters
+from lit_aux.adapters import own_parameters
 from lit_aux.callbacks import L2SP
 from lit_aux.callbacks._blocks import Blocks, blocks_of
 from lit_aux.callbacks._parameters import by_any_name, clean, uncompiled
 from lit_aux.errors import ConfigurationError
 from lit_aux.models import MultiHeadNet
+from lit_aux.models.low_rank import injected
 from lit_aux.phases.phase import Phase
 
 
@@ -261,5 +262,5 @@ def trainable_names(module: nn.Module, phase: Phase, epoch: int | None = None) -
             )
     chosen = {id(p) for name, p in named.items() if any(fnmatch(name, pattern) for pattern in patterns)}
     if phase.lora is not None:
-        chosen |= adapter_parameters(module)
+        chosen |= {id(p) for layer in injected(module).values() for p in own_parameters(layer)}
     return {name for name, p in able.items() if id(p) in chosen}

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from toys import FEATURES, TASKS, ToyData, toy_backbone, toy_module, toy_trainer
+from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
 from transformers.pytorch_utils import Conv1D
 
 from lit_aux.adapters import adapted_layers, merged_weight
@@ -19,7 +20,7 @@ from lit_aux.callbacks._layers import named_layers
 from lit_aux.callbacks._parameters import by_any_name
 from lit_aux.errors import ConfigurationError
 from lit_aux.models import DiagonalNet, LoRA, MultiHeadNet, TimmBackbone, export_state_dict
-from lit_aux.models.low_rank import described, inject, merge, merged_state, targets
+from lit_aux.models.low_rank import described, inject, merge, merged_state, plain_state, targets
 from lit_aux.modules import MultiTaskModule, PretrainFinetuneModule
 from lit_aux.modules.optimization import build_optimizer, trainable_names
 from lit_aux.phases import Phase, PhaseSettings
@@ -78,11 +79,11 @@ def by_hand(net: nn.Module, r: int, scale: float) -> dict[str, Tensor]:
         state, base = layer.state_dict(), layer.get_base_layer()
         weight = base.weight.detach().clone()
         if isinstance(base, nn.Embedding):
-            a, b = state["lora_embedding_A.default"], state["lora_embedding_B.default"]
+            a, b = state["lora_embedding_A.lit_aux"], state["lora_embedding_B.lit_aux"]
             for row in range(weight.shape[0]):
                 weight[row] += scale * sum(b[:, k] * a[k, row] for k in range(r))
         else:
-            a, b = state["lora_A.default.weight"], state["lora_B.default.weight"].flatten(1)
+            a, b = state["lora_A.lit_aux.weight"], state["lora_B.lit_aux.weight"].flatten(1)
             for k in range(r):
                 for row in range(len(b)):
                     update = scale * b[row, k] * a[k]
@@ -152,6 +153,87 @@ def test_networks_of_timm(name: str) -> None:
     torch.testing.assert_close(whole(x), outputs, rtol=1e-9, atol=1e-11)
 
 
+class Text(nn.Module):
+    """A network of transformers' as a backbone."""
+
+    num_features = 16
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        found = self.network(input_ids=input_ids, attention_mask=attention_mask)
+        return found.last_hidden_state.mean(1)  # type: ignore[no-any-return]
+
+
+BERT = BertConfig(
+    vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24
+)
+GPT = GPT2Config(vocab_size=30, n_embd=16, n_layer=2, n_head=2)
+
+
+@pytest.mark.parametrize(
+    ("network", "count"),
+    [(lambda: BertModel(BERT, add_pooling_layer=False), 12), (lambda: GPT2Model(GPT), 8)],
+)
+def test_networks_of_transformers(network: Callable[[], nn.Module], count: int) -> None:
+    torch.manual_seed(0)
+    net = double(MultiHeadNet(Text(network()), TASKS))
+    x = {"input_ids": torch.randint(0, 30, (3, 7)), "attention_mask": torch.ones(3, 7, dtype=torch.long)}
+    before, layers, state = net(x, "main"), list(named_layers(net)), net.state_dict()
+    inject(net, LoRA(r=2))
+    assert len(adapted_layers(net)) == count  # attention and MLP of two blocks
+    assert torch.equal(net(x, "main"), before)
+    assert list(named_layers(net)) == layers
+    filled(net, 0.3)
+    outputs = net(x, "main")
+    assert float((outputs - before).detach().abs().max()) > 1e-2
+    merged = plain_state(net)
+    assert merged.keys() == state.keys()
+    merge(net)
+    torch.testing.assert_close(net(x, "main"), outputs, rtol=1e-10, atol=1e-12)
+    net.load_state_dict(merged)
+    torch.testing.assert_close(net(x, "main"), outputs, rtol=1e-10, atol=1e-12)
+
+
+def test_adapters_of_the_backbone_itself_stay(tmp_path: Any) -> None:
+    backbone = toy_backbone()
+    config = peft.LoraConfig(r=2, target_modules=["0"])
+    peft.inject_adapter_in_model(config, backbone)
+    phases = [Phase(name="low", tasks=["main"], lora=LoRA(r=3)), Phase(name="rest", tasks=["main"])]
+    module = MultiTaskModule(backbone, TASKS, phases=phases)
+    module.enter_phase(phases[0])
+    assert [*adapted_layers(module)] == ["net.backbone.0", "net.backbone.4"]
+    training = {n.partition(".lora_")[0] for n, p in module.named_parameters() if p.requires_grad}
+    assert training == {"net.backbone.4", "net.readout.weight", "net.readout.bias"}
+    module.enter_phase(phases[1])
+    assert [*adapted_layers(module)] == ["net.backbone.0"]
+    with pytest.raises(ConfigurationError, match="it has adapters of its own"):
+        targets(module.net, LoRA(target_modules=["0.base_layer"]))
+
+
+def test_compiled(tmp_path: Any) -> None:
+    """Of a backbone that is compiled, layers have the names that they have otherwise."""
+    compiled = torch.compile(toy_backbone(), backend="eager")
+    module = MultiTaskModule(
+        compiled,  # type: ignore[arg-type]
+        TASKS,
+        num_features=10,
+        phases=[
+            Phase(name="low", tasks=["main"], lora=LoRA(target_modules=["net.backbone.4"]), max_epochs=1)
+        ],
+    )
+    toy_trainer(tmp_path, phase_store=False).fit(module, datamodule=ToyData())
+    (name,) = adapted_layers(module)
+    assert name == "net.backbone._orig_mod.4"
+    assert float(adapted_layers(module)[name].lora_B["lit_aux"].weight.detach().abs().max()) > 0
+    plain = MultiTaskModule(toy_backbone(), TASKS)
+    plain.load_state_dict({k.replace("_orig_mod.", ""): v for k, v in plain_state(module).items()})
+    x = torch.randn(5, FEATURES)
+    torch.testing.assert_close(plain.eval()(x, "main"), module.eval()(x, "main"), rtol=1e-5, atol=1e-6)
+
+
 def test_names_may_be_globs_or_ends() -> None:
     net = MultiHeadNet(TimmBackbone("test_vit"), TASKS)
     blocks = [n for n in targets(net, LoRA()) if "attn.qkv" in n]
@@ -172,7 +254,7 @@ def test_only_adapters_and_readout_train() -> None:
     module.enter_phase(finetune)
     training = {name for name, p in module.named_parameters() if p.requires_grad}
     assert training == trainable_names(module, finetune)
-    factor = "net.backbone.{}.lora_{}.default.weight"
+    factor = "net.backbone.{}.lora_{}.lit_aux.weight"
     expected = {factor.format(layer, side) for layer in (0, 4) for side in "AB"}
     assert training == expected | {"net.readout.weight", "net.readout.bias"}
     loss = module(torch.randn(4, FEATURES), "main").square().sum()

@@ -132,12 +132,12 @@ def test_readers_see_what_the_adapters_merge_into(whole: Any, tmp_path: Path) ->
 def test_damaged_adapters_are_one_line(whole: Any, tmp_path: Path) -> None:
     path = last(whole[2])
     damages: list[Callable[[dict[str, Any]], Any]] = [
-        lambda c: c["state_dict"].pop(f"{NAMES[0]}.lora_A.default.weight"),
+        lambda c: c["state_dict"].pop(f"{NAMES[0]}.lora_A.lit_aux.weight"),
         lambda c: c[KEY][NAMES[0]].update(scaling=float("nan")),
         lambda c: c[KEY].update({NAMES[0]: 3}),
         lambda c: c.update({KEY: [1]}),
         lambda c: c[KEY].update({"net.nothing": {"scaling": 1.0, "transposed": False}}),
-        lambda c: c["state_dict"].update({f"{NAMES[0]}.lora_B.default.weight": torch.ones(2, 2)}),
+        lambda c: c["state_dict"].update({f"{NAMES[0]}.lora_B.lit_aux.weight": torch.ones(2, 2)}),
     ]
     for number, damage in enumerate(damages):
         content = torch.load(path, weights_only=True)
@@ -314,7 +314,7 @@ def test_l2_sp_holds_the_merged_weights(tmp_path: Path) -> None:
     scale = LOW["lora"].scale  # type: ignore[attr-defined]
     total = torch.zeros((), dtype=torch.float64)
     for layer in adapted_layers(module).values():
-        update = scale * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+        update = scale * layer.lora_B["lit_aux"].weight @ layer.lora_A["lit_aux"].weight
         total = total + 0.3 / 2 * update.square().sum()
     distance = float((2 / 0.3 * total.detach()).sqrt())
     for parameter in module.readout_parameters():

@@ -24,15 +24,15 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def test_ranks_hold_the_same_weights_and_train_adapters_and_readout(reports: list[dict[str, Any]]) -> None:
     first, second = (report["whole"] for report in reports)
     assert first["trains"] == [
-        f"{LAYER}.lora_A.default.weight",
-        f"{LAYER}.lora_B.default.weight",
+        f"{LAYER}.lora_A.lit_aux.weight",
+        f"{LAYER}.lora_B.lit_aux.weight",
         "net.readout.bias",
         "net.readout.weight",
     ]
     assert first["state"].keys() == second["state"].keys()
     for name, value in first["state"].items():
         assert torch.equal(value, second["state"][name]), name
-    assert float(first["state"][f"{LAYER}.lora_B.default.weight"].abs().max()) > 1e-4
+    assert float(first["state"][f"{LAYER}.lora_B.lit_aux.weight"].abs().max()) > 1e-4
     before, after = (first["phases"]["finetune"][when] for when in ("before", "after"))
     changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
     assert {name for name in changed if name.startswith("net.")} == set(first["trains"])
