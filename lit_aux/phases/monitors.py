@@ -59,7 +59,7 @@ def check_monitors(module: LightningModule, phases: Sequence[Phase], own: Sequen
     together = [name for names in known.values() for name in names]
     for callback in own if closed else ():
         for option, name in _monitored_by(callback):
-            check_known(f"trainer.{option}", name, together)
+            check_known(f"--trainer.{option}", name, together)
 
 
 def check_validation(trainer: Trainer, phases: Iterable[Phase], data: object, max_epochs: int | None) -> None:
