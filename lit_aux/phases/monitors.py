@@ -59,7 +59,7 @@ def check_monitors(module: LightningModule, phases: Sequence[Phase], own: Sequen
     together = [name for names in known.values() for name in names]
     for callback in own if closed else ():
         for option, name in _monitored_by(callback):
-            check_known(option, name, together)
+            check_known(f"--trainer.{option}", name, together)
 
 
 def check_validation(trainer: Trainer, phases: Iterable[Phase], data: object, max_epochs: int | None) -> None:
@@ -98,9 +98,7 @@ def check_validation(trainer: Trainer, phases: Iterable[Phase], data: object, ma
 
 def waits_for_validation(phase: Phase) -> bool:
     """Whether validation data decide how a phase ends."""
-    return any(
-        is_validated(name) for option, name in _monitored(phase) if not option.startswith("ModelCheckpoint")
-    )
+    return any(is_validated(name) for option, name in _monitored(phase) if "ModelCheckpoint" not in option)
 
 
 def _known(module: LightningModule, phase: Phase) -> list[str]:
@@ -122,7 +120,7 @@ def _monitored(phase: Phase) -> Monitored:
 def _monitored_by(callback: Callback) -> Monitored:
     names: list[str | None] = []
     kind = next(k for k in type(callback).__mro__ if _of_library(k))
-    option = f"{kind.__name__}.monitor"
+    option = f"callbacks: {kind.__name__}: monitor"
     if isinstance(callback, ModelCheckpoint) or (isinstance(callback, EarlyStopping) and callback.strict):
         names = [callback.monitor]
     elif isinstance(callback, StopAtTrainingLoss):

@@ -328,8 +328,14 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"callbacks": [EarlyStopping("main/val_loss")]},
         "did you mean 'train/main/val_loss'",
     ),
-    "stops at nothing ever": ({"own": [EarlyStopping("val_los")]}, "EarlyStopping.monitor: 'val_los'"),
-    "keeps nothing": ({"own": [ModelCheckpoint(monitor="train/val_loss")]}, "ModelCheckpoint.monitor"),
+    "stops at nothing ever": (
+        {"own": [EarlyStopping("val_los")]},
+        "trainer.callbacks: EarlyStopping: monitor: 'val_los'",
+    ),
+    "keeps nothing": (
+        {"own": [ModelCheckpoint(monitor="train/val_loss")]},
+        "trainer.callbacks: ModelCheckpoint: monitor: ",
+    ),
 }
 
 
@@ -363,7 +369,9 @@ def test_a_later_phase_is_looked_at_before_the_first(tmp_path: Path) -> None:
     other = PhaseSettings(restore_best="pretrain/aux/val_loss")
     refused("is of phase 'pretrain', and would be waited for in phase 'finetune'", finetune_settings=other)
     stop = PhaseSettings(callbacks=[EarlyStopping("finetune/main/val_los")])
-    refused("EarlyStopping.monitor: .* did you mean 'finetune/main/val_loss'", finetune_settings=stop)
+    refused(
+        "callbacks: EarlyStopping: monitor: .* did you mean 'finetune/main/val_loss'", finetune_settings=stop
+    )
     twice = PhaseSettings(callbacks=[WeightRescaling(0.5)])
     with pytest.raises(ConfigurationError, match="rescaled twice"):
         toy_module(finetune_settings=twice, rescale=0.5)
