@@ -4,7 +4,6 @@ import copy
 import hashlib
 import random
 import re
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields
@@ -13,19 +12,16 @@ from inspect import getsource, signature
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lit_aux.errors import ConfigurationError, first_line, not_installed, shortened, unknown_name
+from lit_aux.hub import hub_answers
 from lit_aux.models.pretrained_weights import SUFFIXES, reads, told_before
 
 Model = str | dict[str, Any]
-_PATIENCE = 5.0
-"""Seconds for the hub to answer; its own client tries for minutes."""
 _ELSEWHERE = {
     "return_dict": "the backbone returns features alone",
     "output_hidden_states": "the callbacks look at layers by themselves",
@@ -162,25 +158,8 @@ def _place(model: str) -> _Place:
     folder = Path(model).expanduser()
     if folder.is_dir():
         return _Place(str(folder), True, False)
-    unreachable = not _reachable()
+    unreachable = not hub_answers()
     return _Place(model, unreachable, unreachable)
-
-
-def _reachable() -> bool:
-    """Whether the hub answers; a proxy, if there is one, is asked by the hub's own client."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    address = urlsplit(constants.ENDPOINT)
-    if address.scheme in getproxies():
-        return True
-    port = address.port or (443 if address.scheme == "https" else 80)
-    try:
-        socket.create_connection((address.hostname or "", port), timeout=_PATIENCE).close()
-    except OSError:
-        return False
-    return True
 
 
 # Networks

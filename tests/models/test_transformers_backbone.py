@@ -297,7 +297,7 @@ def test_bad_models_in_one_line(folder: Path, tmp_path: Path, case: str) -> None
 
 
 def test_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(networks, "_reachable", lambda: False)
+    monkeypatch.setattr(networks, "hub_answers", lambda: False)
     with pytest.raises(ConfigurationError, match="the hub cannot be reached") as e:
         TransformersBackbone("someone/no-such-model-here")
     assert "\n" not in str(e.value)
