@@ -109,6 +109,11 @@ class TransformersBackbone(nn.Module):
         self.vocab_size = _vocabulary(self.network)
 
     @property
+    def name(self) -> str:
+        """What the network is called in results: the type of its model, ``bert`` say."""
+        return str(self.network.config.model_type)
+
+    @property
     def _asks_pooler(self) -> bool:
         return self.pooled and self.pooling == "pooler"
 

@@ -14,10 +14,16 @@ from toys import TASKS, ToyData, toy_backbone, toy_module, toy_trainer
 from lit_aux import PhaseSettings, report
 from lit_aux.callbacks import RepresentationDimensionality, WeightRescaling
 from lit_aux.cli import AuxiliaryCLI, main
-from lit_aux.data import CIFAR100DataModule, DigitsDataModule, FashionMNISTDataModule, ImageFolderDataModule
+from lit_aux.data import (
+    CIFAR100DataModule,
+    DigitsDataModule,
+    FashionMNISTDataModule,
+    ImageFolderDataModule,
+    WordNetDataModule,
+)
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.fit_rows import experiment_of, found_rows, write_rows
-from lit_aux.models import TimmBackbone
+from lit_aux.models import TimmBackbone, TransformersBackbone
 from lit_aux.modules import AuxiliaryModule, MultiTaskModule, PretrainFinetuneModule, SingleTaskModule
 from lit_aux.phases import Phase
 from lit_aux.phases.phased import setup_of
@@ -271,6 +277,13 @@ def test_experiments_are_named_by_data_and_network(data: Any, network: str, expe
     backbone.name, backbone.num_features = network, 4
     module = SingleTaskModule(backbone, {"main": 2})
     assert experiment_of(module, data.__new__(data)) == expected
+
+
+def test_networks_of_transformers_go_by_the_type_of_their_model() -> None:
+    small = {"model_type": "bert", "vocab_size": 9, "hidden_size": 4, "num_hidden_layers": 1}
+    backbone = TransformersBackbone({**small, "num_attention_heads": 1, "intermediate_size": 4})
+    module = SingleTaskModule(backbone, {"main": 2})
+    assert experiment_of(module, WordNetDataModule.__new__(WordNetDataModule)) == "wordnet-bert"
 
 
 def test_the_command_line_writes_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
