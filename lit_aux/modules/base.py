@@ -14,16 +14,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
-from lit_aux.callbacks._parameters import uncompiled
 from lit_aux.errors import ConfigurationError
-from lit_aux.models import MultiHeadNet, StudentNet, TimmBackbone, TransformersBackbone, export_state_dict
+from lit_aux.models import MultiHeadNet, StudentNet, TimmBackbone
 from lit_aux.models.low_rank import KEY as LORA_KEY
 from lit_aux.models.low_rank import check_installed, described, merge, merge_checkpoint
 from lit_aux.models.pretrained_weights import reads
-from lit_aux.models.transformers_export import check_folder_of_export, export_folder
 from lit_aux.modules.deep_training import Batch, DeepTraining, evaluate
 from lit_aux.modules.evaluation import Stage, TaskEvaluation
-from lit_aux.modules.loading import digest_of, load_checkpoint, save_weights, start_from
+from lit_aux.modules.exporting import export
+from lit_aux.modules.loading import digest_of, start_from
 from lit_aux.modules.losses import JointLosses
 from lit_aux.modules.optimization import (
     check_layer_decay,
@@ -34,10 +33,9 @@ from lit_aux.modules.optimization import (
 from lit_aux.modules.rebuilding import KEY, arguments_in, from_checkpoint, told
 from lit_aux.modules.student_training import StudentTraining
 from lit_aux.modules.training import Training
-from lit_aux.outputs import check_output
 from lit_aux.phases.answers import Answers
 from lit_aux.phases.phase import Phase, check_phases
-from lit_aux.phases.phased import check_phased_data, phased_data
+from lit_aux.phases.phased import check_phased_data
 from lit_aux.phases.state import check_fit
 from lit_aux.ranges import Range, check
 from lit_aux.tasks import Task, outputs_of
@@ -510,20 +508,7 @@ class AuxiliaryModule(LightningModule, ABC):
                 checkpoint's or another kind of file or folder.
         """
         self.way.check_export()
-        read = [] if ckpt_path is None else [ckpt_path]
-        folder = isinstance(uncompiled(uncompiled(self.net).backbone), TransformersBackbone)
-        if folder:
-            check_folder_of_export("output", path)
-        else:
-            check_output("output", path, inputs=read, kind="file of exported weights")
-        if ckpt_path is not None:
-            load_checkpoint(self, ckpt_path, "ckpt_path", strict=True)
-        if folder:
-            said = phased_data(data)
-            names = None if task is None or task not in self.tasks else said.names_of_classes(task)
-            export_folder(self.net, path, task, classes=names, tokenizer=said.tokenizer)
-        else:
-            save_weights(export_state_dict(self.net, task), path)
+        export(self, path, task, ckpt_path, data)
 
 
 def _by_name(backbone: str) -> TimmBackbone:
