@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.files import atomic_folder
+from lit_aux.models.low_rank import plain_state
 from lit_aux.models.multi_head_net import MultiHeadNet
 from lit_aux.models.pretrained_weights import SUFFIXES, plain_name
 from lit_aux.models.transformers_backbone import TransformersBackbone
@@ -113,7 +114,7 @@ def export_folder(
 def _weights(backbone: TransformersBackbone) -> dict[str, Tensor]:
     """Return the network's tensors by transformers' own names, on the CPU."""
     network = getattr(backbone.network, "_orig_mod", backbone.network)
-    return {plain_name(key): value.detach().cpu().clone() for key, value in network.state_dict().items()}
+    return {plain_name(key): value.detach().cpu().clone() for key, value in plain_state(network).items()}
 
 
 def _alone(backbone: TransformersBackbone) -> Any:

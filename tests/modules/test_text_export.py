@@ -13,7 +13,8 @@ from text_toys import TASKS, TINY, NamedToys, backbone, settings, text, trainer_
 
 from lit_aux.cli import main
 from lit_aux.errors import ConfigurationError
-from lit_aux.models import MultiHeadNet, TransformersBackbone
+from lit_aux.models import LoRA, MultiHeadNet, TransformersBackbone
+from lit_aux.models.low_rank import inject
 from lit_aux.models.transformers_export import export_folder
 from lit_aux.modules import MultiTaskModule, SingleTaskModule
 
@@ -42,6 +43,24 @@ def test_the_network_alone(tmp_path: Path) -> None:
     assert (tokenizer.pad_token, tokenizer.cls_token, tokenizer.model_max_length) == ("[PAD]", "[CLS]", 16)
     again = TransformersBackbone(str(tmp_path / "bert")).eval()
     torch.testing.assert_close(again(**X), module.net.backbone(**X))
+
+
+@pytest.mark.parametrize("task", [None, "main"])
+def test_what_low_rank_updates_have_learned_is_in_the_weights(tmp_path: Path, task: str | None) -> None:
+    module = module_of(pooling="pooler")
+    inject(module.net, LoRA(r=2))
+    torch.manual_seed(1)
+    for name, parameter in module.net.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_()
+    module.eval().export(tmp_path / "bert", task=task)
+    if task is None:
+        again = TransformersBackbone(str(tmp_path / "bert"), pooling="pooler").eval()
+        torch.testing.assert_close(again(**X), module.net.backbone(**X), rtol=1e-5, atol=1e-6)
+    else:
+        found = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "bert").eval()
+        torch.testing.assert_close(found(**X).logits, module.net(X, task), rtol=1e-5, atol=1e-6)
+    assert any("lora_B" in name for name, _ in module.net.named_parameters()), "the module stays as it is"
 
 
 @pytest.mark.parametrize("task", TASKS)
