@@ -13,7 +13,16 @@ import lit_aux.integrators
 import lit_aux.metrics
 import lit_aux.models
 from lit_aux.metrics import EffectiveSharedDimensions, ParticipationRatio, R2Score
-from lit_aux.models import MLP, LeNet, MultiHeadNet, TimmBackbone, export_state_dict
+from lit_aux.models import (
+    MLP,
+    LeNet,
+    LoRA,
+    MultiHeadNet,
+    TimmBackbone,
+    TransformersBackbone,
+    export_state_dict,
+)
+from lit_aux.models.low_rank import inject
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -75,6 +84,21 @@ def test_a_metric_that_stayed_behind_takes_the_activations_to_itself() -> None:
         assert metric.compute().device.type == "cpu"
 
 
+SMALL_VIT = {
+    **{"model_type": "vit", "image_size": 8, "patch_size": 4, "hidden_size": 12, "num_hidden_layers": 1},
+    **{"num_attention_heads": 3, "intermediate_size": 16},
+}
+
+
+def adapted(net: MultiHeadNet) -> MultiHeadNet:
+    """Return a network with low-rank updates that are not zero."""
+    inject(net, LoRA(r=2))
+    for name, parameter in net.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter)
+    return net
+
+
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "LeNet": lambda: MultiHeadNet(LeNet(), {"main": 2}),
     "MLP": lambda: MultiHeadNet(MLP(192), {"main": 2}),
@@ -84,6 +108,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
         ),
         {"main": 2, "aux": 3},
     ),
+    "TransformersBackbone": lambda: MultiHeadNet(TransformersBackbone(SMALL_VIT), {"main": 2}),
+    "LoRA": lambda: adapted(MultiHeadNet(MLP(192), {"main": 2})),
 }
 IN_RUNS = {"DiagonalNet", "ReLUNet", "MultiHeadNet", "export_state_dict"}
 BASES = {"Problems", "StudentNet"}
@@ -110,8 +136,8 @@ def test_models(name: str) -> None:
         exported = export_state_dict(net, "main") if name == "TimmBackbone" else {}
         return outputs, [p.grad for p in net.parameters() if p.grad is not None], exported
 
-    x = draw(2, *{"LeNet": (1, 28, 28), "MLP": (192,)}.get(name, (3, 8, 8)))
-    same_on_both(run, x, stays=False, tolerance=1e-5 if name == "TimmBackbone" else 0.0)
+    x = draw(2, *{"LeNet": (1, 28, 28), "MLP": (192,), "LoRA": (192,)}.get(name, (3, 8, 8)))
+    same_on_both(run, x, stays=False, tolerance=1e-5 if name.endswith("Backbone") else 0.0)
 
 
 def test_numbers_that_are_made_without_a_device_are_caught() -> None:

@@ -85,7 +85,8 @@ def test_an_agents_command_line_runs_and_logs_the_metric(
     named = point.get("config")  # a parameter like others, or in the command
     at = words.index(f"--config={named}" if named else "--config")
     path = Path(named or words[at + 1])
-    setup = {"stl": "STL", "mtl": "MTL", "lp": "PT+FT (LP)"}.get(path.stem, "PT+FT")
+    setups = {"stl": "STL", "mtl": "MTL", "lp": "PT+FT (LP)", "lora": "PT+FT (LoRA)"}
+    setup = setups.get(path.stem, "PT+FT")
     if "model.train_tasks" in point:
         setup = "MTL" if len(point["model.train_tasks"]) > 1 else "STL"
     config = yaml.safe_load(path.read_text())
@@ -101,11 +102,12 @@ def test_an_agents_command_line_runs_and_logs_the_metric(
     rate = point.get("model.finetune_settings.optimizer.init_args.lr")
     assert rate is None or trained[0].optimizers[0].defaults["lr"] == rate
     run = trained[0].logger.experiment  # type: ignore[union-attr]
+    summary, group, tags = dict(run.summary), run.group, run.tags
+    run.finish()  # else the next one would be this one
     metric = yaml.safe_load(file.read_text())["metric"]["name"]
-    assert isinstance(dict(run.summary).get(metric), int | float), sorted(run.summary.keys())
-    assert run.group == setup
-    assert setup in run.tags
-    run.finish()
+    assert isinstance(summary.get(metric), int | float), sorted(summary)
+    assert group == setup
+    assert setup in tags
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
