@@ -1,6 +1,5 @@
 """What a received configuration may import: classes of known packages and of the working folder."""
 
-import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from malicious_helpers import source_that_marks
 from regime_helpers import config_of
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.regimes import trust
 from lit_aux.regimes.trust import check_trusted
 
 RUN = Path("runs/version_0")
@@ -20,11 +20,12 @@ RUN = Path("runs/version_0")
 @pytest.fixture(autouse=True)
 def _modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Forget what a test imported, and the working folder on the path."""
-    own = ("mine", "pkg", "space", "runs", "peft")
+    own = ("mine", "pkg", "space", "runs", "known_package")
     monkeypatch.setattr(sys, "path", list(sys.path))
     RUN.mkdir(parents=True)
+    before = {*sys.modules}
     yield
-    for name in [name for name in sys.modules if name.partition(".")[0] in own]:
+    for name in [name for name in sys.modules if name.partition(".")[0] in own and name not in before]:
         del sys.modules[name]
 
 
@@ -221,12 +222,14 @@ def test_a_link_into_the_run_is_of_the_run(mark: Path) -> None:
     assert not mark.exists()
 
 
-def test_the_working_folder_itself_may_be_what_was_received(mark: Path) -> None:
+def test_the_working_folder_itself_may_be_what_was_received(
+    mark: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write("mine.py", mark)
-    if importlib.util.find_spec("peft") is None:
-        write("peft.py", mark)  # as a known package that is not installed is called
-        with pytest.raises(ConfigurationError, match="--trust"):
-            check_trusted(as_class("peft.Net"), Path(), "RUN .", False)
+    monkeypatch.setattr(trust, "PACKAGES", (*trust.PACKAGES, "known_package"))
+    write("known_package.py", mark)  # as a known package that is not installed is called
+    with pytest.raises(ConfigurationError, match="--trust"):
+        check_trusted(as_class("known_package.Net"), Path(), "RUN .", False)
     with pytest.raises(ConfigurationError, match="--trust"):
         check_trusted(as_class("mine.Net"), Path(), "RUN .", False)
     assert not mark.exists()
