@@ -32,14 +32,23 @@ def checked(load: Callable[[], Any], class_names: Sequence[str]) -> tuple[Images
         ConfigurationError: For what could mean several things, or nothing.
     """
     source = f"{type(getattr(load, '__self__', None)).__name__}.{getattr(load, '__name__', 'load')}"
-    data = load()
-    if not (isinstance(data, tuple | list) and len(data) == 2):
-        raise ConfigurationError(f"{source}: {type(data).__name__}; return a pair of images and labels")
-    images = data[0] if isinstance(data[0], ImageFiles) else _pixels(data[0], source)
-    labels, kept = checked_labels(data[1], len(images), class_names, source, "image")
+    given, marks = pair_of(load(), source, "image")
+    images = given if isinstance(given, ImageFiles) else _pixels(given, source)
+    labels, kept = checked_labels(marks, len(images), class_names, source, "image")
     if kept is None:
         return images, labels
     return images.select(kept) if isinstance(images, ImageFiles) else images[kept], labels
+
+
+def pair_of(data: Any, source: str, item: str) -> tuple[Any, Any]:
+    """Return what a method returned as the items and their labels, neither checked yet.
+
+    Raises:
+        ConfigurationError: If it is no pair.
+    """
+    if not (isinstance(data, tuple | list) and len(data) == 2):
+        raise ConfigurationError(f"{source}: {type(data).__name__}; return a pair of {item}s and labels")
+    return data[0], data[1]
 
 
 def checked_labels(

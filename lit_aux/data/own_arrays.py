@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -181,10 +180,7 @@ class ArraysDataModule(SplitsDataModule[ArraySamples]):
         Other tasks, and how many rows they have, do not matter (but for their share in the mean and deviation
         of standardized inputs).
         """
-        parts = [(task, self.samples("train", task).digest()) for task in tasks]
-        order = order if len(tasks) > 1 else "interleaved"
-        settings = (self.batch_size, self.seed, order, self._world, *self._balance(tasks))
-        return blake2b(repr((parts, settings)).encode(), digest_size=16).hexdigest()
+        return self._training_digest(tasks, order)
 
     def options(self) -> dict[str, Any]:
         """Return the options that are kept under other names than they are given under, and all arrays."""

@@ -40,9 +40,7 @@ class Samples:
         cls, images: Images, labels: Tensor, indices: Tensor, classes: list[int], view: InputFormat
     ) -> "Samples":
         """Take the samples ``indices`` and number their classes from 0."""
-        local = torch.full((max(int(labels.max()), *classes) + 1,), -1, dtype=torch.int64)
-        local[torch.tensor(classes)] = torch.arange(len(classes))
-        chosen = local[labels[indices]]
+        chosen = numbered_within(labels[indices], classes)
         if isinstance(images, ImageFiles):
             return cls(images.select(indices), chosen)
         return cls(view.resize(images[indices]), chosen)
@@ -73,6 +71,13 @@ class Samples:
             hashed.update(repr(tuple(self.images.shape)).encode())
             hashed.update(self.images.cpu().contiguous().numpy().data)
         return hashed.hexdigest()
+
+
+def numbered_within(labels: Tensor, classes: Sequence[int]) -> Tensor:
+    """Return the numbers of classes within a task, int64 (N,), by their place among its classes."""
+    local = torch.full((max(classes) + 1,), -1, dtype=torch.int64)
+    local[torch.tensor(classes)] = torch.arange(len(classes))
+    return local[labels]
 
 
 def check_noise(noise: Mapping[str, float] | None, tasks: Collection[str]) -> dict[str, float]:

@@ -229,6 +229,13 @@ class SplitsDataModule(LightningDataModule, ABC, Generic[Held]):
     def _world(self) -> int:
         return self.trainer.world_size if self.trainer is not None else 1
 
+    def _training_digest(self, tasks: Sequence[str], order: Order) -> str:
+        """Return the fingerprint of data that are trained on as they are held: samples and batches."""
+        parts = [(task, self.samples("train", task).digest()) for task in tasks]
+        order = order if len(tasks) > 1 else "interleaved"
+        settings = (self.batch_size, self.seed, order, self._world, *self._balance(tasks))
+        return blake2b(repr((parts, settings)).encode(), digest_size=16).hexdigest()
+
     def _check_balance(self) -> None:
         """Refuse tasks that are unknown, or whose samples have no class, for balanced batches.
 

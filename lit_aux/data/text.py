@@ -3,7 +3,6 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,12 @@ import torch
 from torch import Tensor
 
 from lit_aux.data import tasks as of_tasks
-from lit_aux.data.arrays import checked_labels
+from lit_aux.data.arrays import checked_labels, pair_of
 from lit_aux.data.classes import ClassesDataModule
 from lit_aux.data.loader import unchanged
 from lit_aux.data.multi_task_loader import Order
 from lit_aux.data.own_arrays import ArraySamples
+from lit_aux.data.samples import numbered_within
 from lit_aux.errors import ConfigurationError, first_line, shortened
 from lit_aux.hub import hub_answers
 from lit_aux.storage import check_given
@@ -153,10 +153,7 @@ class TextDataModule(ClassesDataModule[ArraySamples]):
 
         Other tasks, and how many texts they have, do not matter.
         """
-        parts = [(task, self.samples("train", task).digest()) for task in tasks]
-        order = order if len(tasks) > 1 else "interleaved"
-        settings = (self.batch_size, self.seed, order, self._world, *self._balance(tasks))
-        return blake2b(repr((parts, settings)).encode(), digest_size=16).hexdigest()
+        return self._training_digest(tasks, order)
 
     def options(self) -> dict[str, Any]:
         """Return the options that are kept under other names than they are given under."""
@@ -171,20 +168,16 @@ class TextDataModule(ClassesDataModule[ArraySamples]):
     def _loaded(self, split: str) -> tuple[dict[str, Tensor], Tensor]:
         """Return the tokens and labels of a split."""
         source = f"{type(self).__name__}.load_{split}"
-        data = getattr(self, f"load_{split}")()
-        if not (isinstance(data, tuple | list) and len(data) == 2):
-            raise ConfigurationError(f"{source}: {type(data).__name__}; return a pair of texts and labels")
-        texts = _checked_texts(data[0], source)
-        labels, kept = checked_labels(data[1], len(texts), self.class_names, source, "text")
+        given, marks = pair_of(getattr(self, f"load_{split}")(), source, "text")
+        texts = _checked_texts(given, source)
+        labels, kept = checked_labels(marks, len(texts), self.class_names, source, "text")
         return self.encode(texts if kept is None else [texts[row] for row in kept.tolist()]), labels
 
     def _pick(
         self, items: dict[str, Tensor], labels: Tensor, chosen: Tensor, classes: list[int]
     ) -> ArraySamples:
-        local = torch.full((max(int(labels.max()), *classes) + 1,), -1, dtype=torch.int64)
-        local[torch.tensor(classes)] = torch.arange(len(classes))
         inputs = {name: values[chosen] for name, values in items.items()}
-        return ArraySamples(inputs, local[labels[chosen]], chosen)
+        return ArraySamples(inputs, numbered_within(labels[chosen], classes), chosen)
 
 
 def _checked_texts(given: Any, source: str) -> list[str]:
