@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import Callback, LightningDataModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -101,6 +101,23 @@ def toy_trainer(root: Path, **kwargs: Any) -> PhaseTrainer:
         "enable_model_summary": False,
     }
     return PhaseTrainer(**{**options, **kwargs})
+
+
+class Cut(Callback):
+    """Ends the process, as it were, after a batch or an epoch, and leaves a checkpoint."""
+
+    def __init__(self, path: Path, epoch: int, batch: int | None) -> None:
+        self.path, self.epoch, self.batch = path, epoch, batch
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, idx: int) -> None:
+        if (trainer.current_epoch, idx) == (self.epoch, self.batch):
+            trainer.save_checkpoint(self.path)
+            raise KeyboardInterrupt
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        if self.batch is None and trainer.current_epoch == self.epoch:
+            trainer.save_checkpoint(self.path)
+            raise KeyboardInterrupt
 
 
 def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:

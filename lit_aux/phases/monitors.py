@@ -1,5 +1,6 @@
 """Metrics that somebody waits for: whether they are logged is said before training, not after an epoch."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -18,6 +19,8 @@ from lit_aux.phases.phased import phased, phased_data
 Monitored = Iterator[tuple[str, str]]
 """Options and names of metrics."""
 _LIBRARIES = ("lit_aux", "lightning", "pytorch_lightning")
+_VALIDATION = re.compile(r"(^|[/_])val(id|idation)?([/_]|$)")
+"""In the name of a metric; not in that of a task, ``value`` say."""
 _COUNTS = ("epoch", "step")
 """What a ``ModelCheckpoint`` may monitor though nobody logs it."""
 
@@ -30,7 +33,8 @@ def restored_name(phase: Phase) -> str:
 
 def is_validated(name: str) -> bool:
     """Whether a metric is one of validation, and so there when that has ended."""
-    return "val" in name.partition("/")[2] if "/" in name else "val" in name
+    told = name.partition("/")[2] if "/" in name else name
+    return _VALIDATION.search(told) is not None
 
 
 def check_monitors(module: LightningModule, phases: Sequence[Phase], own: Sequence[Callback]) -> None:

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import BackboneFinetuning
 from process_helpers import launch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW
-from toys import TASKS, ToyData, toy_backbone, toy_module, toy_trainer
+from toys import TASKS, Cut, ToyData, toy_backbone, toy_module, toy_trainer
 from two_process_unfreezing_script import EPOCHS, RUNS, UNFREEZE, Watch, run
 
 from lit_aux.data import DigitsDataModule
@@ -111,23 +111,6 @@ def test_everything_from_the_beginning_is_as_without(tmp_path: Path) -> None:
     plain, _ = fit(tmp_path / "plain", unfreeze=None)
     all_at_once, _ = fit(tmp_path / "once", unfreeze={0: ["*"]})
     assert all(torch.equal(value, plain[name]) for name, value in all_at_once.items())
-
-
-class Cut(Callback):
-    """Ends the process, as it were, in the middle of an epoch, and leaves a checkpoint."""
-
-    def __init__(self, path: Path, epoch: int, batch: int | None) -> None:
-        self.path, self.epoch, self.batch = path, epoch, batch
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, idx: int) -> None:
-        if (trainer.current_epoch, idx) == (self.epoch, self.batch):
-            trainer.save_checkpoint(self.path)
-            raise KeyboardInterrupt
-
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        if self.batch is None and trainer.current_epoch == self.epoch:
-            trainer.save_checkpoint(self.path)
-            raise KeyboardInterrupt
 
 
 class OwnData(ToyData):

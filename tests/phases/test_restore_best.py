@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import (
 from process_helpers import launch
 from torch import Tensor, nn
 from torch.optim import SGD
-from toys import TASKS, ToyData, toy_backbone, toy_module, toy_trainer
+from toys import TASKS, Cut, ToyData, toy_backbone, toy_module, toy_trainer
 from two_process_restore_script import Scripted, run
 
 from lit_aux.callbacks import WeightRescaling
@@ -27,6 +27,7 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.models import DiagonalNet
 from lit_aux.modules import MultiTaskModule, PretrainFinetuneModule, SingleTaskModule
 from lit_aux.phases import Phase, PhaseCheckpoint, PhaseSettings
+from lit_aux.phases.monitors import is_validated
 
 LOSSES = [3.0, 1.0, math.nan, 2.0, 1.0, math.inf]
 """Best at epoch 1; again at epoch 4."""
@@ -143,28 +144,30 @@ def test_metrics_say_themselves_what_is_better(tmp_path: Path) -> None:
     assert same(state(module), weights.validated[best])
 
 
-class Cut(Checkpoint):
-    """Leaves a checkpoint, after all others have looked, and ends the process, as it were."""
+@pytest.mark.parametrize(
+    ("name", "validated"),
+    [
+        ("finetune/main/val_loss", True),
+        ("val_loss", True),
+        ("finetune/my_val_loss", True),
+        ("finetune/value/train_loss", False),
+        ("finetune/interval/train_accuracy", False),
+        ("finetune/value/val_accuracy", True),
+    ],
+)
+def test_names_of_tasks_do_not_say_what_is_validated(name: str, validated: bool) -> None:
+    assert is_validated(name) == validated
 
-    def __init__(self, path: Path, epoch: int, batch: int | None) -> None:
-        self.path, self.epoch, self.batch = path, epoch, batch
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, idx: int) -> None:
-        if (trainer.current_epoch, idx) == (self.epoch, self.batch):
-            trainer.save_checkpoint(self.path)
-            raise KeyboardInterrupt
-
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        if self.batch is None and trainer.current_epoch == self.epoch:
-            trainer.save_checkpoint(self.path)
-            raise KeyboardInterrupt
+class Late(Cut, Checkpoint):
+    """After all other callbacks have looked."""
 
 
 @pytest.mark.parametrize(("epoch", "batch"), [(0, None), (2, 1), (3, None), (5, 0), (5, None)])
 def test_a_resume_ends_with_the_same(tmp_path: Path, epoch: int, batch: int | None) -> None:
     whole, trainer = fit(tmp_path / "whole")
     with pytest.raises(SystemExit):
-        fit(tmp_path / "cut", Cut(tmp_path / "cut.ckpt", epoch, batch))
+        fit(tmp_path / "cut", Late(tmp_path / "cut.ckpt", epoch, batch))
     again, other = fit(tmp_path / "again", ckpt_path=tmp_path / "cut.ckpt")
     if batch is None:  # the toys' loaders begin their epoch anew
         assert same(state(whole), state(again))
@@ -286,7 +289,7 @@ def test_early_stopping_resumes_and_what_it_kept_is_the_best(tmp_path: Path) -> 
 
     whole, trainer = once(tmp_path / "whole")
     with pytest.raises(SystemExit):
-        once(tmp_path / "cut", Cut(tmp_path / "cut.ckpt", 3, None))
+        once(tmp_path / "cut", Late(tmp_path / "cut.ckpt", 3, None))
     again, other = once(tmp_path / "again", ckpt_path=tmp_path / "cut.ckpt")
     assert same(state(whole), state(again))
     for one in (trainer, other):
