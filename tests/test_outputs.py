@@ -106,7 +106,7 @@ class WandbRun:
 def test_nothing_is_destroyed(
     words: list[str], folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lit_aux.tables.from_wandb._runs", lambda *_: [WandbRun()])
+    monkeypatch.setattr("lit_aux.results.from_wandb._runs", lambda *_: [WandbRun()])
     before = content(folder)
     assert main(words) == 2
     option, _, value = words[-1].partition("=")

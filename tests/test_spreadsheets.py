@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from lit_aux.experiments import ResultsTable
+from lit_aux.results.sheet import Sheet
 from lit_aux.runs.reading import read_measures, read_rows
 from lit_aux.spreadsheets import meant, shown
-from lit_aux.tables.sheet import Sheet
 
 FORMULAS = [
     "=1+1",

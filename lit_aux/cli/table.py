@@ -11,19 +11,19 @@ from jsonargparse import ArgumentParser
 
 from lit_aux.cli.parser import Option, Options, command_parser, parse
 from lit_aux.errors import ConfigurationError, check_known, unknown_name
-from lit_aux.experiments.means import is_log
 from lit_aux.files import atomic_write
 from lit_aux.outputs import check_output, written_to
+from lit_aux.results import selection, sheets
+from lit_aux.results.means import is_log
+from lit_aux.results.reference import compare
+from lit_aux.results.sheet import FORMATS, Format, Sheet
+from lit_aux.results.sheets import Query, beside, in_full
+from lit_aux.results.statistics import SETUPS
 from lit_aux.runs.duplicates import check_duplicates
 from lit_aux.runs.reading import read_measures, read_rows, tables_of
 from lit_aux.runs.table import measures_path
 from lit_aux.runs.typed import Row
 from lit_aux.storage import check_given, check_place
-from lit_aux.tables import selection, sheets
-from lit_aux.tables.reference import compare
-from lit_aux.tables.sheet import FORMATS, Format, Sheet
-from lit_aux.tables.sheets import Query, beside, in_full
-from lit_aux.tables.statistics import SETUPS
 
 _DESCRIPTION = (
     "Print what a results table says: means with standard errors over seeds, differences between setups "
@@ -80,7 +80,7 @@ def run(arguments: Sequence[str]) -> int:
         check_place("--out", given.out)
     check_duplicates(given.duplicates)
     if given.from_wandb is not None:
-        from lit_aux.tables.from_wandb import fetch
+        from lit_aux.results.from_wandb import fetch
 
         if given.files:
             raise ConfigurationError(

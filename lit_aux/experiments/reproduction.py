@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from lit_aux.errors import ClusterError, ConfigurationError
 from lit_aux.experiments.expand import cells, chosen_setups
 from lit_aux.experiments.grids import Experiment, experiment
-from lit_aux.experiments.means import is_log, kind_of_mean, mean_and_error
 from lit_aux.experiments.options import Options
 from lit_aux.experiments.run import Run
+from lit_aux.results.means import is_log, kind_of_mean, mean_and_error
 from lit_aux.runs.duplicates import check_one_kind, once
 from lit_aux.runs.engines import Engine, Here, Processes, check_for_cluster, workers_of
 from lit_aux.runs.job import Job, Report, Row, Rows

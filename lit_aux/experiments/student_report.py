@@ -7,8 +7,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from lit_aux.experiments.fit_rows import student_rows
-from lit_aux.experiments.means import is_log, kind_of_mean, mean_and_error, mean_of, scaled
 from lit_aux.files import atomic_path
+from lit_aux.results.means import is_log, kind_of_mean, mean_and_error, mean_of, scaled
 from lit_aux.runs.job import Row
 from lit_aux.runs.table import COLUMNS
 

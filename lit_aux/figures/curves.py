@@ -7,11 +7,11 @@ from math import nan
 from typing import Any, Literal, TypeAlias
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.experiments.means import mean_of, scaled
+from lit_aux.results.means import mean_of, scaled
+from lit_aux.results.selection import spelled
+from lit_aux.results.statistics import key_of
 from lit_aux.runs.duplicates import MEASURED
 from lit_aux.runs.typed import Row
-from lit_aux.tables.selection import spelled
-from lit_aux.tables.statistics import key_of
 
 Mean: TypeAlias = Literal["arithmetic", "geometric"]
 AXES = ("experiment", "task", "solver", "overlap", "k_main", "correlation", "magnitude", "rescale")

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from itertools import chain
 from math import ceil, isfinite
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lit_aux.figures.curves import Curve
 from lit_aux.figures.layout import Layout, Panel
-from lit_aux.figures.style import GREY, INK, PUBLISHED, Look, new_figure, save, tidy
+from lit_aux.figures.style import GREY, INK, PUBLISHED, Look, new_figure, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,20 +20,13 @@ RING: dict[str, Any] = {"linestyle": PUBLISHED, "linewidth": 0.9} | _HOLLOW
 """Of published curves: markers around ours, so that both are seen where they agree."""
 
 
-def draw(layout: Layout, path: Path, published: Layout | None = None) -> Path:
-    """Draw a figure and write it.
+def draw(layout: Layout, published: Layout | None = None) -> "Figure":
+    """Draw a figure.
 
     Args:
         layout: What it shows.
-        path: Of :func:`~lit_aux.figures.style.picture_path`.
         published: The same figure of published rows; those of its curves that the figure has, too, are laid
             over, dashed.
-
-    Returns:
-        The path.
-
-    Raises:
-        ConfigurationError: If the file cannot be written.
     """
     over = overlay(layout, published)
     rows = 1 + max(panel.place[0] for panel in layout.panels)
@@ -55,7 +47,7 @@ def draw(layout: Layout, path: Path, published: Layout | None = None) -> Path:
         set_limits(grid, [panel for panel in layout.panels if (panel.y_label, panel.group) == alike], over)
     _shared_label(figure, grid, layout.panels)
     _legend(figure, layout, bool(over))
-    return save(figure, path, palette=True)
+    return figure
 
 
 def overlay(layout: Layout, published: Layout | None) -> Overlay:

@@ -9,6 +9,7 @@ from lit_aux.experiments.grids import EXPERIMENTS
 from lit_aux.figures import images, solutions, students
 from lit_aux.figures.drawing import draw, overlay
 from lit_aux.figures.layout import Layout, Request
+from lit_aux.figures.style import save
 from lit_aux.figures.tables import NETWORKS, Tables, load
 from lit_aux.runs.typed import Row
 
@@ -264,7 +265,7 @@ def _drawn(
     """Draw a figure and say what is on it."""
     layout = laid_out(name, tables, part, how)
     over, note = (None, "") if published is None else _published(name, layout, part, how, published)
-    draw(layout, path, over)
+    save(draw(layout, over), path, palette=True)
     curves = sum(len(panel.curves) for panel in layout.panels)
     counts = _count(len(layout.panels), "panel"), _count(curves, "curve")
     what = f"{', '.join(counts)} from {_count(layout.rows, 'row')}"

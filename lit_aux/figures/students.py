@@ -8,8 +8,8 @@ from lit_aux.figures.curves import SINGLE, Curve, Mean, at_factor_one, curve, gr
 from lit_aux.figures.layout import AUTO, Layout, Panel, Request
 from lit_aux.figures.style import SETUPS, TIMES, Look, ordered_looks
 from lit_aux.figures.tables import by_task, entries, network_of, pattern_title, shared_title
+from lit_aux.results.selection import spelled
 from lit_aux.runs.typed import Row
-from lit_aux.tables.selection import spelled
 
 _N_MAIN = "main-task examples"
 _COLUMNS = 4

@@ -10,10 +10,10 @@ from typing import Any
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.grids import EXPERIMENTS
 from lit_aux.figures.style import TIMES
+from lit_aux.results import selection
 from lit_aux.runs.reading import read_measures, read_rows
 from lit_aux.runs.typed import Row
 from lit_aux.storage import check_given
-from lit_aux.tables import selection
 
 NETWORKS = ("diagonal", "relu", "image")
 _FILES = {"cifar100_resnet": "cifar100-resnet18", "cifar100_vit": "cifar100-vit"}

@@ -12,8 +12,8 @@ from torch import Tensor
 from lit_aux.experiments.student_report import short
 from lit_aux.functional import REGIMES, regime
 from lit_aux.regimes.student_features import StudentFeatures
+from lit_aux.results.statistics import order
 from lit_aux.runs.table import COLUMNS
-from lit_aux.tables.statistics import order
 
 if TYPE_CHECKING:
     from rich.table import Table

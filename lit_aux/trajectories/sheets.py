@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from math import isnan
 from typing import TypeAlias
 
-from lit_aux.tables.sheet import Sheet, exact
+from lit_aux.results.sheet import Sheet, exact
 from lit_aux.trajectories.analysis import Analysis, TaskAnalysis
 from lit_aux.trajectories.contrast import CAUTION, VERDICTS, Contrast, Spread, missing
 from lit_aux.trajectories.factors import SUMMARIES

@@ -12,9 +12,9 @@ import pytest
 from lit_aux.cli import main
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import Options, ResultsTable, Run, cells, reproduce
-from lit_aux.experiments.means import TIMES, mean_and_error
 from lit_aux.experiments.reproduction import print_summary
 from lit_aux.experiments.run import Emit, OnStep
+from lit_aux.results.means import TIMES, mean_and_error
 from lit_aux.runs.progress import Progress
 
 CHOICE: dict[str, Any] = {

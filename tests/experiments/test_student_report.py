@@ -13,13 +13,13 @@ from lit_aux.data import DiagonalTeacherDataModule
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import ResultsTable
 from lit_aux.experiments.fit_rows import student_rows, write_rows
-from lit_aux.experiments.means import TIMES
 from lit_aux.experiments.student_report import draw_students, report_students, short, student_table
 from lit_aux.integrators import GradientFlow
 from lit_aux.models import DiagonalNet
 from lit_aux.modules import AuxiliaryModule, MultiTaskModule, PretrainFinetuneModule, SingleTaskModule
 from lit_aux.phases import PhaseSettings
 from lit_aux.phases.phased import setup_of
+from lit_aux.results.means import TIMES
 
 TASKS = {"main": 1, "aux": 1}
 

@@ -15,8 +15,8 @@ from toys import ToyData, toy_module, toy_trainer
 
 from lit_aux import report
 from lit_aux.experiments import ResultsTable
+from lit_aux.results.from_wandb import add, converted
 from lit_aux.runs.wandb_summary import log_rows
-from lit_aux.tables.from_wandb import add, converted
 
 BLOCK, HEAD = 32768, 7
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from math import isnan, sqrt
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.experiments.means import Stat
+from lit_aux.results.means import Stat
+from lit_aux.results.statistics import CellValues, Key, cells
 from lit_aux.runs.typed import Row
-from lit_aux.tables.statistics import CellValues, Key, cells
 
 AXES = ("setup", "overlap", "k_main", "correlation", "magnitude", "rescale", "n_main")
 LEAST = 0.05

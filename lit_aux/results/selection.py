@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lit_aux.errors import ConfigurationError, check_known, unknown_name
-from lit_aux.experiments.means import LOSSES
+from lit_aux.results.means import LOSSES
 from lit_aux.runs.row_tasks import COLUMN_OF, name_of
 from lit_aux.runs.typed import Row
 

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from lit_aux.experiments.means import Stat, kind_of_mean, spelled_mean
+from lit_aux.results import statistics
+from lit_aux.results.means import Stat, kind_of_mean, spelled_mean
+from lit_aux.results.reference import Compared, ReferenceComparison
+from lit_aux.results.selection import spelled, varying
+from lit_aux.results.sheet import Sheet, exact
 from lit_aux.runs.typed import Row
-from lit_aux.tables import statistics
-from lit_aux.tables.reference import Compared, ReferenceComparison
-from lit_aux.tables.selection import spelled, varying
-from lit_aux.tables.sheet import Sheet, exact
 
 _GROUP = ("setup", "rescale")
 T = TypeVar("T")

@@ -14,8 +14,8 @@ import pytest
 from table_helpers import REFERENCE, needs_reference, plain_csv, row, table
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.results.reference import ReferenceComparison, compare
 from lit_aux.runs.reading import read_rows
-from lit_aux.tables.reference import ReferenceComparison, compare
 
 
 def compared(

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.experiments.means import Stat, mean_of, scaled, unscaled_error
+from lit_aux.results.means import Stat, mean_of, scaled, unscaled_error
 from lit_aux.runs.typed import Row
 
 Key = tuple[Any, ...]

@@ -9,9 +9,9 @@ from table_helpers import failed, plain_csv, row, table
 from lit_aux.cli import main
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import reproduce
+from lit_aux.results.from_wandb import Fetched, _settle
 from lit_aux.runs.reading import read_measures, read_rows
 from lit_aux.runs.table import COLUMNS
-from lit_aux.tables.from_wandb import Fetched, _settle
 
 
 def image(accuracy: float | None, **more: Any) -> dict[str, Any]:

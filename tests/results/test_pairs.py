@@ -9,10 +9,10 @@ import pytest
 from scipy.stats import ttest_rel
 from table_helpers import failed, plain_csv, row, table
 
+from lit_aux.results.selection import is_higher_better
+from lit_aux.results.sheets import Query, table_of
+from lit_aux.results.statistics import Difference, cells, differences, repeated, winners
 from lit_aux.runs.reading import read_rows
-from lit_aux.tables.selection import is_higher_better
-from lit_aux.tables.sheets import Query, table_of
-from lit_aux.tables.statistics import Difference, cells, differences, repeated, winners
 
 
 def random_rows(

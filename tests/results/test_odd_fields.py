@@ -8,8 +8,8 @@ import pytest
 from table_helpers import row, table
 
 from lit_aux.cli import main
-from lit_aux.experiments.means import mean_of
 from lit_aux.figures.curves import average
+from lit_aux.results.means import mean_of
 from lit_aux.runs.reading import read_rows
 from lit_aux.runs.table import ResultsTable
 

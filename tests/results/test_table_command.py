@@ -9,8 +9,8 @@ import pytest
 from table_helpers import failed, plain_csv, row, table
 
 from lit_aux.cli import main
-from lit_aux.experiments.means import TIMES
-from lit_aux.tables.sheet import Sheet
+from lit_aux.results.means import TIMES
+from lit_aux.results.sheet import Sheet
 
 LOSSES = {"STL": (1e-2, 4e-2), "MTL": (1e-3, 4e-3), "PT+FT": (1e-5, 9e-5)}
 

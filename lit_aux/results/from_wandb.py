@@ -10,11 +10,11 @@ from types import MappingProxyType
 from typing import Any
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.results.statistics import SETUPS
 from lit_aux.runs.duplicates import settled
 from lit_aux.runs.table import OPTION_COLUMNS, ResultsTable
 from lit_aux.runs.typed import Row
 from lit_aux.runs.wandb_summary import rows_of
-from lit_aux.tables.statistics import SETUPS
 
 _FAILED = ("failed", "crashed", "killed", "preempted")
 _TIMEOUT = 60

@@ -17,8 +17,8 @@ from lit_aux.figures.results import laid_out
 from lit_aux.figures.tables import load
 from lit_aux.modules import MultiTaskModule
 from lit_aux.phases import PhaseSettings
+from lit_aux.results.reference import compare
 from lit_aux.runs.reading import read_rows
-from lit_aux.tables.reference import compare
 
 ALONE = {"a": (0.75, 0.85), "b": (0.5, 0.6), "c": (1.0, 0.9)}
 """Accuracy of each task alone, by seed."""

@@ -13,10 +13,10 @@ from wandb_server import serving
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import ResultsTable
+from lit_aux.results import from_wandb
+from lit_aux.results.from_wandb import add, converted, fetch, parsed
 from lit_aux.runs.reading import read_measures, read_rows
 from lit_aux.runs.wandb_summary import rows_of, summary_of
-from lit_aux.tables import from_wandb
-from lit_aux.tables.from_wandb import add, converted, fetch, parsed
 
 COMMAND = """
 import sys
