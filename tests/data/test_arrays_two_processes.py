@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from process_helpers import launch
+from process_helpers import together
 from two_process_arrays_script import NAMES, run
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    launch(Path(__file__).with_name("two_process_arrays_script.py"), tmp_path)
+    together(Path(__file__).with_name("two_process_arrays_script.py"), tmp_path)
     for name in NAMES:
         pair = [torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=False) for rank in (0, 1)]
         assert pair[0]["metrics"] == pair[1]["metrics"], name

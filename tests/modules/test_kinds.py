@@ -7,7 +7,7 @@ import pytest
 import torch
 from kind_helpers import KINDS, METRIC, KindData, dimensionality, fitted, module_of, trainer_of
 from lightning.pytorch import Callback, seed_everything
-from process_helpers import launch
+from process_helpers import together
 
 SCRIPT = Path(__file__).parent / "kinds_two_processes_script.py"
 
@@ -84,7 +84,7 @@ def test_gradient_methods(tmp_path: Path, kind: str) -> None:
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    launch(SCRIPT, folder)
+    together(SCRIPT, folder)
     return folder
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from method_helpers import batches, module_of
-from process_helpers import launch
+from process_helpers import together
 from two_process_methods_script import RUNS, hollow, run, stopped, weighted
 
 pytest.importorskip("torchjd")
@@ -15,7 +15,7 @@ pytest.importorskip("torchjd")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return where each run's two processes wrote their weights."""
     target = tmp_path_factory.mktemp("methods")
-    launch(Path(__file__).with_name("two_process_methods_script.py"), target)
+    together(Path(__file__).with_name("two_process_methods_script.py"), target)
     return target
 
 

@@ -8,7 +8,7 @@ import torch
 import transformers
 import yaml
 from lightning.pytorch import Callback, seed_everything
-from process_helpers import launch
+from process_helpers import together
 from text_toys import TASKS, TINY, TextToys, backbone, settings, trainer_in
 
 from lit_aux.cli import main
@@ -153,7 +153,7 @@ def test_weights_of_a_file_of_another_kind(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("two")
-    launch(SCRIPT, root)
+    together(SCRIPT, root)
     return root
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import BackboneFinetuning
-from process_helpers import launch
+from process_helpers import together
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW
 from toys import TASKS, Cut, ToyData, toy_backbone, toy_module, toy_trainer
@@ -154,7 +154,7 @@ def test_a_run_goes_on_in_the_middle_bit_for_bit(
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of what two processes wrote, whole and gone on with in the middle."""
     folder = tmp_path_factory.mktemp("two")
-    launch(Path(__file__).with_name("two_process_unfreezing_script.py"), folder)
+    together(Path(__file__).with_name("two_process_unfreezing_script.py"), folder)
     return folder
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from process_helpers import launch
+from process_helpers import together
 from two_process_lora_script import build
 from two_process_script import data
 
@@ -17,7 +17,7 @@ LAYER = "net.backbone.0"
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("two")
-    launch(Path(__file__).with_name("two_process_lora_script.py"), folder)
+    together(Path(__file__).with_name("two_process_lora_script.py"), folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 

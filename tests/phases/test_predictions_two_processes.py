@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from process_helpers import launch
+from process_helpers import together
 from two_process_predictions_script import predict
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*sampler has shuffling enabled")
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*sampler has shuffling enabled"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("predictions")
-    launch(Path(__file__).with_name("two_process_predictions_script.py"), folder)
+    together(Path(__file__).with_name("two_process_predictions_script.py"), folder)
     predict(folder, 1)
     return folder
 

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
-from process_helpers import launch
+from process_helpers import together
 from torch import Tensor, nn
 from torch.optim import SGD
 from toys import TASKS, Cut, ToyData, toy_backbone, toy_module, toy_trainer
@@ -245,7 +245,7 @@ def test_the_next_phase_and_the_store_take_the_best(tmp_path: Path) -> None:
 
 
 def test_two_processes_end_with_the_same(tmp_path: Path) -> None:
-    launch(Path(__file__).with_name("two_process_restore_script.py"), tmp_path)
+    together(Path(__file__).with_name("two_process_restore_script.py"), tmp_path)
     whole, again = (
         [torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=False) for rank in (0, 1)]
         for name in ("whole", "again")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from process_helpers import launch
+from process_helpers import together
 from several_processes_script import CASES, activations, fit, metrics
 
 from lit_aux.functional import effective_shared_dimensions, participation_ratio
@@ -36,7 +36,8 @@ MEASURED = {
 )
 def several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     folder = tmp_path_factory.mktemp("several")
-    launch(Path(__file__).with_name("several_processes_script.py"), folder, str(request.param))
+    script = Path(__file__).with_name("several_processes_script.py")
+    together(script, folder, str(request.param), processes=request.param)
     return folder, request.param
 
 
