@@ -232,7 +232,8 @@ def _report_students(students: Sequence[Any], note: str, out: Path) -> int:
     """Print where students are, draw it, and write both."""
     from rich.console import Console
 
-    from lit_aux.regimes.student_map import MOST, draw_students_map
+    from lit_aux.figures import draw_students_map, save
+    from lit_aux.figures.student_map import MOST
     from lit_aux.regimes.student_summary import groups_of, regime_table, remarks, summarize
     from lit_aux.reporting import finite
 
@@ -250,7 +251,7 @@ def _report_students(students: Sequence[Any], note: str, out: Path) -> int:
     content = {"penalty": students[0].penalty, "note": note, "cells": [group.asdict() for group in groups]}
     files = _files(out)
     with written_to(out):
-        draw_students_map(members, groups, files["picture"])
+        save(draw_students_map(members, groups), files["picture"])
         atomic_write(files["numbers"], json.dumps(finite(content), indent=2) + "\n")
     for what, path in files.items():
         console.print(f"{what}: {path}", soft_wrap=True, highlight=False)

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from lit_aux.drawing.layout import Curve, Layout, Panel
+from lit_aux.drawing.style import TIMES
 from lit_aux.errors import ConfigurationError
-from lit_aux.figures.curves import Curve, Mean, at_factor_one, curve, grouped, with_measures
-from lit_aux.figures.layout import Layout, Panel, Request
+from lit_aux.figures.curves import Mean, at_factor_one, curve, grouped, with_measures
+from lit_aux.figures.request import Request
 from lit_aux.figures.students import setup_looks, setups_of
-from lit_aux.figures.style import TIMES
 from lit_aux.figures.tables import by_task, entries, pattern_title, shared_title
 from lit_aux.runs.typed import Row
 

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lit_aux.drawing.layout import Curve, Layout, Panel
+from lit_aux.drawing.style import SETUPS, TIMES, Look, ordered_looks
 from lit_aux.errors import ConfigurationError
-from lit_aux.figures.curves import SINGLE, Curve, Mean, at_factor_one, curve, grouped, relative
-from lit_aux.figures.layout import AUTO, Layout, Panel, Request
-from lit_aux.figures.style import SETUPS, TIMES, Look, ordered_looks
+from lit_aux.figures.curves import SINGLE, Mean, at_factor_one, curve, grouped, relative
+from lit_aux.figures.request import AUTO, Request
 from lit_aux.figures.tables import by_task, entries, network_of, pattern_title, shared_title
 from lit_aux.results.selection import spelled
 from lit_aux.runs.typed import Row
