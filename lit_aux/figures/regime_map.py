@@ -253,7 +253,7 @@ class RegimeMap:
             found[max(0, row - 8) : row + 9, max(0, column - 14) : column + 15] = -1
         for index, (name, colour, _) in enumerate(BANDS):
             inside = torch.nn.functional.pad(found == index, (1, 1, 1, 1)).numpy()
-            half = 0.02 * len(name) + 0.02, 0.05  # of its width and height, as shares of the map's
+            half = 0.014 * len(name) + 0.02, 0.035  # of its width and height, as shares of the map's
             steps = [1 / (share * _RESOLUTION) for share in half[::-1]]
             space = torch.from_numpy(distance_transform_edt(inside, sampling=steps))[1:-1, 1:-1]
             if space.max() < 1:

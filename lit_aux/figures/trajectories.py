@@ -252,7 +252,7 @@ class _Changes:
         for result in self.results:
             self._point(axes, result)
         self._numbers(axes)
-        axes.locator_params(axis="x", nbins=6)
+        axes.locator_params(axis="x", nbins=5)
         axes.ticklabel_format(axis="x", scilimits=(-2, 3))
         axes.xaxis.get_offset_text().set_fontsize(7)
 
@@ -261,7 +261,11 @@ class _Changes:
         reach = {"xerr": change, "yerr": moved}
         errors: Any = {name: [one.reach] for name, one in reach.items() if self.bars and one.known}
         look = self.looks[result.method]._replace(hollow=not (change.significant and moved.significant))
-        style = look.options(4.5) | {"linestyle": "none", "elinewidth": 0.6, "zorder": 3}
+        style = look.options(4.5) | {
+            "linestyle": "none",
+            "elinewidth": 0.6,
+            "zorder": 3.5 - 0.5 * look.hollow,
+        }
         axes.errorbar(change.change, moved.change, label=f"{result.method} {result.task}", **errors, **style)
 
     def _numbers(self, axes: "Axes") -> None:

@@ -63,12 +63,12 @@ def losses(experiment: str, setups, seeds=range(3), n_main=(16, 64, 256), **axes
 
 
 def draw_figure(
-    name: str, path: Path, results: list[Path], reference: Path | None = None, how: Request = Request()
+    name: str, path: Path, results: list[Path], reference: Path | None = None, how: Request | None = None
 ) -> list[str]:
     """Draw and save a figure as the command does; return the lines that it prints."""
     tables = load(results)
     published = None if reference is None else load([reference], "--reference")
-    found = drawn(name, chosen(tables), how, published)
+    found = drawn(name, chosen(tables), how or Request(), published)
     lines = [f"picture: {save(found.figure, path)}", *(f"  {text}" for text in found.notes)]
     return [*lines, *(f"note: {text}" for text in tables.notes)]
 

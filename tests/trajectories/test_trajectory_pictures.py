@@ -81,6 +81,7 @@ def test_panels_of_many_tasks_and_methods_do_not_touch(
     )
     assert main(["trajectories", "runs", "--format", "svg"]) == 0
     for figure in figures:
+        figure.draw_without_rendering()
         renderer = figure.canvas.get_renderer()
         width, height = figure.canvas.get_width_height()
         panels = [axes for axes in figure.axes if axes.axison]
