@@ -1,12 +1,12 @@
 """``lit-aux figures``: pictures of the theory, and of results."""
 
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
+from lit_aux import figures
 from lit_aux.cli.parser import Option, Options, command_parser, parse
 from lit_aux.drawing.style import picture_path, save
 from lit_aux.errors import ConfigurationError, unknown_name
@@ -17,11 +17,11 @@ from lit_aux.runs.duplicates import check_duplicates
 from lit_aux.storage import check_place
 
 PICTURES = {
-    "penalties": ("penalties", "draw_penalties", "each penalty against the coefficient"),
-    "l-order": ("penalties", "draw_l_order", "l-order and feature dependence"),
-    "regimes": ("regime_map", "draw_regimes", "maps of the lazy, nested and rich regimes"),
+    "penalties": ("draw_penalties", "each penalty against the coefficient"),
+    "l-order": ("draw_l_order", "l-order and feature dependence"),
+    "regimes": ("draw_regimes", "maps of the lazy, nested and rich regimes"),
 }
-"""Of the theory: module, function and what it shows."""
+"""Of the theory: function and what it shows."""
 ALL = "all"
 _OPTIONS: Options = {
     "results": Option(
@@ -74,10 +74,8 @@ def run(arguments: Sequence[str]) -> int:
         check_place("--out", given.out)
     if given.name in PICTURES:
         _refuse_options_of_results(given)
-        module, function, _ = PICTURES[given.name]
         path = picture_path(f"{given.name}.png" if given.out is None else given.out, "--out")
-        of_theory: Callable[[], Any] = getattr(import_module(f"lit_aux.figures.{module}"), function)
-        print(f"picture: {save(of_theory(), path)}")
+        print(f"picture: {save(getattr(figures, PICTURES[given.name][0])(), path)}")
         return 0
     if given.name != ALL and given.name not in FIGURES:
         raise unknown_name("NAME", given.name, [*PICTURES, *FIGURES, ALL])

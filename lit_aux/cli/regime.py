@@ -186,6 +186,7 @@ def _value(own: Mapping[str, str], name: str) -> Any:
 
 def _sweep(own: Mapping[str, str], words: Sequence[str], fit: Fit) -> int:
     """Fit a deep network at every factor."""
+    from lit_aux.figures import draw_factors
     from lit_aux.regimes.sweep import Sweep
     from lit_aux.regimes.sweep_options import check_layer, factors_of, resolved, seeds_of
     from lit_aux.regimes.sweep_report import report_sweep
@@ -206,7 +207,7 @@ def _sweep(own: Mapping[str, str], words: Sequence[str], fit: Fit) -> int:
     except (KeyboardInterrupt, SystemExit):  # within a fit, Lightning makes the latter of the former
         print("stopped; the same command goes on with the factors that are left", flush=True)
         return 130
-    report_sweep(fits, out, own.get("--layer"), words)
+    report_sweep(fits, out, own.get("--layer"), words, draw_factors)
     return 0
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from lit_aux.drawing.engine import draw
 from lit_aux.drawing.layout import Curve, Layout, Panel
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from lit_aux.callbacks._measurements import LayerDimensionality
+
 _PALE, _STRIPE, _BAR = "#a9c4de", "#f4f6f8", "#8fb3d4"
 _LOOKS = {
     "pr_before": QUANTITIES["pr_before"][1]._replace(line="none", hollow=True, size=7.5, colour="#12355b"),
@@ -22,47 +24,7 @@ _LOOKS = {
 }
 
 
-class LayerRow(Protocol):
-    """What is drawn of a layer, as :class:`~lit_aux.callbacks.LayerDimensionality` has it."""
-
-    @property
-    def phase(self) -> str:
-        """The phase."""
-
-    @property
-    def layer(self) -> str:
-        """The layer's name."""
-
-    @property
-    def pr_before(self) -> float:
-        """Participation ratio before the fit."""
-
-    @property
-    def pr_after(self) -> float:
-        """Participation ratio after it."""
-
-    @property
-    def ensd(self) -> float:
-        """Dimensions that both share."""
-
-    @property
-    def pr_ratio(self) -> float:
-        """``pr_after / pr_before``."""
-
-    @property
-    def ensd_ratio(self) -> float:
-        """``ensd / pr_after``."""
-
-    @property
-    def borderline(self) -> bool:
-        """Whether the verdict could be another."""
-
-    @property
-    def shown_verdict(self) -> str:
-        """The verdict, in brackets if borderline."""
-
-
-def draw_layers(layers: Sequence[LayerRow]) -> "Figure":
+def draw_layers(layers: Sequence["LayerDimensionality"]) -> "Figure":
     """Draw PR before, PR after and ENSD of each layer, a panel for each phase, with verdicts at the right.
 
     Args:
@@ -77,7 +39,9 @@ def draw_layers(layers: Sequence[LayerRow]) -> "Figure":
     return draw(Layout(tuple(panels), 0, _looks(), caption=""))
 
 
-def draw_summary(scores: Mapping[str, tuple[str, float]], layers: Sequence[LayerRow]) -> "Figure":
+def draw_summary(
+    scores: Mapping[str, tuple[str, float]], layers: Sequence["LayerDimensionality"]
+) -> "Figure":
     """Draw how well each phase does each of its tasks, and beside it the layers of one phase.
 
     Args:
@@ -100,7 +64,9 @@ def _looks() -> dict[str, Any]:
     return {name: (label, _LOOKS[name]) for name, (label, _) in QUANTITIES.items()}
 
 
-def _panel(place: tuple[int, int], table: Sequence[LayerRow], beside: Sequence[LayerRow]) -> Panel:
+def _panel(
+    place: tuple[int, int], table: Sequence["LayerDimensionality"], beside: Sequence["LayerDimensionality"]
+) -> Panel:
     """Lay out one phase: a row for each layer, the first above, on the axis of all phases."""
     names = [row.layer for row in table]
     prefix, phase = _common_prefix(names), table[0].phase
@@ -122,7 +88,7 @@ def _panel(place: tuple[int, int], table: Sequence[LayerRow], beside: Sequence[L
 class _Verdicts:
     """Stripes, lines from before to after, and at the right the verdict and its two ratios."""
 
-    table: Sequence[LayerRow]
+    table: Sequence["LayerDimensionality"]
 
     def draw(self, axes: "Axes") -> None:
         words = "verdict\n(borderline)" if any(row.borderline for row in self.table) else "verdict"

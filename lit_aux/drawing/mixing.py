@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from lit_aux.drawing.engine import draw
 from lit_aux.drawing.layout import Curve, Layout, Panel
@@ -12,30 +12,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from lit_aux.callbacks._measurements import MixingMeasurement
+
 _SPLITS = {"test": "test", "val": "validation"}
 
 
-class MixingRow(Protocol):
-    """What is drawn of a mixture, as :class:`~lit_aux.callbacks.MixingMeasurement` has it."""
-
-    @property
-    def mixing(self) -> float:
-        """The mixing weight."""
-
-    @property
-    def task(self) -> str:
-        """The task."""
-
-    @property
-    def measure(self) -> str:
-        """``test_accuracy``, say."""
-
-    @property
-    def value(self) -> float:
-        """Its value."""
-
-
-def draw_mixing(results: Sequence[MixingRow], best: float | None = None) -> "Figure":
+def draw_mixing(results: Sequence["MixingMeasurement"], best: float | None = None) -> "Figure":
     """Draw each task's metric on test and validation data against the mixing weight.
 
     Args:

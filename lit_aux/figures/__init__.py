@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 from lit_aux.lazy import lazy
 
 if TYPE_CHECKING:
-    from lit_aux.drawing.factors import draw_factors as draw_factors
     from lit_aux.drawing.layers import draw_layers as draw_layers
     from lit_aux.drawing.layers import draw_summary as draw_summary
     from lit_aux.drawing.mixing import draw_mixing as draw_mixing
     from lit_aux.drawing.style import save as save
+    from lit_aux.figures.factors import draw_factors as draw_factors
     from lit_aux.figures.fits import draw_students as draw_students
     from lit_aux.figures.penalties import draw_l_order as draw_l_order
     from lit_aux.figures.penalties import draw_penalties as draw_penalties
@@ -31,7 +31,7 @@ _HOMES = {
     "Request": "request",
     "Tables": "tables",
     "draw_change": "trajectories",
-    "draw_factors": ".drawing.factors",
+    "draw_factors": "factors",
     "draw_figure": "results",
     "draw_gap": "trajectories",
     "draw_l_order": "penalties",

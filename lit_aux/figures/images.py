@@ -24,7 +24,7 @@ _PUBLISHED = {"PR Pre": "pr_before", "PR Post": "pr_after", "ENSD": "ensd"}
 
 
 def accuracy(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
-    """Lay out the score of tests against n_main: a panel for each experiment, a curve for each setup."""
+    """Lay out test accuracy of deep networks by setup; of other tasks R2, F1 or IoU."""
     rows, score = _scored(rows, measures)
     rows, notes = at_factor_one(rows)
     panels = []
@@ -36,7 +36,7 @@ def accuracy(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layo
 
 
 def accuracy_rescale(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
-    """Lay out the score after finetuning by rescale factor, and its difference to factor 1.
+    """Lay out test accuracy by rescale factor, and its difference to factor 1.
 
     Differences are paired by seed where rows are runs; of published means they are those of the means, and
     their standard errors are added in squares.
@@ -74,7 +74,7 @@ def accuracy_rescale(rows: Sequence[Row], measures: Sequence[Row], how: Request)
 
 
 def dimensionality(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
-    """Lay out PR before and after finetuning and ENSD by layer, a panel for each factor and n_main."""
+    """Lay out PR before and after finetuning and ENSD by layer, a panel for each rescale factor."""
     long = _published_layers(rows) or _measured_layers(rows, measures)
     long = [
         {**row, "experiment": name if task is None else panel_name(name, task), "side": task or ""}

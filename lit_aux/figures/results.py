@@ -24,10 +24,8 @@ Lay = Callable[[Sequence[Row], Sequence[Row], Request], Layout]
 class Kind:
     """A kind of figure."""
 
-    about: str
-    """One line on what it shows."""
     lay: Lay
-    """Makes its layout of rows, measures and a request."""
+    """Makes its layout of rows, measures and a request; its first line says what it shows."""
     example: str
     """The command that makes rows for it."""
     networks: tuple[str, ...] = ("diagonal", "relu")
@@ -35,6 +33,11 @@ class Kind:
     """How the names of the experiments end whose rows it is for; any where empty."""
     side_by_side: bool = False
     """Whether several experiments have panels in one figure."""
+
+    @property
+    def about(self) -> str:
+        """One line on what it shows."""
+        return (self.lay.__doc__ or "").partition("\n")[0].removeprefix("Lay out ").rstrip(".")
 
     def parts(self, tables: Tables) -> list[tuple[str, str]]:
         """Return the experiments of tables that it can be drawn of, and their networks.
@@ -49,69 +52,21 @@ class Kind:
         ]
 
 
+_OVERLAP, _FASHION = "lit-aux reproduce diagonal-overlap", "lit-aux reproduce fashion-resnet18"
+_IMAGE, _RELU = ("image",), ("relu",)
 FIGURES: dict[str, Kind] = {
-    "overlap": Kind(
-        "test loss against n_main, a panel for each overlap of the teachers",
-        students.overlap,
-        "lit-aux reproduce diagonal-overlap",
-        kinds=("overlap", "large"),
-    ),
-    "sparsity": Kind(
-        "test loss against n_main, panels by number of main features, shared and not",
-        students.sparsity,
-        "lit-aux reproduce diagonal-sparsity",
-        kinds=("sparsity",),
-    ),
-    "rescaling": Kind(
-        "as sparsity, a curve for each rescale factor: nested feature selection",
-        students.rescaling,
-        "lit-aux reproduce diagonal-rescaling",
-        kinds=("rescaling",),
-    ),
-    "correlation": Kind(
-        "test loss relative to STL, panels by correlation of the units and size of the main task",
-        students.correlation,
-        "lit-aux reproduce relu-correlation",
-        networks=("relu",),
-        kinds=("correlation",),
-    ),
-    "norms": Kind(
-        "norms of the solutions against n_main, with the teacher's",
-        solutions.norms,
-        "lit-aux reproduce diagonal-overlap",
-    ),
-    "top-share": Kind(
-        "share of |beta|^2 in the top k and in the auxiliary entries",
-        solutions.top_share,
-        "lit-aux reproduce diagonal-overlap",
-        networks=("diagonal",),
-    ),
-    "features": Kind(
-        "k-means inertia of the units, alignment with main and auxiliary teacher",
-        solutions.features,
-        "lit-aux reproduce relu-sparsity",
-        networks=("relu",),
-    ),
-    "accuracy": Kind(
-        "test accuracy of deep networks by setup; of other tasks R2, F1 or IoU",
-        images.accuracy,
-        "lit-aux reproduce fashion-resnet18",
-        networks=("image",),
-        side_by_side=True,
-    ),
+    "overlap": Kind(students.overlap, _OVERLAP, kinds=("overlap", "large")),
+    "sparsity": Kind(students.sparsity, "lit-aux reproduce diagonal-sparsity", kinds=("sparsity",)),
+    "rescaling": Kind(students.rescaling, "lit-aux reproduce diagonal-rescaling", kinds=("rescaling",)),
+    "correlation": Kind(students.correlation, "lit-aux reproduce relu-correlation", _RELU, ("correlation",)),
+    "norms": Kind(solutions.norms, _OVERLAP),
+    "top-share": Kind(solutions.top_share, _OVERLAP, ("diagonal",)),
+    "features": Kind(solutions.features, "lit-aux reproduce relu-sparsity", _RELU),
+    "accuracy": Kind(images.accuracy, _FASHION, _IMAGE, side_by_side=True),
     "accuracy-rescale": Kind(
-        "the same by rescale factor, and its difference to factor 1",
-        images.accuracy_rescale,
-        "lit-aux reproduce fashion-resnet18 --setups PT+FT",
-        networks=("image",),
-        side_by_side=True,
+        images.accuracy_rescale, f"{_FASHION} --setups PT+FT", _IMAGE, side_by_side=True
     ),
-    "dimensionality": Kind(
-        "PR before and after finetuning and ENSD by layer, a panel for each rescale factor",
-        images.dimensionality,
-        "lit-aux reproduce fashion-resnet18 --setups PT+FT",
-        networks=("image",),
-    ),
+    "dimensionality": Kind(images.dimensionality, f"{_FASHION} --setups PT+FT", _IMAGE),
 }
 
 

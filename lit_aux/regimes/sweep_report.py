@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from lit_aux.callbacks import LayerDimensionality
 from lit_aux.callbacks._parameters import is_readout
-from lit_aux.drawing.factors import draw_factors
 from lit_aux.drawing.style import save
 from lit_aux.errors import unknown_name
 from lit_aux.files import atomic_write
@@ -22,10 +21,17 @@ from lit_aux.reporting import borderline_caption, short_layer
 from lit_aux.spreadsheets import as_csv as csv_of
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.table import Table
 
 
-def report_sweep(fits: Sequence[FactorFit], out: Path, layer: str | None, words: Sequence[str]) -> None:
+def report_sweep(
+    fits: Sequence[FactorFit],
+    out: Path,
+    layer: str | None,
+    words: Sequence[str],
+    draw: Callable[[Sequence["FactorSummary"], str], "Figure"],
+) -> None:
     """Print a sweep's table and conclusion; write ``regime.json``, ``regime.csv`` and ``regime.png``.
 
     Args:
@@ -33,6 +39,7 @@ def report_sweep(fits: Sequence[FactorFit], out: Path, layer: str | None, words:
         out: The folder.
         layer: The layer to judge by; None for the last one before the readout.
         words: The options of ``lit-aux fit`` that were given, for the record.
+        draw: Draws the factors and the layer that they are judged by.
 
     Raises:
         ConfigurationError: For a layer that was not measured, or files that cannot be written.
@@ -65,7 +72,7 @@ def report_sweep(fits: Sequence[FactorFit], out: Path, layer: str | None, words:
     files = {}
     with written_to(out):
         if judged is not None:
-            files["picture"] = save(draw_factors(factors, judged), out / "regime.png")
+            files["picture"] = save(draw(factors, judged), out / "regime.png")
         files |= {"table": out / "regime.csv", "numbers": out / "regime.json"}
         atomic_write(files["table"], as_csv(fits))
         atomic_write(files["numbers"], json.dumps(finite(content), indent=2) + "\n")

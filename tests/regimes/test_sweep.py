@@ -15,8 +15,8 @@ from rich.console import Console
 
 from lit_aux.cli.commands import dispatch
 from lit_aux.cli.regime import run
-from lit_aux.drawing.factors import drawn_layers
 from lit_aux.errors import ConfigurationError, NonFiniteLossError
+from lit_aux.figures.factors import drawn_layers
 from lit_aux.regimes.sweep import FactorFit
 from lit_aux.regimes.sweep_report import (
     best,

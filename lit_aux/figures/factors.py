@@ -1,14 +1,15 @@
 """What each rescale factor did to the layers of a network."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from math import isfinite, log, sqrt
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from lit_aux.drawing.engine import draw
 from lit_aux.drawing.layout import Curve, Layout, Panel, side_by_side
 from lit_aux.drawing.style import GREY, INK, QUANTITIES, Look
+from lit_aux.regimes.sweep_report import FactorSummary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,47 +19,7 @@ GROUNDS = {"nested": "#fdf1cf", "lazy": "#d9e5f1", "replaced": "#dfdfe4", "undef
 MOST = 8
 
 
-class LayerAtFactor(Protocol):
-    """What is drawn of a layer at one factor."""
-
-    @property
-    def pr_before(self) -> float:
-        """Participation ratio before the fit."""
-
-    @property
-    def pr_after(self) -> float:
-        """Participation ratio after it."""
-
-    @property
-    def ensd(self) -> float:
-        """Dimensions that both share."""
-
-    @property
-    def verdict(self) -> str:
-        """The verdict."""
-
-
-class AtFactor(Protocol):
-    """What is drawn of one factor."""
-
-    @property
-    def factor(self) -> float:
-        """The factor."""
-
-    @property
-    def layers(self) -> Mapping[str, LayerAtFactor]:
-        """Its layers, by name; none where every fit diverged."""
-
-    @property
-    def val_accuracy(self) -> float | None:
-        """On validation data, where there are any."""
-
-    @property
-    def val_loss(self) -> float | None:
-        """Likewise."""
-
-
-def draw_factors(factors: Sequence[AtFactor], layer: str) -> "Figure":
+def draw_factors(factors: Sequence[FactorSummary], layer: str) -> "Figure":
     """Draw a panel for each layer, and one of validation where there are data.
 
     Args:
