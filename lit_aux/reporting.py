@@ -39,8 +39,10 @@ def report(trainer: "Trainer") -> Path:
     """
     from rich.console import Console
 
+    from lit_aux.drawing.layers import draw_summary
+    from lit_aux.drawing.style import save
     from lit_aux.experiments.fit_rows import measured_layers
-    from lit_aux.figures import draw_students, draw_summary, save
+    from lit_aux.figures.fits import draw_students
     from lit_aux.modules import AuxiliaryModule
 
     folder = Path(trainer.log_dir or trainer.default_root_dir)  # the processes agree on it: all must ask

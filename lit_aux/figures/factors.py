@@ -23,7 +23,7 @@ def draw_factors(factors: Sequence[FactorSummary], layer: str) -> "Figure":
     """Draw a panel for each layer, and one of validation where there are data.
 
     Args:
-        factors: At least one with layers, as :func:`~lit_aux.regimes.sweep_report.by_factor` returns them.
+        factors: At least one with layers, means over the seeds of each.
         layer: The one that the sweep is judged by; its title is bold. Of more than eight layers, this one and
             others at equal distances are drawn.
     """

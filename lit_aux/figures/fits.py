@@ -20,7 +20,7 @@ def draw_students(rows: Sequence[Row]) -> "Figure":
     """Draw the best test loss against the rows of the main task, a curve for each cell of the other axes.
 
     Args:
-        rows: Of :func:`~lit_aux.experiments.fit_rows.student_rows`.
+        rows: Of the replicas of one fit, as in its ``results.csv``.
     """
     log = is_log(rows, "loss_best")
     curves = []
