@@ -18,8 +18,9 @@ from lit_aux.callbacks._no_trace import never_fatal, snapshot, swapped, told
 from lit_aux.callbacks._options import check_choice, check_source, names_of
 from lit_aux.callbacks._processes import Brought
 from lit_aux.callbacks._start import starts_untrained
-from lit_aux.callbacks.picture import plot
 from lit_aux.callbacks.probe import collect_probe
+from lit_aux.drawing.layers import draw_layers
+from lit_aux.drawing.style import save
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.dimensionality import participation_ratio, shared_dimensionality
 from lit_aux.ranges import POSITIVE, Range, check
@@ -207,7 +208,7 @@ class RepresentationDimensionality(measurements.Measuring):
         if self.picture:
             name = f"{phase}_dimensionality.png" if phase else "dimensionality.png"
             with never_fatal("Drawing dimensionality"):
-                path = plot(rows, folder / name.replace("/", "_"))
+                path = save(draw_layers(rows), folder / name.replace("/", "_"))
                 log_picture(trainer, pl_module, "dimensionality", path)
 
     def _tell(self, rows: list[measurements.LayerDimensionality]) -> None:

@@ -2,9 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple
-from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -22,15 +20,15 @@ from lit_aux.callbacks._start import FromStart
 from lit_aux.callbacks._task_model import task_model, undisturbed
 from lit_aux.callbacks.task_data import WHAT, TaskData, phase_tasks, task_probe
 from lit_aux.callbacks.trajectory_log import TrajectoryLog
+from lit_aux.drawing.mixing import draw_mixing
+from lit_aux.drawing.style import save
 from lit_aux.errors import ConfigurationError, check_known
-from lit_aux.files import atomic_path, atomic_write
+from lit_aux.files import atomic_write
 from lit_aux.ranges import FINITE, Range, check
 from lit_aux.spreadsheets import as_csv
 
 COLUMNS = ("phase", "mixing", "task", "measure", "value")
 FILE = "wise_ft.csv"
-_COLORS = ("#1f4e79", "#f0a030", "#3a7d44", "#8c3b5a", "#6b7280")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 class WiSEFT(FromStart):
@@ -226,56 +224,5 @@ class WiSEFT(FromStart):
         text = as_csv([COLUMNS, *map(astuple, self.results)])
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write(folder / FILE, text)
-        _plot(self.results, self.best, folder / "wise_ft.png")
-        log_picture(trainer, module, "wise_ft", folder / "wise_ft.png")
-
-
-def _plot(results: Sequence[MixingMeasurement], best: float | None, path: Path) -> None:
-    """Draw each task's test (and validation) metric against the mixing weight, and write a PNG.
-
-    Args:
-        results: Rows of one fit.
-        best: The mixing weight best on validation data, marked by a line; None for none.
-        path: Where to write; the file appears whole or not at all.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    metric = _metric(results)
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
-    tasks = list(dict.fromkeys(row.task for row in results))
-    for number, task in enumerate(tasks):
-        color, marker = _COLORS[number % len(_COLORS)], _MARKERS[number % len(_MARKERS)]
-        for split, line in (("test", "-"), ("val", ":")):
-            rows = [r for r in results if (r.task, r.measure) == (task, f"{split}_{metric}")]
-            if rows:
-                label = f"{task}, {'test' if split == 'test' else 'validation'}"
-                face = color if split == "test" else "white"
-                x, y = [r.mixing for r in rows], [r.value for r in rows]
-                style: dict[str, Any] = {
-                    "color": color,
-                    "marker": marker,
-                    "markersize": 5,
-                    "markerfacecolor": face,
-                }
-                axis.plot(x, y, line, label=label, **style)
-    if best is not None:
-        axis.axvline(best, color="#b0b7c0", linewidth=1, zorder=0, label="best on validation")
-    axis.set_xlabel("mixing weight (0: before the fit, 1: after)")
-    axis.set_ylabel(metric.replace("_", " "))
-    axis.grid(color="#d9dee4", linewidth=0.7)
-    axis.set_axisbelow(True)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
-    if tasks:
-        axis.legend(frameon=False, fontsize=9, loc="best" if len(tasks) < 5 else "outside right upper")
-    with atomic_path(path) as part:
-        figure.savefig(part, dpi=160, format="png", facecolor="white")
-
-
-def _metric(results: Sequence[MixingMeasurement]) -> str:
-    """Return the first metric that is no loss, else the loss."""
-    names = [row.measure.partition("_")[2] for row in results]
-    return next((name for name in names if name != "loss"), "loss")
+        path = save(draw_mixing(self.results, self.best), folder / "wise_ft.png")
+        log_picture(trainer, module, "wise_ft", path)

@@ -47,14 +47,14 @@ napoleon_use_ivar = True
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(abc|collections|concurrent|lightning|numpy|os|pathlib|torch|torchmetrics)\..*"),
-    ("py:class", "Trainer|Tensor|Optimizer|LRScheduler|ArgsType|Metric"),
+    ("py:class", "Trainer|Tensor|Optimizer|LRScheduler|ArgsType|Metric|Figure|Axes"),
     # types of single parts that nobody needs to import
     (
         "py:.*",
-        r"(.*\.)?(ImageFiles|ResumableLoader|Samples|TaskLoader|InputFormat|FactorFit|Placement|Draws|Held)",
+        r"(.*\.)?(ImageFiles|ResumableLoader|Samples|TaskLoader|InputFormat|FactorFit|FactorSummary|Placement|Draws|Held)",
     ),
-    ("py:.*", r"lit_aux\.figures\.(layout\.Request|results\.FIGURES)"),
-    ("py:class", r"lit_aux\.trajectories\.\w+\.(Trajectory|Study|Analysis)"),
+    ("py:.*", r"lit_aux\.figures\.results\.FIGURES"),
+    ("py:class", r"lit_aux\.trajectories\.\w+\.(Trajectory|Study|Analysis|Factor)"),
     ("py:func", r"lit_aux\.regimes\.sweep_options\.resolved"),
     ("py:.*", r"lit_aux\.models\.\w+\.\w+Objective"),
     ("py:class", r"(lit_aux\.callbacks\._processes\.Brought|FailedMeasurement|.*\.JointLosses)"),

@@ -7,11 +7,10 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lit_aux.files import atomic_path, atomic_write
+from lit_aux.files import atomic_write
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
-    from matplotlib.axes import Axes
     from rich.console import Console
     from rich.table import Table
 
@@ -40,7 +39,10 @@ def report(trainer: "Trainer") -> Path:
     """
     from rich.console import Console
 
+    from lit_aux.drawing.layers import draw_summary
+    from lit_aux.drawing.style import save
     from lit_aux.experiments.fit_rows import measured_layers
+    from lit_aux.figures.fits import draw_students
     from lit_aux.modules import AuxiliaryModule
 
     folder = Path(trainer.log_dir or trainer.default_root_dir)  # the processes agree on it: all must ask
@@ -60,11 +62,13 @@ def report(trainer: "Trainer") -> Path:
     found = {f"checkpoint of {p.name}": p.checkpoint for p in phases if p.checkpoint is not None}
     module: Any = trainer.lightning_module
     if getattr(module, "students", None) is None:
-        found["picture"] = str(draw(phases, shown, folder / "summary.png"))
+        found["picture"] = str(save(draw_summary(scores(phases), shown), folder / "summary.png"))
     else:
         from lit_aux.experiments.student_report import report_students
 
-        found |= report_students(module, folder, console)
+        rows = report_students(module, console)
+        if len({row["n_main"] for row in rows}) > 1 and "loss_best" in rows[0]:
+            found["picture"] = str(save(draw_students(rows), folder / "students.png"))
     found["metrics"] = str(folder / "summary.json")
     _tell(console, found)
     if isinstance(module, AuxiliaryModule):
@@ -185,53 +189,11 @@ def layer_table(layers: Sequence["LayerDimensionality"]) -> "Table":
     return table
 
 
-def draw(phases: Sequence["PhaseResult"], layers: Sequence["LayerDimensionality"], path: Path) -> Path:
-    """Draw both tables as one picture.
-
-    Args:
-        phases: How each phase went.
-        layers: What was measured in the layers of one phase.
-        path: The PNG to write.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from lit_aux.callbacks.picture import draw_layers
-
-    height = max(2.2, 0.42 * len(layers) + 1.3)
-    figure = Figure(figsize=(10.5, height) if layers else (5.5, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 2, width_ratios=(1, 1.7)) if layers else [figure.subplots()]
-    _draw_phases(axes[0], phases)
-    if layers:
-        draw_layers(axes[1], layers[0].phase, layers)
-        axes[1].set_xlabel("dimensions")
-        handles, labels = axes[1].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower right", ncols=3, frameon=False)
-    with atomic_path(path) as part:
-        figure.savefig(part, format="png", dpi=150, facecolor="white", bbox_inches="tight", pad_inches=0.15)
-    return path
-
-
-def _draw_phases(axes: "Axes", phases: Sequence["PhaseResult"]) -> None:
-    """Draw how well each phase does each of its tasks as a labelled bar: its accuracy, or another score."""
-    known: dict[str, float] = {}
-    drawn: set[str] = set()
+def scores(phases: Iterable["PhaseResult"]) -> dict[str, tuple[str, float]]:
+    """Return what each phase is scored by in each of its tasks, accuracy or another, and how well it does."""
+    found: dict[str, tuple[str, float]] = {}
     for phase in phases:
         for task in phase.tasks:
-            found = [(name, value) for name, value in _measured(phase, task).items() if name in _SCORES]
-            for name, value in found[:1]:
-                known[f"{phase.name}\n{task}" + ("" if name == "accuracy" else f" ({name})")] = value
-                drawn.add(name)
-    places = range(len(known))
-    axes.barh(places, [max(value, 0) for value in known.values()], color="#8fb3d4", height=0.55)
-    axes.set_yticks(places, list(known))
-    axes.set_ylim(len(known) - 0.4, -0.6)
-    axes.set_xlim(0, 1.2)
-    axes.set_xticks([0, 0.5, 1.0])
-    for place, value in zip(places, known.values(), strict=True):
-        axes.text(max(value, 0) + 0.02, place, f"{value:.3f}", va="center", fontweight="bold")
-    axes.set_xlabel(drawn.pop() if len(drawn) == 1 else "score" if drawn else "accuracy")
-    axes.set_title("How each phase ended", loc="left", fontsize=10)
-    axes.tick_params(axis="y", length=0)
-    axes.spines[["top", "right", "left"]].set_visible(False)
+            known = [(name, value) for name, value in _measured(phase, task).items() if name in _SCORES]
+            found |= {f"{phase.name} {task}": one for one in known[:1]}
+    return found

@@ -30,15 +30,16 @@ PACKAGES = [
     "integrators",
     "data",
     "metrics",
+    "drawing",
     "callbacks",
     "phases",
     "modules",
     "runs",
     "results",
     "experiments",
-    "figures",
     "trajectories",
     "regimes",
+    "figures",
     "sweeps",
     "cli",
 ]
@@ -194,7 +195,7 @@ PUBLIC = {
     "lit_aux.modules": ["SingleTaskModule", "MultiTaskModule", "PretrainFinetuneModule"],
     "lit_aux.runs": ["read_rows", "read_measures", "ResultsTable", "run_hash"],
     "lit_aux.experiments": ["reproduce", "cells", "Options"],
-    "lit_aux.figures": ["draw_figure", "draw_all", "draw_regimes"],
+    "lit_aux.figures": ["draw_figure", "figures_of", "draw_regimes", "save"],
     "lit_aux.cli": ["main"],
 }
 

@@ -11,8 +11,9 @@ from toys import ToyData, toy_module, toy_trainer
 
 from lit_aux import report
 from lit_aux.callbacks import LayerDimensionality, RepresentationDimensionality
+from lit_aux.figures import draw_summary, save
 from lit_aux.phases import PhaseResult
-from lit_aux.reporting import draw, layer_table, phase_table
+from lit_aux.reporting import layer_table, phase_table, scores
 
 
 def printed(table: object) -> str:
@@ -41,7 +42,7 @@ def test_tables_hold_what_was_measured() -> None:
         assert part in text
 
 
-def test_tasks_show_the_metrics_that_they_have(tmp_path: Path) -> None:
+def test_tasks_show_the_metrics_that_they_have() -> None:
     phases = [
         PhaseResult("pretrain", ["tags", "map"], "max_epochs: 3 reached"),
         PhaseResult("finetune", ["main"], "max_epochs: 3 reached"),
@@ -64,7 +65,21 @@ def test_tasks_show_the_metrics_that_they_have(tmp_path: Path) -> None:
         "9.500",
         "7.000",
     ]
-    assert matplotlib.image.imread(draw(phases, [], tmp_path / "scores.png")).std() > 0.02
+    found = scores(phases)
+    assert found == {
+        "pretrain tags": ("f1", 0.625),
+        "pretrain map": ("iou", 0.375),
+        "finetune main": ("r2", -3.0),
+    }
+    (axes,) = draw_summary(found, []).axes
+    assert [t.get_text() for t in axes.get_yticklabels()] == [
+        "pretrain tags (f1)",
+        "pretrain map (iou)",
+        "finetune main (r2)",
+    ]
+    assert [bar.get_width() for bar in axes.patches] == [0.625, 0.375, 0]
+    assert [text.get_text() for text in axes.texts] == ["0.625", "0.375", "\N{MINUS SIGN}3.000"]
+    assert axes.get_xlabel() == "score"
 
 
 def test_report_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,5 +116,8 @@ def test_numbers_that_json_does_not_know_become_null(tmp_path: Path) -> None:
 def test_picture_without_layers_and_with_values_that_are_not_finite(tmp_path: Path) -> None:
     phases = [PhaseResult("train", ["main"], metrics={"main/test_accuracy": 0.5})]
     for name, layers in {"plain": [], "odd": [row("a", math.nan, 1.0, 1.0), row("b", 2.0, 1.0, 1.0)]}.items():
-        path = draw(phases, layers, tmp_path / f"{name}.png")
-        assert matplotlib.image.imread(path).std() > 0.02
+        figure = draw_summary(scores(phases), layers)
+        assert [axes.get_title("left") for axes in figure.axes] == ["How each phase ended", "finetune"][
+            : 1 + bool(layers)
+        ]
+        assert matplotlib.image.imread(save(figure, tmp_path / f"{name}.png")).std() > 0.02

@@ -1,26 +1,27 @@
 """``lit-aux figures``: pictures of the theory, and of results."""
 
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
+from lit_aux import figures
 from lit_aux.cli.parser import Option, Options, command_parser, parse
+from lit_aux.drawing.style import picture_path, save
 from lit_aux.errors import ConfigurationError, unknown_name
-from lit_aux.figures.layout import Request
-from lit_aux.figures.results import FIGURES, draw_all, draw_figure
-from lit_aux.figures.style import picture_path
+from lit_aux.figures.request import Request
+from lit_aux.figures.results import FIGURES, Drawn, chosen, drawn, figures_of, nothing_for
+from lit_aux.figures.tables import Tables, load
 from lit_aux.runs.duplicates import check_duplicates
 from lit_aux.storage import check_place
 
 PICTURES = {
-    "penalties": ("penalties", "draw_penalties", "each penalty against the coefficient"),
-    "l-order": ("penalties", "draw_l_order", "l-order and feature dependence"),
-    "regimes": ("regime_map", "draw_regimes", "maps of the lazy, nested and rich regimes"),
+    "penalties": ("draw_penalties", "each penalty against the coefficient"),
+    "l-order": ("draw_l_order", "l-order and feature dependence"),
+    "regimes": ("draw_regimes", "maps of the lazy, nested and rich regimes"),
 }
-"""Of the theory: module, function and what it shows."""
+"""Of the theory: function and what it shows."""
 ALL = "all"
 _OPTIONS: Options = {
     "results": Option(
@@ -73,10 +74,8 @@ def run(arguments: Sequence[str]) -> int:
         check_place("--out", given.out)
     if given.name in PICTURES:
         _refuse_options_of_results(given)
-        module, function, _ = PICTURES[given.name]
         path = picture_path(f"{given.name}.png" if given.out is None else given.out, "--out")
-        drawn: Callable[[Path], Path] = getattr(import_module(f"lit_aux.figures.{module}"), function)
-        print(f"picture: {drawn(path)}")
+        print(f"picture: {save(getattr(figures, PICTURES[given.name][0])(), path)}")
         return 0
     if given.name != ALL and given.name not in FIGURES:
         raise unknown_name("NAME", given.name, [*PICTURES, *FIGURES, ALL])
@@ -86,16 +85,41 @@ def run(arguments: Sequence[str]) -> int:
             f"{FIGURES.get(given.name, FIGURES['overlap']).example}"
         )
     check_duplicates(given.duplicates)
-    source = {name: given[name] for name in _OF_RESULTS}
     how = Request(given.value, given.mean)
     if given.name == ALL:
-        lines = draw_all(Path("figures" if given.out is None else given.out), how=how, **source)
+        folder = Path("figures" if given.out is None else given.out)
+        if folder.suffix or folder.is_file():
+            raise ConfigurationError(f"--out: {str(folder)!r} is no folder; all figures go into one")
+        tables, published = _tables(given)
+        missing: list[str] = []
+        lines = [
+            line
+            for found in figures_of(tables, how, published, missing.append)
+            for line in _saved(found, folder / f"{found.name}.png")
+        ]
+        if not lines:
+            raise ConfigurationError(missing[0]) if missing else nothing_for(ALL, tables)
+        lines += [f"not drawn: {text}" for text in dict.fromkeys(missing)]
     else:
         path = picture_path(f"{given.name}.png" if given.out is None else given.out, "--out")
-        lines = draw_figure(given.name, path, how=how, **source)
-    for line in lines:
+        tables, published = _tables(given)
+        lines = _saved(drawn(given.name, tables, how, published), path)
+    for line in (*lines, *(f"note: {text}" for text in tables.notes)):
         print(line)
     return 0
+
+
+def _tables(given: Any) -> tuple[Tables, Tables | None]:
+    """Return the rows that are to be drawn, and published ones."""
+    tables = load(given.results, duplicates=given.duplicates)
+    tables = chosen(tables, given.experiment, given.network, given.where)
+    reference = given.reference
+    return tables, None if reference is None else load([reference], "--reference", given.duplicates)
+
+
+def _saved(found: Drawn, path: Path) -> list[str]:
+    """Write a figure; return lines that say what is on it."""
+    return [f"picture: {save(found.figure, path)}", *(f"  {text}" for text in found.notes)]
 
 
 def _refuse_options_of_results(given: Any) -> None:

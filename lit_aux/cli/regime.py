@@ -186,6 +186,7 @@ def _value(own: Mapping[str, str], name: str) -> Any:
 
 def _sweep(own: Mapping[str, str], words: Sequence[str], fit: Fit) -> int:
     """Fit a deep network at every factor."""
+    from lit_aux.figures import draw_factors
     from lit_aux.regimes.sweep import Sweep
     from lit_aux.regimes.sweep_options import check_layer, factors_of, resolved, seeds_of
     from lit_aux.regimes.sweep_report import report_sweep
@@ -206,7 +207,7 @@ def _sweep(own: Mapping[str, str], words: Sequence[str], fit: Fit) -> int:
     except (KeyboardInterrupt, SystemExit):  # within a fit, Lightning makes the latter of the former
         print("stopped; the same command goes on with the factors that are left", flush=True)
         return 130
-    report_sweep(fits, out, own.get("--layer"), words)
+    report_sweep(fits, out, own.get("--layer"), words, draw_factors)
     return 0
 
 
@@ -232,7 +233,8 @@ def _report_students(students: Sequence[Any], note: str, out: Path) -> int:
     """Print where students are, draw it, and write both."""
     from rich.console import Console
 
-    from lit_aux.regimes.student_map import MOST, draw_students_map
+    from lit_aux.figures import draw_students_map, save
+    from lit_aux.figures.student_map import MOST
     from lit_aux.regimes.student_summary import groups_of, regime_table, remarks, summarize
     from lit_aux.reporting import finite
 
@@ -250,7 +252,7 @@ def _report_students(students: Sequence[Any], note: str, out: Path) -> int:
     content = {"penalty": students[0].penalty, "note": note, "cells": [group.asdict() for group in groups]}
     files = _files(out)
     with written_to(out):
-        draw_students_map(members, groups, files["picture"])
+        save(draw_students_map(members, groups), files["picture"])
         atomic_write(files["numbers"], json.dumps(finite(content), indent=2) + "\n")
     for what, path in files.items():
         console.print(f"{what}: {path}", soft_wrap=True, highlight=False)

@@ -78,7 +78,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def _write(found: Analysis, out: Path, kind: str) -> None:
     """Write tables and pictures, and say where they are."""
-    from lit_aux.trajectories.pictures import draw
+    from lit_aux.drawing.style import save
+    from lit_aux.figures.trajectories import figures_of_study
 
     made = tables(found)
     for name, sheet in made.items():
@@ -87,5 +88,5 @@ def _write(found: Analysis, out: Path, kind: str) -> None:
         for name, sheet in made.items():
             atomic_write(out / name, sheet.render("csv"))
     print(f"tables: {', '.join(str(out / name) for name in made)}")
-    for path in draw(found, out, kind):
-        print(f"picture: {path}")
+    for drawn in figures_of_study(found):
+        print(f"picture: {save(drawn.figure, out / f'{drawn.name}.{kind}')}")

@@ -2,10 +2,10 @@
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
 from math import nan
 from typing import Any, Literal, TypeAlias
 
+from lit_aux.drawing.layout import Curve
 from lit_aux.errors import ConfigurationError
 from lit_aux.results.means import mean_of, scaled
 from lit_aux.results.selection import spelled
@@ -17,28 +17,6 @@ Mean: TypeAlias = Literal["arithmetic", "geometric"]
 AXES = ("experiment", "task", "solver", "overlap", "k_main", "correlation", "magnitude", "rescale")
 """Columns that must not differ within a curve, unless they are what it is drawn against."""
 SINGLE = "STL"
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Means over seeds along one axis. All tuples have the same length, in the order of ``x``."""
-
-    key: str
-    """What tells it from the other curves of its panel: a setup, a factor, a quantity."""
-    x: tuple[float, ...]
-    mean: tuple[float, ...]
-    low: tuple[float, ...]
-    """Lower end of the error bar: two standard errors below the mean; NaN where there is one seed."""
-    high: tuple[float, ...]
-    """Its upper end."""
-    seeds: tuple[int, ...]
-    """How many seeds each mean is of."""
-
-    def within(self, first: float, last: float) -> "Curve":
-        """Return the part of the curve from one place of the x axis to another."""
-        kept = [i for i, x in enumerate(self.x) if first <= x <= last]
-        columns = (self.x, self.mean, self.low, self.high, self.seeds)
-        return Curve(self.key, *(tuple(column[i] for i in kept) for column in columns))  # type: ignore[arg-type]
 
 
 def average(values: Sequence[float], mean: Mean = "arithmetic") -> tuple[float, float, float]:

@@ -5,11 +5,12 @@ from dataclasses import replace
 from math import hypot, nan
 from typing import Any
 
+from lit_aux.drawing.layout import Curve, Layout, Panel
+from lit_aux.drawing.style import QUANTITIES
 from lit_aux.errors import ConfigurationError
-from lit_aux.figures.curves import SINGLE, Curve, at_factor_one, by_experiment, curve, grouped, panel_name
-from lit_aux.figures.layout import Layout, Panel, Request
+from lit_aux.figures.curves import SINGLE, at_factor_one, by_experiment, curve, grouped, panel_name
+from lit_aux.figures.request import Request
 from lit_aux.figures.students import factor_key, factor_looks, setup_looks, setups_of
-from lit_aux.figures.style import QUANTITIES
 from lit_aux.runs.row_tasks import name_of
 from lit_aux.runs.typed import Row
 
@@ -17,14 +18,13 @@ _N_MAIN = "main-task examples"
 _SCORES = {"accuracy": "accuracy", "r2": "R²", "f1": "F1", "iou": "IoU", "mae": "mean absolute error"}
 """What a deep network's test is looked at by: the first that a task has."""
 _RESCALED = "PT+FT"
-NAMES = {"pr_before": "PR before", "pr_after": "PR after", "ensd": "shared (ENSD)"}
 _PUBLISHED_N_MAIN = 1000
 """Of the published dimensions, which do not say it."""
 _PUBLISHED = {"PR Pre": "pr_before", "PR Post": "pr_after", "ENSD": "ensd"}
 
 
 def accuracy(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
-    """Lay out the score of tests against n_main: a panel for each experiment, a curve for each setup."""
+    """Lay out test accuracy of deep networks by setup; of other tasks R2, F1 or IoU."""
     rows, score = _scored(rows, measures)
     rows, notes = at_factor_one(rows)
     panels = []
@@ -36,7 +36,7 @@ def accuracy(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layo
 
 
 def accuracy_rescale(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
-    """Lay out the score after finetuning by rescale factor, and its difference to factor 1.
+    """Lay out test accuracy by rescale factor, and its difference to factor 1.
 
     Differences are paired by seed where rows are runs; of published means they are those of the means, and
     their standard errors are added in squares.
@@ -74,7 +74,7 @@ def accuracy_rescale(rows: Sequence[Row], measures: Sequence[Row], how: Request)
 
 
 def dimensionality(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
-    """Lay out PR before and after finetuning and ENSD by layer, a panel for each factor and n_main."""
+    """Lay out PR before and after finetuning and ENSD by layer, a panel for each rescale factor."""
     long = _published_layers(rows) or _measured_layers(rows, measures)
     long = [
         {**row, "experiment": name if task is None else panel_name(name, task), "side": task or ""}
@@ -98,7 +98,7 @@ def dimensionality(rows: Sequence[Row], measures: Sequence[Row], how: Request) -
             Panel(
                 (name, n_main, factor),
                 (stripe, factors.index(factor or 1.0)),
-                tuple(curve(parts[(q,)], "place", "value", q) for q in NAMES if (q,) in parts),
+                tuple(curve(parts[(q,)], "place", "value", q) for q in QUANTITIES if (q,) in parts),
                 "layer",
                 "dimensions",
                 f"factor {factor or 1.0:g}" if stripe == 0 else "",
@@ -108,9 +108,8 @@ def dimensionality(rows: Sequence[Row], measures: Sequence[Row], how: Request) -
                 ticks=layers,
             )
         )
-    looks = {q: (NAMES[q], QUANTITIES[q]) for q in NAMES}
     used = len(long) if long[0].get("run") is None else len({row["run"] for row in long})
-    return Layout(tuple(panels), used, looks)
+    return Layout(tuple(panels), used, QUANTITIES)
 
 
 def _key(kind: tuple[Any, Any]) -> tuple[Any, ...]:
@@ -169,11 +168,11 @@ def _published_layers(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def _measured_layers(rows: Sequence[Row], measures: Sequence[Row]) -> list[dict[str, Any]]:
     """Return a row for each run, layer and quantity, of the last phase that measured them."""
     runs = {row["run"]: row for row in rows if row.get("run") and row["setup"] == _RESCALED}
-    last = {line["run"]: line["phase"] for line in measures if line["measure"] in NAMES}
+    last = {line["run"]: line["phase"] for line in measures if line["measure"] in QUANTITIES}
     kept = [
         line
         for line in measures
-        if line["run"] in runs and line["measure"] in NAMES and line["value"] is not None
+        if line["run"] in runs and line["measure"] in QUANTITIES and line["value"] is not None
     ]
     return [
         runs[run] | {"layer": _short(line["layer"]), "quantity": line["measure"], "value": line["value"]}

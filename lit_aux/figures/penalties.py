@@ -2,19 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from lit_aux.figures.style import GREY, INK, SERIES, PathLike, new_figure, picture_path, save, tidy
+from lit_aux.drawing.engine import draw
+from lit_aux.drawing.layout import Curve, Layout, Panel, looks_of
+from lit_aux.drawing.style import GREY, INK, ordered_looks
 from lit_aux.functional import NESTED, l_order, mtl_marginal_penalty, q_penalty, relu_finetuning_penalty
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-BETA_AUX = (0.01, 0.1, 1.0, 10.0)
+BETA_AUX = (10.0, 1.0, 0.1, 0.01)
 """The pretrained coefficients of `draw_penalties`."""
 
 
@@ -33,100 +35,89 @@ def _relu(correlation: float) -> _Kind:
     return _Kind("relu", label, relu_finetuning_penalty, {"correlation": correlation})
 
 
-_Q = _Kind("q", "finetuning, diagonal", q_penalty)
-_MTL = _Kind("mtl", "multi-task, diagonal", mtl_marginal_penalty)
+KINDS = (
+    _Kind("q", "finetuning, diagonal", q_penalty),
+    _Kind("mtl", "multi-task, diagonal", mtl_marginal_penalty),
+    *map(_relu, (1.0, 0.9, 0.5, 0.0)),
+)
 
 
-def draw_penalties(path: PathLike) -> Path:
+def draw_penalties() -> "Figure":
     r"""Draw each penalty against :math:`\beta` for pretrained coefficients .01, .1, 1 and 10.
 
     Both axes are logarithmic and shared: the slope of a line is its l-order, the way from line to line the
     feature dependence. Panels: finetuning and multi-task training of diagonal networks, finetuning of ReLU
     networks at correlations 1, .9, .5 and 0.
-
-    Args:
-        path: The file; its ending (png, svg, pdf) is the format.
-
-    Returns:
-        The path.
-
-    Raises:
-        ConfigurationError: For another ending, or a file that cannot be written.
     """
-    path = picture_path(path)
-    figure = new_figure(9.6, 6.0)
-    figure.set_layout_engine("constrained", wspace=0.06)
-    panels = figure.subplots(2, 3, sharex=True, sharey=True)
     beta = torch.logspace(-2, 2, 201, dtype=torch.float64)
-    for axes, kind in zip(panels.flat, (_Q, _MTL, *map(_relu, (1.0, 0.9, 0.5, 0.0))), strict=True):
-        for beta_aux, (colour, line) in zip(BETA_AUX, SERIES, strict=True):
-            penalty = kind.formula(beta, beta_aux, **kind.options).numpy()
-            axes.plot(beta.numpy(), penalty, line, color=colour, label=f"{beta_aux:g}")
-        axes.set(xscale="log", yscale="log", xlim=(1e-2, 1e2), ylim=(1e-5, 3e3))
-        tidy(axes, kind.label[0].upper() + kind.label[1:])
-    for power, place in ((1, (1.5, 6e-3)), (2, (1.5, 1e-4))):
-        _slope(panels.flat[1], power, place)
-    for axes in panels[-1]:
-        axes.set_xlabel(r"main coefficient $|\beta|$")
-    for axes in panels[:, 0]:
-        axes.set_ylabel(r"penalty $R(\beta)$")
-    handles, labels = panels.flat[0].get_legend_handles_labels()
-    title = r"$|\beta_\mathrm{aux}|$"
-    look: Any = {"frameon": False, "fontsize": 9, "handlelength": 2.6}
-    figure.legend(handles, labels, title=title, loc="outside right center", **look)
-    return save(figure, path)
+    panels = []
+    for number, kind in enumerate(KINDS):
+        curves = [_curve(f"{b:g}", beta, kind.formula(beta, b, **kind.options)) for b in BETA_AUX]
+        marks = tuple(_Slope(power, place) for power, place in _SLOPES) if kind.name == "mtl" else ()
+        labels = r"main coefficient $|\beta|$", r"penalty $R(\beta)$", kind.label[0].upper() + kind.label[1:]
+        ends: Any = {"x_ends": (1e-2, 1e2), "y_ends": (1e-5, 3e3)}
+        panels.append(Panel((number,), divmod(number, 3), tuple(curves), *labels, marks=marks, **ends))
+    looks = looks_of([f"{b:g}" for b in BETA_AUX], ordered_looks(len(BETA_AUX)))
+    return draw(Layout(tuple(panels), 0, looks, caption=r"$|\beta_\mathrm{aux}|$", scale=1.15))
 
 
-def draw_l_order(path: PathLike) -> Path:
+def draw_l_order() -> "Figure":
     r"""Draw the l-order of each penalty against :math:`\beta_{aux}` at :math:`\beta = 1`.
 
     The axis at the right is the feature dependence, which is 1 - l-order for these (gamma = readout = 0). The
     band is the nested regime.
-
-    Args:
-        path: The file; its ending (png, svg, pdf) is the format.
-
-    Returns:
-        The path.
-
-    Raises:
-        ConfigurationError: For another ending, or a file that cannot be written.
     """
-    path = picture_path(path)
-    figure = new_figure(7.4, 4.3)
-    axes = figure.subplots()
     beta_aux = torch.logspace(-5, 4, 361, dtype=torch.float64)
-    lines: list[tuple[_Kind, dict[str, Any]]] = [
-        (_Q, {"color": "#12355b", "linewidth": 2.2}),
-        (_MTL, {"color": "#5b4b8a", "linestyle": "--", "linewidth": 2.2}),
+    curves = [
+        _curve(kind.label, beta_aux, l_order(kind.name, 1.0, beta_aux, **kind.options)) for kind in KINDS
     ]
-    styles = (("#7a2e1f", "-"), ("#c8553d", "--"), ("#d98036", "-."), ("#e3a857", ":"))
-    for correlation, (colour, line) in zip((1.0, 0.9, 0.5, 0.0), styles, strict=True):
-        lines.append((_relu(correlation), {"color": colour, "linestyle": line, "linewidth": 1.5}))
-    for kind, style in lines:
-        order = l_order(kind.name, 1.0, beta_aux, **kind.options)
-        axes.plot(beta_aux.numpy(), order.numpy(), label=kind.label, **style)
-    low, high = NESTED
-    axes.axhspan(1 - high, 1 - low, color="#f6e3b4", zorder=0, linewidth=0)
-    axes.text(1.4e-5, 1 - (low + high) / 2, "nested", va="center", color=INK, fontsize=9)
-    axes.set(xscale="log", xlim=(1e-5, 1e4), ylim=(-0.03, 2.03))
-    axes.set_xlabel(r"pretrained coefficient $|\beta_\mathrm{aux}|$, at $\beta = 1$")
-    axes.set_ylabel(r"$\ell$-order  $\partial\,\log R\,/\,\partial\,\log|\beta|$")
-    tidy(axes, "How penalties react to a coefficient, and to the pretrained one")
-    right = axes.secondary_yaxis("right", functions=(_complement, _complement))
-    slope = r"$\partial\,\log R\,/\,\partial\,\log|\beta_\mathrm{aux}|$"
-    right.set_ylabel(f"feature dependence  {slope}", fontsize=9)
-    right.tick_params(labelsize=8, colors=INK)
-    axes.legend(loc="lower left", frameon=False, fontsize=8.5, handlelength=2.8)
-    return save(figure, path)
+    x_label = r"pretrained coefficient $|\beta_\mathrm{aux}|$, at $\beta = 1$"
+    y_label = r"$\ell$-order  $\partial\,\log R\,/\,\partial\,\log|\beta|$"
+    title = "How penalties react to a coefficient, and to the pretrained one"
+    how: Any = {
+        "y_scale": "linear",
+        "x_ends": (1e-5, 1e4),
+        "y_ends": (-0.03, 2.03),
+        "marks": (_Dependence(),),
+    }
+    panel = Panel(("l-order",), (0, 0), tuple(curves), x_label, y_label, title, **how)
+    looks = looks_of([kind.label for kind in KINDS], ordered_looks(len(KINDS)))
+    return draw(Layout((panel,), 0, looks, caption="", scale=1.5))
+
+
+def _curve(key: str, x: Tensor, y: Tensor) -> Curve:
+    return Curve(key, tuple(x.tolist()), tuple(y.tolist()))
+
+
+_SLOPES = ((1, (1.5, 6e-3)), (2, (1.5, 1e-4)))
+
+
+@dataclass(frozen=True)
+class _Slope:
+    """A short line of a known l-order."""
+
+    power: int
+    place: tuple[float, float]
+
+    def draw(self, axes: "Axes") -> None:
+        (x, y), end = self.place, 20 * self.place[0]
+        high = y * 20**self.power
+        axes.plot((x, end), (y, high), color=GREY, linewidth=1, label="_slope")
+        axes.text(end * 1.15, high, rf"$\ell = {self.power}$", color=GREY, fontsize=8, va="center")
+
+
+class _Dependence:
+    """The nested regime as a band, and an axis of the feature dependence at the right."""
+
+    def draw(self, axes: "Axes") -> None:
+        low, high = NESTED
+        axes.axhspan(1 - high, 1 - low, color="#f6e3b4", zorder=0, linewidth=0)
+        axes.text(1.4e-5, 1 - (low + high) / 2, "nested", va="center", color=INK, fontsize=8)
+        right = axes.secondary_yaxis("right", functions=(_complement, _complement))
+        slope = r"$\partial\,\log R\,/\,\partial\,\log|\beta_\mathrm{aux}|$"
+        right.set_ylabel(f"feature dependence  {slope}", fontsize=8)
+        right.tick_params(labelsize=7, colors=INK)
 
 
 def _complement(order: Any) -> Any:
     return 1 - order
-
-
-def _slope(axes: "Axes", power: int, place: tuple[float, float]) -> None:
-    """Draw a short line of a known l-order."""
-    x = place[0], 20 * place[0]
-    axes.plot(x, (place[1], place[1] * 20**power), color=GREY, linewidth=1, label="_slope")
-    axes.text(x[1] * 1.15, place[1] * 20**power, rf"$\ell = {power}$", color=GREY, fontsize=8, va="center")

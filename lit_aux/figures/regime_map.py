@@ -1,27 +1,23 @@
 """The map of regimes: which coefficients are lazy, nested or rich, and where a network's features lie."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from lit_aux.drawing.engine import draw
+from lit_aux.drawing.layout import Layout, Panel, looks_of
+from lit_aux.drawing.style import GREY, INK, Look, minus
 from lit_aux.errors import ConfigurationError
-from lit_aux.figures.style import GREY, INK, PathLike, minus, new_figure, picture_path, save, tidy
 from lit_aux.functional import NESTED, feature_dependence
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.contour import ContourSet
+    from matplotlib.figure import Figure
 
 Limits = tuple[tuple[float, float], tuple[float, float]]
-Place = tuple[float, float]
 AVOIDED = 0.1
 """The feature dependence above which the rich regime is shaded darker: pretrained features cost more."""
 BANDS = (
@@ -33,13 +29,13 @@ BANDS = (
 """Name, colour and meaning of what is shaded."""
 LEVELS = (-0.9, NESTED[0], -0.25, NESTED[1], AVOIDED, 0.5, 0.9)
 """The feature dependences whose lines are drawn."""
-MARKERS = (("o", "#12355b"), ("^", "#b5402a"), ("s", "#3d7a4e"), ("D", "#5b4b8a"))
+MARKERS = (
+    Look("#12355b", "o", "none"),
+    Look("#b5402a", "^", "none"),
+    Look("#3d7a4e", "s", "none"),
+    Look("#5b4b8a", "D", "none"),
+)
 _RESOLUTION = 241
-_LEGEND = {"frameon": False, "fontsize": 8.5, "title_fontsize": 8.5, "alignment": "left"}
-_MARGIN = 0.05
-_APART = 0.1
-_ROWS = (-0.35, 0.0, 0.35)
-"""How far from the falling diagonal labels are, so that those of neighbouring lines do not meet."""
 
 
 @dataclass(frozen=True)
@@ -95,107 +91,177 @@ def decades(values: Sequence[Tensor], default: tuple[float, float] = (-3.0, 3.0)
     return low - margin, high + margin
 
 
-def draw_regime_map(
-    path: PathLike, penalty: str = "q", points: Sequence[MapPoints] = (), **kwargs: float
-) -> Path:
+def draw_regime_map(penalty: str = "q", points: Sequence[MapPoints] = (), **kwargs: float) -> "Figure":
     r"""Draw the regimes of a penalty over :math:`|\beta_{aux}|` and :math:`|\beta|`, and features on top.
 
     Args:
-        path: The file; its ending (png, svg, pdf) is the format.
         penalty: ``"q"``, ``"mtl"`` or ``"relu"``.
         points: Features to show; the axes reach as far. Those at 0, or more than ten decades below the
             largest, lie on the edge.
         kwargs: Numbers: ``gamma`` of ``"q"``; ``correlation`` and ``readout`` of ``"relu"``.
 
-    Returns:
-        The path.
-
     Raises:
-        ConfigurationError: For an unknown penalty or option, another ending, or a file that cannot be
-            written.
+        ConfigurationError: For an unknown penalty or option.
     """
-    from matplotlib.lines import Line2D
-
-    path = picture_path(path)
     limits = decades([p.beta_aux for p in points]), decades([p.beta for p in points])
-    figure = new_figure(7.8, 4.9)
-    axes = figure.subplots()
-    found = regime_panel(axes, penalty, limits, points, **kwargs)
-    handles = [band_patch(band) for band in sorted(found)]
-    if points:
-        handles.append(Line2D([], [], linestyle="none", label=" "))
-        handles += [scatter(axes, p, number, limits) for number, p in enumerate(points)]
-    figure.legend(handles=handles, loc="outside right center", title="feature dependence", **_LEGEND)
-    return save(figure, path)
+    labels = [p.label for p in points]
+    return draw_maps([regime_panel((0, 0), RegimeMap.of(penalty, limits, points, **kwargs))], labels, 1.5)
 
 
-def draw_regimes(path: PathLike) -> Path:
+def draw_regimes() -> "Figure":
     """Draw the maps of all penalties side by side.
 
     Finetuning of diagonal networks with readouts re-initialised at 0 and at .1, of ReLU networks at
     correlations 1 and .9, and multi-task training.
-
-    Args:
-        path: The file; its ending (png, svg, pdf) is the format.
-
-    Returns:
-        The path.
-
-    Raises:
-        ConfigurationError: For another ending, or a file that cannot be written.
     """
-    path = picture_path(path)
     diagonal: list[tuple[str, dict[str, float]]] = [("q", {}), ("q", {"gamma": 0.1}), ("mtl", {})]
     kinds = [*diagonal, ("relu", {}), ("relu", {"correlation": 0.9})]
-    figure = new_figure(9.0, 6.0)
-    panels = figure.subplots(2, 3)
-    for axes, (penalty, options) in zip(panels.flat, kinds, strict=False):
-        regime_panel(axes, penalty, ((-4, 4), (-4, 4)), (), **options)
-        axes.set_aspect("equal")
-    panels[1, 2].axis("off")
-    handles = [band_patch(band) for band in range(len(BANDS))]
-    panels[1, 2].legend(handles=handles, loc="center left", title="feature dependence", **_LEGEND)
-    return save(figure, path)
+    maps = [RegimeMap.of(penalty, ((-4, 4), (-4, 4)), (), **options) for penalty, options in kinds]
+    return draw_maps([regime_panel(divmod(i, 3), one) for i, one in enumerate(maps)], (), 1.2)
 
 
-def regime_panel(
-    axes: "Axes", penalty: str, limits: Limits, points: Sequence[MapPoints] = (), **kwargs: float
-) -> set[int]:
-    """Shade the regimes of a penalty and draw lines of equal feature dependence.
+def draw_maps(panels: Sequence[Panel], points: Sequence[str], scale: float) -> "Figure":
+    """Draw maps with one legend.
 
     Args:
-        axes: Where to draw.
-        penalty: As in `draw_regime_map`.
-        limits: Powers of ten between which the pretrained and the main coefficient are shown.
-        points: What is to be drawn on top, which no name shall cover.
-        kwargs: As in `draw_regime_map`.
-
-    Returns:
-        Which of `BANDS` there are.
+        panels: Of :func:`regime_panel`.
+        points: What each kind of points is.
+        scale: Of the panels.
     """
-    for name, value in kwargs.items():
-        if not isinstance(value, int | float):
-            raise ConfigurationError(f"{name}: {value!r} for a map; give one number")
-    x, y = (torch.logspace(*bounds, _RESOLUTION, dtype=torch.float64) for bounds in limits)
-    # With a readout the dependence may be beyond -1 and 1, without limit where R is 0.
-    dependence = feature_dependence(penalty, y[:, None], x, **kwargs).nan_to_num(0).clamp(-1.5, 1.5)
-    edges = (*NESTED, AVOIDED)
-    grid = x.numpy(), y.numpy(), dependence.numpy()
-    shades = axes.contourf(*grid, levels=[-2, *edges, 2], colors=[colour for _, colour, _ in BANDS], zorder=0)
-    shades.set_rasterized(True)
-    axes.set(xscale="log", yscale="log", xlim=_powers(limits[0]), ylim=_powers(limits[1]))
-    shown = [level for level in LEVELS if dependence.min() < level < dependence.max()]
-    ends = [level in NESTED for level in shown]
-    colours, widths = [INK if end else GREY for end in ends], [1.3 if end else 0.5 for end in ends]
-    lines = axes.contour(*grid, levels=shown, colors=colours, linewidths=widths, zorder=1)
-    tidy(axes, _title(penalty, kwargs))
-    axes.set_xlabel(r"pretrained coefficient $|\beta_\mathrm{aux}|$", fontsize=9)
-    axes.set_ylabel(r"main coefficient $|\beta|$", fontsize=9)
-    bands = torch.bucketize(dependence, torch.tensor(edges, dtype=torch.float64))
-    spots = [spot for p in points for spot in zip(*_places(p, limits), strict=True)]
-    taken = label_lines(axes, lines, limits, spots) + spots
-    label_regions(axes, bands, {name: colour for name, colour, _ in BANDS}, limits, taken)
-    return set(bands.flatten().tolist())
+    looks = looks_of(points, [MARKERS[i % len(MARKERS)] for i in range(len(points))])
+    found = {
+        band for panel in panels for mark in panel.marks if isinstance(mark, RegimeMap) for band in mark.bands
+    }
+    patches = tuple((meaning, colour) for i, (_, colour, meaning) in enumerate(BANDS) if i in found)
+    return draw(Layout(tuple(panels), 0, looks, caption="feature dependence", patches=patches, scale=scale))
+
+
+def regime_panel(place: tuple[int, int], one: "RegimeMap", title: str = "") -> Panel:
+    """Lay out a map.
+
+    Args:
+        place: Row and column in the figure.
+        one: The map.
+        title: Above it; by default the network and what is known of it.
+    """
+    labels = r"pretrained coefficient $|\beta_\mathrm{aux}|$", r"main coefficient $|\beta|$"
+    x, y = ((10**low, 10**high) for low, high in one.limits)
+    return Panel((place,), place, (), *labels, title or one.title, marks=(one,), x_ends=x, y_ends=y)
+
+
+@dataclass(frozen=True)
+class RegimeMap:
+    """Regimes of a penalty, lines of equal feature dependence, and points."""
+
+    title: str
+    limits: Limits
+    """Powers of ten between which the pretrained and the main coefficient are shown."""
+    points: Sequence[MapPoints]
+    grid: tuple[Tensor, Tensor, Tensor]
+    """Pretrained coefficients (columns,), main ones (rows,) and the feature dependence (rows, columns)."""
+
+    @classmethod
+    def of(
+        cls, penalty: str, limits: Limits, points: Sequence[MapPoints] = (), **kwargs: float
+    ) -> "RegimeMap":
+        """Compute a map.
+
+        Args:
+            penalty: As in `draw_regime_map`.
+            limits: Powers of ten between which the pretrained and the main coefficient are shown.
+            points: What is drawn on top.
+            kwargs: As in `draw_regime_map`.
+
+        Raises:
+            ConfigurationError: For an unknown penalty or option.
+        """
+        for name, value in kwargs.items():
+            if not isinstance(value, int | float):
+                raise ConfigurationError(f"{name}: {value!r} for a map; give one number")
+        x, y = (torch.logspace(*bounds, _RESOLUTION, dtype=torch.float64) for bounds in limits)
+        # With a readout the dependence may be beyond -1 and 1, without limit where R is 0.
+        dependence = feature_dependence(penalty, y[:, None], x, **kwargs).nan_to_num(0).clamp(-1.5, 1.5)
+        return cls(_title(penalty, kwargs), limits, points, (x, y, dependence))
+
+    @property
+    def bands(self) -> set[int]:
+        """Which of `BANDS` there are."""
+        return set(self._bands().flatten().tolist())
+
+    def _bands(self) -> Tensor:
+        edges = torch.tensor((*NESTED, AVOIDED), dtype=torch.float64)
+        return torch.bucketize(self.grid[2], edges)
+
+    def draw(self, axes: "Axes") -> None:
+        """Shade the regimes, draw lines of equal feature dependence, and put points on top."""
+        x, y, dependence = self.grid
+        grid = x.numpy(), y.numpy(), dependence.numpy()
+        colours = [colour for _, colour, _ in BANDS]
+        shades = axes.contourf(*grid, levels=[-2, *NESTED, AVOIDED, 2], colors=colours, zorder=0)
+        shades.set_rasterized(True)
+        shown = [level for level in LEVELS if dependence.min() < level < dependence.max()]
+        ends = [level in NESTED for level in shown]
+        style: Any = {"colors": [INK if end else GREY for end in ends], "zorder": 1}
+        lines = axes.contour(*grid, levels=shown, linewidths=[1.3 if end else 0.5 for end in ends], **style)
+        spots = self._spots(shown)
+        names = axes.clabel(lines, fmt=minus, fontsize=6.5, colors=INK, inline_spacing=2, manual=spots)
+        places = [self._place(points) for points in self.points]
+        taken = [text.get_position() for text in names]
+        self._name_regions(axes, [*taken, *(spot for place in places for spot in place.tolist())])
+        for number, (points, place) in enumerate(zip(self.points, places, strict=True)):
+            look = MARKERS[number % len(MARKERS)]
+            edge: Any = {"alpha": 0.7, "edgecolor": "white", "linewidth": 0.5, "clip_on": False}
+            areas = points.areas().tolist()
+            axes.scatter(
+                place[:, 0],
+                place[:, 1],
+                s=areas,
+                marker=look.marker,
+                color=look.colour,
+                zorder=3 + number,
+                **edge,
+            )
+
+    def _spots(self, levels: Sequence[float]) -> list[tuple[float, float]]:
+        """Return where lines cross falling diagonals, three in turn, so that their labels do not meet."""
+        x, y, dependence = self.grid
+        found = []
+        for number, level in enumerate(levels):
+            shift = (number % 3 - 1) * _RESOLUTION // 6
+            across = dependence.flip(1).diagonal(shift) > level
+            for i in (across[1:] != across[:-1]).nonzero()[:1, 0].tolist():
+                row, column = i + max(0, -shift), _RESOLUTION - 1 - i - max(0, shift)
+                found.append((float(x[column]), float(y[row])))
+        return found
+
+    def _place(self, points: MapPoints) -> Tensor:
+        """Return where points are drawn, (n, 2); what lies outside the axes goes to their edge."""
+        pair = zip((points.beta_aux, points.beta), self.limits, strict=True)
+        return torch.stack([values.clamp(10**low, 10**high) for values, (low, high) in pair], dim=1)
+
+    def _name_regions(self, axes: "Axes", taken: Sequence[Sequence[float]]) -> None:
+        """Write the name of each region where it is widest, if there is space, and not over what is there."""
+        from matplotlib.patheffects import withStroke
+        from scipy.ndimage import distance_transform_edt  # type: ignore[import-untyped]
+
+        x, y, _ = self.grid
+        found = self._bands()
+        for spot in taken:
+            row, column = (
+                int((axis <= value).sum()) - 1 for axis, value in zip((y, x), spot[::-1], strict=True)
+            )
+            found[max(0, row - 8) : row + 9, max(0, column - 14) : column + 15] = -1
+        for index, (name, colour, _) in enumerate(BANDS):
+            inside = torch.nn.functional.pad(found == index, (1, 1, 1, 1)).numpy()
+            half = 0.014 * len(name) + 0.02, 0.035  # of its width and height, as shares of the map's
+            steps = [1 / (share * _RESOLUTION) for share in half[::-1]]
+            space = torch.from_numpy(distance_transform_edt(inside, sampling=steps))[1:-1, 1:-1]
+            if space.max() < 1:
+                continue
+            row, column = divmod(int(space.clamp_max(3.0).argmax()), _RESOLUTION)
+            text = axes.text(float(x[column]), float(y[row]), name, ha="center", va="center", fontsize=8.5)
+            stroke = [withStroke(linewidth=3, foreground=colour)]
+            text.set(fontweight="bold", color=INK, zorder=2, path_effects=stroke)
 
 
 def _title(penalty: str, options: dict[str, float]) -> str:
@@ -204,137 +270,3 @@ def _title(penalty: str, options: dict[str, float]) -> str:
     symbols = {"gamma": r"\gamma", "correlation": r"\rho", "readout": "v_0"}
     shown = {"q": {"gamma": 0.0}, "relu": {"correlation": 1.0}}.get(penalty, {}) | options
     return ", ".join([names[penalty], *(rf"${symbols[n]} = {value:.4g}$" for n, value in shown.items())])
-
-
-def _powers(bounds: tuple[float, float]) -> tuple[float, float]:
-    return 10 ** bounds[0], 10 ** bounds[1]
-
-
-def band_patch(band: int) -> "Artist":
-    """Return the entry of one of `BANDS` in a legend."""
-    from matplotlib.patches import Patch
-
-    _, colour, meaning = BANDS[band]
-    return Patch(facecolor=colour, edgecolor=INK, linewidth=0.6, label=meaning)
-
-
-def _places(points: MapPoints, limits: Limits) -> tuple[list[float], list[float]]:
-    """Return where points are drawn; what lies outside the axes goes to their edge."""
-    pair = zip((points.beta_aux, points.beta), limits, strict=True)
-    x, y = (values.clamp(*_powers(bounds)).tolist() for values, bounds in pair)
-    return x, y
-
-
-def scatter(axes: "Axes", points: MapPoints, number: int, limits: Limits, scale: float = 1.0) -> "Artist":
-    """Put features on a map, those outside to its edge, and return their entry in a legend.
-
-    Args:
-        axes: With a map.
-        points: The features.
-        number: Of the kind of features, which decides colour and marker.
-        limits: Powers of ten between which the map shows pretrained and main coefficients.
-        scale: On the markers' areas.
-    """
-    from matplotlib.lines import Line2D
-
-    marker, colour = MARKERS[number % len(MARKERS)]
-    style: Any = {"marker": marker, "color": colour, "alpha": 0.7, "edgecolor": "white", "linewidth": 0.5}
-    areas = (scale * points.areas()).tolist()
-    axes.scatter(*_places(points, limits), s=areas, clip_on=False, zorder=3 + number, **style)
-    return Line2D([], [], color=colour, marker=marker, linestyle="none", label=points.label)
-
-
-# Where the names of lines and regions have space
-
-
-def label_lines(
-    axes: "Axes", lines: "ContourSet", limits: Limits, points: Sequence[Place] = ()
-) -> list[Place]:
-    """Write the level of each contour line on it, in three rows across the middle of the map.
-
-    Lines without space, near the edge or beside a label that is there already, get none.
-
-    Args:
-        axes: The map, with logarithmic axes.
-        lines: Its contour lines.
-        limits: The axes' ends, as powers of ten.
-        points: What must not be covered, in data coordinates.
-
-    Returns:
-        Where labels are now, in data coordinates.
-    """
-    taken: list[Place] = []
-    covered = torch.tensor([_share(spot, limits) for spot in points]).reshape(-1, 2)
-    levels = np.asarray(lines.levels).tolist()
-    # the ends of the nested regime first, whose lines are the thick ones
-    for index in sorted(range(len(levels)), key=lambda i: levels[i] not in NESTED):
-        best: tuple[float, float, float, float] | None = None
-        for line in lines.allsegs[index]:
-            spots = [_share(spot, limits) for spot in line]
-            for (u, v), after in pairwise(spots):
-                if not (_MARGIN < u < 1 - _MARGIN and _MARGIN < v < 1 - _MARGIN):
-                    continue
-                if any(math.hypot(u - a, v - b) < _APART for a, b in taken):
-                    continue
-                off = abs(u + v - 1 - _ROWS[index % len(_ROWS)])
-                if best is not None and off >= best[0]:
-                    continue
-                if not bool(((covered - torch.tensor((u, v))).norm(dim=1) < _APART / 2).any()):
-                    best = off, u, v, math.degrees(math.atan2(after[1] - v, after[0] - u))
-        if best is None or best[0] > 0.6:
-            continue
-        _, u, v, angle = best
-        taken.append((u, v))
-        text = axes.text(u, v, minus(levels[index]), transform=axes.transAxes, ha="center", va="center")
-        text.set(rotation=(angle + 90) % 180 - 90, fontsize=7, color=INK, zorder=2)
-        text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.9})
-    return [_place(spot, limits) for spot in taken]
-
-
-def label_regions(
-    axes: "Axes", found: Tensor, names: Mapping[str, str], limits: Limits, taken: Sequence[Place]
-) -> None:
-    """Write the name of each region where it is widest, if there is space.
-
-    Args:
-        axes: The map, with logarithmic axes.
-        found: Index of the region of each place of an even grid of powers of ten, (rows, columns).
-        names: Of the regions, and the colour of each.
-        limits: The axes' ends, as powers of ten.
-        taken: What must not be covered, in data coordinates.
-    """
-    from matplotlib.patheffects import withStroke
-    from scipy.ndimage import distance_transform_edt  # type: ignore[import-untyped]
-
-    rows, columns = found.shape
-    free = torch.ones(found.shape, dtype=torch.bool)
-    for spot in taken:
-        u, v = _share(spot, limits)
-        free[round(min(max(v, 0), 1) * (rows - 1)), round(min(max(u, 0), 1) * (columns - 1))] = False
-    across = torch.linspace(-1, 1, columns).square() + torch.linspace(-1, 1, rows)[:, None].square()
-    for index, (name, colour) in enumerate(names.items()):
-        inside = torch.nn.functional.pad((found == index) & free, (1, 1, 1, 1)).numpy()
-        half = 0.012 * len(name) + 0.02  # of its width, as a share of the map's
-        away = distance_transform_edt(inside, sampling=(1 / (0.03 * rows), 1 / (half * columns)))
-        space = torch.from_numpy(away)[1:-1, 1:-1]
-        if space.max() < 1:
-            continue
-        # of places with space to spare, one nearer to the middle
-        row, column = divmod(int((space.clamp_max(3.0) - 0.2 * across).argmax()), columns)
-        share = column / (columns - 1), row / (rows - 1)
-        x, y = _place(share, limits)
-        text = axes.text(x, y, name, ha="center", va="center", fontsize=10, color=INK, zorder=2)
-        text.set(fontweight="bold", path_effects=[withStroke(linewidth=3, foreground=colour)])
-
-
-def _share(place: Sequence[float], limits: Limits) -> Place:
-    """Return where a place is on the map, as shares of its width and height."""
-    pairs = zip(place, limits, strict=True)
-    u, v = ((math.log10(value) - low) / (high - low) for value, (low, high) in pairs)
-    return u, v
-
-
-def _place(share: Place, limits: Limits) -> Place:
-    """Return the data coordinates of a place of the map."""
-    x, y = (10 ** (low + part * (high - low)) for part, (low, high) in zip(share, limits, strict=True))
-    return x, y

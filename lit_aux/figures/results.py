@@ -1,29 +1,31 @@
-"""Figures from results tables, as ``lit-aux figures`` draws them."""
+"""Figures from results tables: rows in, figures out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from lit_aux.drawing.engine import draw, overlay
+from lit_aux.drawing.layout import Layout
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.experiments.grids import EXPERIMENTS
 from lit_aux.figures import images, solutions, students
-from lit_aux.figures.drawing import draw, overlay
-from lit_aux.figures.layout import Layout, Request
-from lit_aux.figures.style import save
+from lit_aux.figures.request import Request
 from lit_aux.figures.tables import NETWORKS, Tables, load
 from lit_aux.runs.typed import Row
+
+if TYPE_CHECKING:
+    from lit_aux.drawing.picture import Picture
 
 Lay = Callable[[Sequence[Row], Sequence[Row], Request], Layout]
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure of results."""
+class Kind:
+    """A kind of figure."""
 
-    about: str
-    """One line on what it shows."""
     lay: Lay
-    """Makes its layout of rows, measures and a request."""
+    """Makes its layout of rows, measures and a request; its first line says what it shows."""
     example: str
     """The command that makes rows for it."""
     networks: tuple[str, ...] = ("diagonal", "relu")
@@ -31,6 +33,11 @@ class Figure:
     """How the names of the experiments end whose rows it is for; any where empty."""
     side_by_side: bool = False
     """Whether several experiments have panels in one figure."""
+
+    @property
+    def about(self) -> str:
+        """One line on what it shows."""
+        return (self.lay.__doc__ or "").partition("\n")[0].removeprefix("Lay out ").rstrip(".")
 
     def parts(self, tables: Tables) -> list[tuple[str, str]]:
         """Return the experiments of tables that it can be drawn of, and their networks.
@@ -45,209 +52,131 @@ class Figure:
         ]
 
 
-FIGURES: dict[str, Figure] = {
-    "overlap": Figure(
-        "test loss against n_main, a panel for each overlap of the teachers",
-        students.overlap,
-        "lit-aux reproduce diagonal-overlap",
-        kinds=("overlap", "large"),
+_OVERLAP, _FASHION = "lit-aux reproduce diagonal-overlap", "lit-aux reproduce fashion-resnet18"
+_IMAGE, _RELU = ("image",), ("relu",)
+FIGURES: dict[str, Kind] = {
+    "overlap": Kind(students.overlap, _OVERLAP, kinds=("overlap", "large")),
+    "sparsity": Kind(students.sparsity, "lit-aux reproduce diagonal-sparsity", kinds=("sparsity",)),
+    "rescaling": Kind(students.rescaling, "lit-aux reproduce diagonal-rescaling", kinds=("rescaling",)),
+    "correlation": Kind(students.correlation, "lit-aux reproduce relu-correlation", _RELU, ("correlation",)),
+    "norms": Kind(solutions.norms, _OVERLAP),
+    "top-share": Kind(solutions.top_share, _OVERLAP, ("diagonal",)),
+    "features": Kind(solutions.features, "lit-aux reproduce relu-sparsity", _RELU),
+    "accuracy": Kind(images.accuracy, _FASHION, _IMAGE, side_by_side=True),
+    "accuracy-rescale": Kind(
+        images.accuracy_rescale, f"{_FASHION} --setups PT+FT", _IMAGE, side_by_side=True
     ),
-    "sparsity": Figure(
-        "test loss against n_main, panels by number of main features, shared and not",
-        students.sparsity,
-        "lit-aux reproduce diagonal-sparsity",
-        kinds=("sparsity",),
-    ),
-    "rescaling": Figure(
-        "as sparsity, a curve for each rescale factor: nested feature selection",
-        students.rescaling,
-        "lit-aux reproduce diagonal-rescaling",
-        kinds=("rescaling",),
-    ),
-    "correlation": Figure(
-        "test loss relative to STL, panels by correlation of the units and size of the main task",
-        students.correlation,
-        "lit-aux reproduce relu-correlation",
-        networks=("relu",),
-        kinds=("correlation",),
-    ),
-    "norms": Figure(
-        "norms of the solutions against n_main, with the teacher's",
-        solutions.norms,
-        "lit-aux reproduce diagonal-overlap",
-    ),
-    "top-share": Figure(
-        "share of |beta|^2 in the top k and in the auxiliary entries",
-        solutions.top_share,
-        "lit-aux reproduce diagonal-overlap",
-        networks=("diagonal",),
-    ),
-    "features": Figure(
-        "k-means inertia of the units, alignment with main and auxiliary teacher",
-        solutions.features,
-        "lit-aux reproduce relu-sparsity",
-        networks=("relu",),
-    ),
-    "accuracy": Figure(
-        "test accuracy of deep networks by setup; of other tasks R2, F1 or IoU",
-        images.accuracy,
-        "lit-aux reproduce fashion-resnet18",
-        networks=("image",),
-        side_by_side=True,
-    ),
-    "accuracy-rescale": Figure(
-        "the same by rescale factor, and its difference to factor 1",
-        images.accuracy_rescale,
-        "lit-aux reproduce fashion-resnet18 --setups PT+FT",
-        networks=("image",),
-        side_by_side=True,
-    ),
-    "dimensionality": Figure(
-        "PR before and after finetuning and ENSD by layer, a panel for each rescale factor",
-        images.dimensionality,
-        "lit-aux reproduce fashion-resnet18 --setups PT+FT",
-        networks=("image",),
-    ),
+    "dimensionality": Kind(images.dimensionality, f"{_FASHION} --setups PT+FT", _IMAGE),
 }
 
 
-def laid_out(name: str, tables: Tables, part: tuple[str, str] | None, how: Request) -> Layout:
-    """Return the layout of a figure.
-
-    Args:
-        name: Of the figure.
-        tables: The rows.
-        part: The experiment and its network; None for all that the figure is for.
-        how: What is asked of it.
-
-    Raises:
-        ConfigurationError: If the rows do not have what it shows; the message begins with its name.
-    """
-    figure = FIGURES[name]
-    if part is not None:
-        rows = tables.only(*part).rows
-    else:
-        kept = {*figure.parts(tables)}
-        rows = tuple(row for kind in sorted(kept) for row in tables.only(*kind).rows)
-    try:
-        return figure.lay(rows, tables.measures, how)
-    except ConfigurationError as error:
-        text = str(error)
-        raise ConfigurationError(text if text.startswith("--") else f"{name}: {text}") from None
+Part: TypeAlias = tuple[str, str]
+"""An experiment and its network."""
+Source: TypeAlias = Tables | str | Path | Sequence[str | Path]
+"""Tables that were loaded, or the paths of files and folders with some."""
+MOST_PANELS = 60
 
 
-def nothing_for(name: str, tables: Tables) -> ConfigurationError:
-    """Say what tables have, and which command makes rows for a figure."""
-    names = [part or f"{network} runs" for part, network in tables.parts()]
-    have = f"the tables have rows of {', '.join(names)}" if names else "the tables have no rows"
-    example = FIGURES[name].example
-    return ConfigurationError(f"{name}: {have}, none for this figure; {example} makes such rows")
+class Drawn(NamedTuple):
+    """A figure, and what is to be said of it."""
 
-
-Paths = Sequence[str | Path]
-Part = tuple[str, str]
+    name: str
+    """For its file: the kind of figure, and the experiment where there are several."""
+    title: str
+    """What it shows, and of which experiment."""
+    figure: "Picture"
+    notes: tuple[str, ...]
+    """How much is drawn, and what a reader must know."""
 
 
 def draw_figure(
     name: str,
-    path: Path,
-    results: Paths,
-    reference: str | Path | None = None,
+    results: Source,
     *,
+    reference: Source | None = None,
     experiment: str | None = None,
     network: str | None = None,
     where: Sequence[str] = (),
-    duplicates: str | None = None,
-    how: Request | None = None,
-) -> list[str]:
+    how: Request = Request(),  # noqa: B008 - frozen
+) -> "Picture":
     """Draw one figure.
 
     Args:
         name: One of :data:`~lit_aux.figures.results.FIGURES`.
-        path: The picture; its ending is the format.
-        results: Tables, or folders that hold them.
-        reference: A folder of published tables, or one of them, whose curves are laid over.
+        results: Tables, or files and folders that hold them.
+        reference: Published tables, whose curves are laid over.
         experiment: Draw its rows alone.
         network: Draw the rows of ``diagonal``, ``relu`` or ``image`` networks alone.
         where: Conditions on columns, as in ``k_main=5``.
-        duplicates: What counts where rows of one run differ: ``first``, ``last`` or ``mean``.
         how: Which loss, which mean.
-
-    Returns:
-        Lines that say what was drawn, and what was left out.
 
     Raises:
         ConfigurationError: If the tables do not have what the figure shows, or have it of several
             experiments.
     """
-    tables = _chosen(results, experiment, network, where, duplicates)
-    parts = FIGURES[name].parts(tables)
-    if not parts:
-        raise nothing_for(name, tables)
-    part = None if FIGURES[name].side_by_side else parts[0]
-    if part is not None and len(parts) > 1:
-        names = ", ".join(other or f"{kind} runs" for other, kind in parts)
-        option = "--experiment" if len({kind for _, kind in parts}) == 1 else "--experiment or --network"
-        raise ConfigurationError(f"{name}: the tables have rows of {names}; choose with {option}")
-    published = None if reference is None else load([reference], "--reference", duplicates)
-    return _drawn(name, path, tables, part, how or Request(), published) + _notes(tables)
+    if name not in FIGURES:
+        raise unknown_name("name", name, FIGURES)
+    tables = chosen(_loaded(results, "--results"), experiment, network, where)
+    published = None if reference is None else _loaded(reference, "--reference")
+    return drawn(name, tables, how, published).figure
 
 
-def draw_all(
-    folder: Path,
-    results: Paths,
-    reference: str | Path | None = None,
-    *,
-    experiment: str | None = None,
-    network: str | None = None,
-    where: Sequence[str] = (),
-    duplicates: str | None = None,
-    how: Request | None = None,
-) -> list[str]:
-    """Draw every figure that tables cover, each as a PNG.
+def figures_of(
+    tables: Tables,
+    how: Request = Request(),  # noqa: B008 - frozen
+    published: Tables | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Iterator[Drawn]:
+    """Yield every figure that tables cover: of each kind, one for each experiment that it is for.
 
     Args:
-        folder: Where the pictures go.
-        results: As for :func:`draw_figure`, and so the others.
-        reference: Published tables.
-        experiment: Draw its rows alone.
-        network: Draw the rows of such networks alone.
-        where: Conditions on columns.
-        duplicates: What counts where rows of one run differ.
+        tables: The rows.
         how: Which loss, which mean.
+        published: Rows of published tables, whose curves are laid over.
+        say: Is told why a figure is not drawn that the rows might have been for.
+    """
+    for name, kind in FIGURES.items():
+        parts = kind.parts(tables)
+        for part in [None] if kind.side_by_side and parts else parts:
+            try:
+                yield _drawn(name, tables, part, how, published, several=len(parts) > 1)
+            except ConfigurationError as error:
+                say(str(error))
 
-    Returns:
-        Lines that say what was drawn, and what was not.
+
+def drawn(name: str, tables: Tables, how: Request, published: Tables | None) -> Drawn:
+    """Draw the one figure of a name.
 
     Raises:
-        ConfigurationError: If nothing can be drawn.
+        ConfigurationError: If the tables do not have what it shows, or have it of several experiments.
     """
-    if folder.suffix or folder.is_file():
-        raise ConfigurationError(f"--out: {str(folder)!r} is no folder; all figures go into one")
-    tables = _chosen(results, experiment, network, where, duplicates)
-    published = None if reference is None else load([reference], "--reference", duplicates)
-    lines, missing = [], []
-    for name, figure in FIGURES.items():
-        parts = figure.parts(tables)
-        for part in [None] if figure.side_by_side and parts else parts:
-            several = part is not None and len(parts) > 1
-            path = folder / (f"{name}-{part[0] or part[1]}.png" if part and several else f"{name}.png")
-            try:
-                lines += _drawn(name, path, tables, part, how or Request(), published)
-            except ConfigurationError as error:
-                if "cannot be written" in str(error):
-                    raise
-                missing.append(f"not drawn: {error}")
-    if not lines:
-        raise ConfigurationError(missing[0].removeprefix("not drawn: ") if missing else str(_nothing(tables)))
-    return lines + list(dict.fromkeys(missing)) + _notes(tables)
+    kind = FIGURES[name]
+    parts = kind.parts(tables)
+    if not parts:
+        raise nothing_for(name, tables)
+    if len(parts) > 1 and not kind.side_by_side:
+        names = ", ".join(other or f"{network} runs" for other, network in parts)
+        option = (
+            "--experiment" if len({network for _, network in parts}) == 1 else "--experiment or --network"
+        )
+        raise ConfigurationError(f"{name}: the tables have rows of {names}; choose with {option}")
+    return _drawn(name, tables, None if kind.side_by_side else parts[0], how, published, several=False)
 
 
-def _chosen(
-    results: Paths, experiment: str | None, network: str | None, where: Sequence[str], duplicates: str | None
+def chosen(
+    tables: Tables, experiment: str | None = None, network: str | None = None, where: Sequence[str] = ()
 ) -> Tables:
-    """Return the rows that are to be drawn."""
-    tables = load(results, duplicates=duplicates)
+    """Return the rows that are to be drawn.
+
+    Args:
+        tables: All rows.
+        experiment: Its rows alone.
+        network: The rows of such networks alone.
+        where: Conditions on columns.
+
+    Raises:
+        ConfigurationError: If there are no rows, or none such.
+    """
     if not tables.rows:
         notes = "".join(f" ({note})" for note in tables.notes)
         raise ConfigurationError(f"--results: the tables have no rows{notes}")
@@ -259,17 +188,62 @@ def _chosen(
     return tables.only(experiment, network).where(where)
 
 
+def laid_out(name: str, tables: Tables, part: Part | None, how: Request) -> Layout:
+    """Return the layout of a figure.
+
+    Args:
+        name: Of the figure.
+        tables: The rows.
+        part: The experiment and its network; None for all that the figure is for.
+        how: What is asked of it.
+
+    Raises:
+        ConfigurationError: If the rows do not have what it shows; the message begins with its name.
+    """
+    kind = FIGURES[name]
+    parts = [part] if part is not None else sorted({*kind.parts(tables)})
+    rows = tuple(row for one in parts for row in tables.only(*one).rows)
+    try:
+        layout = kind.lay(rows, tables.measures, how)
+    except ConfigurationError as error:
+        text = str(error)
+        raise ConfigurationError(text if text.startswith("--") else f"{name}: {text}") from None
+    if len(layout.panels) > MOST_PANELS:
+        raise ConfigurationError(
+            f"{name}: {len(layout.panels)} panels are too many to be read ({MOST_PANELS} at most); narrow "
+            'the rows down, as with --where "k_main=5"'
+        )
+    return layout
+
+
+def nothing_for(name: str, tables: Tables) -> ConfigurationError:
+    """Say what tables have, and which command makes rows for a figure; ``all`` stands for any."""
+    names = [part or f"{network} runs" for part, network in tables.parts()]
+    have = f"the tables have rows of {', '.join(names)}" if names else "the tables have no rows"
+    example = FIGURES.get(name, FIGURES["overlap"]).example
+    return ConfigurationError(f"{name}: {have}, none for this figure; {example} makes such rows")
+
+
+def _loaded(source: Source, option: str) -> Tables:
+    if isinstance(source, Tables):
+        return source
+    return load([source] if isinstance(source, str | Path) else source, option)
+
+
 def _drawn(
-    name: str, path: Path, tables: Tables, part: Part | None, how: Request, published: Tables | None
-) -> list[str]:
+    name: str, tables: Tables, part: Part | None, how: Request, published: Tables | None, *, several: bool
+) -> Drawn:
     """Draw a figure and say what is on it."""
     layout = laid_out(name, tables, part, how)
     over, note = (None, "") if published is None else _published(name, layout, part, how, published)
-    save(draw(layout, over), path, palette=True)
     curves = sum(len(panel.curves) for panel in layout.panels)
     counts = _count(len(layout.panels), "panel"), _count(curves, "curve")
-    what = f"{', '.join(counts)} from {_count(layout.rows, 'row')}"
-    return [f"picture: {path}", f"  {what}{note}", *(f"  {text}" for text in layout.notes)]
+    what = f"{', '.join(counts)} from {_count(layout.rows, 'row')}{note}"
+    own = (part[0] or part[1]) if part else ""
+    about = FIGURES[name].about
+    title = f"{about[0].upper()}{about[1:]}{f' ({own})' if own else ''}"
+    file = f"{name}-{own}" if own and several else name
+    return Drawn(file, title, draw(layout, over), (what, *layout.notes))
 
 
 def _published(
@@ -283,9 +257,9 @@ def _published(
         parts = same or [other for other in parts if other[1] == part[1] != "image"]
     if not parts:
         return nothing
-    chosen = None if part is None else parts[0]
     try:
-        over = laid_out(name, published, chosen, replace(how, baseline=layout.baseline))
+        other = None if part is None else parts[0]
+        over = laid_out(name, published, other, replace(how, baseline=layout.baseline))
     except ConfigurationError:  # the published rows have no such column, or no measures
         return nothing
     count = sum(len(panel.curves) for panel in overlay(layout, over).values())
@@ -294,11 +268,3 @@ def _published(
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def _notes(tables: Tables) -> list[str]:
-    return [f"note: {text}" for text in tables.notes]
-
-
-def _nothing(tables: Tables) -> ConfigurationError:
-    return ConfigurationError(str(nothing_for("overlap", tables)).replace("overlap: ", "all: ", 1))

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from lit_aux.drawing.layout import Curve, Layout, Panel
+from lit_aux.drawing.style import TIMES
 from lit_aux.errors import ConfigurationError
-from lit_aux.figures.curves import Curve, Mean, at_factor_one, curve, grouped, with_measures
-from lit_aux.figures.layout import Layout, Panel, Request
+from lit_aux.figures.curves import Mean, at_factor_one, curve, grouped, with_measures
+from lit_aux.figures.request import Request
 from lit_aux.figures.students import setup_looks, setups_of
-from lit_aux.figures.style import TIMES
 from lit_aux.figures.tables import by_task, entries, pattern_title, shared_title
 from lit_aux.runs.typed import Row
 
@@ -76,17 +77,17 @@ def _size(row: Row, sizes: Sequence[float]) -> str:
 
 
 def norms(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
-    """Lay out norms of the solutions against n_main, a curve for each setup, the teacher's as a line."""
+    """Lay out norms of the solutions against n_main, with the teacher's."""
     return _against_n_main(rows, measures, NORMS)
 
 
 def top_share(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
-    """Lay out how much of a diagonal network lies in its k largest entries, and in the auxiliary ones."""
+    """Lay out share of |beta|^2 in the top k and in the auxiliary entries."""
     return _against_n_main(rows, measures, SHARES)
 
 
 def features(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
-    """Lay out k-means inertia against K and at the number of main units, and alignment with both teachers."""
+    """Lay out k-means inertia of the units, alignment with main and auxiliary teacher."""
     names = {line["measure"] for line in measures}
     matches = (re.fullmatch(r"inertia_k(\d+)", name or "") for name in names)
     inertias = sorted(int(match[1]) for match in matches if match)

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lit_aux.drawing.layout import Curve, Layout, Panel
+from lit_aux.drawing.style import SETUPS, TIMES, Look, ordered_looks
 from lit_aux.errors import ConfigurationError
-from lit_aux.figures.curves import SINGLE, Curve, Mean, at_factor_one, curve, grouped, relative
-from lit_aux.figures.layout import AUTO, Layout, Panel, Request
-from lit_aux.figures.style import SETUPS, TIMES, Look, ordered_looks
+from lit_aux.figures.curves import SINGLE, Mean, at_factor_one, curve, grouped, relative
+from lit_aux.figures.request import AUTO, Request
 from lit_aux.figures.tables import by_task, entries, network_of, pattern_title, shared_title
 from lit_aux.results.selection import spelled
 from lit_aux.runs.typed import Row
@@ -16,7 +17,7 @@ _COLUMNS = 4
 
 
 def overlap(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
-    """Lay out test loss against n_main: a panel for each overlap, a curve for each setup."""
+    """Lay out test loss against n_main, a panel for each overlap of the teachers."""
     rows, notes = at_factor_one(rows)
     rows, baseline, label, lost = losses(rows, how)
     panels = []
@@ -30,7 +31,7 @@ def overlap(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layou
 
 
 def sparsity(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
-    """Lay out test loss against n_main: columns are numbers of main features, rows what is shared."""
+    """Lay out test loss against n_main, panels by number of main features, shared and not."""
     rows, notes = at_factor_one(rows)
     rows, baseline, label, lost = losses(rows, how)
 
@@ -42,7 +43,7 @@ def sparsity(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layo
 
 
 def rescaling(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
-    """Lay out test loss against n_main: a curve for each rescale factor.
+    """Lay out test loss against n_main as sparsity, a curve for each rescale factor.
 
     Columns are numbers of main features; rows are setups and whether features are shared. Setups without
     factors, or at factor 1, are drawn beside those of others, to compare with.
@@ -79,7 +80,7 @@ def _by_factor(rows: Sequence[Row], setup: str, how: Request, label: str, top: i
 
 
 def correlation(rows: Sequence[Row], measures: Sequence[Row], how: Request) -> Layout:
-    """Lay out the loss relative to single-task training of the same task, seed and n_main.
+    """Lay out test loss relative to STL, panels by correlation of the units and size of the main task.
 
     Columns are correlations of main with auxiliary units, rows sizes of the main teacher's outputs.
     """

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lit_aux.drawing.style import TIMES
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.grids import EXPERIMENTS
-from lit_aux.figures.style import TIMES
 from lit_aux.results import selection
 from lit_aux.runs.reading import read_measures, read_rows
 from lit_aux.runs.typed import Row

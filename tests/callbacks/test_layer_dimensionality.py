@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from lit_aux.callbacks import LayerDimensionality, verdict
-from lit_aux.callbacks.picture import plot
+from lit_aux.drawing.layers import draw_layers
+from lit_aux.drawing.style import save
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_the_picture_is_written_whole_for_any_values(tmp_path: Path, broken: boo
         for i in (1, 2, 3)
     ]
     rows.append(LayerDimensionality.compare("finetune", "head", *(3 * [math.nan if broken else 0.0])))
-    path = plot(rows, tmp_path / "new" / "folder" / "picture.png")
+    path = save(draw_layers(rows), tmp_path / "new" / "folder" / "picture.png")
     assert path.read_bytes().startswith(b"\x89PNG")
     assert [p.name for p in path.parent.iterdir()] == ["picture.png"]
 

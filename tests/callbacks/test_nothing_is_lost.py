@@ -141,7 +141,7 @@ def test_a_picture_that_cannot_be_drawn_is_a_warning(tmp_path: Any, monkeypatch:
     def full(*_: Any) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("lit_aux.callbacks.representation_dimensionality.plot", full)
+    monkeypatch.setattr("lit_aux.callbacks.representation_dimensionality.draw_layers", full)
     callback = RepresentationDimensionality(LAYERS)
     with pytest.warns(UserWarning, match="Drawing dimensionality failed.*no space left"):
         trainer(tmp_path, callback, max_epochs=1).fit(Foreign(), train_loader(), val_loader())

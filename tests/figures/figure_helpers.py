@@ -11,6 +11,9 @@ from statistics import fmean, stdev
 import numpy as np
 import pytest
 
+from lit_aux.drawing.style import save
+from lit_aux.figures import Request, load
+from lit_aux.figures.results import chosen, drawn
 from lit_aux.runs.table import COLUMNS
 
 REFERENCE = os.environ.get("LIT_AUX_REFERENCE")
@@ -57,6 +60,17 @@ def losses(experiment: str, setups, seeds=range(3), n_main=(16, 64, 256), **axes
         for seed in seeds
         for n in n_main
     ]
+
+
+def draw_figure(
+    name: str, path: Path, results: list[Path], reference: Path | None = None, how: Request | None = None
+) -> list[str]:
+    """Draw and save a figure as the command does; return the lines that it prints."""
+    tables = load(results)
+    published = None if reference is None else load([reference], "--reference")
+    found = drawn(name, chosen(tables), how or Request(), published)
+    lines = [f"picture: {save(found.figure, path)}", *(f"  {text}" for text in found.notes)]
+    return [*lines, *(f"note: {text}" for text in tables.notes)]
 
 
 def read(path: Path) -> list[dict]:

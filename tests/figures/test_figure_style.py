@@ -5,8 +5,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from lit_aux.drawing.style import QUANTITIES, SETUPS, ordered_looks
 from lit_aux.experiments.grids import KERNELS, PROBES, TRAINED
-from lit_aux.figures.style import QUANTITIES, SETUPS, ordered_looks
 
 # Machado, Oliveira, Fernandes 2009: how linear RGB is seen without one kind of cone
 SEEN = {
@@ -45,7 +45,12 @@ def test_every_setup_has_a_look_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("looks", "least"), [(SETUPS, 6), (QUANTITIES, 10), (dict(enumerate(ordered_looks(5))), 10)]
+    ("looks", "least"),
+    [
+        (SETUPS, 6),
+        ({name: look for name, (_, look) in QUANTITIES.items()}, 10),
+        (dict(enumerate(ordered_looks(5))), 10),
+    ],
 )
 def test_lightness_differs_and_white_is_far(looks, least):
     lightness = sorted(lab(look.colour)[0] for look in looks.values())

@@ -8,6 +8,7 @@ import pytest
 from figure_helpers import (
     REFERENCE,
     assert_same,
+    draw_figure,
     drawn_curves,
     expected,
     kept_figures,
@@ -17,8 +18,6 @@ from figure_helpers import (
     read,
     title,
 )
-
-from lit_aux.figures import draw_figure
 
 pytestmark = needs_reference
 FOLDER = Path(REFERENCE or "")

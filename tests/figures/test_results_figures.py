@@ -7,6 +7,7 @@ from itertools import chain
 import pytest
 from figure_helpers import (
     assert_same,
+    draw_figure,
     drawn_curves,
     expected,
     kept_figures,
@@ -18,8 +19,7 @@ from figure_helpers import (
 )
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.figures import draw_figure
-from lit_aux.figures.layout import Request
+from lit_aux.figures import Request
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 

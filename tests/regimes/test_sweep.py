@@ -16,9 +16,9 @@ from rich.console import Console
 from lit_aux.cli.commands import dispatch
 from lit_aux.cli.regime import run
 from lit_aux.errors import ConfigurationError, NonFiniteLossError
+from lit_aux.figures.factors import drawn_layers
 from lit_aux.regimes.sweep import FactorFit
 from lit_aux.regimes.sweep_report import (
-    _drawn,
     best,
     by_factor,
     chosen_layer,
@@ -211,7 +211,7 @@ def test_a_verdict_that_is_borderline_for_half_of_the_seeds_is_marked(near: int,
 def test_of_many_layers_the_wanted_one_is_drawn() -> None:
     names = [f"blocks.{i}" for i in range(14)]
     for wanted in names:
-        drawn = _drawn(names, wanted)
+        drawn = drawn_layers(names, wanted)
         assert len(drawn) == 8
         assert wanted in drawn
         assert drawn == sorted(drawn, key=names.index)

@@ -12,7 +12,7 @@ from toys import ToyData, toy_backbone, toy_trainer
 from lit_aux.cli import main
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.fit_rows import CLASSES, TASK, task_measures, write_rows
-from lit_aux.figures.layout import Request
+from lit_aux.figures.request import Request
 from lit_aux.figures.results import laid_out
 from lit_aux.figures.tables import load
 from lit_aux.modules import MultiTaskModule

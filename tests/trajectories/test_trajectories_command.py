@@ -18,7 +18,7 @@ VALUES = {"train_loss": [2.0, 1.0, 0.5], "test_accuracy": [0.1, 0.5, 0.6]}
 @pytest.fixture
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the pictures out, which take the most time."""
-    monkeypatch.setattr("lit_aux.trajectories.pictures.draw", lambda *_: iter(()))
+    monkeypatch.setattr("lit_aux.figures.trajectories.figures_of_study", lambda *_: iter(()))
 
 
 @pytest.fixture

@@ -14,15 +14,14 @@ FACTORS = {"sharpness": (1.0, 2.0), "fisher_trace": (1.0, 100.0)}
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list:
     """Return a list that fills with the figures that are saved; the files have nothing in them."""
-    from matplotlib.figure import Figure
-
     kept: list = []
 
-    def keep(self, file: Path, **_: object) -> None:
-        kept.append(self)
-        file.touch()
+    def keep(figure: object, path: Path) -> Path:
+        kept.append(figure)
+        path.touch()
+        return path
 
-    monkeypatch.setattr(Figure, "savefig", keep)
+    monkeypatch.setattr("lit_aux.drawing.style.save", keep)
     return kept
 
 
@@ -82,6 +81,7 @@ def test_panels_of_many_tasks_and_methods_do_not_touch(
     )
     assert main(["trajectories", "runs", "--format", "svg"]) == 0
     for figure in figures:
+        figure.draw_without_rendering()
         renderer = figure.canvas.get_renderer()
         width, height = figure.canvas.get_width_height()
         panels = [axes for axes in figure.axes if axes.axison]

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.files import atomic_path
+from lit_aux.files import atomic_path, atomic_write
 from lit_aux.outputs import check_output
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from lit_aux.drawing.picture import Picture
+
 PathLike: TypeAlias = str | os.PathLike[str]
 FORMATS = ("png", "svg", "pdf")
 TIMES = "\N{MULTIPLICATION SIGN}"
-_DPI = 150
-INK, GREY = "#2b2f36", "#6b7280"
-SERIES = (("#f0a030", ":"), ("#c8553d", "-."), ("#5b4b8a", "--"), ("#12355b", "-"))
-"""Colour and line of ordered series: from light to dark, each with a line of its own."""
+MINUS = "\N{MINUS SIGN}"
+INK, GREY, RULE = "#2b2f36", "#6b7280", "#d9dee4"
 Line: TypeAlias = Any
 """Of matplotlib: a name, or an offset and lengths of dashes and gaps."""
 
@@ -32,17 +32,26 @@ class Look(NamedTuple):
     colour: str
     marker: str
     line: Line
+    hollow: bool = False
+    """Whether its markers are white within."""
+    size: float = 3.6
+    """Of its markers, in points."""
 
-    def options(self, size: float = 4.5) -> dict[str, Any]:
-        """Return matplotlib's options of a line with markers, and of its entry in a legend."""
+    def options(self, least: float = 0.0) -> dict[str, Any]:
+        """Return matplotlib's options of a line with markers, and of its entry in a legend.
+
+        Args:
+            least: Size that markers have at least.
+        """
         return {
             "color": self.colour,
             "marker": self.marker,
             "linestyle": self.line,
             "linewidth": 1.4,
-            "markersize": size,
-            "markeredgewidth": 0.4,
-            "markeredgecolor": "white",
+            "markersize": max(self.size, least),
+            "markerfacecolor": "white" if self.hollow else self.colour,
+            "markeredgewidth": 1.2 if self.hollow else 0.4,
+            "markeredgecolor": self.colour if self.hollow else "white",
         }
 
 
@@ -58,10 +67,11 @@ SETUPS = {
 }
 """The look of each setup, the same in all figures: its own colour, marker and line, and its own lightness."""
 QUANTITIES = {
-    "pr_before": Look("#93b7da", "o", (0, (4, 1.5))),
-    "pr_after": Look("#12355b", "s", "-"),
-    "ensd": Look("#b8601a", "D", (0, (1.5, 1))),
+    "pr_before": ("PR before", Look("#93b7da", "o", (0, (4, 1.5)))),
+    "pr_after": ("PR after", Look("#12355b", "s", "-")),
+    "ensd": ("shared (ENSD)", Look("#b8601a", "D", (0, (1.5, 1)))),
 }
+"""Name and look of what is measured of layers."""
 PUBLISHED: Line = (0, (2.5, 1.5))
 _FACTORS = ("#440154", "#3b528b", "#21908d", "#6ccb5f")
 _MARKERS = "oD^vPX*"
@@ -100,71 +110,69 @@ def picture_path(path: PathLike, option: str = "path") -> Path:
     return check_output(option, path, kind="picture")
 
 
-def new_figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Picture":
     """Return an empty figure that belongs to no window and to no global state.
 
     Args:
         width: In inches.
         height: In inches.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from lit_aux.drawing.picture import Picture
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Picture(width, height)
 
 
-def minus(value: float) -> str:
+def minus(value: float, form: str = "g") -> str:
     """Write a number with a proper minus sign."""
-    return f"{value:g}".replace("-", "\N{MINUS SIGN}")
+    return f"{value:{form}}".replace("-", MINUS)
 
 
-def tidy(axes: "Axes", title: str, size: float = 10) -> None:
+def tidy(axes: "Axes", title: str, *, bold: bool = False) -> None:
     """Give a panel its title, small ticks under a small one, and take away what carries nothing."""
-    axes.set_title(title, loc="left", fontsize=size, color=INK)
+    axes.set_title(title, loc="left", fontsize=8.5, color=INK, fontweight="bold" if bold else "normal")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8, colors=INK, which="both")
-    for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set_fontsize(9)
-    if size < 10:
-        axes.tick_params(labelsize=7)
+    axes.tick_params(labelsize=7, colors=INK, which="both")
 
 
-def save(figure: "Figure", path: Path, *, palette: bool = False) -> Path:
+def save(figure: "Figure", path: PathLike) -> Path:
     """Write a figure; the file appears complete or not at all, and its folder is made.
 
+    PNG files get 256 colours, which is enough for lines and a third of the size; SVG files hold text as text.
+
     Args:
-        figure: Of `new_figure`.
-        path: Of `picture_path`.
-        palette: Whether a PNG gets 256 colours, which is enough for lines and a third of the size.
+        figure: Of any function that draws.
+        path: The file; its ending (png, svg, pdf) is the format.
 
     Returns:
         The path.
 
     Raises:
-        ConfigurationError: If the file cannot be written there.
+        ConfigurationError: For another ending, or if the file cannot be written there.
     """
-    kind = path.suffix.lower().removeprefix(".")
-    check_output("--out", path, kind="picture")
+    from lit_aux.drawing.picture import DPI, MARGINS, Picture
+
+    found = picture_path(path)
+    kind = found.suffix.lower().removeprefix(".")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as part:
-            margins: Any = {"bbox_inches": "tight", "pad_inches": 0.15}
-            figure.savefig(part, format=kind, dpi=_DPI, facecolor="white", **margins)
-            if palette and kind == "png":
-                _to_palette(part)
+        found.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "svg" and isinstance(figure, Picture):
+            atomic_write(found, figure.svg())
+            return found
+        with atomic_path(found) as part:
+            figure.savefig(part, format=kind, dpi=DPI, **MARGINS)
+            if kind == "png":
+                _to_palette(part, DPI)
     except OSError as error:
         raise ConfigurationError(
-            f"path: {str(path)!r} cannot be written: {error.strerror or error}"
+            f"path: {str(found)!r} cannot be written: {error.strerror or error}"
         ) from error
-    return path
+    return found
 
 
-def _to_palette(path: Path) -> None:
+def _to_palette(path: Path, dpi: int) -> None:
     """Rewrite a PNG with 256 colours."""
     from PIL import Image
 
     with Image.open(path) as image:
         small = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    small.save(path, format="PNG", optimize=True, dpi=(_DPI, _DPI))
+    small.save(path, format="PNG", optimize=True, dpi=(dpi, dpi))

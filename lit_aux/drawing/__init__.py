@@ -1,0 +1,1 @@
+"""How every picture is drawn: one style, one layout, one engine; and pictures of what callbacks measure."""
