@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lit_aux.experiments.student_report import short
 from lit_aux.figures import MapPoints, draw_regime_map
 from lit_aux.figures.regime_map import BANDS, MARKERS, band_patch, decades, regime_panel, scatter
 from lit_aux.figures.style import new_figure, save
 from lit_aux.regimes.student_features import StudentFeatures
 from lit_aux.regimes.student_summary import GroupSummary, shown, weighted_median
+from lit_aux.results.selection import spelled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,7 +55,7 @@ def draw_students_map(
         found |= regime_panel(axes, penalty, limits, points, **options)
         for kind, one in enumerate(points):
             scatter(axes, one, kind, limits, scale=0.7)
-        cell = ", ".join(f"{_SHORT.get(name, name)} {short(group.cell[name])}" for name in axes_of)
+        cell = ", ".join(f"{_SHORT.get(name, name)} {spelled(group.cell[name])}" for name in axes_of)
         symbol, value = (r"\gamma", options["gamma"]) if penalty == "q" else (r"\rho", options["correlation"])
         axes.set_title(f"{cell}\n${symbol}$ {value:g}{_tried(group)}", loc="left", fontsize=8.5)
         axes.tick_params(labelbottom=number + columns >= len(cells))

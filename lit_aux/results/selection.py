@@ -69,12 +69,21 @@ def _equal(value: Any, text: str) -> bool:
 
 
 def spelled(value: Any) -> str:
-    """Write a value of a column as people read it; correlations that are all alike as one."""
-    if value is None:
-        return ""
+    """Write a value of a column as people read it; correlations that are all alike as one.
+
+    Args:
+        value: Read, or as it is written: text of numbers joined by ``|``.
+    """
+    if isinstance(value, str):
+        try:
+            value = tuple(map(float, value.split("|")))
+        except ValueError:  # a word
+            return str(value)
     if isinstance(value, tuple):
         parts = [f"{part:g}" for part in value]
         return parts[0] if len({*parts}) == 1 else "|".join(parts)
+    if isinstance(value, bool) or value is None:
+        return "" if value is None else str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

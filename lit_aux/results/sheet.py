@@ -1,17 +1,19 @@
-"""A printed table: as text, Markdown or CSV."""
+"""A printed table: as text, Markdown, CSV or HTML."""
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from lit_aux.errors import printable
-from lit_aux.spreadsheets import as_csv
+from lit_aux.spreadsheets import Bold, as_csv, as_html
 
 Format = Literal["text", "markdown", "csv"]
 FORMATS: tuple[str, ...] = get_args(Format)
-_MARKDOWN = re.compile(r"([\\`*_<>\[\]])")
+_MARKDOWN = re.compile(r"([\\`*_<>\[\]~&])")
 
 
 @dataclass
@@ -25,6 +27,7 @@ class Sheet:
         labels: How many of the first columns say what a row is; the others hold numbers.
         notes: What else is to be known, a line each.
         wrap: Whether long fields may be broken into lines.
+        left: Names of columns of text beside the labels.
     """
 
     title: str
@@ -33,6 +36,7 @@ class Sheet:
     labels: int = 1
     notes: list[str] = field(default_factory=list)
     wrap: bool = False
+    left: Sequence[str] = ()
 
     def without_empty(self, *names: str) -> "Sheet":
         """Return the table without those of some columns in which every field is empty."""
@@ -42,28 +46,39 @@ class Sheet:
         labels = sum(i < self.labels for i in kept)
         return replace(self, columns=[self.columns[i] for i in kept], rows=rows, labels=labels)
 
-    def render(self, kind: Format, width: int = 200) -> str:
+    def __str__(self) -> str:
+        return self.render("text")
+
+    def render(self, kind: Format, width: int = 200, styled: bool = False) -> str:
         """Return the table as text, Markdown or CSV; CSV has neither title nor notes.
 
         Args:
             kind: Which.
             width: Most characters in a line of text.
+            styled: Whether text has a terminal's signs for what is bold.
         """
         if kind == "csv":
             return as_csv([self.columns, *self.rows])
-        text = self._markdown() if kind == "markdown" else self._text(width)
-        return printable(text)
+        return printable(self._markdown()) if kind == "markdown" else self._text(width, styled)
+
+    def to_html(self) -> str:
+        """Return the table as HTML, with a caption, and the notes below; nothing in it is carried out."""
+        return as_html(self.title, self.columns, self.rows, self.labels, self.notes)
+
+    _repr_html_ = to_html
+
+    def _is_left(self, number: int) -> bool:
+        return number < self.labels or self.columns[number] in self.left
 
     def _markdown(self) -> str:
-        rule = [":--" if number < self.labels else "--:" for number in range(len(self.columns))]
+        rule = [":--" if self._is_left(number) else "--:" for number in range(len(self.columns))]
         lines = [_line(self.columns), _line(rule), *map(_line, self.rows)] if self.rows else []
         notes = [f"\n{_plain(note)}" for note in self.notes]
         return "\n".join([f"**{_plain(self.title)}**", "", *lines, *notes, ""])
 
-    def _text(self, width: int) -> str:
-        parts = [self.title]
-        parts += ["\n".join(self._block(columns, width)) for columns in self._blocks(width) if self.rows]
-        return "\n".join([*parts, *self.notes]) + "\n"
+    def _text(self, width: int, styled: bool) -> str:
+        blocks = [self._block(columns, width, styled) for columns in self._blocks(width) if self.rows]
+        return "\n".join([printable(self.title), *blocks, *map(printable, self.notes)]) + "\n"
 
     def _blocks(self, width: int) -> Iterator[list[int]]:
         """Yield columns that fit side by side, the labels in each, so that no number is cut off."""
@@ -78,23 +93,38 @@ class Sheet:
             used += widths[number]
         yield block
 
-    def _block(self, columns: Sequence[int], width: int) -> list[str]:
+    def _block(self, columns: Sequence[int], width: int, styled: bool) -> str:
         """Return the lines of some columns."""
         from rich import box
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(box=box.SIMPLE_HEAD)
         for number in columns:
-            justify: Literal["left", "right"] = "left" if number < self.labels else "right"
-            table.add_column(self.columns[number], justify=justify, no_wrap=not self.wrap)
+            justify: Literal["left", "right"] = "left" if self._is_left(number) else "right"
+            name = Text(printable(self.columns[number]))
+            table.add_column(name, justify=justify, no_wrap=not self.wrap, overflow="fold")
         for row in self.rows:
-            table.add_row(*(row[number] for number in columns))
+            fields = (row[number] for number in columns)
+            table.add_row(*(Text(printable(f), "bold" if isinstance(f, Bold) else "") for f in fields))
         limit = width if self.wrap else 10_000  # what is not to be broken may be wider than the terminal
-        console = Console(file=io.StringIO(), width=limit, highlight=False, markup=False)
-        with console.capture() as capture:
-            console.print(table)
-        return [line.rstrip() for line in capture.get().splitlines()]
+        text = io.StringIO()
+        Console(
+            file=text, width=limit, force_terminal=styled, color_system=("standard" if styled else None)
+        ).print(table)
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def show(sheets: Iterable[Sheet]) -> None:
+    """Print tables, one after the other, as wide as the terminal, or 200 characters where there is none.
+
+    Args:
+        sheets: The tables.
+    """
+    terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if terminal else 200
+    print("\n".join(sheet.render("text", width, terminal) for sheet in sheets), end="", flush=True)
 
 
 def exact(number: float) -> str:
@@ -103,7 +133,12 @@ def exact(number: float) -> str:
 
 
 def _line(fields: Sequence[str]) -> str:
-    return "| " + " | ".join(_plain(field).replace("|", "\\|") for field in fields) + " |"
+    return "| " + " | ".join(map(_field, fields)) + " |"
+
+
+def _field(text: str) -> str:
+    plain = _plain(text).replace("|", "\\|")
+    return f"**{plain}**" if isinstance(text, Bold) else plain
 
 
 def _plain(text: str) -> str:

@@ -5,8 +5,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
-from scipy.stats import ttest_rel
+from scipy.stats import permutation_test, ttest_rel
 from table_helpers import failed, plain_csv, row, table
 
 from lit_aux.results.selection import is_higher_better
@@ -102,7 +103,12 @@ def test_differences_are_those_of_the_paired_t_test(tmp_path: Path) -> None:
             low, high = test.confidence_interval(0.95)
             assert pair.interval == pytest.approx((low, high))
             assert pair.lower == sum(first[s] < second[s] for s in seeds)
-            assert pair.clear == (abs(test.statistic) > 2)
+            gaps = np.array([first[s] - second[s] for s in seeds])
+            flipped = permutation_test(
+                (gaps,), np.mean, permutation_type="samples", n_resamples=np.inf
+            ).pvalue
+            assert pair.p == pytest.approx(test.pvalue, abs=1e-12)
+            assert pair.clear == (test.pvalue < 0.05 and (len(seeds) < 6 or flipped < 0.05))
 
 
 def test_a_baseline_of_the_same_factor_comes_first(tmp_path: Path) -> None:
@@ -151,6 +157,9 @@ def test_winners_are_decided_by_seed(tmp_path: Path) -> None:
     assert (won.best, won.decided) == (("MTL", None), False)
     (won,) = winners(table_of(view_of(tmp_path / "d.csv", noisy[::4])), higher=False)
     assert won.decided is None
+    two = [row(setup, s, 16, loss + s) for setup, loss in (("STL", 2.0), ("MTL", 1.0)) for s in (0, 1)]
+    (won,) = winners(table_of(view_of(tmp_path / "e.csv", two, log=False)), higher=False)
+    assert won.decided is None, "two seeds decide nothing, though both differ by exactly as much"
 
 
 def test_published_means_are_compared_without_seeds(tmp_path: Path) -> None:
