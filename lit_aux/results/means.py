@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, isnan, log10, nan, sqrt
-from statistics import fmean, stdev
+from math import fsum, isfinite, isnan, log10, nan, sqrt
+from statistics import fmean
 from typing import Any
 
 LOSSES = ("loss_best", "loss_final", "train_loss")
@@ -33,9 +33,10 @@ class Stat:
 
 def mean_of(values: Sequence[float]) -> Stat:
     """Return the mean of values, one a seed, and its standard error: NaN where values are not finite."""
-    known = len(values) > 1 and all(isfinite(value) for value in values)
-    error = stdev(values) / sqrt(len(values)) if known else nan
-    return Stat(fmean(values), error, len(values))
+    mean, count = fmean(values), len(values)
+    known = count > 1 and isfinite(mean)
+    error = sqrt(fsum((value - mean) ** 2 for value in values) / (count - 1) / count) if known else nan
+    return Stat(mean, error, count)
 
 
 def stat_of(values: Iterable[float | None]) -> Stat | None:

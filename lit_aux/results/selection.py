@@ -28,13 +28,14 @@ def where(rows: Sequence[Row], text: str) -> list[Row]:
     for name, values in _conditions(text).items():
         known = sorted({column for row in rows for column, value in row.items() if value is not None})
         check_known("--where", name, known)
-        meeting = [row for row in kept if any(_equal(row.get(name), value) for value in values)]
+        there = {row.get(name) for row in kept} - {None}
+        meeting = {found for found in there if any(_equal(found, value) for value in values)}
         if not meeting:
-            there = list(dict.fromkeys(spelled(row[name]) for row in kept if row.get(name) is not None))
+            known = list(dict.fromkeys(spelled(row[name]) for row in kept if row.get(name) is not None))
             raise ConfigurationError(
-                f"--where {name}={','.join(values)}: no row is such; {name} is {', '.join(there[:12])}"
+                f"--where {name}={','.join(values)}: no row is such; {name} is {', '.join(known[:12])}"
             )
-        kept = [row for row in kept if row.get(name) is None or row in meeting]
+        kept = [row for row in kept if row.get(name) is None or row[name] in meeting]
     return kept
 
 

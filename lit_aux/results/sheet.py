@@ -1,12 +1,14 @@
 """A printed table: as text, Markdown, CSV or HTML."""
 
-import io
 import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
+from textwrap import wrap
 from typing import Literal, get_args
+from unicodedata import east_asian_width
 
 from lit_aux.errors import printable
 from lit_aux.spreadsheets import Bold, as_csv, as_html
@@ -82,7 +84,7 @@ class Sheet:
 
     def _blocks(self, width: int) -> Iterator[list[int]]:
         """Yield columns that fit side by side, the labels in each, so that no number is cut off."""
-        widths = [max(map(len, column)) + 3 for column in zip(self.columns, *self.rows, strict=True)]
+        widths = [max(map(_width, column)) + 3 for column in zip(self.columns, *self.rows, strict=True)]
         labels = list(range(self.labels))
         block, used = [*labels], 2 + sum(widths[: self.labels])
         for number in range(self.labels, len(widths)):
@@ -95,25 +97,43 @@ class Sheet:
 
     def _block(self, columns: Sequence[int], width: int, styled: bool) -> str:
         """Return the lines of some columns."""
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
+        fields = [[row[number] for number in columns] for row in [self.columns, *self.rows]]
+        widths = [max(map(_width, column)) for column in zip(*fields, strict=True)]
+        while self.wrap and sum(widths) + 3 * len(widths) + 1 > width and max(widths) > _NARROW:
+            widths[widths.index(max(widths))] -= 1
+        justified = [str.ljust if self._is_left(number) else str.rjust for number in columns]
+        lines = [""]
+        for number, row in enumerate(fields):
+            broken = [_broken(printable(text), most) for text, most in zip(row, widths, strict=True)]
+            bold = [styled and (number == 0 or isinstance(text, Bold)) for text in row]
+            for parts in zip_longest(*broken, fillvalue=""):
+                places = zip(justified, parts, widths, bold, strict=True)
+                shown = [
+                    _BOLD.format(put(text, most - _width(text) + len(text)))
+                    if strong
+                    else put(text, most - _width(text) + len(text))
+                    for put, text, most, strong in places
+                ]
+                lines.append(f"  {'   '.join(shown)}".rstrip())
+            if number == 0:
+                lines.append(f" {_LINE * (sum(widths) + 3 * len(widths) - 1)}")
+        return "\n".join([*lines, ""])
 
-        table = Table(box=box.SIMPLE_HEAD)
-        for number in columns:
-            justify: Literal["left", "right"] = "left" if self._is_left(number) else "right"
-            name = Text(printable(self.columns[number]))
-            table.add_column(name, justify=justify, no_wrap=not self.wrap, overflow="fold")
-        for row in self.rows:
-            fields = (row[number] for number in columns)
-            table.add_row(*(Text(printable(f), "bold" if isinstance(f, Bold) else "") for f in fields))
-        limit = width if self.wrap else 10_000  # what is not to be broken may be wider than the terminal
-        text = io.StringIO()
-        Console(
-            file=text, width=limit, force_terminal=styled, color_system=("standard" if styled else None)
-        ).print(table)
-        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+_NARROW = 8
+"""Characters below which no column is broken."""
+_BOLD = "\x1b[1m{}\x1b[0m"
+_LINE = "\N{BOX DRAWINGS LIGHT HORIZONTAL}"
+
+
+def _width(text: str) -> int:
+    """Return how many places text takes in a terminal."""
+    return len(text) if text.isascii() else sum(1 + (east_asian_width(c) in "WF") for c in text)
+
+
+def _broken(text: str, most: int) -> list[str]:
+    """Return the lines of a field."""
+    return [text] if _width(text) <= most else wrap(text, most)
 
 
 def show(sheets: Iterable[Sheet]) -> None:

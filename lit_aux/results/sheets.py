@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 from lit_aux.results import statistics
@@ -14,7 +15,6 @@ from lit_aux.results.significance import FEWEST, FLIPPED, LEVEL, MOST, NEAR, POW
 from lit_aux.results.statistics import comparisons
 from lit_aux.runs.typed import Row
 
-_GROUP = ("setup", "rescale")
 T = TypeVar("T")
 
 
@@ -36,12 +36,12 @@ class Query:
     higher: bool | None
     by: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def good(self) -> list[Row]:
         """The rows of runs that did not fail."""
         return [row for row in self.rows if row.get("error") is None]
 
-    @property
+    @cached_property
     def places(self) -> list[str]:
         """The columns that say where in the grid a row is and that vary; n_main last."""
         differ, _ = varying(self.good, statistics.PLACES)
@@ -49,7 +49,7 @@ class Query:
             differ.remove("solver")
         return [*differ, *(name for name in self.by if name not in differ), "n_main"]
 
-    @property
+    @cached_property
     def factors(self) -> bool:
         """Whether there are several rescale factors."""
         return len({row.get("rescale") for row in self.good} - {None}) > 1
@@ -64,6 +64,12 @@ class Query:
         """What all rows have in common, in words."""
         _, same = varying(self.good, (*statistics.PLACES, "setup", "rescale"))
         return ", ".join(f"{name} {spelled(value)}" for name, value in same.items())
+
+    @cached_property
+    def table(self) -> statistics.Table:
+        """The cells by place and treatment."""
+        places = [*self.places, "setup", "rescale"]
+        return statistics.by_treatment(statistics.cells(self.good, self.value, places, self.log))
 
     def sizes(self) -> list[int | None]:
         """Return every n_main, in order."""
@@ -119,12 +125,6 @@ def means_in_full(query: Query) -> Sheet:
     return sheet
 
 
-def table_of(query: Query) -> statistics.Table:
-    """Return the cells by place and treatment."""
-    places = [*query.places, *_GROUP]
-    return statistics.by_treatment(statistics.cells(query.good, query.value, places, query.log))
-
-
 RULE = (
     f"* clear: p < {LEVEL:g} by Student's paired test with {FEWEST} seeds or more; with {FLIPPED[0]} to "
     f"{FLIPPED[-1]} the exact sign-flip test agrees, which fewer seeds cannot bring below {LEVEL:g}"
@@ -143,7 +143,7 @@ def pairs(query: Query, baseline: str) -> Sheet:
     how = "paired by seed (in how many seeds it is lower)" if seeds else "of means over different seeds"
     columns = ["setup", "against", *places, *map(size_column, sizes)]
     sheet = Sheet(f"{unit}: mean difference ± standard error, {how}", columns, labels=2 + len(places))
-    table = table_of(query)
+    table = query.table
     found = list(statistics.differences(table, baseline))
     for (one, other, *place), by_size in _across(
         ((d.treatment, d.baseline, *d.place), d) for d in found
@@ -184,7 +184,7 @@ def pairs_in_full(query: Query, baseline: str) -> Sheet:
     names = ["setup", "rescale", "against", "against_rescale", *query.places]
     columns = ["difference_log10" if query.log else "difference", "se", "low_95", "high_95", "seeds", "lower"]
     sheet = Sheet("paired differences", [*names, *columns], labels=len(names))
-    for found in statistics.differences(table_of(query), baseline):
+    for found in statistics.differences(query.table, baseline):
         mean, error, seeds = _numbers(found.stat)
         values = [mean, error, *map(exact, found.interval), seeds]
         key = [*found.treatment, *found.baseline, *found.place]
@@ -198,7 +198,7 @@ def who_wins(query: Query) -> Sheet:
     better = "highest" if query.higher else "lowest"
     title = f"Who wins: the {better} mean {query.value}; tie: the runner-up is not clearly behind"
     sheet = Sheet(title, [*places, *map(size_column, sizes)], labels=len(places), wrap=True)
-    won = list(statistics.winners(table_of(query), bool(query.higher)))
+    won = list(statistics.winners(query.table, bool(query.higher)))
     unsure = {False: "tie", None: "too few seeds"}
     counts = Counter(query.name(w.best) if w.decided else unsure[w.decided] for w in won)
     for line, by_size in _across((w.place, w) for w in won).items():

@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import cache
 from itertools import product
-from math import atan, cos, floor, pi, sin, sqrt
+from math import atan, cos, exp, floor, lgamma, log, log1p, pi, sin, sqrt
 from statistics import NormalDist
 
 LEVEL = 0.05
@@ -35,23 +35,24 @@ def within(t: float, df: int) -> float:
     if df >= _MANY:
         return 2 * _NORMAL.cdf(abs(t)) - 1
     angle, odd = atan(abs(t) / sqrt(df)), df % 2
+    square = cos(angle) ** 2
     total, term = 0.0, cos(angle) if odd else 1.0
     for k in range(2 + odd, df + 1, 2):
         total += term
-        term *= cos(angle) ** 2 * (k - 1) / k
+        term *= square * (k - 1) / k
     return (angle + sin(angle) * total) * 2 / pi if odd else sin(angle) * total
 
 
 @cache
-def quantile(df: int, level: float = 1 - LEVEL) -> float:
-    """Return how far from 0 Student's t is with a probability at most."""
-    low, high = 0.0, 1.0
-    while within(high, df) < level:
-        high *= 2
-    while high - low > 1e-12 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if within(middle, df) < level else (low, middle)
-    return high
+def quantile(df: int) -> float:
+    """Return how far from 0 Student's t is with a probability of .95 at most."""
+    log_scale = lgamma((df + 1) / 2) - lgamma(df / 2) - log(df * pi) / 2
+    t, step = 0.0, 1.0
+    while step > 1e-12:  # by Newton's method: within() is concave, so that the root is never passed
+        density = 2 * exp(log_scale - (df + 1) / 2 * log1p(t**2 / df))
+        step = (1 - LEVEL - within(t, df)) / density
+        t += step
+    return t
 
 
 def sign_flip(gaps: Sequence[float]) -> float:

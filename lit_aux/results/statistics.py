@@ -42,7 +42,7 @@ class CellValues:
     converged: int = 0
     runs: int = 0
 
-    @property
+    @cached_property
     def stat(self) -> Stat | None:
         """Mean over seeds; None where there is no value."""
         if self.published is not None:
