@@ -166,7 +166,7 @@ class Difference:
         """Seeds in which the treatment has less; None for tables that hold means alone."""
         return sum(gap < 0 for gap in self.gaps) if self.gaps else None
 
-    @property
+    @cached_property
     def p(self) -> float:
         """Student's two-sided p of no difference; NaN where there are fewer than two pairs."""
         return p_of(self.stat.mean, self.stat.error, self.df)
