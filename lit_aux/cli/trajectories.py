@@ -68,7 +68,6 @@ def run(arguments: Sequence[str]) -> int:
     runs, notes = read_trajectories(given.runs, given.phase)
     found = analyse(study_of(runs, given.tasks), given.metric, given.select)
     show(sheets(found))
-    print()
     for note in (*notes, *found.notes):
         print(f"note: {note}")
     _write(found, out, given.format)

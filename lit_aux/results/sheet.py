@@ -80,7 +80,7 @@ class Sheet:
 
     def _text(self, width: int, styled: bool) -> str:
         blocks = [self._block(columns, width, styled) for columns in self._blocks(width) if self.rows]
-        return "\n".join([printable(self.title), *blocks, *map(printable, self.notes)]) + "\n"
+        return "\n".join([printable(self.title), *blocks, *map(printable, self.notes)]).rstrip("\n") + "\n"
 
     def _blocks(self, width: int) -> Iterator[list[int]]:
         """Yield columns that fit side by side, the labels in each, so that no number is cut off."""
@@ -137,14 +137,14 @@ def _broken(text: str, most: int) -> list[str]:
 
 
 def show(sheets: Iterable[Sheet]) -> None:
-    """Print tables, one after the other, as wide as the terminal, or 200 characters where there is none.
+    """Print tables and an empty line after each, as wide as the terminal, or 200 characters without one.
 
     Args:
         sheets: The tables.
     """
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if terminal else 200
-    print("\n".join(sheet.render("text", width, terminal) for sheet in sheets), end="", flush=True)
+    print("\n".join(sheet.render("text", width, terminal) for sheet in sheets), flush=True)
 
 
 def exact(number: float) -> str:

@@ -136,7 +136,12 @@ _NEEDED = (
 
 
 def pairs(query: Query, baseline: str) -> Sheet:
-    """Return paired differences: a line for each pair of setups and place in the grid, n_main across."""
+    """Return paired differences: a line for each pair of setups and place in the grid, n_main across.
+
+    Args:
+        query: Rows, and how they are looked at.
+        baseline: The setup that all others are compared with.
+    """
     places, sizes = query.places[:-1], query.sizes()
     unit = f"log10 {query.value}" if query.log else query.value
     seeds = any(row.get("seed") is not None for row in query.good)
@@ -193,7 +198,11 @@ def pairs_in_full(query: Query, baseline: str) -> Sheet:
 
 
 def who_wins(query: Query) -> Sheet:
-    """Return the best setup of each cell: a line for each place in the grid, n_main across."""
+    """Return the best setup of each cell: a line for each place in the grid, n_main across.
+
+    Args:
+        query: Rows, and how they are looked at; whether more is better must be known.
+    """
     places, sizes = query.places[:-1], query.sizes()
     better = "highest" if query.higher else "lowest"
     title = f"Who wins: the {better} mean {query.value}; tie: the runner-up is not clearly behind"

@@ -59,7 +59,7 @@ def records(text: str) -> list[dict[str, str]]:
 def test_means_pairs_and_winners(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, results)
     means, pairs = text.split("\nlog10 loss_best: mean difference")
-    won = text.rpartition("\n\n")[2]
+    won = text.rstrip().rpartition("\n\n")[2]
     assert "geometric mean" in means
     # sqrt(.01 * .04) * 8 = .16; of two values, the standard error is half their distance: log10(2)
     assert fields(means, "STL")[:2] == ["0.16", f"{TIMES}2.00"]
