@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lit_aux.files import atomic_write
+from lit_aux.results.sheet import Sheet, show
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
     from rich.console import Console
-    from rich.table import Table
 
     from lit_aux.callbacks import LayerDimensionality
     from lit_aux.phases import PhaseResult
@@ -56,9 +56,7 @@ def report(trainer: "Trainer") -> Path:
     atomic_write(folder / "summary.json", json.dumps(finite(content), indent=2) + "\n")
     shown = [_short_name(row) for row in layers if row.phase == layers[-1].phase]
     console = Console()
-    console.print(phase_table(phases))
-    if shown:
-        console.print(layer_table(shown))
+    show([phase_table(phases), *([layer_table(shown)] if shown else [])])
     found = {f"checkpoint of {p.name}": p.checkpoint for p in phases if p.checkpoint is not None}
     module: Any = trainer.lightning_module
     if getattr(module, "students", None) is None:
@@ -66,7 +64,7 @@ def report(trainer: "Trainer") -> Path:
     else:
         from lit_aux.experiments.student_report import report_students
 
-        rows = report_students(module, console)
+        rows = report_students(module)
         if len({row["n_main"] for row in rows}) > 1 and "loss_best" in rows[0]:
             found["picture"] = str(save(draw_students(rows), folder / "students.png"))
     found["metrics"] = str(folder / "summary.json")
@@ -135,58 +133,50 @@ def _place(metric: str) -> tuple[int, str]:
     return (_METRICS.index(metric) if metric in _METRICS else len(_METRICS), metric)
 
 
-def phase_table(phases: Sequence["PhaseResult"]) -> "Table":
+def phase_table(phases: Sequence["PhaseResult"]) -> Sheet:
     """Return a table with a row for each phase and task."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title="How each phase ended", title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("phase", "task"):
-        table.add_column(name)
     measured = [_measured(phase, task) for phase in phases for task in phase.tasks]
     metrics = sorted({name for found in measured for name in found} - {"loss"}, key=_place)
-    for name in (*metrics, "loss", "train loss"):
-        table.add_column(name, justify="right")
-    table.add_column("why it ended", overflow="fold")
+    why = "why it ended"
+    columns = ["phase", "task", *metrics, "loss", "train loss", why]
+    sheet = Sheet("How each phase ended", columns, labels=2, wrap=True, left=[why])
     for phase in phases:
         together = _number(phase.metrics, "train_loss")  # of students, over all tasks
         for i, task in enumerate(phase.tasks):
             found = _measured(phase, task)
+            numbers = [_number(found, name) for name in (*metrics, "loss")]
+            numbers.append(_number(phase.metrics, f"{task}/train_loss") or together)
             reason = f"trained before; {phase.reason}" if phase.reused else phase.reason
-            table.add_row(
-                phase.name if i == 0 else "",
-                task,
-                *(_number(found, name) for name in (*metrics, "loss")),
-                _number(phase.metrics, f"{task}/train_loss") or together,
-                reason if i == 0 else "",
-            )
-    return table
+            sheet.rows.append([*(("", task) if i else (phase.name, task)), *numbers, "" if i else reason])
+    return sheet
 
 
-def borderline_caption(layers: Iterable["LayerDimensionality"]) -> dict[str, Any]:
-    """Return the options of a table that say what brackets around verdicts mean, if there are some."""
-    near = any(row.borderline for row in layers)
-    return {"caption": "in brackets: borderline", "caption_justify": "left"} if near else {}
+DIMENSIONS = {
+    "pr_before": "PR before",
+    "pr_after": "PR after",
+    "ensd": "ENSD",
+    "pr_ratio": "PR ratio",
+    "ensd_ratio": "ENSD/PR",
+}
+"""The columns of tables of layers, by the field of a layer."""
 
 
-def layer_table(layers: Sequence["LayerDimensionality"]) -> "Table":
+def borderline_note(layers: Iterable["LayerDimensionality"]) -> list[str]:
+    """Return what brackets around verdicts mean, if there are some."""
+    return ["in brackets: borderline"] if any(row.borderline for row in layers) else []
+
+
+def layer_table(layers: Sequence["LayerDimensionality"]) -> Sheet:
     """Return a table with a row for each layer that was measured in one phase."""
-    from rich import box
-    from rich.table import Table
-
     judged = any(row.shown_verdict for row in layers)
     what = "Which features {} reused" if judged else "Dimensions before and after {}"
     title = what.format(layers[0].phase) if layers[0].phase else "Which features were reused"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, **borderline_caption(layers))
-    table.add_column("layer", no_wrap=True)
-    for name in ("PR before", "PR after", "ENSD", "PR ratio", "ENSD/PR"):
-        table.add_column(name, justify="right")
-    if judged:
-        table.add_column("verdict")
+    columns = ["layer", *DIMENSIONS.values(), *["verdict"] * judged]
+    sheet = Sheet(title, columns, notes=borderline_note(layers), left=["verdict"])
     for row in layers:
-        values = (row.pr_before, row.pr_after, row.ensd, row.pr_ratio, row.ensd_ratio)
-        table.add_row(row.layer, *(f"{v:.2f}" for v in values), *([row.shown_verdict] if judged else []))
-    return table
+        values = [f"{getattr(row, name):.2f}" for name in DIMENSIONS]
+        sheet.rows.append([row.layer, *values, *[row.shown_verdict] * judged])
+    return sheet
 
 
 def scores(phases: Iterable["PhaseResult"]) -> dict[str, tuple[str, float]]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import matplotlib.image
 import pytest
-from rich.console import Console
 from toys import ToyData, toy_module, toy_trainer
 
 from lit_aux import report
@@ -14,12 +13,11 @@ from lit_aux.callbacks import LayerDimensionality, RepresentationDimensionality
 from lit_aux.figures import draw_summary, save
 from lit_aux.phases import PhaseResult
 from lit_aux.reporting import layer_table, phase_table, scores
+from lit_aux.results.sheet import Sheet
 
 
-def printed(table: object) -> str:
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115 - the console's own
-    console.print(table)
-    return console.export_text()
+def printed(table: Sheet) -> str:
+    return table.render("text", 120)
 
 
 def row(layer: str, before: float, after: float, ensd: float) -> LayerDimensionality:

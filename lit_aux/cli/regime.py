@@ -14,6 +14,7 @@ from lit_aux.cli.parser import Option, command_parser, parse
 from lit_aux.errors import ConfigurationError, unknown_name
 from lit_aux.files import atomic_write
 from lit_aux.outputs import check_folder, check_output, written_to
+from lit_aux.results.sheet import show
 from lit_aux.runs.job import CLUSTER
 from lit_aux.storage import check_place
 
@@ -213,26 +214,18 @@ def _sweep(own: Mapping[str, str], words: Sequence[str], fit: Fit) -> int:
 
 def _report_layers(layers: Sequence[Any], run: Path) -> int:
     """Print what a run of a deep network says of its layers."""
-    from rich.console import Console
-
     from lit_aux.reporting import layer_table
 
-    console = Console()
-    console.print(layer_table(layers))
-    console.print(
+    show([layer_table(layers)])
+    print(
         f"{run}: a deep network, judged by its own measures; which factor would make it nested says\n"
-        "lit-aux regime --config FILE --factors LIST",
-        soft_wrap=True,
-        highlight=False,
-        markup=False,
+        "lit-aux regime --config FILE --factors LIST"
     )
     return 0
 
 
 def _report_students(students: Sequence[Any], note: str, out: Path) -> int:
     """Print where students are, draw it, and write both."""
-    from rich.console import Console
-
     from lit_aux.figures import draw_students_map, save
     from lit_aux.figures.student_map import MOST
     from lit_aux.regimes.student_summary import groups_of, regime_table, remarks, summarize
@@ -240,20 +233,16 @@ def _report_students(students: Sequence[Any], note: str, out: Path) -> int:
 
     members = groups_of(students)
     groups = [summarize(some) for some in members]
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 120)
-    console.print(regime_table(groups, students[0].penalty))
+    show([regime_table(groups, students[0].penalty)])
     lines = [note, *remarks(groups, students[0].penalty)]
     if len(groups) > MOST:
         lines.append(f"the picture shows the first {MOST} of {len(groups)} cells")
-    for line in lines:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    print("\n".join(lines))
     content = {"penalty": students[0].penalty, "note": note, "cells": [group.asdict() for group in groups]}
     files = _files(out)
     with written_to(out):
         save(draw_students_map(members, groups), files["picture"])
         atomic_write(files["numbers"], json.dumps(finite(content), indent=2) + "\n")
     for what, path in files.items():
-        console.print(f"{what}: {path}", soft_wrap=True, highlight=False)
+        print(f"{what}: {path}")
     return 0

@@ -1,8 +1,6 @@
 """``lit-aux table``: what a results table says."""
 
-import os
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,15 +8,13 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from lit_aux.cli.parser import Option, Options, command_parser, parse
-from lit_aux.errors import ConfigurationError, check_known, unknown_name
+from lit_aux.errors import ConfigurationError, check_known
 from lit_aux.files import atomic_write
 from lit_aux.outputs import check_output, written_to
-from lit_aux.results import selection, sheets
-from lit_aux.results.means import is_log
 from lit_aux.results.reference import compare
-from lit_aux.results.sheet import FORMATS, Format, Sheet
-from lit_aux.results.sheets import Query, beside, in_full
-from lit_aux.results.statistics import SETUPS
+from lit_aux.results.sheet import FORMATS, Format, Sheet, show
+from lit_aux.results.sheets import beside, in_full, means_in_full, pairs_in_full
+from lit_aux.results.tables import check_baseline, is_known, query, table
 from lit_aux.runs.duplicates import check_duplicates
 from lit_aux.runs.reading import read_measures, read_rows, tables_of
 from lit_aux.runs.table import measures_path
@@ -95,8 +91,11 @@ def run(arguments: Sequence[str]) -> int:
     kind = _format(given.format, given.out)
     if given.out is not None:
         check_output("--out", given.out, inputs=_inputs(given), kind="printed table")
-    width = 200 if given.out is not None or not sys.stdout.isatty() else os.get_terminal_size().columns
-    text = "\n".join(sheet.render(kind, width) for sheet in _sheets(given, kind))
+    found = _sheets(given, kind)
+    if given.out is None and kind == "text":
+        show(found)
+        return 0
+    text = "\n".join(sheet.render(kind) for sheet in found)
     if given.out is None:
         print(text, end="")
         return 0
@@ -115,20 +114,20 @@ def _inputs(given: Any) -> list[Path]:
 
 def _sheets(given: Any, kind: Format) -> list[Sheet]:
     """Return what is printed, one after the other."""
-    query = _query(given)
+    rows: Sequence[Row] = read_rows(given.files, given.duplicates)
+    by = [name.strip() for name in (given.by or "").split(",") if name.strip()]
+    looked_at = {*by, str(given.value).partition("@")[0]}
+    needed = bool(by) or not is_known(rows, given.value)
+    measures = read_measures(given.files, given.duplicates, looked_at) if needed else []
+    how = {"value": given.value, "by": by, "where": given.where, "mean": given.mean}
+    if given.reference is None and kind != "csv":
+        return table(rows, measures, **how, baseline=given.baseline, paired=given.pairs)
+    look = query(rows, measures, **how)
     if given.reference is not None:
-        comparison = compare(query.rows, _reference(given.reference, given.duplicates))
+        comparison = compare(look.rows, _reference(given.reference, given.duplicates))
         return [in_full(comparison)] if kind == "csv" else beside(comparison)
-    _check_baseline(given.baseline, query.rows)
-    if kind == "csv":
-        return [sheets.pairs_in_full(query, given.baseline) if given.pairs else sheets.means_in_full(query)]
-    found = [sheets.means(query)]
-    paired = sheets.pairs(query, given.baseline)
-    if given.pairs or (given.pairs is None and paired.rows):
-        found.append(paired)
-    if query.higher is not None and (won := sheets.who_wins(query)).rows:
-        found.append(won)
-    return found
+    check_baseline(given.baseline, look.rows)
+    return [pairs_in_full(look, given.baseline) if given.pairs else means_in_full(look)]
 
 
 def _reference(path: str, duplicates: str | None) -> list[Row]:
@@ -137,42 +136,6 @@ def _reference(path: str, duplicates: str | None) -> list[Row]:
         return read_rows(path, duplicates)
     except ConfigurationError as error:
         raise ConfigurationError(re.sub(r"^FILE\b", "--reference", str(error))) from None
-
-
-def _query(given: Any) -> Query:
-    rows: Sequence[Row] = read_rows(given.files, given.duplicates)
-    by = [name.strip() for name in (given.by or "").split(",") if name.strip()]
-    value = given.value
-    known = value is None or any(row.get(value) is not None for row in rows) or value in selection.COLUMNS
-    looked_at = {*by, str(value).partition("@")[0]}
-    measures = read_measures(given.files, given.duplicates, looked_at) if by or not known else []
-    rows = selection.with_options(rows, measures, by)
-    if given.where is not None:
-        rows = selection.where(rows, given.where)
-    if value is None:
-        value = selection.default_value(rows)
-    elif not known:
-        rows, value = selection.with_measure(rows, measures, value)
-    if not any(row.get(value) is not None for row in rows):
-        raise ConfigurationError(f"--value {value}: no row has it; this table has {_present(rows)}")
-    if given.mean not in (None, "geometric", "arithmetic"):
-        raise unknown_name("--mean", given.mean, ("geometric", "arithmetic"))
-    log = is_log(rows, value) if given.mean is None else given.mean == "geometric"
-    if log and any(isinstance(row.get(value), float) and row[value] < 0 for row in rows):
-        raise ConfigurationError(
-            f"--mean geometric: some values of {value} are below 0; take the arithmetic mean"
-        )
-    return Query(rows, value, log, selection.is_higher_better(value), tuple(by))
-
-
-def _present(rows: Sequence[Row]) -> str:
-    return ", ".join(name for name in selection.COLUMNS if any(row.get(name) is not None for row in rows))
-
-
-def _check_baseline(name: str, rows: Sequence[Row]) -> None:
-    known = {row["setup"] for row in rows if row["setup"] is not None}
-    if name not in known and name not in SETUPS:
-        raise unknown_name("--baseline", name, sorted(known))
 
 
 def _format(given: str | None, out: str | None) -> Format:

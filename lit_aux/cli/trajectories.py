@@ -1,7 +1,5 @@
 """``lit-aux trajectories``: why multi-task training helped or hurt."""
 
-import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,6 +10,7 @@ from lit_aux.cli.parser import Option, Options, command_parser, parse
 from lit_aux.errors import ConfigurationError
 from lit_aux.files import atomic_write
 from lit_aux.outputs import check_csv, written_to
+from lit_aux.results.sheet import show
 from lit_aux.storage import check_place
 from lit_aux.trajectories.analysis import Analysis, analyse
 from lit_aux.trajectories.reading import read_trajectories
@@ -68,8 +67,7 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigurationError(f"--out {out}: is a file; name a folder")
     runs, notes = read_trajectories(given.runs, given.phase)
     found = analyse(study_of(runs, given.tasks), given.metric, given.select)
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
-    print("\n".join(sheet.render("text", width) for sheet in sheets(found)))
+    show(sheets(found))
     for note in (*notes, *found.notes):
         print(f"note: {note}")
     _write(found, out, given.format)

@@ -7,14 +7,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lit_aux.errors import ClusterError, ConfigurationError
 from lit_aux.experiments.expand import cells, chosen_setups
 from lit_aux.experiments.grids import Experiment, experiment
 from lit_aux.experiments.options import Options
 from lit_aux.experiments.run import Run
-from lit_aux.results.means import is_log, kind_of_mean, mean_and_error
+from lit_aux.results.means import is_log
+from lit_aux.results.sheet import show
+from lit_aux.results.sheets import Query, means
 from lit_aux.runs.duplicates import check_one_kind, once
 from lit_aux.runs.engines import Engine, Here, Processes, check_for_cluster, workers_of
 from lit_aux.runs.job import Job, Report, Row, Rows
@@ -22,11 +24,9 @@ from lit_aux.runs.processes import cores
 from lit_aux.runs.progress import Progress
 from lit_aux.runs.runner import Runner
 from lit_aux.runs.table import ResultsTable
+from lit_aux.runs.typed import as_read
 from lit_aux.storage import check_place
 from lit_aux.teachers import drawn_word, spelled
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 Fit = Callable[[list[str]], Any]
 _IMPORTS = ("lit_aux.experiments.students", "lit_aux.experiments.reproduction")
@@ -120,7 +120,7 @@ def reproduce(
         complete, failures = _run(found, runs, table, options, fit, cluster)
         wanted = {run.run_hash for run in runs}
         rows = [row for row in once(table.rows(), path, "--out") if row["run"] in wanted]
-    print_summary(rows, "accuracy" if found.network == "image" else "loss_best")
+    print_summary(rows, "accuracy" if found.network == "image" else "loss_best", path)
     print(f"results: {path}")
     if not complete:
         print(
@@ -373,44 +373,14 @@ def _trained_rows(run: Run) -> float:
     return rows / 20 if run.setup.endswith(_RIDGE) else rows
 
 
-_AXES = ("setup", "k_main", "overlap", "correlation", "magnitude", "rescale", "solver")
-
-
-def print_summary(rows: Sequence[Mapping[str, str]], value: str) -> None:
-    """Print the mean of a column in every cell of the grid, seeds taken together; n_main runs across.
+def print_summary(rows: Sequence[Mapping[str, str]], value: str, path: Path) -> None:
+    """Print the means of ``lit-aux table``, where there are rows.
 
     Args:
-        rows: Rows of the results table.
+        rows: Rows of the results table, as they are written.
         value: The column, ``loss_best`` or ``accuracy``.
+        path: The table.
     """
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = 200
-    if rows:
-        console.print(summary_table(rows, value))
-
-
-def summary_table(rows: Sequence[Mapping[str, str]], value: str) -> "Table":
-    """Return the table that :func:`print_summary` prints, with the means of ``lit-aux table``."""
-    from rich import box
-    from rich.table import Table
-
-    axes = [name for name in _AXES if len({row[name] for row in rows}) > 1 or name == "setup"]
-    sizes = sorted({int(row["n_main"]) for row in rows})
-    log = is_log(rows, value)
-    table = Table(title=f"{value}: {kind_of_mean(log)}", box=box.SIMPLE_HEAD)
-    for name in axes:
-        table.add_column(name, overflow="fold")
-    for n in sizes:
-        table.add_column(f"n {n}", justify="right")
-    table.add_column("converged", justify="right")
-    groups: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[name] for name in axes), []).append(row)
-    for group, members in groups.items():
-        means = [mean_and_error((r[value] for r in members if int(r["n_main"]) == n), log) for n in sizes]
-        converged = sum(row["converged"] == "true" for row in members)
-        table.add_row(*group, *means, f"{converged}/{len(members)}")
-    return table
+    read = [as_read(row, path) for row in rows]
+    if read:
+        show([means(Query(read, value, is_log(read, value), None))])

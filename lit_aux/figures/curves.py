@@ -2,14 +2,13 @@
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from math import nan
 from typing import Any, Literal, TypeAlias
 
 from lit_aux.drawing.layout import Curve
 from lit_aux.errors import ConfigurationError
-from lit_aux.results.means import mean_of, scaled
+from lit_aux.results.means import bar
 from lit_aux.results.selection import spelled
-from lit_aux.results.statistics import key_of
+from lit_aux.results.statistics import cells, key_of
 from lit_aux.runs.duplicates import MEASURED
 from lit_aux.runs.typed import Row
 
@@ -17,29 +16,6 @@ Mean: TypeAlias = Literal["arithmetic", "geometric"]
 AXES = ("experiment", "task", "solver", "overlap", "k_main", "correlation", "magnitude", "rescale")
 """Columns that must not differ within a curve, unless they are what it is drawn against."""
 SINGLE = "STL"
-
-
-def average(values: Sequence[float], mean: Mean = "arithmetic") -> tuple[float, float, float]:
-    """Return the mean of values, and the mean less and plus two standard errors.
-
-    Args:
-        values: One for each seed.
-        mean: ``"arithmetic"``, or ``"geometric"``: mean and standard error of the logarithms, taken back; 0
-            counts as 1e-30.
-
-    Returns:
-        Mean, lower and upper end; the ends are NaN for one value, of which no error is known.
-
-    Raises:
-        ConfigurationError: For the geometric mean of a value below 0.
-    """
-    if mean == "geometric":
-        if min(values) < 0:
-            raise ConfigurationError(f"--mean geometric: {min(values):g} is among the values; use arithmetic")
-        ends = average([scaled(value, True) for value in values])
-        return tuple(10**end for end in ends)  # type: ignore[return-value]
-    stat = mean_of(values)
-    return stat.mean, stat.mean - 2 * stat.error, stat.mean + 2 * stat.error
 
 
 def curve(rows: Sequence[Row], x: str, value: str, key: str, mean: Mean = "arithmetic") -> Curve:
@@ -50,25 +26,24 @@ def curve(rows: Sequence[Row], x: str, value: str, key: str, mean: Mean = "arith
         x: The column along which it runs.
         value: The column that is averaged.
         key: The name of the curve.
-        mean: As in :func:`average`; published means stay as they are.
+        mean: ``"arithmetic"``, or ``"geometric"``: mean and standard error of log10, taken back.
 
     Raises:
         ConfigurationError: If rows of a place differ in something else than their seed: which of them is
-            meant must be said.
+            meant must be said; for the geometric mean of a value below 0.
     """
     _check_alike(rows, key, x)
-    points = []
-    for place, members in sorted(grouped(rows, (x,)).items()):
-        if len(members) == 1 and members[0].get("seeds") is not None:
-            (row,) = members
-            error = 2 * row[f"{value}_se"] if row.get(f"{value}_se") is not None else nan
-            centre = row[value]
-            points.append((place[0], centre, centre - error, centre + error, row["seeds"]))
-        else:
-            _check_seeds(members, key, x)
-            points.append((place[0], *average([row[value] for row in members], mean), len(members)))
-    columns = list(zip(*points, strict=True)) or [()] * 5
-    return Curve(key, *columns)
+    log = mean == "geometric"
+    found = cells(rows, value, (x,), log)
+    for (place,), cell in found.items():
+        if cell.published is None:
+            _check_seeds([row for row in rows if row[x] == place], key, x)
+    if log and (lowest := min((row[value] for row in rows), default=0.0)) < 0:
+        raise ConfigurationError(f"--mean geometric: {lowest:g} is among the values; use arithmetic")
+    stats = {place: stat for (place,), cell in found.items() if (stat := cell.stat) is not None}
+    bars = [bar(stat, log) for stat in stats.values()]
+    means, low, high = zip(*bars, strict=True) if bars else ((), (), ())
+    return Curve(key, tuple(stats), means, low, high, tuple(stat.seeds for stat in stats.values()))
 
 
 def grouped(rows: Iterable[Row], names: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:

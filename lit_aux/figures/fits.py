@@ -1,16 +1,18 @@
 """What a fit of students reached."""
 
 from collections.abc import Sequence
-from math import isnan
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_aux.drawing.engine import draw
 from lit_aux.drawing.layout import Curve, Layout, Panel, looks_of
 from lit_aux.drawing.style import ordered_looks
-from lit_aux.experiments.student_report import by_cell, short, varied
-from lit_aux.figures.curves import average
-from lit_aux.results.means import is_log
+from lit_aux.experiments.student_report import varied
+from lit_aux.results.means import bar, is_log
+from lit_aux.results.selection import spelled
+from lit_aux.results.statistics import Key, cells
 from lit_aux.runs.job import Row
+from lit_aux.runs.typed import as_read
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,21 +24,16 @@ def draw_students(rows: Sequence[Row]) -> "Figure":
     Args:
         rows: Of the replicas of one fit, as in its ``results.csv``.
     """
-    log = is_log(rows, "loss_best")
+    read = [as_read(row, Path("results.csv")) for row in rows]
+    log, others = is_log(read, "loss_best"), [name for name in varied(read) if name != "n_main"]
+    lines: dict[Key, list[tuple[float, ...]]] = {}
+    for (*place, n_main), cell in cells(read, "loss_best", [*others, "n_main"], log).items():
+        if cell.stat is not None:
+            lines.setdefault(tuple(place), []).append((n_main, *bar(cell.stat, log), cell.stat.seeds))
     curves = []
-    for cell, members in by_cell(rows, [name for name in varied(rows) if name != "n_main"]).items():
-        known = [row for row in members if not isnan(row["loss_best"])]
-        points = [
-            (
-                key[0][1],
-                *average([row["loss_best"] for row in same], "geometric" if log else "arithmetic"),
-                len(same),
-            )
-            for key, same in by_cell(known, ["n_main"]).items()
-        ]
-        name = ", ".join(f"{axis} {short(value)}" for axis, value in cell) or str(rows[0]["setup"])
-        if points:
-            curves.append(Curve(name, *zip(*points, strict=True)))
+    for key, points in lines.items():
+        name = ", ".join(f"{axis} {spelled(value)}" for axis, value in zip(others, key, strict=True))
+        curves.append(Curve(name or str(rows[0]["setup"]), *zip(*points, strict=True)))
     label = f"{'geometric mean of ' if log else ''}best test loss"
     panel = Panel(("students",), (0, 0), tuple(curves), "rows of the main task", label, str(rows[0]["setup"]))
     looks = looks_of([curve.key for curve in curves], ordered_looks(len(curves)))

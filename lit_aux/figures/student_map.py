@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lit_aux.drawing.layout import side_by_side
-from lit_aux.experiments.student_report import short
 from lit_aux.figures.regime_map import MapPoints, RegimeMap, decades, draw_maps, draw_regime_map, regime_panel
 from lit_aux.regimes.student_features import StudentFeatures
 from lit_aux.regimes.student_summary import GroupSummary, shown, weighted_median
+from lit_aux.results.selection import spelled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +43,7 @@ def draw_students_map(
     limits = decades([one.beta_aux for one in every]), decades([one.beta for one in every])
     panels = []
     for place, group, (points, options) in zip(side_by_side(len(cells)), groups, cells, strict=False):
-        cell = ", ".join(f"{_SHORT.get(name, name)} {short(group.cell[name])}" for name in shown(groups))
+        cell = ", ".join(f"{_SHORT.get(name, name)} {spelled(group.cell[name])}" for name in shown(groups))
         symbol, value = (r"\gamma", options["gamma"]) if penalty == "q" else (r"\rho", options["correlation"])
         title = f"{cell}\n${symbol}$ {value:g}{_tried(group)}"
         panels.append(regime_panel(place, RegimeMap.of(penalty, limits, points, **options), title))

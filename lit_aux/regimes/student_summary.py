@@ -2,21 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import floor, log10, sqrt
-from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from math import floor, log10, nan, sqrt
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lit_aux.experiments.student_report import short
 from lit_aux.functional import REGIMES, regime
 from lit_aux.regimes.student_features import StudentFeatures
+from lit_aux.results.means import stat_of
+from lit_aux.results.selection import spelled
+from lit_aux.results.sheet import Sheet
 from lit_aux.results.statistics import order
 from lit_aux.runs.table import COLUMNS
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from lit_aux.spreadsheets import Bold
 
 LOWEST, HIGHEST, PER_DECADE = 1e-4, 1e2, 100
 USED = 0.1
@@ -162,12 +161,17 @@ def summarize(students: Sequence[StudentFeatures]) -> GroupSummary:
     return GroupSummary(
         cell=cell,
         seeds=tuple(int(student.cell["seed"]) for student in students),
-        shares={name: fmean(one[name] for one in single) for name in REGIMES},
-        l_order=fmean(one["l_order"] for one in single),
-        dependence=fmean(one["dependence"] for one in single),
-        pretrained_share=fmean(one["pretrained_share"] for one in single),
+        shares={name: _mean(single, name) for name in REGIMES},
+        l_order=_mean(single, "l_order"),
+        dependence=_mean(single, "dependence"),
+        pretrained_share=_mean(single, "pretrained_share"),
         suggestion=suggest(students),
     )
+
+
+def _mean(students: Sequence[Mapping[str, float]], name: str) -> float:
+    stat = stat_of(student[name] for student in students)
+    return nan if stat is None else stat.mean
 
 
 def _of_one(student: StudentFeatures) -> dict[str, float]:
@@ -198,44 +202,33 @@ def weighted_median(values: Tensor, weight: Tensor) -> float:
     return float(values[places[int(reached.to(torch.int8).argmax())]])
 
 
-def regime_table(groups: Sequence[GroupSummary], penalty: str) -> "Table":
-    """Return a table with a row for each cell.
+def regime_table(groups: Sequence[GroupSummary], penalty: str) -> Sheet:
+    """Return a table with a row for each cell, the largest share of each in bold.
 
     Args:
         groups: At least one.
         penalty: ``"q"`` or ``"relu"``.
     """
-    from rich import box
-    from rich.table import Table
-
     what = "inputs" if penalty == "q" else "units"
     title = f"Where finetuning put its weight: shares of |beta| over {what}, means over seeds"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     axes = shown(groups)
-    for name in axes:
-        units = name == "correlation"
-        table.add_column(name, justify="right", no_wrap=not units, overflow="fold")
     heads = ("pretrained", *REGIMES, "l-order", "dependence", "nested if rescale", "try")
-    for name in heads:
-        table.add_column(name, justify="right", no_wrap=True)
+    sheet = Sheet(title, [*axes, *heads], labels=len(axes))
     for group in groups:
-        found = group.suggestion
-        table.add_row(
-            *(short(group.cell[name]) for name in axes),
-            f"{group.pretrained_share:.0%}",
-            *(_bold(group, name) for name in REGIMES),
-            f"{group.l_order:.2f}",
-            f"{group.dependence:.2f}",
-            "-" if found.low is None else f"{found.low:.2g} to {found.high:.2g}",
-            "-" if found.factor is None else f"{found.factor:g}",
+        found, largest = group.suggestion, max(group.shares.values())
+        shares = [(share, f"{share:.0%}") for share in map(group.shares.__getitem__, REGIMES)]
+        sheet.rows.append(
+            [
+                *(spelled(group.cell[name]) for name in axes),
+                f"{group.pretrained_share:.0%}",
+                *(Bold(text) if share == largest else text for share, text in shares),
+                f"{group.l_order:.2f}",
+                f"{group.dependence:.2f}",
+                "-" if found.low is None else f"{found.low:.2g} to {found.high:.2g}",
+                "-" if found.factor is None else f"{found.factor:g}",
+            ]
         )
-    return table
-
-
-def _bold(group: GroupSummary, name: str) -> str:
-    """Write a share, the largest one in bold."""
-    text = f"{group.shares[name]:.0%}"
-    return f"[bold]{text}[/bold]" if group.shares[name] == max(group.shares.values()) else text
+    return sheet
 
 
 def shown(groups: Sequence[GroupSummary]) -> list[str]:
@@ -273,6 +266,6 @@ def remarks(groups: Sequence[GroupSummary], penalty: str) -> list[str]:
     axes = shown(groups)
     for group in groups:
         if group.suggestion.reason:
-            cell = ", ".join(f"{name} {short(group.cell[name])}" for name in axes)
+            cell = ", ".join(f"{name} {spelled(group.cell[name])}" for name in axes)
             lines.append(f"no factor for {cell}: {group.suggestion.reason}")
     return lines

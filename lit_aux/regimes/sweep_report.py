@@ -5,9 +5,8 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from lit_aux.callbacks import LayerDimensionality
@@ -17,12 +16,14 @@ from lit_aux.errors import unknown_name
 from lit_aux.files import atomic_write
 from lit_aux.outputs import written_to
 from lit_aux.regimes.sweep import NUMBERS, FactorFit
-from lit_aux.reporting import borderline_caption, short_layer
+from lit_aux.reporting import DIMENSIONS, borderline_note, short_layer
+from lit_aux.results.means import stat_of
+from lit_aux.results.sheet import Sheet, show
+from lit_aux.results.statistics import by_treatment, cells, winners
 from lit_aux.spreadsheets import as_csv as csv_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from rich.table import Table
 
 
 def report_sweep(
@@ -44,25 +45,18 @@ def report_sweep(
     Raises:
         ConfigurationError: For a layer that was not measured, or files that cannot be written.
     """
-    from rich.console import Console
-
     from lit_aux.reporting import finite
 
     factors = by_factor(fits)
     judged = chosen_layer(factors, layer)
     found = conclusion(factors, judged)
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 120)
-    console.print(sweep_table(factors, judged))
-    for line in in_words(found):
-        console.print(line, soft_wrap=True, highlight=False)
+    show([sweep_table(factors, judged)])
+    print("\n".join([*in_words(found), *runner_up(fits)]))
     if found["best"] is not None:
         factor = found["best_nested"] or found["best"]
         options = f"--model.rescale={factor:g}", f"--trainer.phase_store={out}/phases"
         kind = "nested one" if found["best_nested"] else "one"
-        text = f"to train the best {kind}: {shlex.join(['lit-aux', 'fit', *words, *options])}"
-        console.print(text, soft_wrap=True, highlight=False, markup=False)
+        print(f"to train the best {kind}: {shlex.join(['lit-aux', 'fit', *words, *options])}")
     content = {
         "options": list(words),
         "conclusion": found,
@@ -77,7 +71,7 @@ def report_sweep(
         atomic_write(files["table"], as_csv(fits))
         atomic_write(files["numbers"], json.dumps(finite(content), indent=2) + "\n")
     for what, path in files.items():
-        console.print(f"{what}: {path}", soft_wrap=True, highlight=False)
+        print(f"{what}: {path}")
 
 
 @dataclass(frozen=True)
@@ -122,7 +116,10 @@ def _summary(factor: float, members: Sequence[FactorFit]) -> FactorSummary:
     layers, agreement = {}, {}
     for rows in zip(*(one.layers for one in whole), strict=True):
         name = rows[0].layer
-        means: dict[str, float] = {key: fmean(getattr(row, key) for row in rows) for key in NUMBERS}
+        means = {
+            key: nan if (mean := _mean(getattr(row, key) for row in rows)) is None else mean
+            for key in NUMBERS
+        }
         verdict, agreement[name] = Counter(row.verdict for row in rows).most_common(1)[0]
         near = [row.note for row in rows if row.verdict == verdict and row.borderline]
         note = near[0] if 2 * len(near) >= agreement[name] and near else ""
@@ -132,8 +129,8 @@ def _summary(factor: float, members: Sequence[FactorFit]) -> FactorSummary:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+    stat = stat_of(values)
+    return None if stat is None else stat.mean
 
 
 def chosen_layer(factors: Sequence["FactorSummary"], wanted: str | None = None) -> str | None:
@@ -201,33 +198,45 @@ def in_words(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def sweep_table(factors: Sequence["FactorSummary"], layer: str | None) -> "Table":
-    """Return a table with a row for each factor, of one layer."""
-    from rich import box
-    from rich.table import Table
+def runner_up(fits: Sequence[FactorFit]) -> list[str]:
+    """Return whether the factor that validates best is clearly ahead of the next, seed by seed, in words."""
+    accuracy = any(one.val_accuracy is not None for one in fits)
+    value = "val_accuracy" if accuracy else "val_loss"
+    rows = [
+        {"rescale": one.factor, "seed": one.seed, value: getattr(one, value)} for one in fits if one.layers
+    ]
+    won = list(winners(by_treatment(cells(rows, value, ("setup", "rescale"))), higher=accuracy))
+    if not won:
+        return []
+    found, second = won[0].difference, won[0].second[1]
+    lead = f"rescale {won[0].best[1]:g} against {second:g}: "
+    if won[0].decided:
+        return [lead + f"clearly ahead{', but near the threshold' * bool(found and found.near)}"]
+    shared = 0 if found is None else found.stat.seeds
+    needed = f"; about {found.needed} seeds would decide" if found and found.needed else ""
+    return [lead + f"not decided by {shared} seed{'s' * (shared != 1)}{needed}"]
 
+
+def sweep_table(factors: Sequence["FactorSummary"], layer: str | None) -> Sheet:
+    """Return a table with a row for each factor, of one layer."""
     seeds = max(one.fits for one in factors)
     over = f", means over {seeds} seeds" if seeds > 1 else ""
-    table = Table(
-        title=f"{layer} at each rescale factor{over}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        **borderline_caption(one.layers[layer] for one in factors if layer in one.layers),
-    )
     accuracy = any(one.val_accuracy is not None for one in factors)
     loss = not accuracy and any(one.val_loss is not None for one in factors)
     measured = ["val accuracy"] * accuracy + ["val loss"] * loss
-    for name in ("rescale", *measured, "PR before", "PR after", "ENSD", "PR ratio", "ENSD/PR"):
-        table.add_column(name, justify="right")
-    table.add_column("verdict", no_wrap=True)
+    sheet = Sheet(
+        f"{layer} at each rescale factor{over}",
+        ["rescale", *measured, *DIMENSIONS.values(), "verdict"],
+        notes=borderline_note(one.layers[layer] for one in factors if layer in one.layers),
+        left=["verdict"],
+    )
     for one in factors:
         row = None if layer is None else one.layers.get(layer)
         values = [one.val_accuracy] * accuracy + [one.val_loss] * loss
-        values += [None] * 5 if row is None else [getattr(row, name) for name in NUMBERS]
-        digits = [3] * len(measured) + [2] * 5
-        cells = ["-" if v is None else f"{v:.{d}f}" for v, d in zip(values, digits, strict=True)]
-        table.add_row(f"{one.factor:g}", *cells, _verdict(one, layer))
-    return table
+        shown = ["-" if value is None else f"{value:.3f}" for value in values]
+        shown += ["-" if row is None else f"{getattr(row, name):.2f}" for name in DIMENSIONS]
+        sheet.rows.append([f"{one.factor:g}", *shown, _verdict(one, layer)])
+    return sheet
 
 
 def _verdict(one: FactorSummary, layer: str | None) -> str:

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, isnan, log10, nan, sqrt
-from statistics import fmean, stdev
+from math import fsum, isfinite, isnan, log10, nan, sqrt
+from statistics import fmean
 from typing import Any
 
 LOSSES = ("loss_best", "loss_final", "train_loss")
@@ -25,12 +25,24 @@ class Stat:
     error: float
     seeds: int
 
+    @property
+    def two_sd(self) -> float:
+        """Twice the standard deviation of the values (divisor n - 1); NaN where that is not known."""
+        return 2 * self.error * sqrt(self.seeds)
+
 
 def mean_of(values: Sequence[float]) -> Stat:
     """Return the mean of values, one a seed, and its standard error: NaN where values are not finite."""
-    known = len(values) > 1 and all(isfinite(value) for value in values)
-    error = stdev(values) / sqrt(len(values)) if known else nan
-    return Stat(fmean(values), error, len(values))
+    mean, count = fmean(values), len(values)
+    known = count > 1 and isfinite(mean)
+    error = sqrt(fsum((value - mean) ** 2 for value in values) / (count - 1) / count) if known else nan
+    return Stat(mean, error, count)
+
+
+def stat_of(values: Iterable[float | None]) -> Stat | None:
+    """Return the mean of the values that are there; None and NaN are left out. None where there are none."""
+    known = [value for value in values if value is not None and not isnan(value)]
+    return mean_of(known) if known else None
 
 
 def scaled(value: float, log: bool) -> float:
@@ -72,13 +84,14 @@ def kind_of_mean(log: bool) -> str:
     return "mean ± standard error over seeds"
 
 
-def mean_and_error(values: Iterable[Any], log: bool = False) -> str:
-    """Return the mean over seeds of the values that are there and its error, ``-`` where there are none.
+def bar(stat: Stat | None, log: bool) -> tuple[float, float, float]:
+    """Return a mean and the ends of a bar of two standard errors, on the values' scale; NaN if not known.
 
     Args:
-        values: One a seed: numbers, or text as a table has it. What is empty or NaN is left out.
-        log: Whether the mean is of logarithms.
+        stat: Of values or, if ``log``, of log10 of them.
+        log: Which.
     """
-    numbers = [float(value) for value in values if value not in (None, "")]
-    found = [scaled(number, log) for number in numbers if not isnan(number)]
-    return spelled_mean(mean_of(found) if found else None, log)
+    if stat is None:
+        return nan, nan, nan
+    ends = stat.mean, stat.mean - 2 * stat.error, stat.mean + 2 * stat.error
+    return tuple(10**end for end in ends) if log else ends  # type: ignore[return-value]

@@ -28,13 +28,14 @@ def where(rows: Sequence[Row], text: str) -> list[Row]:
     for name, values in _conditions(text).items():
         known = sorted({column for row in rows for column, value in row.items() if value is not None})
         check_known("--where", name, known)
-        meeting = [row for row in kept if any(_equal(row.get(name), value) for value in values)]
+        there = {row.get(name) for row in kept} - {None}
+        meeting = {found for found in there if any(_equal(found, value) for value in values)}
         if not meeting:
-            there = list(dict.fromkeys(spelled(row[name]) for row in kept if row.get(name) is not None))
+            known = list(dict.fromkeys(spelled(row[name]) for row in kept if row.get(name) is not None))
             raise ConfigurationError(
-                f"--where {name}={','.join(values)}: no row is such; {name} is {', '.join(there[:12])}"
+                f"--where {name}={','.join(values)}: no row is such; {name} is {', '.join(known[:12])}"
             )
-        kept = [row for row in kept if row.get(name) is None or row in meeting]
+        kept = [row for row in kept if row.get(name) is None or row[name] in meeting]
     return kept
 
 
@@ -69,12 +70,21 @@ def _equal(value: Any, text: str) -> bool:
 
 
 def spelled(value: Any) -> str:
-    """Write a value of a column as people read it; correlations that are all alike as one."""
-    if value is None:
-        return ""
+    """Write a value of a column as people read it; correlations that are all alike as one.
+
+    Args:
+        value: Read, or as it is written: text of numbers joined by ``|``.
+    """
+    if isinstance(value, str):
+        try:
+            value = tuple(map(float, value.split("|")))
+        except ValueError:  # a word
+            return str(value)
     if isinstance(value, tuple):
         parts = [f"{part:g}" for part in value]
         return parts[0] if len({*parts}) == 1 else "|".join(parts)
+    if isinstance(value, bool) or value is None:
+        return "" if value is None else str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

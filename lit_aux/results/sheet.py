@@ -1,17 +1,21 @@
-"""A printed table: as text, Markdown or CSV."""
+"""A printed table: as text, Markdown, CSV or HTML."""
 
-import io
 import re
-from collections.abc import Iterator, Sequence
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
+from textwrap import wrap
 from typing import Literal, get_args
+from unicodedata import east_asian_width
 
 from lit_aux.errors import printable
-from lit_aux.spreadsheets import as_csv
+from lit_aux.spreadsheets import Bold, as_csv, as_html
 
 Format = Literal["text", "markdown", "csv"]
 FORMATS: tuple[str, ...] = get_args(Format)
-_MARKDOWN = re.compile(r"([\\`*_<>\[\]])")
+_MARKDOWN = re.compile(r"([\\`*_<>\[\]~&])")
 
 
 @dataclass
@@ -25,6 +29,7 @@ class Sheet:
         labels: How many of the first columns say what a row is; the others hold numbers.
         notes: What else is to be known, a line each.
         wrap: Whether long fields may be broken into lines.
+        left: Names of columns of text beside the labels.
     """
 
     title: str
@@ -33,6 +38,7 @@ class Sheet:
     labels: int = 1
     notes: list[str] = field(default_factory=list)
     wrap: bool = False
+    left: Sequence[str] = ()
 
     def without_empty(self, *names: str) -> "Sheet":
         """Return the table without those of some columns in which every field is empty."""
@@ -42,32 +48,43 @@ class Sheet:
         labels = sum(i < self.labels for i in kept)
         return replace(self, columns=[self.columns[i] for i in kept], rows=rows, labels=labels)
 
-    def render(self, kind: Format, width: int = 200) -> str:
+    def __str__(self) -> str:
+        return self.render("text")
+
+    def render(self, kind: Format, width: int = 200, styled: bool = False) -> str:
         """Return the table as text, Markdown or CSV; CSV has neither title nor notes.
 
         Args:
             kind: Which.
             width: Most characters in a line of text.
+            styled: Whether text has a terminal's signs for what is bold.
         """
         if kind == "csv":
             return as_csv([self.columns, *self.rows])
-        text = self._markdown() if kind == "markdown" else self._text(width)
-        return printable(text)
+        return printable(self._markdown()) if kind == "markdown" else self._text(width, styled)
+
+    def to_html(self) -> str:
+        """Return the table as HTML, with a caption, and the notes below; nothing in it is carried out."""
+        return as_html(self.title, self.columns, self.rows, self.labels, self.notes)
+
+    _repr_html_ = to_html
+
+    def _is_left(self, number: int) -> bool:
+        return number < self.labels or self.columns[number] in self.left
 
     def _markdown(self) -> str:
-        rule = [":--" if number < self.labels else "--:" for number in range(len(self.columns))]
+        rule = [":--" if self._is_left(number) else "--:" for number in range(len(self.columns))]
         lines = [_line(self.columns), _line(rule), *map(_line, self.rows)] if self.rows else []
         notes = [f"\n{_plain(note)}" for note in self.notes]
         return "\n".join([f"**{_plain(self.title)}**", "", *lines, *notes, ""])
 
-    def _text(self, width: int) -> str:
-        parts = [self.title]
-        parts += ["\n".join(self._block(columns, width)) for columns in self._blocks(width) if self.rows]
-        return "\n".join([*parts, *self.notes]) + "\n"
+    def _text(self, width: int, styled: bool) -> str:
+        blocks = [self._block(columns, width, styled) for columns in self._blocks(width) if self.rows]
+        return "\n".join([printable(self.title), *blocks, *map(printable, self.notes)]).rstrip("\n") + "\n"
 
     def _blocks(self, width: int) -> Iterator[list[int]]:
         """Yield columns that fit side by side, the labels in each, so that no number is cut off."""
-        widths = [max(map(len, column)) + 3 for column in zip(self.columns, *self.rows, strict=True)]
+        widths = [max(map(_width, column)) + 3 for column in zip(self.columns, *self.rows, strict=True)]
         labels = list(range(self.labels))
         block, used = [*labels], 2 + sum(widths[: self.labels])
         for number in range(self.labels, len(widths)):
@@ -78,23 +95,56 @@ class Sheet:
             used += widths[number]
         yield block
 
-    def _block(self, columns: Sequence[int], width: int) -> list[str]:
+    def _block(self, columns: Sequence[int], width: int, styled: bool) -> str:
         """Return the lines of some columns."""
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
+        fields = [[row[number] for number in columns] for row in [self.columns, *self.rows]]
+        widths = [max(map(_width, column)) for column in zip(*fields, strict=True)]
+        while self.wrap and sum(widths) + 3 * len(widths) + 1 > width and max(widths) > _NARROW:
+            widths[widths.index(max(widths))] -= 1
+        justified = [str.ljust if self._is_left(number) else str.rjust for number in columns]
+        lines = [""]
+        for number, row in enumerate(fields):
+            broken = [_broken(printable(text), most) for text, most in zip(row, widths, strict=True)]
+            bold = [styled and (number == 0 or isinstance(text, Bold)) for text in row]
+            for parts in zip_longest(*broken, fillvalue=""):
+                places = zip(justified, parts, widths, bold, strict=True)
+                shown = [
+                    _BOLD.format(put(text, most - _width(text) + len(text)))
+                    if strong
+                    else put(text, most - _width(text) + len(text))
+                    for put, text, most, strong in places
+                ]
+                lines.append(f"  {'   '.join(shown)}".rstrip())
+            if number == 0:
+                lines.append(f" {_LINE * (sum(widths) + 3 * len(widths) - 1)}")
+        return "\n".join([*lines, ""])
 
-        table = Table(box=box.SIMPLE_HEAD)
-        for number in columns:
-            justify: Literal["left", "right"] = "left" if number < self.labels else "right"
-            table.add_column(self.columns[number], justify=justify, no_wrap=not self.wrap)
-        for row in self.rows:
-            table.add_row(*(row[number] for number in columns))
-        limit = width if self.wrap else 10_000  # what is not to be broken may be wider than the terminal
-        console = Console(file=io.StringIO(), width=limit, highlight=False, markup=False)
-        with console.capture() as capture:
-            console.print(table)
-        return [line.rstrip() for line in capture.get().splitlines()]
+
+_NARROW = 8
+"""Characters below which no column is broken."""
+_BOLD = "\x1b[1m{}\x1b[0m"
+_LINE = "\N{BOX DRAWINGS LIGHT HORIZONTAL}"
+
+
+def _width(text: str) -> int:
+    """Return how many places text takes in a terminal."""
+    return len(text) if text.isascii() else sum(1 + (east_asian_width(c) in "WF") for c in text)
+
+
+def _broken(text: str, most: int) -> list[str]:
+    """Return the lines of a field."""
+    return [text] if _width(text) <= most else wrap(text, most)
+
+
+def show(sheets: Iterable[Sheet]) -> None:
+    """Print tables and an empty line after each, as wide as the terminal, or 200 characters without one.
+
+    Args:
+        sheets: The tables.
+    """
+    terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if terminal else 200
+    print("\n".join(sheet.render("text", width, terminal) for sheet in sheets), flush=True)
 
 
 def exact(number: float) -> str:
@@ -103,7 +153,12 @@ def exact(number: float) -> str:
 
 
 def _line(fields: Sequence[str]) -> str:
-    return "| " + " | ".join(_plain(field).replace("|", "\\|") for field in fields) + " |"
+    return "| " + " | ".join(map(_field, fields)) + " |"
+
+
+def _field(text: str) -> str:
+    plain = _plain(text).replace("|", "\\|")
+    return f"**{plain}**" if isinstance(text, Bold) else plain
 
 
 def _plain(text: str) -> str:

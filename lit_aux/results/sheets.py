@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 from lit_aux.results import statistics
@@ -10,9 +11,10 @@ from lit_aux.results.means import Stat, kind_of_mean, spelled_mean
 from lit_aux.results.reference import Compared, ReferenceComparison
 from lit_aux.results.selection import spelled, varying
 from lit_aux.results.sheet import Sheet, exact
+from lit_aux.results.significance import FEWEST, FLIPPED, LEVEL, MOST, NEAR, POWER
+from lit_aux.results.statistics import comparisons
 from lit_aux.runs.typed import Row
 
-_GROUP = ("setup", "rescale")
 T = TypeVar("T")
 
 
@@ -34,12 +36,12 @@ class Query:
     higher: bool | None
     by: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def good(self) -> list[Row]:
         """The rows of runs that did not fail."""
         return [row for row in self.rows if row.get("error") is None]
 
-    @property
+    @cached_property
     def places(self) -> list[str]:
         """The columns that say where in the grid a row is and that vary; n_main last."""
         differ, _ = varying(self.good, statistics.PLACES)
@@ -47,7 +49,7 @@ class Query:
             differ.remove("solver")
         return [*differ, *(name for name in self.by if name not in differ), "n_main"]
 
-    @property
+    @cached_property
     def factors(self) -> bool:
         """Whether there are several rescale factors."""
         return len({row.get("rescale") for row in self.good} - {None}) > 1
@@ -62,6 +64,12 @@ class Query:
         """What all rows have in common, in words."""
         _, same = varying(self.good, (*statistics.PLACES, "setup", "rescale"))
         return ", ".join(f"{name} {spelled(value)}" for name, value in same.items())
+
+    @cached_property
+    def table(self) -> statistics.Table:
+        """The cells by place and treatment."""
+        places = [*self.places, "setup", "rescale"]
+        return statistics.by_treatment(statistics.cells(self.good, self.value, places, self.log))
 
     def sizes(self) -> list[int | None]:
         """Return every n_main, in order."""
@@ -117,28 +125,63 @@ def means_in_full(query: Query) -> Sheet:
     return sheet
 
 
-def table_of(query: Query) -> statistics.Table:
-    """Return the cells by place and treatment."""
-    places = [*query.places, *_GROUP]
-    return statistics.by_treatment(statistics.cells(query.good, query.value, places, query.log))
+RULE = (
+    f"* clear: p < {LEVEL:g} by Student's paired test with {FEWEST} seeds or more; with {FLIPPED[0]} to "
+    f"{FLIPPED[-1]} the exact sign-flip test agrees, which fewer seeds cannot bring below {LEVEL:g}"
+)
+_NEAR = f"~ near the threshold: p is from {NEAR[0]:g} to {NEAR[1]:g}, or the two tests disagree"
+_NEEDED = (
+    f"[n]: not decided; about n seeds would decide with probability {POWER:g}, if difference and spread stay"
+)
 
 
 def pairs(query: Query, baseline: str) -> Sheet:
-    """Return paired differences: a line for each pair of setups and place in the grid, n_main across."""
+    """Return paired differences: a line for each pair of setups and place in the grid, n_main across.
+
+    Args:
+        query: Rows, and how they are looked at.
+        baseline: The setup that all others are compared with.
+    """
     places, sizes = query.places[:-1], query.sizes()
     unit = f"log10 {query.value}" if query.log else query.value
     seeds = any(row.get("seed") is not None for row in query.good)
     how = "paired by seed (in how many seeds it is lower)" if seeds else "of means over different seeds"
     columns = ["setup", "against", *places, *map(size_column, sizes)]
     sheet = Sheet(f"{unit}: mean difference ± standard error, {how}", columns, labels=2 + len(places))
-    found = (
-        ((d.treatment, d.baseline, *d.place), d) for d in statistics.differences(table_of(query), baseline)
-    )
-    for (one, other, *place), by_size in _across(found).items():
+    table = query.table
+    found = list(statistics.differences(table, baseline))
+    for (one, other, *place), by_size in _across(
+        ((d.treatment, d.baseline, *d.place), d) for d in found
+    ).items():
         fields = [_difference(by_size[n]) if n in by_size else "-" for n in sizes]
         sheet.rows.append([query.name(one), query.name(other), *map(spelled, place), *fields])
-    sheet.notes.append("* beyond 2 standard errors")
+    sheet.notes += [RULE, *_signs(found)]
+    tested = sum(one.known for one in found)
+    if tested > 1:
+        sheet.notes.append(
+            f"{tested} comparisons: where nothing differs, {LEVEL * tested:.2g} stars are expected by chance"
+        )
+    if few := sum(not one.known for one in found):
+        sheet.notes.append(f"{few} comparisons share fewer than {FEWEST} seeds, which never have a star")
+    values = [
+        table[place][one].stat and table[place][two].stat for place, one, two in comparisons(table, baseline)
+    ]
+    if apart := sum(map(bool, values)) - len(found):
+        sheet.notes.append(f"{apart} comparisons share no seed, so that nothing is paired")
     return sheet
+
+
+def _signs(found: Iterable[statistics.Difference]) -> list[str]:
+    """Explain what :func:`_sign` wrote."""
+    signs = "".join(map(_sign, found))
+    return [_NEAR] * ("~" in signs) + [_NEEDED] * ("[" in signs)
+
+
+def _sign(found: statistics.Difference) -> str:
+    """Write a verdict: whether it is clear, hangs by a thread, and how many seeds would decide."""
+    undecided = not found.clear and found.stat.seeds > 1
+    needed = f" [{found.needed or f'>{MOST}'}]" if undecided else ""
+    return f"{'*' if found.clear else ''}{'~' if found.near else ''}{needed}"
 
 
 def pairs_in_full(query: Query, baseline: str) -> Sheet:
@@ -146,7 +189,7 @@ def pairs_in_full(query: Query, baseline: str) -> Sheet:
     names = ["setup", "rescale", "against", "against_rescale", *query.places]
     columns = ["difference_log10" if query.log else "difference", "se", "low_95", "high_95", "seeds", "lower"]
     sheet = Sheet("paired differences", [*names, *columns], labels=len(names))
-    for found in statistics.differences(table_of(query), baseline):
+    for found in statistics.differences(query.table, baseline):
         mean, error, seeds = _numbers(found.stat)
         values = [mean, error, *map(exact, found.interval), seeds]
         key = [*found.treatment, *found.baseline, *found.place]
@@ -155,21 +198,26 @@ def pairs_in_full(query: Query, baseline: str) -> Sheet:
 
 
 def who_wins(query: Query) -> Sheet:
-    """Return the best setup of each cell: a line for each place in the grid, n_main across."""
+    """Return the best setup of each cell: a line for each place in the grid, n_main across.
+
+    Args:
+        query: Rows, and how they are looked at; whether more is better must be known.
+    """
     places, sizes = query.places[:-1], query.sizes()
     better = "highest" if query.higher else "lowest"
-    title = f"Who wins: the {better} mean {query.value}; tie: the runner-up is within 2 standard errors"
+    title = f"Who wins: the {better} mean {query.value}; tie: the runner-up is not clearly behind"
     sheet = Sheet(title, [*places, *map(size_column, sizes)], labels=len(places), wrap=True)
-    won = list(statistics.winners(table_of(query), bool(query.higher)))
-    unsure = {False: "tie", None: "one seed"}
+    won = list(statistics.winners(query.table, bool(query.higher)))
+    unsure = {False: "tie", None: "too few seeds"}
     counts = Counter(query.name(w.best) if w.decided else unsure[w.decided] for w in won)
     for line, by_size in _across((w.place, w) for w in won).items():
         fields = [_winner(query, by_size[n]) if n in by_size else "-" for n in sizes]
         sheet.rows.append([*map(spelled, line), *fields])
-    ranked = sorted(counts.items(), key=lambda item: (item[0] in ("tie", "one seed"), -item[1]))
+    ranked = sorted(counts.items(), key=lambda item: (item[0] in unsure.values(), -item[1]))
     sheet.notes.append(f"cells won: {', '.join(f'{name} {count}' for name, count in ranked)}")
-    if counts["one seed"]:
-        sheet.notes.append("? the two share fewer than two seeds, so that nothing is known of the difference")
+    sheet.notes += [RULE.replace("* clear", "clear"), *_signs(w.difference for w in won if w.difference)]
+    if counts["too few seeds"]:
+        sheet.notes.append(f"? the two share fewer than {FEWEST} seeds, too few to decide")
     return sheet
 
 
@@ -219,14 +267,15 @@ def _difference(found: statistics.Difference) -> str:
     if stat.error != stat.error:
         return f"{stat.mean:+.3g} (1 seed)"
     count = "" if found.lower is None else f" ({found.lower}/{stat.seeds})"
-    return f"{stat.mean:+.3g} ± {stat.error:.2g}{count}{'*' if found.clear else ' '}"
+    return f"{stat.mean:+.3g} ± {stat.error:.2g}{count}{_sign(found)}"
 
 
 def _winner(query: Query, found: statistics.Winner) -> str:
     best, second = query.name(found.best), query.name(found.second)
-    if found.decided:
-        return best
-    return f"tie: {best}, {second}" if found.decided is False else f"{best}?"
+    sign = "" if found.difference is None else _sign(found.difference).replace("*", "")
+    if found.decided is None:
+        return f"{best}?{sign}"
+    return f"{best}{sign}" if found.decided else f"tie: {best}, {second}{sign}"
 
 
 def _converged(members: Iterable[statistics.CellValues], known: bool) -> str:

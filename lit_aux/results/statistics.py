@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isnan, nan, sqrt
+from functools import cached_property
+from math import floor, isnan, nan, sqrt
 from statistics import fmean
 from typing import Any
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.results.means import Stat, mean_of, scaled, unscaled_error
+from lit_aux.results.means import Stat, mean_of, scaled, stat_of, unscaled_error
+from lit_aux.results.significance import FEWEST, FLIPPED, LEVEL, NEAR, p_of, quantile, seeds_needed, sign_flip
 from lit_aux.runs.typed import Row
 
 Key = tuple[Any, ...]
@@ -40,12 +42,12 @@ class CellValues:
     converged: int = 0
     runs: int = 0
 
-    @property
+    @cached_property
     def stat(self) -> Stat | None:
         """Mean over seeds; None where there is no value."""
         if self.published is not None:
             return self.published
-        return mean_of(list(self.by_seed.values())) if self.by_seed else None
+        return stat_of(self.by_seed.values())
 
 
 def key_of(row: Mapping[str, Any], names: Iterable[str]) -> Key:
@@ -142,21 +144,61 @@ class Difference:
         baseline: The other.
         stat: Mean difference over the seeds that both have, its standard error and their number. For
             tables that hold means alone, the difference of means and the root of the summed squared errors.
-        interval: 95 % interval of the mean by Student's t; NaN where there are fewer than two pairs.
-        lower: Seeds in which the treatment has less; None for tables that hold means alone.
+        df: Degrees of freedom of the error; of means alone, Welch's.
+        gaps: The differences, one a seed; empty for tables that hold means alone.
     """
 
     place: Key
     treatment: Treatment
     baseline: Treatment
     stat: Stat
-    interval: tuple[float, float]
-    lower: int | None
+    df: float
+    gaps: tuple[float, ...] = ()
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the mean by Student's t; NaN where there are fewer than two pairs."""
+        half = quantile(floor(self.df)) * self.stat.error if self.df >= 1 else nan
+        return self.stat.mean - half, self.stat.mean + half
+
+    @property
+    def lower(self) -> int | None:
+        """Seeds in which the treatment has less; None for tables that hold means alone."""
+        return sum(gap < 0 for gap in self.gaps) if self.gaps else None
+
+    @cached_property
+    def p(self) -> float:
+        """Student's two-sided p of no difference; NaN where there are fewer than two pairs."""
+        return p_of(self.stat.mean, self.stat.error, self.df)
+
+    @cached_property
+    def flip_p(self) -> float:
+        """The exact sign-flip test's; NaN for numbers of seeds that it is not done for."""
+        return sign_flip(self.gaps) if len(self.gaps) in FLIPPED else nan
+
+    @property
+    def known(self) -> bool:
+        """Whether there are seeds enough for a verdict."""
+        return self.stat.seeds >= FEWEST and not isnan(self.p)
 
     @property
     def clear(self) -> bool:
-        """Whether the difference is beyond two standard errors."""
-        return abs(self.stat.mean) > 2 * self.stat.error
+        """Whether there is a difference: both tests say so, with at least three seeds."""
+        return self.known and self.p < LEVEL and not self.flip_p >= LEVEL
+
+    @property
+    def near(self) -> bool:
+        """Whether the verdict hangs by a thread: p is near the threshold, or the tests disagree."""
+        low, high = NEAR
+        return self.known and (low <= self.p <= high or (self.p < LEVEL and not self.clear))
+
+    @property
+    def needed(self) -> int | None:
+        """About how many seeds would decide, if difference and spread stay; None above 1000, or unknown."""
+        if self.clear or isnan(self.stat.error):
+            return None
+        found = seeds_needed(self.stat.mean, self.stat.error * sqrt(self.stat.seeds))
+        return None if found is None else max(found, self.stat.seeds + 1)
 
 
 def by_treatment(cells: Mapping[Key, CellValues]) -> Table:
@@ -167,8 +209,8 @@ def by_treatment(cells: Mapping[Key, CellValues]) -> Table:
     return found
 
 
-def differences(table: Table, baseline: str) -> Iterator[Difference]:
-    """Yield every setup against a baseline, then every rescale factor against factor 1 of the same setup.
+def comparisons(table: Table, baseline: str) -> Iterator[tuple[Key, Treatment, Treatment]]:
+    """Yield what is compared: setups with a baseline, then rescale factors with factor 1 of their setup.
 
     A setup with a rescale factor is compared with the baseline of the same factor where it has one, else with
     the one that has none, or factor 1.
@@ -176,6 +218,9 @@ def differences(table: Table, baseline: str) -> Iterator[Difference]:
     Args:
         table: Of :func:`by_treatment`.
         baseline: A setup, STL say.
+
+    Yields:
+        Place, treatment, and the treatment that it is compared with.
     """
     for place, treatments in table.items():
         for treatment in treatments:
@@ -183,44 +228,35 @@ def differences(table: Table, baseline: str) -> Iterator[Difference]:
                 factors = (treatment[1], *_NO_FACTOR)
                 other = next(((baseline, f) for f in factors if (baseline, f) in treatments), None)
                 if other is not None:
-                    yield from _compared(place, treatments, treatment, other)
+                    yield place, treatment, other
     for place, treatments in table.items():
         for setup, factor in treatments:
             if factor not in _NO_FACTOR and (setup, 1.0) in treatments:
-                yield from _compared(place, treatments, (setup, factor), (setup, 1.0))
+                yield place, (setup, factor), (setup, 1.0)
 
 
-def _compared(
-    place: Key, treatments: Mapping[Treatment, CellValues], one: Treatment, other: Treatment
-) -> Iterator[Difference]:
-    found = difference(treatments[one], treatments[other])
-    if found is not None:
-        yield Difference(place, one, other, *found)
+def differences(table: Table, baseline: str) -> Iterator[Difference]:
+    """Yield the difference of each of the :func:`comparisons` in which something can be paired."""
+    found = (difference(table, *compared) for compared in comparisons(table, baseline))
+    return (one for one in found if one is not None)
 
 
-def difference(one: CellValues, other: CellValues) -> tuple[Stat, tuple[float, float], int | None] | None:
-    """Return mean difference, interval and how many seeds are lower; None where nothing can be paired."""
-    seeds = [seed for seed in one.by_seed if seed in other.by_seed]
-    if seeds:
-        gaps = [one.by_seed[seed] - other.by_seed[seed] for seed in seeds]
-        stat = mean_of(gaps)
-        return stat, interval(stat), sum(gap < 0 for gap in gaps)
-    first, second = one.published, other.published
-    if first is None or second is None:
+def difference(table: Table, place: Key, one: Treatment, other: Treatment) -> Difference | None:
+    """Return the difference of two treatments, paired by seed; None where nothing can be paired."""
+    first, second = table[place][one], table[place][other]
+    gaps = tuple(
+        first.by_seed[seed] - second.by_seed[seed] for seed in first.by_seed if seed in second.by_seed
+    )
+    if gaps:
+        return Difference(place, one, other, mean_of(gaps), len(gaps) - 1, gaps)
+    if first.published is None or second.published is None:
         return None
-    error = sqrt(first.error**2 + second.error**2)
-    stat = Stat(first.mean - second.mean, error, min(first.seeds, second.seeds))
-    return stat, (stat.mean - 1.96 * error, stat.mean + 1.96 * error), None
-
-
-def interval(stat: Stat, level: float = 0.95) -> tuple[float, float]:
-    """Return the interval in which the mean lies with a probability, by Student's t."""
-    if stat.seeds < 2:
-        return nan, nan
-    from scipy.special import stdtrit  # type: ignore[import-untyped]
-
-    half = float(stdtrit(stat.seeds - 1, (1 + level) / 2)) * stat.error
-    return stat.mean - half, stat.mean + half
+    means = first.published, second.published
+    squares = [stat.error**2 for stat in means]
+    parts = [square**2 / max(1, stat.seeds - 1) for square, stat in zip(squares, means, strict=True)]
+    df = sum(squares) ** 2 / sum(parts) if sum(parts) > 0 else 1.0
+    stat = Stat(means[0].mean - means[1].mean, sqrt(sum(squares)), min(stat.seeds for stat in means))
+    return Difference(place, one, other, stat, df)
 
 
 @dataclass(frozen=True)
@@ -231,14 +267,23 @@ class Winner:
         place: The place.
         best: The treatment with the best mean.
         second: The runner-up.
-        decided: Whether their difference, paired by seed, is beyond two standard errors; None where it
-            cannot be known, since they share fewer than two seeds.
+        difference: How much more the best has; None where the two share no seed.
+        higher: Whether more is better.
     """
 
     place: Key
     best: Treatment
     second: Treatment
-    decided: bool | None
+    difference: Difference | None
+    higher: bool
+
+    @property
+    def decided(self) -> bool | None:
+        """Whether the best is clearly ahead; None where the two share fewer than three seeds."""
+        if self.difference is None or not self.difference.known:
+            return None
+        ahead = (self.difference.stat.mean > 0) == self.higher  # on the seeds that both have, it may not be
+        return self.difference.clear and ahead
 
 
 def winners(table: Table, higher: bool) -> Iterator[Winner]:
@@ -251,15 +296,9 @@ def winners(table: Table, higher: bool) -> Iterator[Winner]:
     for place, treatments in table.items():
         means = {name: stat.mean for name, cell in treatments.items() if (stat := cell.stat) is not None}
         ranked = sorted(means, key=lambda name: (-means[name] if higher else means[name], _rank(name)))
-        if len(ranked) < 2:
-            continue
-        best, second = ranked[:2]
-        found = difference(treatments[best], treatments[second])
-        known = found is not None and not isnan(found[0].error)
-        decided = abs(found[0].mean) > 2 * found[0].error if found is not None and known else None
-        if decided and found is not None and (found[0].mean > 0) != higher:
-            decided = False  # on the seeds that both have, it is the other way round
-        yield Winner(place, best, second, decided)
+        if len(ranked) > 1:
+            best, second = ranked[:2]
+            yield Winner(place, best, second, difference(table, place, best, second), higher)
 
 
 def _rank(name: Treatment) -> Any:

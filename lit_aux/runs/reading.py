@@ -11,6 +11,7 @@ from lit_aux.runs.duplicates import HINT, check_one_kind, chosen, mean_value, sa
 from lit_aux.runs.row_tasks import name_tasks
 from lit_aux.runs.table import COLUMNS, MEASURE_COLUMNS, measures_path
 from lit_aux.runs.typed import Row, TableRow, typed
+from lit_aux.spreadsheets import as_html
 from lit_aux.storage import check_given
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -21,7 +22,35 @@ _Key = tuple[str | None, ...]
 _WHAT = ("phase", "layer", "measure")
 
 
-def read_rows(paths: PathLike | Iterable[PathLike], duplicates: str | None = None) -> list[Row]:
+class Rows(list[Row]):
+    """Rows of a table; a notebook shows the first of them, and the columns in which they differ."""
+
+    def _repr_html_(self) -> str:
+        values: dict[str, set[object]] = {}
+        for row in self:
+            for name, value in row.items():
+                values.setdefault(name, set()).add(value)
+        columns = [name for name, found in values.items() if len(found) > 1]
+        alike = {name: _told(*found) for name, found in values.items() if len(found) == 1 and found != {None}}
+        failed = sum(row.get("error") is not None for row in self)
+        first = [[_told(row.get(name)) for name in columns] for row in self[:_FIRST]]
+        notes = [f"all: {', '.join(f'{name} {value}' for name, value in alike.items())}"] if alike else []
+        notes += [f"the first {_FIRST} are shown"] if len(self) > _FIRST else []
+        title = f"{len(self):,} rows" + (f", {failed:,} of runs that failed" if failed else "")
+        return as_html(title, columns, first, notes=notes)
+
+
+_FIRST = 20
+
+
+def _told(value: object) -> str:
+    """Write a value for a reader."""
+    if isinstance(value, tuple):
+        return "|".join(map(_told, value))
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def read_rows(paths: PathLike | Iterable[PathLike], duplicates: str | None = None) -> Rows:
     """Read one or several results tables, one after the other.
 
     A folder stands for its ``results.csv``, or for every one beneath it where it has none itself. A run that
@@ -36,10 +65,11 @@ def read_rows(paths: PathLike | Iterable[PathLike], duplicates: str | None = Non
             or the arithmetic ``mean`` of each value. By default they are refused.
 
     Returns:
-        One mapping a row, in the order of the files. It has every column of the results table (None where
-        the file has none or the field is empty), the file's others, and ``task``, which task the row
-        is about, where anything tells it. Numbers are int or float, ``converged`` is a truth value,
-        ``correlation`` a tuple of floats. Failed runs are among them: those where ``error`` is not None.
+        One mapping a row, in the order of the files, as a list that a notebook shows. A row has every
+        column of the results table (None where the file has none or the field is empty), the file's others,
+        and ``task``, which task the row is about, where anything tells it. Numbers are int or float,
+        ``converged`` is a truth value, ``correlation`` a tuple of floats. Failed runs are among them: those
+        where ``error`` is not None.
 
     Raises:
         ConfigurationError: If there is no such table, a field is not what its column says, rows of one run
@@ -50,14 +80,14 @@ def read_rows(paths: PathLike | Iterable[PathLike], duplicates: str | None = Non
     check_one_kind("FILE", rows, _KINDS)
     _name_experiments(rows, groups)
     name_tasks(rows, groups)
-    return rows
+    return Rows(rows)
 
 
 def read_measures(
     paths: PathLike | Iterable[PathLike],
     duplicates: str | None = None,
     checked: Collection[str] | None = None,
-) -> list[Row]:
+) -> Rows:
     """Read the measures beside results tables: of the rows that :func:`read_rows` returns for the same paths.
 
     Args:
@@ -66,14 +96,14 @@ def read_measures(
         checked: The measures that must agree where there are several rows of a run; all by default.
 
     Returns:
-        One mapping a row, ``run, phase, step, layer, measure, value``. ``value`` is a float, or text where
-        it is no number; what is empty is None.
+        One mapping a row, ``run, phase, step, layer, measure, value``, as a list that a notebook shows.
+        ``value`` is a float, or text where it is no number; what is empty is None.
 
     Raises:
         ConfigurationError: If there is no such table, a file is not of this kind, or measures of one run
             differ in its several tables.
     """
-    return measures_of(_groups(paths), duplicates, checked)
+    return Rows(measures_of(_groups(paths), duplicates, checked))
 
 
 def tables_of(paths: PathLike | Iterable[PathLike]) -> list[Path]:

@@ -1,7 +1,7 @@
 """CSV files of results and measures as typed rows."""
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import isinf, isnan
 from pathlib import Path
@@ -63,6 +63,20 @@ def typed(
         values = {n: _value(path, line, n, text) for n, text in zip(header, fields, strict=True)}
         rows.append((empty | values, line))
     return rows
+
+
+def as_read(row: Mapping[str, Any], path: Path) -> Row:
+    """Return a row as it will be read once it is in a file, or as it stands there as text.
+
+    Args:
+        row: Columns that are not known, too; what is not there is empty.
+        path: The file.
+    """
+    found = dict.fromkeys([*COLUMNS, *row])
+    for name, value in row.items():
+        missing = isinstance(value, float) and isnan(value)
+        found[name] = _value(path, 0, name, value) if isinstance(value, str) else None if missing else value
+    return found
 
 
 def csv_rows(option: str, path: Path) -> tuple[list[str], Iterator[tuple[list[str], int]]]:

@@ -3,28 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
-from statistics import fmean, stdev
 from typing import Any, Literal
 
-
-@dataclass(frozen=True)
-class Spread:
-    """A mean over runs, and how far they scatter.
-
-    Attributes:
-        mean: The mean.
-        two_sd: Twice the standard deviation (divisor n - 1) over the runs; NaN for one run.
-        count: How many runs.
-    """
-
-    mean: float
-    two_sd: float
-    count: int
-
-
-def spread_of(values: Sequence[float]) -> Spread:
-    """Return mean and two standard deviations of values, one a run."""
-    return Spread(fmean(values), 2 * stdev(values) if len(values) > 1 else nan, len(values))
+from lit_aux.results.means import Stat, mean_of
+from lit_aux.results.significance import FEWEST
 
 
 def apart(mean: Any, two_sd: Any, other_mean: Any, other_two_sd: Any) -> Any:
@@ -53,14 +35,14 @@ class Contrast:
     multi_runs: Values
 
     @property
-    def single(self) -> Spread:
-        """Mean and two standard deviations over the single-task runs."""
-        return spread_of([value for _, value in self.single_runs])
+    def single(self) -> Stat:
+        """Mean over the single-task runs."""
+        return mean_of([value for _, value in self.single_runs])
 
     @property
-    def multi(self) -> Spread:
-        """Mean and two standard deviations over the multi-task runs."""
-        return spread_of([value for _, value in self.multi_runs])
+    def multi(self) -> Stat:
+        """Mean over the multi-task runs."""
+        return mean_of([value for _, value in self.multi_runs])
 
     @property
     def change(self) -> float:
@@ -77,17 +59,19 @@ class Contrast:
         """Two standard deviations of the differences by seed; NaN with fewer than two seeds in common."""
         single = {seed: value for seed, value in self.single_runs if seed is not None}
         pairs = [value - single[seed] for seed, value in self.multi_runs if seed in single]
-        return spread_of(pairs).two_sd if pairs else nan
+        return mean_of(pairs).two_sd if pairs else nan
 
     @property
     def significant(self) -> bool:
-        """Whether the two intervals of two standard deviations do not overlap."""
-        return bool(apart(self.single.mean, self.single.two_sd, self.multi.mean, self.multi.two_sd))
+        """Whether the two intervals of two standard deviations do not overlap, of three runs or more each."""
+        return self.known and bool(
+            apart(self.single.mean, self.single.two_sd, self.multi.mean, self.multi.two_sd)
+        )
 
     @property
     def known(self) -> bool:
-        """Whether there are two runs of either kind, so that significance can be judged."""
-        return isfinite(self.reach)
+        """Whether there are three runs of either kind, so that significance can be judged."""
+        return isfinite(self.reach) and min(self.single.seeds, self.multi.seeds) >= FEWEST
 
 
 # Whether the change of a factor has the sign that would explain a transfer

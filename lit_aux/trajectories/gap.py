@@ -7,6 +7,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lit_aux.results.significance import FEWEST
 from lit_aux.trajectories.contrast import apart
 from lit_aux.trajectories.reading import Floats
 
@@ -69,9 +70,10 @@ class Gap:
 
     @property
     def significant(self) -> NDArray[np.bool_]:
-        """Where the intervals of two standard deviations do not overlap."""
+        """Where the intervals of two standard deviations do not overlap, of three runs or more each."""
         single, multi = self.single, self.multi
-        return np.asarray(apart(single.mean, single.two_sd, multi.mean, multi.two_sd))
+        known = min(len(single.runs), len(multi.runs)) >= FEWEST
+        return known & np.asarray(apart(single.mean, single.two_sd, multi.mean, multi.two_sd))
 
     @property
     def share_higher(self) -> float:

@@ -4,13 +4,17 @@ from collections.abc import Callable, Iterator, Sequence
 from math import isnan
 from typing import TypeAlias
 
+from lit_aux.results.means import Stat
 from lit_aux.results.sheet import Sheet, exact
 from lit_aux.trajectories.analysis import Analysis, TaskAnalysis
-from lit_aux.trajectories.contrast import CAUTION, VERDICTS, Contrast, Spread, missing
+from lit_aux.trajectories.contrast import CAUTION, VERDICTS, Contrast, missing
 from lit_aux.trajectories.factors import SUMMARIES
 from lit_aux.trajectories.transfer import CHECKPOINTS, LAST
 
-STAR = "* the intervals (mean ± 2 standard deviations over seeds) of single and multi do not overlap"
+STAR = (
+    "* the intervals (mean ± 2 standard deviations over seeds) of single and multi do not overlap, "
+    "with three runs or more each"
+)
 ARROW = "\N{RIGHTWARDS ARROW}"
 _SHARES = ("share_higher", "share_lower")
 _COMPARED = ("single", "single_2sd", "multi", "multi_2sd", "change", "change_2sd", "significant")
@@ -32,7 +36,7 @@ def transfer(found: Analysis) -> Sheet:
     def fields(result: TaskAnalysis) -> list[str]:
         moved = result.transfer
         numbers = [_spread(moved.single), _spread(moved.multi), _signed(moved.change, moved.significant)]
-        return [*numbers, f"{moved.single.count}+{moved.multi.count}"]
+        return [*numbers, f"{moved.single.seeds}+{moved.multi.seeds}"]
 
     title = f"Transfer: test {found.metric}, multi-task minus single-task; {chosen(found)}"
     return _by_task(found, title, ["single", "multi", "transfer", "runs"], fields, STAR)
@@ -127,7 +131,7 @@ def _with_methods(made: Sheet) -> Sheet:
     return Sheet(title, made.columns[1:], rows, made.labels - 1, made.notes, made.wrap)
 
 
-def _spread(spread: Spread) -> str:
+def _spread(spread: Stat) -> str:
     return f"{spread.mean:.4g}" + ("" if isnan(spread.two_sd) else f" ± {spread.two_sd:.2g}")
 
 
@@ -158,7 +162,7 @@ Rows: TypeAlias = Iterator[list[str]]
 
 def _transfer_rows(found: Analysis) -> Rows:
     for r in found.results:
-        runs = [str(r.transfer.single.count), str(r.transfer.multi.count)]
+        runs = [str(r.transfer.single.seeds), str(r.transfer.multi.seeds)]
         yield [r.method, r.task, found.metric, found.select, *_compared(r.transfer), *runs]
 
 

@@ -14,7 +14,7 @@ from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import Options, ResultsTable, Run, cells, reproduce
 from lit_aux.experiments.reproduction import print_summary
 from lit_aux.experiments.run import Emit, OnStep
-from lit_aux.results.means import TIMES, mean_and_error
+from lit_aux.results.means import TIMES, spelled_mean, stat_of
 from lit_aux.runs.progress import Progress
 
 CHOICE: dict[str, Any] = {
@@ -262,10 +262,10 @@ def test_progress_of_several_workers(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize(
-    ("values", "text"), [([], "-"), (["", "2"], "2"), ([1, 3], "2 ± 1"), (["1e-9", "3e-9"], "2e-09 ± 1e-09")]
+    ("values", "text"), [([], "-"), ([None, 2], "2"), ([1, 3], "2 ± 1"), ([1e-9, 3e-9], "2e-09 ± 1e-09")]
 )
 def test_mean_and_error(values: list[Any], text: str) -> None:
-    assert mean_and_error(values) == text
+    assert spelled_mean(stat_of([*values, float("nan")]), log=False) == text
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_reproduce_and_table_print_the_same_means(
     rows = [{"run": f"r{seed}", "seed": seed, **place, **found} for seed, found in enumerate(numbers)]
     with ResultsTable(tmp_path / "results.csv") as table:
         table.append(rows)
-        print_summary(table.rows(), value)
+        print_summary(table.rows(), value, table.path)
     (printed,) = [
         words for line in capsys.readouterr().out.splitlines() if (words := line.split())[:1] == ["STL"]
     ]

@@ -7,14 +7,13 @@ import matplotlib.image
 import numpy as np
 import pytest
 from lightning.pytorch import seed_everything
-from rich.console import Console
 from toys import toy_trainer
 
 from lit_aux.data import DiagonalTeacherDataModule
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import ResultsTable
 from lit_aux.experiments.fit_rows import student_rows, write_rows
-from lit_aux.experiments.student_report import report_students, short, student_table
+from lit_aux.experiments.student_report import report_students, student_table
 from lit_aux.figures import draw_students, save
 from lit_aux.integrators import GradientFlow
 from lit_aux.models import DiagonalNet
@@ -22,6 +21,8 @@ from lit_aux.modules import AuxiliaryModule, MultiTaskModule, PretrainFinetuneMo
 from lit_aux.phases import PhaseSettings
 from lit_aux.phases.phased import setup_of
 from lit_aux.results.means import TIMES
+from lit_aux.results.selection import spelled
+from lit_aux.results.sheet import Sheet
 
 TASKS = {"main": 1, "aux": 1}
 
@@ -46,10 +47,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> AuxiliaryModule:
     return trained(tmp_path_factory.mktemp("runs"), rescale=[1.0, 0.5] * 4)
 
 
-def printed(table: object) -> str:
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115 - the console's own
-    console.print(table)
-    return console.export_text()
+def printed(table: Sheet) -> str:
+    return table.render("text", 120)
 
 
 def row(seed: int, n_main: int, loss: float, **options: Any) -> dict[str, Any]:
@@ -80,14 +79,13 @@ def test_the_picture_and_the_table_have_the_same_means() -> None:
 
 
 def test_correlations_are_read_easily() -> None:
-    assert [short("1.0|1.0"), short("1.0|0.5"), short(0.10), short(16)] == ["1", "1|0.5", "0.1", "16"]
+    assert [spelled("1.0|1.0"), spelled("1.0|0.5"), spelled(0.10), spelled(16)] == ["1", "1|0.5", "0.1", "16"]
 
 
-def test_rows_of_a_fit(model: AuxiliaryModule, tmp_path: Path) -> None:
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    assert report_students(model, console) == student_rows(model)
+def test_rows_of_a_fit(model: AuxiliaryModule, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report_students(model) == student_rows(model)
     files = write_rows(model, model.trainer, tmp_path)
-    assert "overlap" in console.export_text()
+    assert "overlap" in capsys.readouterr().out
     with ResultsTable(files["results"]) as table:
         rows, measures = table.rows(), table.measures()
     assert len(rows) == len({r["run"] for r in rows}) == 8

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.figures.curves import average, curve, relative, with_measures
+from lit_aux.figures.curves import curve, relative, with_measures
+from lit_aux.results.means import bar, mean_of, scaled
 
 
 def row(seed, n_main, loss, setup="STL", **more):
@@ -20,15 +21,17 @@ def row(seed, n_main, loss, setup="STL", **more):
 
 
 def test_averages():
-    assert average([1.0, 2.0, 3.0, 6.0]) == pytest.approx((3.0, 3 - math.sqrt(14 / 3), 3 + math.sqrt(14 / 3)))
-    mean, low, high = average([0.01, 1.0], "geometric")
+    ends = 3.0, 3 - math.sqrt(14 / 3), 3 + math.sqrt(14 / 3)
+    assert bar(mean_of([1.0, 2.0, 3.0, 6.0]), False) == pytest.approx(ends)
+    mean, low, high = bar(mean_of([scaled(0.01, True), scaled(1.0, True)]), True)
     assert mean == pytest.approx(0.1)
     assert (low, high) == pytest.approx((0.001, 10.0))  # s.e. of the log10 is 1 / 2 of their distance
-    assert average([5.0])[0] == 5.0
-    assert all(map(math.isnan, average([5.0])[1:]))
+    assert bar(mean_of([5.0]), False)[0] == 5.0
+    assert all(map(math.isnan, bar(mean_of([5.0]), False)[1:]))
     with pytest.raises(ConfigurationError, match="--mean geometric: -1 is among the values"):
-        average([-1.0, 1.0], "geometric")
-    assert average([0.0, 1.0], "geometric")[0] == pytest.approx(1e-15)  # a loss of 0 counts as 1e-30
+        curve([row(0, 16, -1.0), row(1, 16, 1.0)], "n_main", "loss", "STL", "geometric")
+    found = curve([row(0, 16, 0.0), row(1, 16, 1.0)], "n_main", "loss", "STL", "geometric")
+    assert found.mean == pytest.approx((1e-15,))  # a loss of 0 counts as 1e-30
 
 
 def test_points_are_in_order_and_seeds_are_counted():
@@ -42,9 +45,13 @@ def test_points_are_in_order_and_seeds_are_counted():
 
 def test_published_means_keep_their_errors():
     rows = [{"setup": "STL", "n_main": 10, "loss": 0.5, "loss_se": 0.1, "seeds": 28}]
-    found = curve(rows, "n_main", "loss", "STL", "geometric")
+    found = curve(rows, "n_main", "loss", "STL")
     assert (found.mean, found.seeds) == ((0.5,), (28,))
     assert (found.low[0], found.high[0]) == pytest.approx((0.3, 0.7))
+    found = curve(rows, "n_main", "loss", "STL", "geometric")
+    assert found.mean == pytest.approx((0.5,))
+    # the logarithm's error is .1 / .5 to first order
+    assert (found.low[0], found.high[0]) == pytest.approx((0.5 * math.exp(-0.4), 0.5 * math.exp(0.4)))
 
 
 def test_a_curve_is_of_one_task():

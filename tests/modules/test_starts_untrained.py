@@ -1,11 +1,9 @@
 """When a phase starts from weights that nothing has trained."""
 
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 from toys import TASKS, ToyData, toy_backbone, toy_module, toy_trainer
 
 from lit_aux.callbacks import RepresentationDimensionality
@@ -15,9 +13,7 @@ from lit_aux.reporting import layer_table
 
 
 def text_of(rows: Any) -> str:
-    out = StringIO()
-    Console(file=out, width=200).print(layer_table(rows))
-    return out.getvalue()
+    return layer_table(rows).render("text")
 
 
 def test_pretraining_has_no_verdict_and_finetuning_has(tmp_path: Path) -> None:

@@ -8,8 +8,7 @@ import pytest
 from table_helpers import row, table
 
 from lit_aux.cli import main
-from lit_aux.figures.curves import average
-from lit_aux.results.means import mean_of
+from lit_aux.results.means import bar, mean_of
 from lit_aux.runs.reading import read_rows
 from lit_aux.runs.table import ResultsTable
 
@@ -63,7 +62,7 @@ def test_means_of_what_is_not_finite_have_no_error() -> None:
     inf = float("inf")
     assert mean_of([1.0, inf]).mean == inf
     assert mean_of([1.0, inf]).error != mean_of([1.0, inf]).error  # NaN
-    centre, low, _ = average([1.0, inf])
+    centre, low, _ = bar(mean_of([1.0, inf]), False)
     assert centre == inf
     assert low != low
     assert mean_of([1.0, 3.0]).mean == fmean([1, 3])

@@ -5,12 +5,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
-from scipy.stats import ttest_rel
+from scipy.stats import permutation_test, ttest_rel
 from table_helpers import failed, plain_csv, row, table
 
 from lit_aux.results.selection import is_higher_better
-from lit_aux.results.sheets import Query, table_of
+from lit_aux.results.sheets import Query
 from lit_aux.results.statistics import Difference, cells, differences, repeated, winners
 from lit_aux.runs.reading import read_rows
 
@@ -78,7 +79,7 @@ def test_several_runs_of_a_seed_are_one_value(tmp_path: Path) -> None:
 
 
 def found_pairs(view: Query, baseline: str = "STL") -> dict[Any, Difference]:
-    return {(p.treatment, p.baseline, p.place): p for p in differences(table_of(view), baseline)}
+    return {(p.treatment, p.baseline, p.place): p for p in differences(view.table, baseline)}
 
 
 def test_differences_are_those_of_the_paired_t_test(tmp_path: Path) -> None:
@@ -102,7 +103,12 @@ def test_differences_are_those_of_the_paired_t_test(tmp_path: Path) -> None:
             low, high = test.confidence_interval(0.95)
             assert pair.interval == pytest.approx((low, high))
             assert pair.lower == sum(first[s] < second[s] for s in seeds)
-            assert pair.clear == (abs(test.statistic) > 2)
+            gaps = np.array([first[s] - second[s] for s in seeds])
+            flipped = permutation_test(
+                (gaps,), np.mean, permutation_type="samples", n_resamples=np.inf
+            ).pvalue
+            assert pair.p == pytest.approx(test.pvalue, abs=1e-12)
+            assert pair.clear == (test.pvalue < 0.05 and (len(seeds) < 6 or flipped < 0.05))
 
 
 def test_a_baseline_of_the_same_factor_comes_first(tmp_path: Path) -> None:
@@ -140,17 +146,20 @@ def test_places_are_not_mixed(tmp_path: Path) -> None:
 def test_winners_are_decided_by_seed(tmp_path: Path) -> None:
     # Seeds differ by far more than setups, so that only pairs can tell.
     rows = random_rows({"STL": 0.0, "MTL": -1.0, "PT+FT": -1.4}, sizes=(16,))
-    (won,) = winners(table_of(view_of(tmp_path / "a.csv", rows)), higher=False)
+    (won,) = winners(view_of(tmp_path / "a.csv", rows).table, higher=False)
     assert (won.best, won.second, won.decided) == (("PT+FT", None), ("MTL", None), True)
-    (won,) = winners(table_of(view_of(tmp_path / "b.csv", rows)), higher=True)
+    (won,) = winners(view_of(tmp_path / "b.csv", rows).table, higher=True)
     assert (won.best, won.decided) == (("STL", None), True)
     noisy = [row("STL", s, 16, 1 + 0.1 * s) for s in range(4)] + [
         row("MTL", s, 16, 1.3 - 0.11 * s) for s in range(4)
     ]
-    (won,) = winners(table_of(view_of(tmp_path / "c.csv", noisy)), higher=False)
+    (won,) = winners(view_of(tmp_path / "c.csv", noisy).table, higher=False)
     assert (won.best, won.decided) == (("MTL", None), False)
-    (won,) = winners(table_of(view_of(tmp_path / "d.csv", noisy[::4])), higher=False)
+    (won,) = winners(view_of(tmp_path / "d.csv", noisy[::4]).table, higher=False)
     assert won.decided is None
+    two = [row(setup, s, 16, loss + s) for setup, loss in (("STL", 2.0), ("MTL", 1.0)) for s in (0, 1)]
+    (won,) = winners(view_of(tmp_path / "e.csv", two, log=False).table, higher=False)
+    assert won.decided is None, "two seeds decide nothing, though both differ by exactly as much"
 
 
 def test_published_means_are_compared_without_seeds(tmp_path: Path) -> None:
@@ -164,7 +173,7 @@ def test_published_means_are_compared_without_seeds(tmp_path: Path) -> None:
     pair = found_pairs(view)[("MTL", None), ("STL", None), (10,)]
     assert (pair.stat.mean, pair.stat.error) == (pytest.approx(0.2), pytest.approx(0.05))
     assert (pair.lower, pair.clear) == (None, True)
-    (won,) = winners(table_of(view), higher=True)
+    (won,) = winners(view.table, higher=True)
     assert (won.best[0], won.second[0], won.decided) == ("MTL", "PT+FT", False)
 
 

@@ -59,7 +59,7 @@ def records(text: str) -> list[dict[str, str]]:
 def test_means_pairs_and_winners(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, results)
     means, pairs = text.split("\nlog10 loss_best: mean difference")
-    won = text.rpartition("\n\n")[2]
+    won = text.rstrip().rpartition("\n\n")[2]
     assert "geometric mean" in means
     # sqrt(.01 * .04) * 8 = .16; of two values, the standard error is half their distance: log10(2)
     assert fields(means, "STL")[:2] == ["0.16", f"{TIMES}2.00"]
@@ -68,7 +68,10 @@ def test_means_pairs_and_winners(results: Path, capsys: pytest.CaptureFixture[st
     assert "experiment diagonal-overlap" in means
     assert fields(pairs, "MTL", "STL")[0] == "-1"
     assert fields(pairs, "PT+FT", "s=0.25", "PT+FT", "s=1")[0] == "-0.602"  # log10(1/4)
-    assert won == "cells won: PT+FT s=0.25 2\n"
+    assert "*" not in pairs.partition("clear")[0].rstrip("* \n"), "a star for two seeds"
+    assert "PT+FT s=0.25? [3]" in pairs
+    assert "8 comparisons share fewer than 3 seeds" in pairs
+    assert won.startswith("cells won: too few seeds 2\n")
 
 
 def test_several_tables_are_read_as_one(
@@ -120,7 +123,7 @@ def test_accuracies_are_the_default_where_there_are_any(
     text = printed(capsys, table(tmp_path / "results.csv", rows))
     assert "accuracy: mean ± standard error" in text
     assert "the highest mean accuracy" in text
-    assert fields(text.partition("Who wins")[2], "MTL") == []
+    assert fields(text.partition("Who wins")[2], "MTL?") == ["[3]"]
     losses = printed(capsys, tmp_path, "--value", "loss_final")
     assert "loss_final: mean ± standard error" in losses  # of classifiers, not of students
 

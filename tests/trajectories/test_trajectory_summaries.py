@@ -106,11 +106,15 @@ def test_two_standard_deviations_and_what_is_significant() -> None:
     shuffled = Contrast(values(single), values(multi)[::-1])
     assert shuffled.paired_two_sd == pytest.approx(0)  # paired by seed, not by place
     assert not Contrast(values([1.0]), values([9.0])).significant
-    assert not Contrast(values([1.0, 1.0]), values([1.0, 1.0])).significant
-    assert Contrast(values([1.0, 1.0]), values([1.1, 1.1])).significant
+    assert not Contrast(values([1.0] * 3), values([1.0] * 3)).significant
+    assert Contrast(values([1.0] * 3), values([1.1] * 3)).significant
+    two = Contrast(values([1.0] * 2), values([1.1] * 3))
+    assert not two.known
+    assert not two.significant, "a star for two runs"
 
 
-UP, DOWN, SAME = ([0.0, 0.1], [1.0, 1.1]), ([1.0, 1.1], [0.0, 0.1]), ([0.0, 1.0], [0.1, 1.1])
+LOW, HIGH = [0.0, 0.1, 0.0], [1.0, 1.1, 1.0]
+UP, DOWN, SAME = (LOW, HIGH), (HIGH, LOW), ([0.0, 1.0, 0.0], [0.1, 1.1, 0.1])
 
 
 @pytest.mark.parametrize(
@@ -188,6 +192,6 @@ def test_a_factor_that_only_some_runs_measured(tmp_path: Path) -> None:
         file.write_text("\n".join(r for r in file.read_text().splitlines() if "sharpness" not in r) + "\n")
     found = analyse(study(tmp_path))
     assert {(r.method, r.task) for r in found.results if r.factors} == {("MTL", "a"), ("MGDA", "a")}
-    assert found.results[0].factors["sharpness"].single.count == 2
+    assert found.results[0].factors["sharpness"].single.seeds == 2
     assert found.notes.count("sharpness of a was measured in 2 of 3 single-task runs") == 1
     assert any("sharpness was not measured in both kinds of runs for 2 of 4" in note for note in found.notes)
