@@ -25,6 +25,7 @@ PACKAGES = [
     "identity",
     "tasks",
     "trees",
+    "verdicts",
     "functional",
     "models",
     "integrators",
@@ -39,6 +40,7 @@ PACKAGES = [
     "figures",
     "trajectories",
     "regimes",
+    "pages",
     "sweeps",
     "cli",
 ]
