@@ -1,7 +1,7 @@
 """Tables of a page: text in cells, some of it links."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from lit_aux.errors import printable
@@ -81,14 +81,30 @@ class Grid:
 
     def without_empty(self) -> "Grid":
         """Return the table without columns in which every field is empty."""
-        kept = [i for i in range(len(self.columns)) if any(row[i].text for row in self.rows)]
-        return Grid(
-            self.title,
-            [self.columns[i] for i in kept],
-            [[row[i] for i in kept] for row in self.rows],
-            sum(i < self.labels for i in kept),
-            self.notes,
-            frozenset(new for new, i in enumerate(kept) if i in self.texts),
+        return self._kept([i for i in range(len(self.columns)) if any(row[i].text for row in self.rows)])
+
+    def without_alike(self) -> "Grid":
+        """Return the table without columns that say the same in all of several lines; a note has them."""
+        alike = {
+            i: self.rows[0][i].text
+            for i in range(1, self.labels)
+            if self.columns[i] != "setup" and len({row[i].text for row in self.rows}) == 1
+        }
+        if len(self.rows) < 2 or not alike:
+            return self
+        made = self._kept([i for i in range(len(self.columns)) if i not in alike])
+        told = ", ".join(f"{self.columns[i]} {text}" for i, text in alike.items())
+        made.notes = [f"all rows: {told}", *self.notes]
+        return made
+
+    def _kept(self, kept: Sequence[int]) -> "Grid":
+        """Return the table with these columns only."""
+        return replace(
+            self,
+            columns=[self.columns[i] for i in kept],
+            rows=[[row[i] for i in kept] for row in self.rows],
+            labels=sum(i < self.labels for i in kept),
+            texts=frozenset(new for new, i in enumerate(kept) if i in self.texts),
         )
 
 

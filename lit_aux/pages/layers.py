@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from lit_aux.errors import printable
 from lit_aux.pages.grid import MOST_LINES, Cell, Grid, setup_cell, text_cells
 from lit_aux.pages.links import Links
-from lit_aux.pages.sources import SUMMARY, Sources, newest
+from lit_aux.pages.sources import SUMMARY, Sources, called, newest
 from lit_aux.reporting import short_layer
 from lit_aux.results.selection import spelled
 from lit_aux.runs.typed import Row
@@ -56,11 +56,7 @@ def phases(sources: Sources, links: Links) -> Grid:
 
 
 def _folder(path: Path, links: Links) -> Cell:
-    folder = path.parent
-    name = folder.resolve().name
-    if name.startswith("version_"):
-        name = f"{folder.resolve().parent.name}/{name}"
-    return Cell(printable(name), links.to(folder))
+    return Cell(printable(called(path.parent)), links.to(path.parent))
 
 
 def _phase(phase: Mapping[str, Any]) -> list[Cell]:
@@ -134,7 +130,7 @@ def layers(sources: Sources, links: Links) -> Grid:
     grid.notes.append(_NOTES)
     if count > len(grid.rows):
         grid.notes.append(f"the first {len(grid.rows):,} of {count:,} lines; measures.csv has all")
-    return grid.without_empty()
+    return grid.without_empty().without_alike()
 
 
 def _measured(measures: Sequence[Row]) -> dict[str, list[dict[str, Any]]]:

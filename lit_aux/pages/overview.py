@@ -47,6 +47,8 @@ class Fact(NamedTuple):
 def facts(sources: Sources) -> list[Fact]:
     """Return the numbers at the top."""
     rows = sources.rows
+    if len(rows) == 1 and rows[0].get("error") is None:
+        return _of_one(rows[0])
     failed = sum(row.get("error") is not None for row in rows)
     known = [row for row in rows if row.get("converged") is not None and row.get("error") is None]
     found = [Fact(f"{len(rows):,}", "row" if len(rows) == 1 else "rows")] if rows else []
@@ -63,6 +65,18 @@ def facts(sources: Sources) -> list[Fact]:
     if sources.trajectories:
         found.append(Fact(f"{len(sources.trajectories):,}", "trajectories"))
     return found
+
+
+def _of_one(row: Row) -> list[Fact]:
+    """Return what a single run is about, and how it was set up."""
+    found = [
+        Fact(f"{row[name]:.4g}", name.replace("_", " "))
+        for name in ("accuracy", "loss_best", "loss_final", "train_loss")
+        if row.get(name) is not None
+    ]
+    words = {"n_main": "n main", "rescale": "rescale", "seed": "seed", "steps": "steps"}
+    found += [Fact(spelled(row[name]), word) for name, word in words.items() if row.get(name) is not None]
+    return found + ([] if row.get("seconds") is None else [Fact(duration(row["seconds"]), "of computing")])
 
 
 def duration(seconds: float) -> str:

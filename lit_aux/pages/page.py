@@ -159,7 +159,7 @@ def _sections(sources: Sources, links: Links, duplicates: str | None) -> Iterato
     yield Section("layers", "Layers", grids=[layers.layers(sources, links)])
     yield _study("trajectories", "Trajectories", studies.trajectories(sources.trajectories))
     yield _study("regime", "Regime", studies.regimes(sources.regimes))
-    yield Section("rows", "Rows", grids=[list_of_runs(sources, links)])
+    yield Section("runs", "Runs", grids=[list_of_runs(sources, links)])
     folders = [*sources.folders.values(), *(path.parent for path in sources.summaries)]
     yield Section("warnings", "Warnings", notes=overview.warnings(folders))
 
@@ -171,13 +171,14 @@ def _results(sources: Sources) -> Section:
 
 def _pictures(sources: Sources, duplicates: str | None) -> Section:
     """Return every picture that the rows cover, as far as a page can hold them."""
-    from lit_aux.figures.tables import load
+    from lit_aux.figures.tables import load, of_rows
 
     section = Section("pictures", "Pictures")
     if not any(row.get("error") is None for row in sources.rows):
         return section
     try:
-        tables = load(sources.tables, "RUN", duplicates)
+        ours = all(row.get("run") and row.get("experiment") for row in sources.rows)
+        tables = of_rows(sources.rows, sources.measures) if ours else load(sources.tables, "RUN", duplicates)
     except ConfigurationError as error:
         section.notes.append(f"not drawn: {error}")
         return section

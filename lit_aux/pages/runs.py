@@ -28,7 +28,7 @@ def list_of_runs(sources: Sources, links: Links) -> Grid:
     others = [name for name in dict.fromkeys(n for row in shown for n in row) if _is_other(name)]
     labels = [*_FIRST, *_PLACES, *others, *varied]
     columns = ["run", *labels, *_FOUND, "state"]
-    grid = Grid("Rows", columns, labels=1 + len(labels), texts=frozenset({len(columns) - 1}))
+    grid = Grid("Each run", columns, labels=1 + len(labels), texts=frozenset({len(columns) - 1}))
     for row in shown:
         own = options.get(row.get("run") or "", {})
         cells = [Cell(_text(own.get(name) if name in varied else row.get(name))) for name in labels]
@@ -40,7 +40,7 @@ def list_of_runs(sources: Sources, links: Links) -> Grid:
             f"the {len(shown)} newest of {len(rows):,} rows, the last ones of the tables; the tables of "
             "means hold all"
         )
-    return _without_alike(grid.without_empty())
+    return grid.without_empty().without_alike()
 
 
 def _varied(rows: Sequence[Row], options: dict[str, dict[str, Any]]) -> list[str]:
@@ -68,26 +68,3 @@ def _state(row: Row) -> Cell:
     if error is not None:
         return Cell(f"failed: {printable(shortened(str(error), 300))}", tone="bad")
     return Cell("")
-
-
-def _without_alike(grid: Grid) -> Grid:
-    """Return the table without label columns whose value is the same in all of several lines."""
-    if len(grid.rows) < 2:
-        return grid
-    same = {
-        i: grid.rows[0][i].text
-        for i in range(1, grid.labels)
-        if grid.columns[i] != "setup" and len({row[i].text for row in grid.rows}) == 1
-    }
-    if not same:
-        return grid
-    kept = [i for i in range(len(grid.columns)) if i not in same]
-    told = ", ".join(f"{grid.columns[i]} {text}" for i, text in same.items())
-    return Grid(
-        grid.title,
-        [grid.columns[i] for i in kept],
-        [[row[i] for i in kept] for row in grid.rows],
-        grid.labels - len(same),
-        [f"all rows: {told}", *grid.notes],
-        frozenset(new for new, i in enumerate(kept) if i in grid.texts),
-    )

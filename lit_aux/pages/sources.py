@@ -58,8 +58,8 @@ class Sources:
     @property
     def title(self) -> str:
         """What the page is about, in a few words: the names of what was given."""
-        names = [(path.parent if path.is_file() and path.name == RESULTS else path) for path in self.paths]
-        shown = [path.resolve().name or str(path) for path in names[:3]]
+        names = [path.parent if path.is_file() and path.name == RESULTS else path for path in self.paths]
+        shown = [called(path) for path in names[:3]]
         return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
     @cached_property
@@ -68,16 +68,13 @@ class Sources:
         found: dict[str, Path] = {}
         for table in self.tables:
             with suppress(OSError, ConfigurationError):
-                names = _names(table)
                 parent = table.parent
                 known = {folder.name: folder for folder in (parent / "runs").glob("*") if folder.is_dir()}
-                for name in names:
+                for name in _names(table) if known or (parent / SUMMARY).is_file() else ():
                     # rows of a fit with several bear a number behind the name of their run
                     own = known.get(name) or known.get(name.partition("-")[0])
-                    if own is None and (parent / SUMMARY).is_file():
-                        own = parent
-                    if own is not None:
-                        found.setdefault(name, own)
+                    if own is not None or (parent / SUMMARY).is_file():
+                        found.setdefault(name, own or parent)
         return found
 
 
@@ -114,7 +111,8 @@ def find_sources(paths: Iterable[PathLike], duplicates: str | None = None) -> So
     given = [Path(path) for path in paths]
     tables, *others = _find(given)
     rows = _named("RUN", lambda: read_rows(tables, duplicates)) if tables else []
-    measures = _named("RUN", lambda: read_measures(tables, duplicates)) if tables else []
+    some = any(measures_path(table).is_file() for table in tables)
+    measures = _named("RUN", lambda: read_measures(tables, duplicates)) if some else []
     return Sources(given, tables, rows, measures, *others)
 
 
@@ -170,6 +168,13 @@ def _tables(path: Path) -> list[Path]:
     if path.is_file():
         return [] if path.name in (TRAJECTORY, REGIME, SUMMARY) else [path]
     return tables_of([path]) if files_beneath(path, RESULTS) else []
+
+
+def called(folder: Path) -> str:
+    """Return what people call a run's folder: its name, after that of its own where it is a number only."""
+    found = folder.resolve()
+    counted = re.fullmatch(r"version_\d+", found.name)
+    return f"{found.parent.name}/{found.name}" if counted else found.name or str(folder)
 
 
 def newest(folder: Path, name: str) -> Path | None:

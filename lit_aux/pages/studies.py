@@ -69,6 +69,7 @@ def _pictures(found: Any) -> Iterator[Picture | str]:
             with matplotlib.rc_context(OURS):
                 for path in draw(found, Path(folder), "svg"):
                     title = printable(titles.get(path.stem, path.stem))
+                    title = title[:1].upper() + title[1:]
                     svg = embedded(path.read_text(encoding="utf-8"), f"{title}. {tasks}")
                     yield Picture(title, f"{title}. {tasks}", svg, width=820)
         except Exception as error:  # of a picture, whatever names it bears; the tables are worth more
