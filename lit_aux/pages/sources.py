@@ -108,12 +108,12 @@ def find_sources(paths: Iterable[PathLike], duplicates: str | None = None) -> So
         ConfigurationError: If something is not there or has nothing to tell of; for tables that cannot be
             read.
     """
-    given = [Path(path) for path in paths]
+    given = list(paths)
     tables, *others = _find(given)
     rows = _named("RUN", lambda: read_rows(tables, duplicates)) if tables else []
     some = any(measures_path(table).is_file() for table in tables)
     measures = _named("RUN", lambda: read_measures(tables, duplicates)) if some else []
-    return Sources(given, tables, rows, measures, *others)
+    return Sources([Path(path) for path in given], tables, rows, measures, *others)
 
 
 def files_of_page(paths: Iterable[PathLike]) -> list[Path]:
@@ -125,14 +125,17 @@ def files_of_page(paths: Iterable[PathLike]) -> list[Path]:
     Raises:
         ConfigurationError: If something is not there or has nothing to tell of.
     """
-    return [file for files in _find([Path(path) for path in paths]) for file in files]
+    return [file for files in _find(list(paths)) for file in files]
 
 
-def _find(paths: Sequence[Path]) -> Files:
+def _find(paths: Sequence[PathLike]) -> Files:
+    if not paths:
+        raise ConfigurationError("RUN: nothing is given; name a run's folder or a results.csv")
     found: dict[str, dict[Path, Path]] = {TRAJECTORY: {}, REGIME: {}, SUMMARY: {}}
     tables: list[Path] = []
-    for path in paths:
-        check_given("RUN", path)
+    for given in paths:
+        check_given("RUN", given)
+        path = Path(given)
         if not path.exists():
             raise ConfigurationError(f"RUN {path}: there is no such file or folder")
         own = _tables(path)

@@ -77,7 +77,7 @@
       count.textContent = `${shown.toLocaleString("en")} of ${rows.length.toLocaleString("en")} rows`;
       reset.hidden = shown === rows.length;
     };
-    form.addEventListener("input", apply);
+    for (const event of ["input", "change"]) form.addEventListener(event, apply);
     form.addEventListener("submit", (event) => event.preventDefault());
     form.addEventListener("reset", () => setTimeout(apply));
     apply();
