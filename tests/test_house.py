@@ -196,6 +196,7 @@ PUBLIC = {
     "lit_aux.modules": ["SingleTaskModule", "MultiTaskModule", "PretrainFinetuneModule"],
     "lit_aux.runs": ["read_rows", "read_measures", "ResultsTable", "run_hash"],
     "lit_aux.experiments": ["reproduce", "cells", "Options"],
+    "lit_aux.pages": ["LivePage", "write_report"],
     "lit_aux.figures": ["draw_figure", "draw_all", "draw_regimes"],
     "lit_aux.cli": ["main"],
 }

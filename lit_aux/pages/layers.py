@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite, nan
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 from lit_aux.errors import printable
 from lit_aux.pages.grid import MOST_LINES, Cell, Grid, setup_cell, text_cells
@@ -13,7 +13,7 @@ from lit_aux.pages.sources import SUMMARY, Sources, called, newest
 from lit_aux.reporting import short_layer
 from lit_aux.results.selection import spelled
 from lit_aux.runs.typed import Row
-from lit_aux.verdicts import BORDERLINE, UNTRAINED, near, verdict
+from lit_aux.verdicts import BORDERLINE, UNTRAINED, Verdict, near, verdict
 
 NUMBERS = ("pr_before", "pr_after", "ensd", "pr_ratio", "ensd_ratio")
 HEADS = ("PR before", "PR after", "ENSD", "PR ratio", "ENSD/PR")
@@ -25,6 +25,7 @@ _NOTES = (
     "among those before. Nested: fewer than before, and out of those. Lazy: about as before. Replaced: most "
     "are new. In brackets: borderline, another seed may give another verdict."
 )
+_TONES = {word: word for word in get_args(Verdict)}
 Layer: TypeAlias = Mapping[str, Any]
 
 
@@ -98,8 +99,8 @@ def layers(sources: Sources, links: Links) -> Grid:
     usual thresholds.
     """
     labels = ["run", *_CELL, "phase", "layer"]
-    columns = [*labels, *HEADS, "verdict"]
-    grid = Grid("What runs did to layers", columns, labels=len(labels), texts=frozenset({len(columns) - 1}))
+    columns = [*labels, "verdict", *HEADS]
+    grid = Grid("What runs did to layers", columns, labels=len(labels), texts=frozenset({len(labels)}))
     measured = _measured(sources.measures)
     told: dict[Path, list[Layer]] = {}
     count = 0
@@ -156,10 +157,10 @@ def _last(rows: Sequence[Layer]) -> Iterator[Layer]:
 
 def _layer(layer: Layer) -> list[Cell]:
     values = [_float(layer.get(name)) for name in NUMBERS]
-    word, colour = _verdict(layer, values[3], values[4]), ""
+    word = _verdict(layer, values[3], values[4])
     shown = [f"{value:.2f}" if isfinite(value) else "-" for value in values]
     names = text_cells([str(layer.get("phase") or ""), short_layer(str(layer.get("layer", "")))])
-    return [*names, *map(Cell, shown), Cell(printable(word), colour=colour, tone=word.strip("()"))]
+    return [*names, Cell(printable(word), tone=_TONES.get(word.strip("()"), "")), *map(Cell, shown)]
 
 
 def _float(value: Any) -> float:
