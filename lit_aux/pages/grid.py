@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite, nan
 from typing import NamedTuple
 
 from lit_aux.errors import printable
@@ -75,8 +76,8 @@ class Grid:
 
     @property
     def choices(self) -> frozenset[int]:
-        """The columns by whose values lines can be chosen."""
-        wanted = [*range(self.labels), *self.texts]
+        """The columns by whose values lines can be chosen; runs are found by their text."""
+        wanted = [i for i in (*range(self.labels), *self.texts) if self.columns[i] != "run"]
         return frozenset(i for i in wanted if 1 < len({row[i].text for row in self.rows}) <= _CHOICES)
 
     def without_empty(self) -> "Grid":
@@ -106,6 +107,20 @@ class Grid:
             labels=sum(i < self.labels for i in kept),
             texts=frozenset(new for new, i in enumerate(kept) if i in self.texts),
         )
+
+
+def number_of(value: object) -> float:
+    """Return a number that somebody's file holds; NaN for what is none, or none that a float can be."""
+    try:
+        return float(value) if isinstance(value, int | float) else nan
+    except OverflowError:
+        return nan
+
+
+def spelled_number(value: object, form: str = ".4g") -> str:
+    """Write a number that somebody's file holds; nothing for what is none."""
+    number = number_of(value)
+    return f"{number:{form}}" if isfinite(number) else ""
 
 
 def text_cells(fields: Iterable[str]) -> list[Cell]:

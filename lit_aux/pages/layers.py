@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from math import isfinite, nan
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
-from lit_aux.errors import printable
-from lit_aux.pages.grid import MOST_LINES, Cell, Grid, setup_cell, text_cells
+from lit_aux.errors import printable, shortened
+from lit_aux.pages.grid import MOST_LINES, Cell, Grid, number_of, setup_cell, spelled_number, text_cells
 from lit_aux.pages.links import Links
 from lit_aux.pages.sources import SUMMARY, Sources, called, newest
 from lit_aux.reporting import short_layer
@@ -17,7 +17,7 @@ from lit_aux.verdicts import BORDERLINE, UNTRAINED, Verdict, near, verdict
 
 NUMBERS = ("pr_before", "pr_after", "ensd", "pr_ratio", "ensd_ratio")
 HEADS = ("PR before", "PR after", "ENSD", "PR ratio", "ENSD/PR")
-_MOST_SUMMARIES = 12
+_MOST_SUMMARIES = 300
 _CELL = ("experiment", "task", "setup", "n_main", "rescale", "seed")
 _MOST_READ = 500  # summaries that are read for the verdicts that fits gave
 _NOTES = (
@@ -72,21 +72,18 @@ def _phase(phase: Mapping[str, Any]) -> list[Cell]:
         stage = "test" if any(name.startswith("test_") for name in own) else "val"
         scores = {k.partition("_")[2]: v for k, v in own.items() if k.startswith(f"{stage}_")}
         loss = scores.pop("loss", None)
-        found["score"] += [f"{stage} {name} {_number(value)}" for name, value in scores.items()]
-        found["loss"].append(_number(loss))
-        found["train"].append(_number(own.get("train_loss", metrics.get("train_loss"))))
-    reason = ("trained before; " if phase.get("reused") else "") + str(phase.get("reason", ""))
+        found["score"] += [f"{stage} {name} {spelled_number(value)}" for name, value in scores.items()]
+        found["loss"].append(spelled_number(loss))
+        found["train"].append(spelled_number(own.get("train_loss", metrics.get("train_loss"))))
+    before = "trained before; " if phase.get("reused") else ""
+    reason = before + shortened(str(phase.get("reason", "")), 300)
     texts = [str(phase.get("name", "")), ", ".join(names), reason]
-    counts = [_whole(phase.get("epochs")), _whole(phase.get("steps")), _number(phase.get("seconds"))]
+    counts = [
+        spelled_number(phase.get("epochs"), ",.0f"),
+        spelled_number(phase.get("steps"), ",.0f"),
+        spelled_number(phase.get("seconds")),
+    ]
     return text_cells([*texts, *counts, *(", ".join(filter(None, parts)) for parts in found.values())])
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) and not isinstance(value, bool) else ""
-
-
-def _whole(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else ""
 
 
 # Layers
@@ -116,11 +113,11 @@ def layers(sources: Sources, links: Links) -> Grid:
         if folder is not None and folder not in told and len(told) < _MOST_READ:
             path = newest(folder, SUMMARY)
             told[folder] = [] if path is None else read_summary(path).get("layers", [])
-        known = {(one.get("phase"), one.get("layer")): one for one in told.get(folder, ())} if folder else {}
+        known = {_name(one): one for one in told.get(folder, ())} if folder else {}
         head = [links.run(run), *text_cells(spelled(row.get(name)) for name in _CELL)]
         head[3] = setup_cell(spelled(row.get("setup")))
         for layer in of_run:
-            own = known.get((layer["phase"], layer["layer"]))
+            own = known.get(_name(layer))
             grid.rows.append([*head, *_layer({**layer, **own} if own else layer)])
     for path in [] if measured else sources.summaries:  # runs of other projects: they have no tables
         of_file = list(_last(read_summary(path).get("layers", [])))
@@ -155,16 +152,16 @@ def _last(rows: Sequence[Layer]) -> Iterator[Layer]:
     return (row for row in rows if row.get("phase") == rows[-1].get("phase"))
 
 
+def _name(layer: Layer) -> tuple[str, str]:
+    return str(layer.get("phase")), str(layer.get("layer"))
+
+
 def _layer(layer: Layer) -> list[Cell]:
-    values = [_float(layer.get(name)) for name in NUMBERS]
+    values = [number_of(layer.get(name)) for name in NUMBERS]
     word = _verdict(layer, values[3], values[4])
     shown = [f"{value:.2f}" if isfinite(value) else "-" for value in values]
     names = text_cells([str(layer.get("phase") or ""), short_layer(str(layer.get("layer", "")))])
     return [*names, Cell(printable(word), tone=_TONES.get(word.strip("()"), "")), *map(Cell, shown)]
-
-
-def _float(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else nan
 
 
 def _verdict(layer: Layer, pr_ratio: float, ensd_ratio: float) -> str:

@@ -27,7 +27,7 @@ class Links:
             relative = os.path.relpath(path.resolve(), self._home)
         except (OSError, ValueError):  # on Windows: another drive
             return ""
-        return quote(Path(relative).as_posix()) + ("/" if path.is_dir() else "")
+        return quote(os.fsencode(Path(relative).as_posix())) + ("/" if path.is_dir() else "")
 
     def run(self, name: str | None) -> Cell:
         """Return the cell of a run: a link into its folder, grey where there is none."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from lit_aux._yaml import check_size
 from lit_aux.errors import printable, shortened
 from lit_aux.pages.grid import Cell, Grid, setup_cell, text_cells
 from lit_aux.pages.links import Links
@@ -191,7 +192,9 @@ class _Configurations:
                 text = content.decode()
                 self.versions |= {f"{name} {version}" for name, version in _VERSION.findall(text)}
                 loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-                self._known[key] = dict(_flat(yaml.load(text, loader), ""))
+                loaded = yaml.load(text, loader)
+                check_size(loaded)
+                self._known[key] = dict(_flat(loaded, ""))
             return self._known[key]
         except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError):
             return {}
@@ -222,7 +225,8 @@ def failures(sources: Sources, links: Links) -> Grid:
     for row in failed[:_MOST_FAILURES]:
         names = text_cells(spelled(row.get(name)) for name in columns[1:-1])
         names[1] = setup_cell(spelled(row.get("setup")))
-        grid.rows.append([links.run(row.get("run")), *names, Cell(printable(str(row["error"])), tone="bad")])
+        why = Cell(printable(shortened(str(row["error"]), 2000)), tone="bad")
+        grid.rows.append([links.run(row.get("run")), *names, why])
     if len(failed) > _MOST_FAILURES:
         grid.notes.append(f"the first {_MOST_FAILURES} of {len(failed):,}")
     return grid.without_empty()

@@ -99,7 +99,7 @@ def write_report(
     check_output("--out", page, inputs=sources.files, kind=KIND)
     text = render(sources, page, duplicates=duplicates, refresh=refresh)
     with written_to(page, page.parent):
-        atomic_write(page, text)
+        atomic_write(page, text.encode(errors="replace"))  # names of files may be no text
     return page
 
 

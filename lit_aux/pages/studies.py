@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_aux.errors import ConfigurationError, one_line, printable
-from lit_aux.pages.grid import Grid
+from lit_aux.pages.grid import Grid, number_of
 from lit_aux.pages.layers import HEADS, NUMBERS
 from lit_aux.pages.pictures import OURS, Picture, embedded, of_file
 from lit_aux.results.selection import spelled
@@ -94,7 +94,7 @@ def regimes(files: Sequence[Path]) -> Found:
             content = json.loads(path.read_text(encoding="utf-8"))
             sheet = _students(content, name) if "cells" in content else _factors(content, name)
             grids.append(Grid.of(sheet))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             notes.append(f"{path}: is no regime.json of lit-aux regime ({one_line(error)})")
             continue
         picture = of_file(path.with_suffix(".png"), f"Regimes, {name}", sheet.title)
@@ -111,9 +111,9 @@ def _students(content: Mapping[str, Any], name: str) -> Sheet:
     sheet = Sheet(f"Shares of |β| in each regime, {name}", columns, labels=len(axes))
     for cell in cells:
         labels = [spelled(_plain(cell["cell"].get(axis))) for axis in axes]
-        shares = [f"{_float(cell['shares'].get(place)):.0%}" for place in places]
-        numbers = [f"{_float(cell[key]):.2f}" for key in ("l_order", "dependence")]
-        share, factor = f"{_float(cell['pretrained_share']):.0%}", cell["suggestion"].get("factor")
+        shares = [f"{number_of(cell['shares'].get(place)):.0%}" for place in places]
+        numbers = [f"{number_of(cell[key]):.2f}" for key in ("l_order", "dependence")]
+        share, factor = f"{number_of(cell['pretrained_share']):.0%}", cell["suggestion"].get("factor")
         told = "" if factor is None else f"{factor:g}"
         sheet.rows.append([*labels, str(len(cell["seeds"])), *shares, *numbers, share, told])
     sheet.notes.append(str(content.get("note", "")))
@@ -128,26 +128,22 @@ def _factors(content: Mapping[str, Any], name: str) -> Sheet:
     sheet = Sheet(f"{layer} at each rescale factor, {name}", columns)
     for one in content["factors"]:
         found = one["layers"].get(layer)
-        values = [_float(one.get(key)) for key in ("val_accuracy", "val_loss")]
-        values += [nan if found is None else _float(found.get(key)) for key in NUMBERS]
+        values = [number_of(one.get(key)) for key in ("val_accuracy", "val_loss")]
+        values += [nan if found is None else number_of(found.get(key)) for key in NUMBERS]
         word = "diverged" if found is None else str(found["verdict"])
         if found is not None and BORDERLINE in str(found.get("note", "")):
             word = f"({word})"
         digits = [3, 3, *[2] * 5]
         texts = ["" if v != v else f"{v:.{d}f}" for v, d in zip(values, digits, strict=True)]
-        sheet.rows.append([f"{_float(one['factor']):g}", str(one["fits"]), *texts, word])
-    nested = ", ".join(f"{_float(factor):g}" for factor in said["nested"]) or "no factor of these"
+        sheet.rows.append([f"{number_of(one['factor']):g}", str(one["fits"]), *texts, word])
+    nested = ", ".join(f"{number_of(factor):g}" for factor in said["nested"]) or "no factor of these"
     sheet.notes.append(f"nested at {layer}: {nested}")
     if said.get("best") is not None:
-        sheet.notes.append(f"best on validation data: {_float(said['best']):g}")
+        sheet.notes.append(f"best on validation data: {number_of(said['best']):g}")
     if said.get("best_nested") is not None:
-        sheet.notes.append(f"best of the nested ones: {_float(said['best_nested']):g}")
+        sheet.notes.append(f"best of the nested ones: {number_of(said['best_nested']):g}")
     return sheet.without_empty("val accuracy", "val loss")
 
 
 def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def _float(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else nan

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -344,3 +345,22 @@ def test_what_is_not_there_is_said(given: str | None, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"^RUN"):
         write_report([] if given is None else given)
     assert not Path("report.html").exists()
+
+
+def test_what_others_wrote_may_be_anything(tmp_path: Path) -> None:
+    own = row("PT+FT", 0, rescale=0.5)
+    folder = tmp_path / os.fsdecode(b"caf\xe9")  # no UTF-8
+    table(folder / "results.csv", [own], layers(own["run"]))
+    bomb = "a0: &a0 {x: {}}\n" + "".join(
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 20)}]\n" for i in range(1, 12)
+    )
+    (folder / "config.yaml").write_text(bomb)
+    phase = {"name": ["x"], "tasks": 3, "reason": None, "epochs": 10**400, "steps": "y", "metrics": [1]}
+    odd: list[Any] = [{"phase": ["finetune"], "layer": {}, "verdict": 3}, 7, {"pr_before": 10**400}]
+    (folder / "summary.json").write_text(json.dumps({"phases": [phase, 7], "layers": odd}))
+    (folder / "regime.json").write_text(
+        '{"conclusion": {"layer": [], "nested": 0}, "factors": [{"layers": {}}]}'
+    )
+    page = Page(write_report(folder, tmp_path / "page.html"))
+    assert page.table("How each phase")[1][1] == "['x']"
+    assert "is no regime.json" in page.text
