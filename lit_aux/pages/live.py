@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from threading import Event, Thread
 from time import monotonic
 
 from lit_aux.errors import one_line
@@ -17,10 +18,13 @@ _SHARE = 10  # of the time, a tenth at most is spent on the page
 class LivePage:
     """Writes a page again as rows come, now and then; what goes wrong with it costs no run.
 
+    It is written by a thread of its own: who adds rows only says so, and waits for nothing. A page that is
+    there is of all rows within ``seconds`` of the last one.
+
     Args:
         table: The results table; the page lies beside it.
-        say: Told where the page is, and once what went wrong with it.
-        clock: Seconds that only grow.
+        say: Told once what went wrong with the page.
+        seconds: Least time between two times.
 
     Raises:
         ConfigurationError: If there is a file in the page's place that is none.
@@ -29,25 +33,34 @@ class LivePage:
         path: The page.
     """
 
-    def __init__(
-        self, table: Path, say: Callable[[str], object] = print, clock: Callable[[], float] = monotonic
-    ) -> None:
+    def __init__(self, table: Path, say: Callable[[str], object] = print, seconds: float = SECONDS) -> None:
         self.path = check_output("--live", table.parent / NAME, kind=KIND)
-        self._table, self._say, self._clock = table, say, clock
-        self._next = float("-inf")
+        self._table, self._say, self._seconds = table, say, seconds
         self._told = False
+        self._due, self._over = Event(), Event()
+        self._due.set()
+        self._thread = Thread(target=self._follow, daemon=True)
+        self._thread.start()
 
     def __call__(self) -> None:
-        """Write the page, if the last time is long enough ago."""
-        if self._clock() >= self._next:
-            self._write(SECONDS)
+        """Say that there are more rows."""
+        self._due.set()
 
     def close(self) -> None:
         """Write the page for the last time: browsers do not read it again."""
+        self._over.set()
+        self._due.set()
+        self._thread.join()
         self._write(None)
 
+    def _follow(self) -> None:
+        while self._due.wait() and not self._over.is_set():
+            self._due.clear()
+            began = monotonic()
+            self._write(SECONDS)
+            self._over.wait(max(self._seconds, _SHARE * (monotonic() - began)))
+
     def _write(self, refresh: int | None) -> None:
-        began = self._clock()
         try:
             if self._table.is_file():
                 folder = self._table.parent
@@ -58,8 +71,6 @@ class LivePage:
             if not self._told:
                 self._say(f"note: the report {self.path} cannot be written: {one_line(error)}")
             self._told = True
-        taken = self._clock() - began
-        self._next = self._clock() + max(SECONDS, _SHARE * taken)
 
 
 def follow(

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from time import monotonic, sleep
 
 import pytest
 from page_helpers import Page, row, rows, table
@@ -112,20 +113,42 @@ def test_a_page_follows_its_tables_until_it_is_ended() -> None:
 # While runs go on
 
 
-def test_a_live_page_is_written_now_and_then_and_a_last_time() -> None:
-    now = [0.0]
-    page = LivePage(Path("a/results.csv"), clock=lambda: now[0])
-    written: list[int] = []
+def shown_rows(page: Path) -> int:
+    """Return how many runs a page lists; 0 while there is none."""
+    return len(Page(page).table("Each run")) - 1 if page.is_file() else 0
+
+
+def test_a_live_page_has_every_row_in_a_while_and_is_written_a_last_time() -> None:
+    page = LivePage(Path("a/results.csv"), seconds=0.01)
     with ResultsTable("a/results.csv", page) as opened:
         for seed in range(4):
             opened.append([row("STL", seed)])
-            written.append(len(Page(page.path).table("Each run")) - 1)
-            now[0] += 0.6 * SECONDS
+        until = monotonic() + 60
+        while shown_rows(page.path) < 4 and monotonic() < until:
+            sleep(0.05)
+        assert shown_rows(page.path) == 4
         assert refreshes(page.path) == [str(SECONDS)]
-    assert written == [1, 1, 3, 3]
+        opened.append([row("STL", 4)])
     page.close()
-    assert len(Page(page.path).table("Each run")) == 5
+    assert shown_rows(page.path) == 5
     assert refreshes(page.path) == []
+
+
+def test_rows_that_come_one_after_the_other_cost_one_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int | None] = []
+
+    def write(*_: object, refresh: int | None, **__: object) -> None:
+        written.append(refresh)
+
+    monkeypatch.setattr("lit_aux.pages.live.write_report", write)
+    path = table(Path("a/results.csv"), [row("STL", 0)])
+    page = LivePage(path, seconds=60)
+    with ResultsTable(path, page) as opened:
+        for seed in range(1, 9):
+            opened.append([row("STL", seed)])
+    page.close()
+    assert written[-1] is None
+    assert len(written) <= 2
 
 
 def test_a_page_that_fails_costs_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
