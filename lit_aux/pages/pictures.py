@@ -128,6 +128,7 @@ def drawn(
     try:
         with matplotlib.rc_context(OURS):
             figure = make()
+            _settle(figure)
             svg = "" if many else _as_svg(figure, alt)
         if many or len(svg) > MOST_BYTES:
             svg, png = "", _as_png(figure)
@@ -136,6 +137,14 @@ def drawn(
     width = round(figure.get_figwidth() * 96)
     lines = [printable(note) for note in notes]
     return Picture(printable(title), printable(alt), svg, png, printable(caption), lines, width)
+
+
+def _settle(figure: "Drawn") -> None:
+    """Lay a figure out; else matplotlib draws it twice for each file, once for nothing but that."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
 
 
 def _as_svg(figure: "Drawn", alt: str) -> str:
