@@ -83,7 +83,7 @@ def run(arguments: Sequence[str], wait: Callable[[float], object] = sleep) -> in
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Let the collector of garbage rest: drawing makes very many objects that stay, and is an eighth faster."""
+    """Let the collector of garbage rest: drawing makes very many objects that stay."""
     before = gc.isenabled()
     gc.disable()
     try:
