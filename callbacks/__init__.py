@@ -5,7 +5,6 @@ from lit_aux.callbacks._measurements import (
     MixingMeasurement,
     TaskMeasurement,
     WeightMeasurement,
-    verdict,
 )
 from lit_aux.callbacks._task_model import TaskModel
 from lit_aux.callbacks.feature_alignment import FeatureAlignment
@@ -22,6 +21,7 @@ from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
 from lit_aux.callbacks.trajectory_log import TrajectoryLog
 from lit_aux.callbacks.weight_rescaling import WeightRescaling
 from lit_aux.callbacks.wise_ft import WiSEFT
+from lit_aux.verdicts import verdict
 
 __all__ = [
     "L2SP",

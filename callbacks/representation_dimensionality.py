@@ -24,6 +24,7 @@ from lit_aux.drawing.style import save
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.dimensionality import participation_ratio, shared_dimensionality
 from lit_aux.ranges import POSITIVE, Range, check
+from lit_aux.verdicts import UNTRAINED
 
 _CHANGED = "the network does not give what it gave before (something beside weights has changed)"
 _NUMBERS = ("layer", "pr_before", "pr_after", "ensd", "pr_ratio", "ensd_ratio")
@@ -221,7 +222,7 @@ class RepresentationDimensionality(measurements.Measuring):
                 "out there; give mask= for it, or choose another layer"
             )
         for row in rows:
-            note = row.note.removesuffix(measurements.UNTRAINED).removesuffix("; ")
+            note = row.note.removesuffix(UNTRAINED).removesuffix("; ")
             if note not in ("", self._weights):
                 rank_zero_warn(f"{self.user}: {row.layer}: {note}")
 

@@ -87,14 +87,26 @@ def read(path: str | Path, option: str) -> Any:
         ) from None
     try:
         loaded = load(text)
-        _count(loaded, (), [0])
+        check_size(loaded)
         return loaded
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that does not exist, deep nesting
         raise ConfigurationError(f"{option} {path}: is not valid YAML ({_reason(error)})") from None
 
 
+def check_size(content: Any) -> None:
+    """Refuse what anchors make larger than a file can mean.
+
+    Args:
+        content: What YAML says.
+
+    Raises:
+        ValueError: For a mapping or list that holds itself, and for very many values.
+        RecursionError: For what is nested too deeply.
+    """
+    _count(content, (), [0])
+
+
 def _count(content: Any, within: tuple[int, ...], seen: list[int]) -> None:
-    """Count values; raise for a mapping or list that holds itself, and for more than a file can mean."""
     seen[0] += 1
     if seen[0] > _MOST:
         raise ValueError(f"its anchors make more than {_MOST} values")

@@ -154,6 +154,7 @@ KINDS: dict[str, Callable[[Path, bytes], bool]] = {
     "printed table": _is_table,
     "batch script of a sweep": _is_script,
     "picture": _is_picture,
+    "report of lit-aux": _begins(b"<!DOCTYPE html>\n<!-- report of lit_aux -->"),
     "file of exported weights": _is_weights,
     "checkpoint": _begins(b"PK\x03\x04"),  # a damaged one too: it is replaced when a run goes on
     "summary of a run": _begins(b'{\n  "phases":'),

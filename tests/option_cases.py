@@ -354,6 +354,7 @@ COMMANDS: dict[str, list[str]] = {
     "regime run": ["INPUT/run", "--out=o"],
     "regime config": ["--config=INPUT/config.yaml", "--factors=[1]"],
     "trajectories": ["INPUT/study"],
+    "report": ["INPUT/results.csv", "--out=x.html"],
     "export": ["--config=INPUT/config.yaml", "--ckpt_path=INPUT/a.ckpt", "--output=x.pth"],
     "validate": ["--config=INPUT/config.yaml", "--ckpt_path=INPUT/a.ckpt"],
     "test": ["--config=INPUT/config.yaml", "--ckpt_path=INPUT/a.ckpt"],

@@ -37,6 +37,7 @@ PACKAGES = [
     "lit_aux.metrics",
     "lit_aux.models",
     "lit_aux.modules",
+    "lit_aux.pages",
     "lit_aux.phases",
     "lit_aux.regimes",
     "lit_aux.runs",
@@ -277,7 +278,7 @@ KNOWN_OF_FIT = options_of_classes()
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_every_option_exists(page: Path) -> None:
     known = ("fit", "test", "predict", "export")
-    known += ("reproduce", "regime", "sweep", "table", "figures", "trajectories")
+    known += ("reproduce", "regime", "sweep", "table", "figures", "report", "trajectories")
     for command, *words in commands_of(page):
         assert command in known
         for word in words:

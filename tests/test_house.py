@@ -25,6 +25,7 @@ PACKAGES = [
     "identity",
     "tasks",
     "trees",
+    "verdicts",
     "functional",
     "models",
     "integrators",
@@ -40,6 +41,7 @@ PACKAGES = [
     "trajectories",
     "regimes",
     "figures",
+    "pages",
     "sweeps",
     "cli",
 ]
@@ -206,6 +208,7 @@ PUBLIC = {
     "lit_aux.runs": ["read_rows", "read_measures", "ResultsTable", "run_hash"],
     "lit_aux.experiments": ["reproduce", "cells", "Options"],
     "lit_aux.figures": ["draw_figure", "figures_of", "draw_regimes", "save"],
+    "lit_aux.pages": ["LivePage", "write_report"],
     "lit_aux.cli": ["main"],
 }
 

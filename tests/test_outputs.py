@@ -91,6 +91,10 @@ REFUSED = [
     ["reproduce", "diagonal-overlap", "--out=numbers.csv"],
     ["reproduce", "diagonal-overlap", "--out=run.ckpt"],
     ["table", "--from-wandb=a/b", "--out=numbers.csv"],
+    *(
+        ["report", "t", f"--out={out}"]
+        for out in ("t/results.csv", "notes.txt", "text.png", "data.json", "t")
+    ),
 ]
 
 
@@ -141,6 +145,7 @@ def test_regime_and_trajectories_leave_files_of_others(folder: Path) -> None:
         (["figures", "l-order", "--out=order.svg"], "order.svg"),
         (["figures", "l-order", "--out=order.pdf"], "order.pdf"),
         (["trajectories", "runs", "--out=found"], "found/runs.csv"),
+        (["report", "t", "--out=page.html"], "page.html"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -35,6 +35,7 @@ COMMANDS = {
     "reproduce": Command("run an experiment of the paper", "lit_aux.cli.reproduce"),
     "table": Command("means, paired differences and winners of a results table", "lit_aux.cli.table"),
     "figures": Command("pictures of the theory and of results tables", "lit_aux.cli.figures"),
+    "report": Command("one HTML page of what runs left: tables, pictures, links", "lit_aux.cli.report"),
     "trajectories": Command("why multi-task training helped or hurt", "lit_aux.cli.trajectories"),
     "regime": Command("whether a network is lazy, nested or rich", "lit_aux.cli.regime"),
 }

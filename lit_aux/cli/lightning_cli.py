@@ -4,6 +4,7 @@ import ast
 import json
 import logging
 import re
+import shlex
 import sys
 import warnings
 from argparse import Action, ArgumentError
@@ -215,7 +216,9 @@ class AuxiliaryCLI(LightningCLI):
         from lit_aux.reporting import report
 
         if not getattr(self.trainer, "fast_dev_run", False):
-            report(self.trainer)
+            folder = report(self.trainer)
+            if self.trainer.is_global_zero:
+                print(f"report: {shlex.join(['lit-aux', 'report', str(folder)])} --open")
 
 
 class _ParsedOnly(AuxiliaryCLI):

@@ -9,11 +9,13 @@ from jsonargparse import ArgumentParser
 
 from lit_aux.cli.commands import dispatch
 from lit_aux.cli.parser import Option, command_parser, parse, spelling, split_at_dashes
+from lit_aux.cli.report import LIVE, named
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments.grids import ALL, EXPERIMENTS, KERNELS, PROBES, TRAINED, Experiment
 from lit_aux.experiments.options import DType, Options
 from lit_aux.experiments.reproduction import SliceError, reproduce
 from lit_aux.runs.job import CLUSTER
+from lit_aux.storage import check_place
 from lit_aux.teachers import Sampling
 
 _LISTS = {
@@ -60,6 +62,7 @@ _TYPED: dict[str, Option] = {
 _PLACES: dict[str, Option] = {
     "out": Option("the table; runs/EXPERIMENT/results.csv by default", str),
     "cluster": Option(CLUSTER),
+    "live": Option(LIVE, bool),
     "configs": Option("folder of the image configurations", Path | None),
 }
 _FOR_IMAGES = ("device", "max_steps", "store", "jobs")
@@ -112,11 +115,17 @@ def run(arguments: Sequence[str], fit: Callable[[list[str]], Any] = dispatch) ->
                     f"{spelling(option)} {typed[option]}: {name} trains as its configuration says; "
                     "change it after '--'"
                 )
-    try:
-        done = reproduce(name, options=Options(**typed), fit=fit, fit_arguments=rest, **given)
-    except SliceError as error:
-        print(f"lit-aux: error: {error}", file=sys.stderr)
-        return 1
+    out, live = given.pop("out"), given.pop("live")
+    table = Path("runs") / name / "results.csv" if out is None else check_place("--out", out)
+    with named(table, live and name in EXPERIMENTS) as page:
+        how = Options(**typed)
+        try:
+            done = reproduce(
+                name, options=how, fit=fit, fit_arguments=rest, out=table, appended=page, **given
+            )
+        except SliceError as error:
+            print(f"lit-aux: error: {error}", file=sys.stderr)
+            return 1
     return 0 if done else 130
 
 

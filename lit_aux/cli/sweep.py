@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 
 from lit_aux.cli import main
 from lit_aux.cli.parser import Option, Options, command_parser, parse, split_at_dashes
+from lit_aux.cli.report import LIVE, named
 from lit_aux.errors import ConfigurationError
 from lit_aux.outputs import check_folder, check_output
 from lit_aux.ranges import MOST_JOBS, whole
@@ -38,6 +39,7 @@ _OPTIONS: Options = {
     "cluster": Option(CLUSTER),
     "task": Option("run one run alone, by its number, and leave the table to --collect", int | None),
     "retry": Option("try runs again that failed", bool),
+    "live": Option(LIVE, bool),
     "collect": Option("write the rows of runs that tasks have ended into the table; train nothing", bool),
 }
 _WAYS = ("slurm", "task", "collect", "cluster")
@@ -122,8 +124,10 @@ def run(arguments: Sequence[str], lit_aux: LitAux | None = None, check: Check | 
         if given.collect:
             from lit_aux.runs.slurm import collect
 
-            return collect(jobs, table)
-        return run_batch(jobs, table, engine or workers_of(given.cluster), given.retry)
+            with named(table, live=False):
+                return collect(jobs, table)
+        with named(table, given.live) as page:
+            return run_batch(jobs, table, engine or workers_of(given.cluster), given.retry, page)
 
 
 @contextmanager
@@ -165,6 +169,8 @@ def _check(given: Any) -> None:
     asked = [f"--{name}" for name, value in given_ways.items() if value is not None and value is not False]
     if len(asked) > 1:
         raise ConfigurationError(f"{asked[0]}: does not go with {asked[1]}; they are steps of one sweep")
+    if given.live and asked and asked[0] != "--cluster":
+        raise ConfigurationError(f"--live: does not go with {asked[0]}; lit-aux report OUT --live follows it")
     if given.sbatch and not given.sbatch.strip():
         raise ConfigurationError(f"--sbatch {given.sbatch!r}: is blank; leave it out")
     if given.sbatch and given.slurm is None:

@@ -49,6 +49,7 @@ def reproduce(
     fit_arguments: Sequence[str] = (),
     configs: Path | None = None,
     cluster: str | None = None,
+    appended: Callable[[], object] | None = None,
     **axes: Any,
 ) -> bool:
     """Run an experiment of the paper and append a row for every run to its results table.
@@ -67,6 +68,7 @@ def reproduce(
         fit_arguments: For images: more options of ``lit-aux fit``.
         configs: For images: the folder of the project's configurations.
         cluster: A Dask scheduler, or its file, whose workers carry runs out in place of this machine.
+        appended: Called whenever runs have got their rows.
         **axes: Values of the experiment's other axes, see :func:`~lit_aux.experiments.cells`.
 
     Returns:
@@ -111,7 +113,7 @@ def reproduce(
         check_for_cluster(options.jobs)
         path = path.resolve()
     options = replace(options, store=options.store or path.parent / "phases")
-    with ResultsTable(path) as table:
+    with ResultsTable(path, appended) as table:
         # what cannot be averaged is said before it is trained
         of_experiment = [row for row in once(table.rows(), path, "--out") if row["experiment"] == name]
         another = path.with_stem(path.stem + (drawn_word(runs[0].options) or "-published"))

@@ -80,6 +80,17 @@ def load(paths: Sequence[str | Path], option: str = "--results", duplicates: str
             measures += read_measures(named, duplicates)
     except ConfigurationError as error:
         raise ConfigurationError(re.sub(r"^FILE\b", option, str(error))) from None
+    return of_rows(rows, measures)
+
+
+def of_rows(rows: Iterable[Row], measures: Sequence[Row]) -> Tables:
+    """Return rows that are read already, without failed ones and with the parameters of sweeps as columns.
+
+    Args:
+        rows: Of results tables.
+        measures: Of their runs.
+    """
+    rows = list(rows)
     options = selection.options_of(measures)
     kept = [{**row, **options.get(row.get("run") or "", {}), **row} for row in rows if not row.get("error")]
     failed = len(rows) - len(kept)

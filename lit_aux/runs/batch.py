@@ -1,7 +1,7 @@
 """Jobs of one run each, from the first to the last line on the screen."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,13 @@ _ENDS = (StorageError, ConfigurationError, ClusterError, RankError)
 """Of the disk, the table, the cluster and this machine: no run fails for them."""
 
 
-def run_batch(jobs: Sequence[Job], path: Path, engine: Engine, retry: bool) -> int:
+def run_batch(
+    jobs: Sequence[Job],
+    path: Path,
+    engine: Engine,
+    retry: bool,
+    appended: Callable[[], object] | None = None,
+) -> int:
     """Carry out the jobs whose run the table lacks, and say how they ended.
 
     A run that has ended without a row is taken as it is; one that was begun and has not ended is done again.
@@ -29,6 +35,7 @@ def run_batch(jobs: Sequence[Job], path: Path, engine: Engine, retry: bool) -> i
         path: The table.
         engine: Where they are carried out.
         retry: Whether runs that failed before are tried again.
+        appended: Called whenever a run has got its row.
 
     Returns:
         The exit code: 0, 1 where runs failed or nothing could be written, 130 after Ctrl-C.
@@ -36,7 +43,7 @@ def run_batch(jobs: Sequence[Job], path: Path, engine: Engine, retry: bool) -> i
     Raises:
         ConfigurationError: If the table cannot be written or has a writer.
     """
-    with ResultsTable(path) as table:
+    with ResultsTable(path, appended) as table:
         if retry:
             jobs = _again(jobs, table)
         rows = rows_by_run(jobs, table)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -48,6 +48,7 @@ class ResultsTable:
     Args:
         path: The table; made with its folder where it does not exist. Measures are written to
             ``measures.csv`` beside a ``results.csv``, to ``NAME.measures.csv`` beside a ``NAME.csv``.
+        appended: Called whenever rows have been added.
 
     Raises:
         ConfigurationError: If the file is no table of these columns, cannot be written, or has a writer.
@@ -58,8 +59,9 @@ class ResultsTable:
         experiment: The experiment that the first row with one names; empty where none does.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, appended: Callable[[], object] | None = None) -> None:
         self.path = Path(path)
+        self._appended = appended
         self.measures_path = measures_path(self.path)
         self._results = CsvFile(self.path, COLUMNS, ADDED)
         self._measures = CsvFile(self.measures_path, MEASURE_COLUMNS)
@@ -161,6 +163,8 @@ class ResultsTable:
         self._done.update(new)
         self._note_experiment(rows)
         self._failed.update(str(row["run"]) for row in rows if row.get("error"))
+        if self._appended is not None:
+            self._appended()
 
     def _note_experiment(self, rows: Iterable[Mapping[str, Any]]) -> None:
         named = (str(row["experiment"]) for row in rows if row.get("experiment"))

@@ -24,8 +24,8 @@ from lit_aux.callbacks import (
     TrajectoryLog,
     WiSEFT,
 )
-from lit_aux.callbacks._measurements import UNTRAINED
 from lit_aux.errors import ConfigurationError
+from lit_aux.verdicts import UNTRAINED
 
 LAYERS = ["net.0", "net.5"]
 
