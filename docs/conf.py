@@ -4,6 +4,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torchmetrics
+from docutils.nodes import SkipNode
+from math_core import LatexError, LatexToMathML
+from sphinx.errors import SphinxError
 from sphinx.util.nodes import make_refnode
 from torch import nn
 
@@ -18,18 +21,17 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "sphinx_copybutton",
 ]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "lit_aux"
 html_copy_source = False
+html_math_renderer = "mathml"  # below: browsers draw it themselves, without a network
 
 # Markdown that code hosts show in the same way.
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
-myst_update_mathjax = False
 
 # The reference: every public name where users import it from, types without their paths.
 default_role = "py:obj"
@@ -100,8 +102,23 @@ def _find_public(app: Any, env: Any, node: Any, contnode: Any) -> Any:
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, found[0])
 
 
+_MATH = LatexToMathML(annotation=True, fancy_error=False)
+
+
+def _formula(translator: Any, node: Any) -> None:
+    """Write a formula, in a line or on its own, as MathML; what is no formula ends the build."""
+    tex, block = node.astext(), node.tagname == "math_block"
+    try:
+        formula = _MATH.convert_with_local_state(tex, displaystyle=block)
+    except LatexError as error:
+        raise SphinxError(f"{node.source}:{node.line}: ${tex}$: {error}") from error
+    translator.body.append(f'<div class="formula">{formula}</div>' if block else formula)
+    raise SkipNode
+
+
 def setup(app: Any) -> None:
     """Tell Sphinx."""
+    app.add_html_math_renderer("mathml", (_formula, None), (_formula, None))
     app.connect("autodoc-skip-member", _skip_hooks)
     app.connect("autodoc-process-docstring", _remember, priority=400)  # napoleon comes at 500
     app.connect("autodoc-process-docstring", _restore, priority=600)
