@@ -27,6 +27,8 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "lit_aux"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_math_renderer = "mathml"  # below: browsers draw it themselves, without a network
 
 # Markdown that code hosts show in the same way.
@@ -77,6 +79,11 @@ def _skip_hooks(app: Any, what: str, name: str, obj: Any, skip: bool, options: A
     return True if what == "class" and name in _LIGHTNING_CALLS else None
 
 
+def _no_factories(app: Any, what: str, name: str, obj: Any, options: Any, arguments: str, returns: str) -> Any:
+    """Write ``...`` for what a dataclass makes anew: with ``<factory>`` in it no signature is parsed."""
+    return (arguments.replace("<factory>", "..."), returns) if arguments else None
+
+
 _AS_WRITTEN: dict[str, list[str]] = {}
 
 
@@ -120,6 +127,7 @@ def setup(app: Any) -> None:
     """Tell Sphinx."""
     app.add_html_math_renderer("mathml", (_formula, None), (_formula, None))
     app.connect("autodoc-skip-member", _skip_hooks)
+    app.connect("autodoc-process-signature", _no_factories)
     app.connect("autodoc-process-docstring", _remember, priority=400)  # napoleon comes at 500
     app.connect("autodoc-process-docstring", _restore, priority=600)
     app.connect("missing-reference", _find_public)
