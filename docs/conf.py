@@ -79,7 +79,9 @@ def _skip_hooks(app: Any, what: str, name: str, obj: Any, skip: bool, options: A
     return True if what == "class" and name in _LIGHTNING_CALLS else None
 
 
-def _no_factories(app: Any, what: str, name: str, obj: Any, options: Any, arguments: str, returns: str) -> Any:
+def _no_factories(
+    app: Any, what: str, name: str, obj: Any, options: Any, arguments: str, returns: str
+) -> Any:
     """Write ``...`` for what a dataclass makes anew: with ``<factory>`` in it no signature is parsed."""
     return (arguments.replace("<factory>", "..."), returns) if arguments else None
 

@@ -2,10 +2,8 @@
 
 import ast
 import json
-import logging
 import re
 import sys
-import warnings
 from argparse import Action, ArgumentError
 from collections.abc import Mapping
 from functools import cache, partial
@@ -30,6 +28,7 @@ from lit_aux.integrators import INTEGRATORS
 from lit_aux.models.pretrained_weights import without_reading
 from lit_aux.modules.rebuilding import network_told_in
 from lit_aux.phases import PhaseTrainer
+from lit_aux.phases.quiet import quiet
 from lit_aux.phases.state import check_archive
 from lit_aux.ranges import SEED, check
 from lit_aux.storage import storage_trouble
@@ -269,35 +268,21 @@ def run(args: ArgsType) -> None:
 
 
 def _command_line(kind: type[AuxiliaryCLI], args: ArgsType) -> None:
-    _hush()
     know_working_folder()
     register_tensors()
-    kind(
-        parser_class=_Parser,
-        trainer_class=PhaseTrainer,
-        args=args,
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        parser_kwargs={
-            "description": "All commands: lit-aux --help",
-            "parser_mode": "omegaconf+",
-            "exit_on_error": False,
-        },
-    )
-
-
-_NOISE = ("litlogger", "weights_only", "TPU available", "`Trainer.fit` stopped")
-
-
-def _hush() -> None:
-    """Leave out what Lightning says about other products, and what the report tells better."""
-    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
-        logger = logging.getLogger(f"lightning.pytorch.{name}")
-        if not logger.filters:
-            logger.addFilter(lambda record: not any(part in record.getMessage() for part in _NOISE))
-    for words in ("LeafSpec", "smaller than the logging interval", "across ranks is zero"):
-        warnings.filterwarnings("ignore", message=f".*{words}")
-    warnings.filterwarnings("ignore", message="Detected pickle protocol")
+    with quiet():
+        kind(
+            parser_class=_Parser,
+            trainer_class=PhaseTrainer,
+            args=args,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_kwargs={
+                "description": "All commands: lit-aux --help",
+                "parser_mode": "omegaconf+",
+                "exit_on_error": False,
+            },
+        )
 
 
 def _class_path(option: str, value: str) -> str:
