@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lit_aux.files import atomic_path, atomic_write
+from lit_aux.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
     from lit_aux.phases import PhaseResult
 
 
-def report(trainer: "Trainer") -> Path:
+def report(trainer: "Trainer") -> RunFolder:
     """Print how a run's phases ended and which features were reused; write the same to the run's folder.
 
-    To be called on every process of a run; the first alone prints and writes.
+    To be called on every process of a run; the first alone prints and writes. In a notebook nothing is
+    printed: what is returned shows tables and picture as the last line of a cell or in ``display(...)``.
 
     Writes ``summary.json`` and ``summary.png`` into ``trainer.log_dir``, or ``default_root_dir`` without a
     logger. Layers are shown for the last phase; the file holds them for every phase. Of students there is,
@@ -33,17 +35,15 @@ def report(trainer: "Trainer") -> Path:
         trainer: A :class:`~lit_aux.PhaseTrainer` after ``fit``.
 
     Returns:
-        The folder.
+        The folder, a path.
 
     Raises:
         ConfigurationError: If ``results.csv`` or ``measures.csv`` cannot be written; all else is done then.
     """
-    from rich.console import Console
-
     from lit_aux.experiments.fit_rows import measured_layers
     from lit_aux.modules import AuxiliaryModule
 
-    folder = Path(trainer.log_dir or trainer.default_root_dir)  # the processes agree on it: all must ask
+    folder = RunFolder(trainer.log_dir or trainer.default_root_dir)  # the processes agree on it: all must ask
     if not trainer.is_global_zero:
         return folder
     phases: list[PhaseResult] = getattr(trainer, "phase_results", [])
@@ -53,7 +53,7 @@ def report(trainer: "Trainer") -> Path:
     content["continued"] = getattr(trainer, "continued", [])
     atomic_write(folder / "summary.json", json.dumps(finite(content), indent=2) + "\n")
     shown = [_short_name(row) for row in layers if row.phase == layers[-1].phase]
-    console = Console()
+    console, folder.tables = _console()
     console.print(phase_table(phases))
     if shown:
         console.print(layer_table(shown))
@@ -67,11 +67,30 @@ def report(trainer: "Trainer") -> Path:
         found |= report_students(module, folder, console)
     found["metrics"] = str(folder / "summary.json")
     _tell(console, found)
+    folder.files = found
     if isinstance(module, AuxiliaryModule):
         from lit_aux.experiments.fit_rows import write_rows
 
-        _tell(console, write_rows(module, trainer, folder))
+        written = write_rows(module, trainer, folder)
+        _tell(console, written)
+        folder.files = found | written
     return folder
+
+
+def _console() -> "tuple[Console, list[Table]]":
+    """Return a console that prints, but not in a notebook, and the list of the tables that it is given."""
+    from rich.console import Console
+    from rich.table import Table
+
+    tables: list[Table] = []
+
+    class Kept(Console):
+        def print(self, *objects: Any, **options: Any) -> None:
+            tables.extend(each for each in objects if isinstance(each, Table))
+            if not self.is_jupyter:
+                super().print(*objects, **options)
+
+    return Kept(), tables
 
 
 def _tell(console: "Console", found: dict[str, str]) -> None:

@@ -211,10 +211,17 @@ class AuxiliaryCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Print and draw what came out."""
+        from rich.console import Console
+
         from lit_aux.reporting import report
 
-        if not getattr(self.trainer, "fast_dev_run", False):
-            report(self.trainer)
+        if getattr(self.trainer, "fast_dev_run", False):
+            return
+        folder = report(self.trainer)
+        if Console().is_jupyter:  # there a report is shown by whoever gets it
+            from IPython.display import display
+
+            display(folder)  # type: ignore[no-untyped-call]
 
 
 class _ParsedOnly(AuxiliaryCLI):

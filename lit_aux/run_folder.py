@@ -1,0 +1,59 @@
+"""A run's folder as a notebook shows it: its tables and its picture."""
+
+import sys
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+class RunFolder(Path):
+    """The path of a run's folder, which shows what came out of the run where it is a notebook's value.
+
+    Attributes:
+        tables: What is shown, in this order.
+        files: What was written, by what it is; ``picture`` is shown.
+    """
+
+    if sys.version_info < (3, 12):  # where a path knows its system by its class
+        _flavour = type(Path())._flavour  # type: ignore[attr-defined]
+
+    tables: "Sequence[Table]" = ()
+    files: Mapping[str, str] = {}
+
+    def with_segments(self, *segments: Any) -> Path:
+        """Return a path that comes from this one, which is no run's folder (Python 3.12 and later)."""
+        return Path(*segments)
+
+    def _repr_html_(self) -> str | None:
+        """Return the tables, the picture and where everything lies; None where there is nothing to show."""
+        if not self.tables:
+            return None
+        parts = [_table(table) for table in self.tables]
+        picture = Path(self.files.get("picture", ""))
+        if picture.is_file():
+            data, name = b64encode(picture.read_bytes()).decode(), escape(picture.name)
+            parts.append(f'<img style="max-width:100%" alt="{name}" src="data:image/png;base64,{data}">')
+        lines = (f"<li>{escape(what)}: <code>{escape(file)}</code></li>" for what, file in self.files.items())
+        return "\n".join([*parts, f"<ul>{''.join(lines)}</ul>"])
+
+
+def _table(table: "Table") -> str:
+    """Return a table of rich's as one of HTML."""
+    head = "".join(f"<th>{escape(str(column.header))}</th>" for column in table.columns)
+    lines = zip(*(column.cells for column in table.columns), strict=True)
+    cells = (
+        "".join(
+            f'<td style="text-align:{column.justify}">{escape(str(cell))}</td>'
+            for column, cell in zip(table.columns, line, strict=True)
+        )
+        for line in lines
+    )
+    rows = "".join(f"<tr>{line}</tr>" for line in cells)
+    notes = f"<p><small>{escape(str(table.caption))}</small></p>" if table.caption else ""
+    title = f"<p><strong>{escape(str(table.title))}</strong></p>" if table.title else ""
+    return f"{title}<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{notes}"
