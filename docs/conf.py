@@ -17,13 +17,16 @@ html_show_copyright = False
 release = version = lit_aux.__version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
 exclude_patterns = ["_build"]
+# The notebook is shown with the outputs that it is kept with: a build takes no fit, and is the same anywhere.
+nb_execution_mode = "off"
+nb_merge_streams = True
 html_theme = "furo"
 html_title = "lit_aux"
 html_copy_source = False
@@ -51,7 +54,7 @@ napoleon_use_ivar = True
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(abc|collections|concurrent|lightning|numpy|os|pathlib|torch|torchmetrics)\..*"),
-    ("py:class", "Trainer|Tensor|Optimizer|LRScheduler|ArgsType|Metric"),
+    ("py:class", "Trainer|Tensor|Optimizer|LRScheduler|ArgsType|Metric|Table"),
     # types of single parts that nobody needs to import
     (
         "py:.*",

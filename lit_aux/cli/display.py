@@ -11,7 +11,7 @@ SWITCH = "LIT_AUX_DISPLAY"
 
 
 def has_display() -> bool:
-    """Whether a window may open: an interactive terminal of a desktop session, not SSH, CI or a cluster's job.
+    """Whether a window may open: an interactive terminal of a desktop session, not SSH, CI or a job.
 
     ``LIT_AUX_DISPLAY=0`` in the environment says no.
     """

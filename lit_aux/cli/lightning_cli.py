@@ -20,6 +20,7 @@ import lit_aux.modules  # noqa: F401 - so that their classes can be named withou
 from lit_aux.cli import configuration
 from lit_aux.cli.building import build_plainly, located, noting, of_callback, of_trainer, raised_by_lightning
 from lit_aux.cli.commands import MORE_HELP
+from lit_aux.cli.display import open_file
 from lit_aux.cli.messages import parsing_message
 from lit_aux.cli.words import with_values
 from lit_aux.errors import ConfigurationError, causes
@@ -120,6 +121,10 @@ class AuxiliaryCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what must agree."""
         parser.link_arguments("data", "model.init_args.tasks", compute_fn=tasks_of, apply_on="instantiate")
+        shown = (
+            "Open the picture of a fit when it is over, where there is a desktop (LIT_AUX_DISPLAY=0: never)."
+        )
+        parser.add_argument("--open", type=bool, default=False, help=shown)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -222,6 +227,8 @@ class AuxiliaryCLI(LightningCLI):
             from IPython.display import display
 
             display(folder)  # type: ignore[no-untyped-call]
+        if self._get(self.config, "open", default=False) and "picture" in folder.files:
+            open_file(Path(folder.files["picture"]))
 
 
 class _ParsedOnly(AuxiliaryCLI):
