@@ -4,6 +4,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torchmetrics
+from docutils.nodes import SkipNode
+from math_core import LatexError, LatexToMathML
+from sphinx.errors import SphinxError
 from sphinx.util.nodes import make_refnode
 from torch import nn
 
@@ -14,22 +17,26 @@ html_show_copyright = False
 release = version = lit_aux.__version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "sphinx_copybutton",
 ]
 exclude_patterns = ["_build"]
+# The notebook is shown with the outputs that it is kept with: a build takes no fit, and is the same anywhere.
+nb_execution_mode = "off"
+nb_merge_streams = True
 html_theme = "furo"
 html_title = "lit_aux"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_math_renderer = "mathml"  # below: browsers draw it themselves, without a network
 
 # Markdown that code hosts show in the same way.
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
-myst_update_mathjax = False
 
 # The reference: every public name where users import it from, types without their paths.
 default_role = "py:obj"
@@ -75,6 +82,13 @@ def _skip_hooks(app: Any, what: str, name: str, obj: Any, skip: bool, options: A
     return True if what == "class" and name in _LIGHTNING_CALLS else None
 
 
+def _no_factories(
+    app: Any, what: str, name: str, obj: Any, options: Any, arguments: str, returns: str
+) -> Any:
+    """Write ``...`` for what a dataclass makes anew: with ``<factory>`` in it no signature is parsed."""
+    return (arguments.replace("<factory>", "..."), returns) if arguments else None
+
+
 _AS_WRITTEN: dict[str, list[str]] = {}
 
 
@@ -100,9 +114,25 @@ def _find_public(app: Any, env: Any, node: Any, contnode: Any) -> Any:
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, found[0])
 
 
+_MATH = LatexToMathML(annotation=True, fancy_error=False)
+
+
+def _formula(translator: Any, node: Any) -> None:
+    """Write a formula, in a line or on its own, as MathML; what is no formula ends the build."""
+    tex, block = node.astext(), node.tagname == "math_block"
+    try:
+        formula = _MATH.convert_with_local_state(tex, displaystyle=block)
+    except LatexError as error:
+        raise SphinxError(f"{node.source}:{node.line}: ${tex}$: {error}") from error
+    translator.body.append(f'<div class="formula">{formula}</div>' if block else formula)
+    raise SkipNode
+
+
 def setup(app: Any) -> None:
     """Tell Sphinx."""
+    app.add_html_math_renderer("mathml", (_formula, None), (_formula, None))
     app.connect("autodoc-skip-member", _skip_hooks)
+    app.connect("autodoc-process-signature", _no_factories)
     app.connect("autodoc-process-docstring", _remember, priority=400)  # napoleon comes at 500
     app.connect("autodoc-process-docstring", _restore, priority=600)
     app.connect("missing-reference", _find_public)

@@ -4,24 +4,25 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from math import isfinite
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lit_aux.errors import printable
 from lit_aux.files import atomic_write
 from lit_aux.results.sheet import Sheet, show
+from lit_aux.run_folder import RunFolder, in_notebook
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
-    from rich.console import Console
 
     from lit_aux.callbacks import LayerDimensionality
     from lit_aux.phases import PhaseResult
 
 
-def report(trainer: "Trainer") -> Path:
+def report(trainer: "Trainer") -> RunFolder:
     """Print how a run's phases ended and which features were reused; write the same to the run's folder.
 
-    To be called on every process of a run; the first alone prints and writes.
+    To be called on every process of a run; the first alone prints and writes. In a notebook nothing is
+    printed: what is returned shows tables and picture as the last line of a cell or in ``display(...)``.
 
     Writes ``summary.json`` and ``summary.png`` into ``trainer.log_dir``, or ``default_root_dir`` without a
     logger. Layers are shown for the last phase; the file holds them for every phase. Of students there is,
@@ -32,20 +33,19 @@ def report(trainer: "Trainer") -> Path:
         trainer: A :class:`~lit_aux.PhaseTrainer` after ``fit``.
 
     Returns:
-        The folder.
+        The folder, a path.
 
     Raises:
         ConfigurationError: If ``results.csv`` or ``measures.csv`` cannot be written; all else is done then.
     """
-    from rich.console import Console
-
     from lit_aux.drawing.layers import draw_summary
     from lit_aux.drawing.style import save
-    from lit_aux.experiments.fit_rows import measured_layers
+    from lit_aux.experiments.fit_rows import measured_layers, student_rows, write_rows
+    from lit_aux.experiments.student_report import student_table
     from lit_aux.figures.fits import draw_students
     from lit_aux.modules import AuxiliaryModule
 
-    folder = Path(trainer.log_dir or trainer.default_root_dir)  # the processes agree on it: all must ask
+    folder = RunFolder(trainer.log_dir or trainer.default_root_dir)  # the processes agree on it: all must ask
     if not trainer.is_global_zero:
         return folder
     phases: list[PhaseResult] = getattr(trainer, "phase_results", [])
@@ -55,31 +55,33 @@ def report(trainer: "Trainer") -> Path:
     content["continued"] = getattr(trainer, "continued", [])
     atomic_write(folder / "summary.json", json.dumps(finite(content), indent=2) + "\n")
     shown = [_short_name(row) for row in layers if row.phase == layers[-1].phase]
-    console = Console()
-    show([phase_table(phases), *([layer_table(shown)] if shown else [])])
+    folder.tables = [phase_table(phases), *([layer_table(shown)] if shown else [])]
     found = {f"checkpoint of {p.name}": p.checkpoint for p in phases if p.checkpoint is not None}
     module: Any = trainer.lightning_module
     if getattr(module, "students", None) is None:
         found["picture"] = str(save(draw_summary(scores(phases), shown), folder / "summary.png"))
-    else:
-        from lit_aux.experiments.student_report import report_students
-
-        rows = report_students(module)
+    elif rows := student_rows(module):
+        folder.tables.append(student_table(rows))
         if len({row["n_main"] for row in rows}) > 1 and "loss_best" in rows[0]:
             found["picture"] = str(save(draw_students(rows), folder / "students.png"))
     found["metrics"] = str(folder / "summary.json")
-    _tell(console, found)
+    quiet = in_notebook()
+    if not quiet:
+        show(folder.tables)
+        _tell(found)
+    folder.files = found
     if isinstance(module, AuxiliaryModule):
-        from lit_aux.experiments.fit_rows import write_rows
-
-        _tell(console, write_rows(module, trainer, folder))
+        written = write_rows(module, trainer, folder)
+        folder.files = found | written
+        if not quiet:
+            _tell(written)
     return folder
 
 
-def _tell(console: "Console", found: dict[str, str]) -> None:
+def _tell(found: dict[str, str]) -> None:
     """Say where files are."""
     for what, where in found.items():
-        console.print(f"{what}: {where}", soft_wrap=True, highlight=False, markup=False)
+        print(f"{what}: {printable(where)}", flush=True)
 
 
 def _short_name(row: "LayerDimensionality") -> "LayerDimensionality":

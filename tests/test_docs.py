@@ -211,8 +211,8 @@ def test_every_page_is_in_the_contents() -> None:
     for page in PAGES:
         for tree in re.findall(r"^```\{toctree\}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
             names = [line for line in tree.splitlines() if line and not line.startswith(":")]
-            listed |= {(page.parent / f"{name}.md").resolve() for name in names}
-    assert listed | {DOCS / "index.md"} == set(PAGES)
+            listed |= {found.resolve() for name in names for found in page.parent.glob(f"{name}.[mi]*")}
+    assert listed | {DOCS / "index.md"} == {*PAGES, *DOCS.glob("*.ipynb")}
 
 
 def test_the_sweep_file_on_the_page_is_the_one_that_runs() -> None:

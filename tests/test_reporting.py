@@ -2,7 +2,11 @@
 
 import json
 import math
+from base64 import b64decode
+from collections import Counter
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import pytest
@@ -14,6 +18,7 @@ from lit_aux.figures import draw_summary, save
 from lit_aux.phases import PhaseResult
 from lit_aux.reporting import layer_table, phase_table, scores
 from lit_aux.results.sheet import Sheet
+from lit_aux.run_folder import RunFolder
 
 
 def printed(table: Sheet) -> str:
@@ -80,6 +85,66 @@ def test_tasks_show_the_metrics_that_they_have() -> None:
     assert axes.get_xlabel() == "score"
 
 
+class Reader(HTMLParser):
+    """Counts elements and gathers the text of cells; complains of what is not closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+        self.open: list[str] = []
+        self.cells: list[str] = []
+        self.sources: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found[tag] += 1
+        self.sources += [value or "" for name, value in attrs if name == "src"]
+        if tag != "img":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("td", "th"):
+            self.cells.append(data)
+
+
+def check_html(folder: RunFolder) -> None:
+    """See that a notebook shows the tables and the picture of a run, and nothing for paths in it."""
+    page = Reader(str(folder._repr_html_()))
+    assert page.found["table"] == 2
+    assert page.found["img"] == 1
+    assert {"pretrain", "finetune", "PR before", "0", "readout"} <= {*page.cells}
+    picture = b64decode(page.sources[0].removeprefix("data:image/png;base64,"))
+    assert picture == (folder / "summary.png").read_bytes()
+    beside: Any = folder / "summary.json"  # a plain path, or (Python 3.11) one of the kind that shows nothing
+    assert type(beside) is type(Path()) or beside._repr_html_() is None
+
+
+def test_names_with_markup_are_text_in_a_notebook(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder._repr_html_() is None
+    phases = [PhaseResult("<script>alert(1)</script>", ["a & b"], "[bold]why[/bold]")]
+    folder.tables, folder.files = [phase_table(phases)], {"<b>": "<i>.csv"}
+    page = Reader(str(folder._repr_html_()))
+    assert not {"script", "b", "i"} & {*page.found}
+    assert "<script>alert(1)</script>" in page.cells
+
+
+def test_in_a_notebook_a_report_prints_nothing_and_shows_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    trainer = toy_trainer(tmp_path)
+    trainer.fit(toy_module(), datamodule=ToyData())
+    capsys.readouterr()
+    folder = report(trainer)
+    assert capsys.readouterr().out == ""
+    assert Reader(str(folder._repr_html_())).found["table"] == 1
+
+
 def test_report_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     layers = ["net.backbone.0", "net.readout"]
     measure = RepresentationDimensionality(layers, num_samples=20, picture=False)
@@ -87,6 +152,7 @@ def test_report_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     trainer.fit(toy_module(), datamodule=ToyData())
     folder = report(trainer)
     assert folder == Path(str(trainer.log_dir))
+    check_html(folder)
     content = json.loads((folder / "summary.json").read_text())
     assert [phase["name"] for phase in content["phases"]] == ["pretrain", "finetune"]
     assert content["phases"][1]["metrics"] == trainer.phase_results[1].metrics

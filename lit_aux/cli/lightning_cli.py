@@ -2,11 +2,9 @@
 
 import ast
 import json
-import logging
 import re
 import shlex
 import sys
-import warnings
 from argparse import Action, ArgumentError
 from collections.abc import Mapping
 from functools import cache, partial
@@ -23,6 +21,7 @@ import lit_aux.modules  # noqa: F401 - so that their classes can be named withou
 from lit_aux.cli import configuration
 from lit_aux.cli.building import build_plainly, located, noting, of_callback, of_trainer, raised_by_lightning
 from lit_aux.cli.commands import MORE_HELP
+from lit_aux.cli.display import has_display, open_file
 from lit_aux.cli.messages import parsing_message
 from lit_aux.cli.words import with_values
 from lit_aux.errors import ConfigurationError, causes
@@ -31,8 +30,10 @@ from lit_aux.integrators import INTEGRATORS
 from lit_aux.models.pretrained_weights import without_reading
 from lit_aux.modules.rebuilding import network_told_in
 from lit_aux.phases import PhaseTrainer
+from lit_aux.phases.quiet import quiet
 from lit_aux.phases.state import check_archive
 from lit_aux.ranges import SEED, check
+from lit_aux.run_folder import in_notebook
 from lit_aux.storage import storage_trouble
 from lit_aux.tasks import tasks_of
 from lit_aux.tensor_options import register_tensors
@@ -122,6 +123,10 @@ class AuxiliaryCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what must agree."""
         parser.link_arguments("data", "model.init_args.tasks", compute_fn=tasks_of, apply_on="instantiate")
+        shown = (
+            "Open the picture of a fit when it is over, where there is a desktop (LIT_AUX_DISPLAY=0: never)."
+        )
+        parser.add_argument("--open", type=bool, default=False, help=shown)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -215,10 +220,21 @@ class AuxiliaryCLI(LightningCLI):
         """Print and draw what came out."""
         from lit_aux.reporting import report
 
-        if not getattr(self.trainer, "fast_dev_run", False):
-            folder = report(self.trainer)
-            if self.trainer.is_global_zero:
-                print(f"report: {shlex.join(['lit-aux', 'report', str(folder)])} --open")
+        if getattr(self.trainer, "fast_dev_run", False):
+            return
+        folder = report(self.trainer)
+        if not self.trainer.is_global_zero:
+            return
+        if in_notebook():  # there a report is shown by whoever gets it
+            from IPython.display import display
+
+            display(folder)  # type: ignore[no-untyped-call]
+        if self._get(self.config, "open", default=False) and has_display():
+            from lit_aux.pages import write_report
+
+            open_file(write_report([folder], folder / "report.html"))
+        else:
+            print(f"report: {shlex.join(['lit-aux', 'report', str(folder)])} --open")
 
 
 class _ParsedOnly(AuxiliaryCLI):
@@ -272,35 +288,21 @@ def run(args: ArgsType) -> None:
 
 
 def _command_line(kind: type[AuxiliaryCLI], args: ArgsType) -> None:
-    _hush()
     know_working_folder()
     register_tensors()
-    kind(
-        parser_class=_Parser,
-        trainer_class=PhaseTrainer,
-        args=args,
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        parser_kwargs={
-            "description": "All commands: lit-aux --help",
-            "parser_mode": "omegaconf+",
-            "exit_on_error": False,
-        },
-    )
-
-
-_NOISE = ("litlogger", "weights_only", "TPU available", "`Trainer.fit` stopped")
-
-
-def _hush() -> None:
-    """Leave out what Lightning says about other products, and what the report tells better."""
-    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
-        logger = logging.getLogger(f"lightning.pytorch.{name}")
-        if not logger.filters:
-            logger.addFilter(lambda record: not any(part in record.getMessage() for part in _NOISE))
-    for words in ("LeafSpec", "smaller than the logging interval", "across ranks is zero"):
-        warnings.filterwarnings("ignore", message=f".*{words}")
-    warnings.filterwarnings("ignore", message="Detected pickle protocol")
+    with quiet():
+        kind(
+            parser_class=_Parser,
+            trainer_class=PhaseTrainer,
+            args=args,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_kwargs={
+                "description": "All commands: lit-aux --help",
+                "parser_mode": "omegaconf+",
+                "exit_on_error": False,
+            },
+        )
 
 
 def _class_path(option: str, value: str) -> str:

@@ -269,7 +269,7 @@ def _unrecognized(words: str) -> str:
     name, _, _ = words.split()[0].partition("=")
     if not name.startswith("-"):
         return f"{name!r} belongs to no option"
-    roots = ["config", "model", "data", "trainer", "ckpt_path", "seed_everything"]
+    roots = ["config", "model", "data", "trainer", "ckpt_path", "seed_everything", "open"]
     head, _, tail = name.lstrip("-").partition(".")
     if head == "trainer" and tail:
         hint = _hint(tail, options_of("lit_aux.phases.PhaseTrainer"))

@@ -1,9 +1,7 @@
 """Plans the runs of an experiment: what the table lacks, a slice of the grid at a time."""
 
 import logging
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -207,35 +205,13 @@ def train_students(report: Report, group: Sequence[Run], options: Options) -> No
         options: How they are carried out.
     """
     from lit_aux.experiments.students import train_slice
+    from lit_aux.phases.quiet import quiet
 
     def emit(run: Run, row: Row, measures: Sequence[Row]) -> None:
         report.rows(run.run_hash, *_rows(run, row, measures))
 
-    with quiet():
+    with quiet(logging.WARNING):
         train_slice(group, options, report.step, emit)
-
-
-_LOGGERS = (
-    "lightning.pytorch.utilities.rank_zero",
-    "lightning.pytorch.trainer.connectors.checkpoint_connector",
-)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Let Lightning say nothing but warnings, and not those that concern no student."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    before = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        for message in (".*LeafSpec.*", ".*across ranks is zero.*", ".*num_workers.*"):
-            warnings.filterwarnings("ignore", message=message)
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.WARNING)
-            yield
-        finally:
-            for logger, level in zip(loggers, before, strict=True):
-                logger.setLevel(level)
 
 
 def fit_image(

@@ -2,36 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from lit_aux.experiments.fit_rows import student_rows
 from lit_aux.results.means import is_log, kind_of_mean, spelled_mean
 from lit_aux.results.selection import spelled
-from lit_aux.results.sheet import Sheet, show
+from lit_aux.results.sheet import Sheet
 from lit_aux.results.statistics import cells
 from lit_aux.runs.table import COLUMNS
 from lit_aux.runs.typed import Row, as_read
 
-if TYPE_CHECKING:
-    from lit_aux.modules import AuxiliaryModule
-
 _AXES = ("overlap", "correlation", "k_main", "magnitude", "rescale", "n_main")
 _ORDERED = (int, float, str)
-
-
-def report_students(module: "AuxiliaryModule") -> list[Row]:
-    """Print how the last phase's replicas ended.
-
-    Args:
-        module: One whose network is a student, after ``fit``.
-
-    Returns:
-        Their rows.
-    """
-    rows = student_rows(module)
-    if rows:
-        show([student_table(rows)])
-    return rows
 
 
 def student_table(rows: Sequence[Row]) -> Sheet:

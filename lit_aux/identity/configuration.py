@@ -40,7 +40,7 @@ def run_identity(configuration: Mapping[str, Any]) -> dict[str, Any]:
         configuration: What ``lit-aux fit --print_config`` prints, with ``trainer``, ``model``, ``data`` and
             ``seed_everything``.
     """
-    elsewhere = ("config", "ckpt_path", "weights_only")
+    elsewhere = ("config", "ckpt_path", "weights_only", "open")
     found = {name: value for name, value in configuration.items() if name not in elsewhere}
     trainer = dict(found.get("trainer") or {})
     callbacks = trainer.get("callbacks") or []

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from math import isfinite, nan
 from typing import NamedTuple
 
+from lit_aux.drawing.style import SETUPS
 from lit_aux.errors import printable
-from lit_aux.figures.style import SETUPS
 from lit_aux.results.sheet import Sheet
 
 MOST_LINES = 2000

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
+from lit_aux.drawing.engine import draw
+from lit_aux.drawing.layout import Layout
 from lit_aux.errors import ConfigurationError, one_line, printable
-from lit_aux.figures.drawing import draw
-from lit_aux.figures.layout import Layout, Request
+from lit_aux.figures.request import Request
 from lit_aux.figures.results import FIGURES, laid_out
 from lit_aux.figures.tables import Tables
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawn
+    from lit_aux.drawing.picture import Picture as Drawn
 
 MOST_BYTES = 400_000
 """Of an SVG; a larger one becomes a PNG, which does not grow with what is drawn."""
@@ -30,7 +31,6 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _SVG = "{http://www.w3.org/2000/svg}"
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 _DIGITS = re.compile(r"(\d+\.\d{2})\d+")
-OURS: Any = {"svg.fonttype": "none", "svg.hashsalt": "lit_aux"}
 _NUMBER = count(1)
 
 
@@ -75,13 +75,13 @@ def of_tables(tables: Tables) -> Iterator[Picture | str]:
     """
     for name, figure in FIGURES.items():
         parts = figure.parts(tables)
-        for part in parts:
+        for part in [None] if figure.side_by_side and parts else parts:
             try:
                 layout = laid_out(name, tables, part, Request())
             except ConfigurationError as error:
                 yield f"not drawn: {error}"
                 continue
-            several = f", {part[0]}" if len(parts) > 1 and part[0] else ""
+            several = f", {part[0]}" if len(parts) > 1 and part and part[0] else ""
             title = f"{figure.about[:1].upper()}{figure.about[1:]}{several}"
             rows = f"{layout.rows:,} row{'' if layout.rows == 1 else 's'}"
             about = f"lit-aux figures {name} draws it from {rows}; bars are 2 standard errors over seeds"
@@ -122,14 +122,11 @@ def drawn(
         notes: What else is to be known.
         many: Whether it holds so much that it had better be a PNG at once.
     """
-    import matplotlib
-
     png = ""
     try:
-        with matplotlib.rc_context(OURS):
-            figure = make()
-            _settle(figure)
-            svg = "" if many else _as_svg(figure, alt)
+        figure = make()
+        _settle(figure)
+        svg = "" if many else embedded(figure.svg(), alt)
         if many or len(svg) > MOST_BYTES:
             svg, png = "", _as_png(figure)
     except Exception as error:  # of a picture, whatever names it bears; the tables are worth more
@@ -145,12 +142,6 @@ def _settle(figure: "Drawn") -> None:
     if engine is not None:
         engine.execute(figure)
         figure.set_layout_engine(None)
-
-
-def _as_svg(figure: "Drawn", alt: str) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None})
-    return embedded(buffer.getvalue(), alt)
 
 
 def _as_png(figure: "Drawn") -> str:

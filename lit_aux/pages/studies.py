@@ -1,8 +1,8 @@
 """Trajectories and regimes on a page."""
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from lit_aux.errors import ConfigurationError, one_line, printable
 from lit_aux.pages.grid import Grid, number_of
 from lit_aux.pages.layers import HEADS, NUMBERS
-from lit_aux.pages.pictures import OURS, Picture, embedded, of_file
+from lit_aux.pages.pictures import Picture, drawn, of_file
 from lit_aux.results.selection import spelled
 from lit_aux.results.sheet import Sheet
 from lit_aux.verdicts import BORDERLINE
@@ -54,26 +54,14 @@ def trajectories(files: Sequence[Path]) -> Found:
 
 
 def _pictures(found: Any) -> Iterator[Picture | str]:
-    import matplotlib
+    from lit_aux.figures.trajectories import figures_of_study
 
-    from lit_aux.trajectories.pictures import draw
-
-    titles = {
-        "gap": f"Test {found.metric} at the same training loss",
-        "change": "Factors and transfer",
-    }
-    titles |= {factor.measure: factor.title for factor in found.factors}
     tasks = f"Tasks: {', '.join(found.study.tasks)}."
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            with matplotlib.rc_context(OURS):
-                for path in draw(found, Path(folder), "svg"):
-                    title = printable(titles.get(path.stem, path.stem))
-                    title = title[:1].upper() + title[1:]
-                    svg = embedded(path.read_text(encoding="utf-8"), f"{title}. {tasks}")
-                    yield Picture(title, f"{title}. {tasks}", svg, width=820)
-        except Exception as error:  # of a picture, whatever names it bears; the tables are worth more
-            yield f"not drawn: {printable(one_line(error))}"
+    try:
+        for one in figures_of_study(found):
+            yield drawn(one.title, f"{one.title}. {tasks}", partial(getattr, one, "figure"), "", one.notes)
+    except Exception as error:  # of a picture, whatever names it bears; the tables are worth more
+        yield f"not drawn: {printable(one_line(error))}"
 
 
 # Regimes

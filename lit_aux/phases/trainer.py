@@ -41,6 +41,7 @@ from lit_aux.phases.phase import Phase
 from lit_aux.phases.phased import phased, phased_data
 from lit_aux.phases.places import check_places, remove_leftovers
 from lit_aux.phases.predictions import PredictionWriter, check_predictions
+from lit_aux.phases.quiet import quiet, with_progress
 from lit_aux.phases.ranks import check_processes, starts_processes, take_back, watched
 from lit_aux.phases.restore_best import RestoreBest, direction
 from lit_aux.phases.state import PhaseResult
@@ -86,11 +87,12 @@ class PhaseTrainer(Trainer):
         if os.path.isfile(root):
             raise ConfigurationError(f"default_root_dir: {root!r} is a file; name a folder")
         kwargs["default_root_dir"] = root
-        kwargs["callbacks"] = with_checkpoint(kwargs)
+        kwargs["callbacks"] = with_progress(with_checkpoint(kwargs), kwargs)
         if isinstance(logger, str):
             plain = kwargs.get("fast_dev_run") or kwargs.get("barebones")
             logger = False if plain else build_logger(logger, root)
-        super().__init__(logger=logger, **kwargs)
+        with quiet():
+            super().__init__(logger=logger, **kwargs)
         self._connector = self._checkpoint_connector = resumption.PhaseCheckpointConnector(self)
         write_checkpoints_atomically(self)
         self.test_after_phase = test_after_phase
@@ -162,7 +164,7 @@ class PhaseTrainer(Trainer):
         self._logged_steps = resume.logged_steps
         self._measured = {}
         try:
-            with watched(self):
+            with quiet(), watched(self):
                 for index in range(resume.phase, len(phases)):
                     point = resume if index == resume.phase else resumption.ResumePoint(phase=index)
                     self._run_phase(index, model, train_dataloaders, val_dataloaders, datamodule, point)
@@ -178,6 +180,11 @@ class PhaseTrainer(Trainer):
             if self.is_global_zero:
                 with suppress(OSError):  # only where nothing was written into it
                     Path(root).rmdir()
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        """Carry out a fit, a validation, a test or a prediction, without Lightning's tips."""
+        with quiet():
+            return super()._run(*args, **kwargs)
 
     @property
     def log_dir(self) -> str | None:

@@ -1,5 +1,6 @@
 """Students of a results table, whose rows hold no weights: they are solved, or trained, again."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -14,9 +15,9 @@ from lit_aux.data import TeacherDataModule
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import EXPERIMENTS, Options, Run, cells
 from lit_aux.experiments.options import INTEGRATORS
-from lit_aux.experiments.reproduction import quiet
 from lit_aux.experiments.students import data_of, train_again
 from lit_aux.functional.gradient_flow import PATHWAYS, gradient_flow_limit
+from lit_aux.phases.quiet import quiet
 from lit_aux.regimes.student_features import StudentFeatures, student_weights
 from lit_aux.runs.csv_file import CsvFile
 from lit_aux.runs.duplicates import once
@@ -184,7 +185,7 @@ def train_rows(runs: Sequence[tuple[Run, Options]], store: Path) -> Iterator[Stu
         place = ", ".join(f"{name} {run.axes[name]}" for name in ("seed", "n_main", "rescale"))
         print(f"training run {number} of {len(runs)} again: {place} ...", flush=True)
         start = _Start()
-        with quiet():
+        with quiet(logging.WARNING):
             net = train_again(run, replace(options, store=store), [start])
         factor = run.axes["rescale"]
         (w, v), (w_end, v_end) = start.weights, student_weights(net, "main")

@@ -113,6 +113,7 @@ class Sweep:
 
     def _config_of(self, factor: float, seed: int) -> Config:
         config: Config = deepcopy(dict(self.config))
+        config.pop("open", None)  # no window for each of many fits
         config["seed_everything"] = seed
         config["model"]["init_args"]["rescale"] = factor
         trainer = config["trainer"]

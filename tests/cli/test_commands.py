@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,30 @@ def test_help_lists_every_command(option: str, capsys: pytest.CaptureFixture[str
     text = printed([option], capsys)
     assert re.findall(r"^  (\w+)  +\S", text, re.MULTILINE) == list(COMMANDS)
     assert max(map(len, text.splitlines())) <= 110
+
+
+def test_alone_it_says_the_same_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
+    alone = capsys.readouterr().out
+    text = printed(["--help"], capsys)
+    assert alone == text
+    for file in re.findall(r"(?:docs|configs)/[\w/.-]+\w", text):
+        assert (Path(__file__).parents[2] / file).is_file(), file
+
+
+def test_a_person_at_a_terminal_reads_something_at_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for terminal in (False, True):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal, raising=False)
+        assert main(["fit", "--nothing"]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert lines[:-1] == (["lit-aux: loading PyTorch and Lightning ..."] if terminal else [])
+    monkeypatch.setenv("LOCAL_RANK", "1")  # of a process that another one started
+    main(["fit", "--nothing"])
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_the_table_has_the_commands_of_lightning() -> None:

@@ -1,0 +1,90 @@
+"""Windows open only where a person sits before them and has asked."""
+
+import sys
+import webbrowser
+from pathlib import Path
+
+import pytest
+
+from lit_aux.cli.display import has_display, open_file
+
+VARIABLES = (
+    *("CI", "SSH_CONNECTION", "SSH_CLIENT", "SSH_TTY", "SLURM_JOB_ID", "LOCAL_RANK", "LIT_AUX_DISPLAY"),
+    *("DISPLAY", "WAYLAND_DISPLAY"),
+)
+
+
+@pytest.fixture
+def desktop(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An interactive terminal on Linux, with a display."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(sys, "platform", "linux")
+    for stream in ("stdin", "stdout"):
+        monkeypatch.setattr(getattr(sys, stream), "isatty", lambda: True, raising=False)
+    return monkeypatch
+
+
+class Opened(list[str]):
+    """What a browser was asked to open."""
+
+    def open(self, url: str) -> bool:
+        self.append(url)
+        return True
+
+
+def test_a_desktop_has_a_display(desktop: pytest.MonkeyPatch) -> None:
+    assert has_display()
+    desktop.delenv("DISPLAY")
+    assert not has_display()
+    desktop.setenv("WAYLAND_DISPLAY", "wayland-0")
+    assert has_display()
+    desktop.delenv("WAYLAND_DISPLAY")
+    for platform in ("darwin", "win32"):
+        desktop.setattr(sys, "platform", platform)
+        assert has_display()
+
+
+@pytest.mark.parametrize("name", VARIABLES[:6])
+def test_no_window_opens_elsewhere(name: str, desktop: pytest.MonkeyPatch) -> None:
+    desktop.setenv(name, "1")
+    assert not has_display()
+    desktop.setenv(name, "")
+    assert has_display()
+
+
+@pytest.mark.parametrize("stream", ["stdin", "stdout"])
+def test_no_window_opens_where_nobody_types(stream: str, desktop: pytest.MonkeyPatch) -> None:
+    desktop.setattr(getattr(sys, stream), "isatty", lambda: False, raising=False)
+    assert not has_display()
+    desktop.setattr(sys, stream, None)  # as without a console on Windows
+    assert not has_display()
+
+
+def test_it_can_be_turned_off(desktop: pytest.MonkeyPatch) -> None:
+    desktop.setenv("LIT_AUX_DISPLAY", "0")
+    assert not has_display()
+
+
+def test_a_file_is_opened_by_its_address(desktop: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    opened = Opened()
+    desktop.setattr(webbrowser, "get", lambda: opened)
+    desktop.chdir(tmp_path)
+    assert open_file(Path("a b.html"))
+    assert opened == [(tmp_path / "a b.html").as_uri()]
+    desktop.delenv("DISPLAY")
+    assert not open_file(Path("a b.html"))
+    assert len(opened) == 1
+
+
+def test_no_browser_and_one_of_the_terminal_open_nothing(desktop: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    desktop.setattr(webbrowser, "get", lambda: webbrowser.GenericBrowser("w3m"))
+    desktop.setattr(webbrowser.GenericBrowser, "open", lambda *_: pytest.fail("opened in the terminal"))
+    assert not open_file(tmp_path)
+
+    def none() -> None:
+        raise webbrowser.Error("could not locate runnable browser")
+
+    desktop.setattr(webbrowser, "get", none)
+    assert not open_file(tmp_path)
