@@ -61,16 +61,21 @@ NETS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "over positions, many": (lambda: nn.Linear(3, 2), randn(5, 3, 7, 3)),
     "convolution": (
         lambda: nn.Sequential(
-            nn.Conv2d(3, 8, 3, padding=1, stride=2), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Conv2d(8, 4, 1)
+            *(nn.Conv2d(3, 8, 3, padding=1, stride=2), nn.BatchNorm2d(8)),
+            *(nn.ReLU(inplace=True), nn.Conv2d(8, 4, 1)),
         ),
         randn(5, 3, 8, 9),
     ),
     "few positions": (lambda: nn.Conv2d(16, 32, 3), randn(5, 16, 4, 4)),
     "groups": (lambda: nn.Conv2d(6, 4, (3, 2), groups=2, dilation=(1, 2), padding="same"), randn(5, 6, 5, 6)),
-    "depthwise": (lambda: nn.Conv2d(6, 6, 3, groups=6, padding=(2, 1), padding_mode="circular"), randn(5, 6, 5, 5)),
-    "reflected": (lambda: nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect", bias=False), randn(5, 2, 5, 5)),
+    "depthwise": (
+        lambda: nn.Conv2d(6, 6, 3, groups=6, padding=(2, 1), padding_mode="circular"), randn(5, 6, 5, 5)
+    ),
+    "reflected": (
+        lambda: nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect", bias=False), randn(5, 2, 5, 5)
+    ),
     "one dimension": (
-        lambda: nn.Sequential(nn.Conv1d(3, 4, 3, stride=2, padding=1), nn.BatchNorm1d(4), nn.ReLU(inplace=True)),
+        lambda: nn.Sequential(nn.Conv1d(3, 4, 3, stride=2, padding=1), nn.BatchNorm1d(4), nn.ReLU(True)),
         randn(5, 3, 9),
     ),
     "batch norm of vectors": (lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), randn(5, 3)),
@@ -150,10 +155,16 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "another kind": (lambda: nn.Sequential(Odd(3, 3)), "layer '0' is a Odd"),
     "tied": (tied, "layer '1' shares weights with '0'"),
     "called twice": (lambda: nn.Sequential(twice, nn.Tanh(), twice), "layer '0' is called more than once"),
-    "training": (lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3).train()), "layer '1' mixes examples"),
+    "training": (
+        lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3).train()), "layer '1' mixes examples"
+    ),
     "no statistics": (lambda: nn.BatchNorm1d(3, track_running_stats=False), "layer '' mixes examples"),
-    "rows": (lambda: nn.Sequential(nn.Unflatten(1, (3, 1)), nn.Flatten(0, 1), nn.Linear(1, 3), nn.Unflatten(0, (-1, 3))),
-             "layer '2' gets 12 rows for 4 examples"),
+    "rows": (
+        lambda: nn.Sequential(
+            *(nn.Unflatten(1, (3, 1)), nn.Flatten(0, 1), nn.Linear(1, 3), nn.Unflatten(0, (-1, 3)))
+        ),
+        "layer '2' gets 12 rows for 4 examples",
+    ),
 }  # fmt: skip
 
 
