@@ -94,15 +94,15 @@ class FisherTrace(TaskDiagnostic):
         totals = self.totals(trainer, sums)
         return {task: {"fisher_trace": value / sizes[task]} for task, value in totals.items()}
 
+    def _forget(self) -> None:
+        super()._forget()
+        self._told_why = False
+
     def _tell(self, why: str) -> None:
         """Say once in a fit that each example has a backward pass of its own."""
         if not self._told_why:
             self._told_why = True
             rank_zero_info(f"{self.user}: {why}: each example has a backward pass of its own, which is slow")
-
-    def _forget(self) -> None:
-        super()._forget()
-        self._told_why = False
 
 
 def _check_classes(y: Any) -> None:

@@ -6,7 +6,7 @@ computations", arXiv 1510.01799; for convolutions and their smaller of two forms
 efficient training of large convolutional neural networks with differential privacy", NeurIPS 2022).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
@@ -78,7 +78,7 @@ def example_norms(
     if not passes:
         return torch.zeros(len(found), dtype=torch.float64, device=found.device)
     edges = [one.edge for one in passes.values()]
-    slopes = torch.autograd.grad(found.sum(), edges, allow_unused=True)
+    slopes: Sequence[Tensor | None] = torch.autograd.grad(found.sum(), edges, allow_unused=True)
     wanted = {id(parameter) for parameter in parameters.values()}
     total = torch.zeros(len(found), dtype=torch.float64, device=found.device)
     for (name, one), slope in zip(passes.items(), slopes, strict=True):
@@ -158,7 +158,8 @@ def _recorder(name: str, passes: dict[str, _Pass]) -> Callable[..., None]:
 
 def _squares(gradient: Tensor) -> Tensor:
     """Return squared norms of gradients (n, ...)."""
-    return torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64).square()
+    norms: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64)
+    return norms.square()
 
 
 def _products(a: Tensor, g: Tensor) -> Tensor:
@@ -202,7 +203,9 @@ def _of_convolution(layer: nn.Module, x: Tensor, g: Tensor) -> Squares:
     for start in range(0, len(x), step := max(1, _CHUNK_BYTES // max(1, width))):
         patches = F.unfold(x[start : start + step], **options)
         rows = slice(start, start + step)
-        grouped = (part.unflatten(1, (groups, -1)).mT for part in (patches, g[rows].flatten(2)))
+        grouped = (
+            part.reshape(len(part), groups, -1, part.shape[-1]).mT for part in (patches, g[rows].flatten(2))
+        )
         squares.append(_products(*grouped))
     yield "weight", torch.cat(squares)
 

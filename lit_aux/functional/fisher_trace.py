@@ -72,7 +72,7 @@ def fisher_trace(
         raise ConfigurationError("inputs: there are none; give one or more")
     held = {name: parameter.detach() for name, parameter in parameters.items()}
     if module is not None and chunk is None:
-        before = None if generator is None else generator.get_state()
+        before = torch.empty(0) if generator is None else generator.get_state()
         try:
             return float(_by_layer(logits_of, parameters, inputs, module, generator).mean())
         except NotByLayer as error:

@@ -172,7 +172,8 @@ def _in_parts(tensor: Tensor) -> Sequence[Tensor]:
     """Return a tensor's rows in parts, so that what is computed of one takes little memory."""
     if tensor.ndim == 0 or tensor.numel() <= _PART:
         return [tensor]
-    return tensor.split(max(1, _PART * len(tensor) // tensor.numel()))
+    parts: Sequence[Tensor] = torch.split(tensor, max(1, _PART * len(tensor) // tensor.numel()))
+    return parts
 
 
 def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
