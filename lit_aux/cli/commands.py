@@ -1,10 +1,12 @@
 """Every command of ``lit-aux``: one table for the help, the dispatch and the nearest of a mistyped one."""
 
+import os
 import sys
 from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
+from lit_aux.cores import Load, threads_for
 from lit_aux.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -19,10 +21,12 @@ class Command(NamedTuple):
     Attributes:
         help: What it does, in one line.
         module: Where its ``run`` is, imported when the command is asked for.
+        computes: Whether it does so for long, so that it matters how many threads it has.
     """
 
     help: str
     module: str
+    computes: bool = True
 
 
 COMMANDS = {
@@ -33,9 +37,9 @@ COMMANDS = {
     "export": Command("write a checkpoint's network for timm or transformers", LIGHTNING),
     "sweep": Command("run a W&B sweep file, with or without W&B", "lit_aux.cli.sweep"),
     "reproduce": Command("run an experiment of the paper", "lit_aux.cli.reproduce"),
-    "table": Command("means, paired differences and winners of a results table", "lit_aux.cli.table"),
-    "figures": Command("pictures of the theory and of results tables", "lit_aux.cli.figures"),
-    "trajectories": Command("why multi-task training helped or hurt", "lit_aux.cli.trajectories"),
+    "table": Command("means, paired differences and winners of a results table", "lit_aux.cli.table", False),
+    "figures": Command("pictures of the theory and of results tables", "lit_aux.cli.figures", False),
+    "trajectories": Command("why multi-task training helped or hurt", "lit_aux.cli.trajectories", False),
     "regime": Command("whether a network is lazy, nested or rich", "lit_aux.cli.regime"),
 }
 MORE_HELP = (
@@ -75,11 +79,24 @@ def dispatch(args: "ArgsType" = None) -> int:
         command = COMMANDS.get(name)
         if command is None:
             raise unknown_command(name)
+        if command.computes and "torch" not in sys.modules:
+            _choose_threads()
         if command.module != LIGHTNING:
             code: int = import_module(command.module).run(words[1:])
             return code
     import_module(LIGHTNING).run(args)
     return 0
+
+
+def _choose_threads() -> None:
+    """Compute with as many threads as others leave cores, where these are fewer than there are."""
+    load = Load()
+    import_module("jsonargparse")  # is needed anyway: the watch takes no time of its own
+    import_module("numpy")
+    threads = threads_for(load, os.environ)
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # torch, which is not imported yet, reads it then
+        print(f"threads: {threads}, as others leave cores free; OMP_NUM_THREADS sets it", file=sys.stderr)
 
 
 def unknown_command(name: str) -> ConfigurationError:
