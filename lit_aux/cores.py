@@ -1,8 +1,9 @@
 """How many cores this process may use, and how many of them others leave free."""
 
 import os
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -99,17 +100,28 @@ def _busy(these: set[int], stat: Path = Path("/proc/stat")) -> float | None:
         return None
 
 
-def threads_for(load: Load, environment: Mapping[str, str]) -> int | None:
-    """Return with how many threads to compute beside others; None where there is nothing to be changed.
+_to_tell: list[str] = []
 
-    Threads that wait for one that others keep from its core cost more than they save. The number counts
-    only before torch is imported.
+
+def choose_threads(load: Load, environment: MutableMapping[str, str]) -> None:
+    """Compute with no more threads than others leave cores: one that others keep from its core costs most.
+
+    To be called before torch is imported, which reads the variable then.
 
     Args:
         load: Watched for a while.
-        environment: Variables; where the user has set one of OpenMP's, that is left as it is.
+        environment: Variables; where the user has set one of OpenMP's, all is left as it is.
     """
     if any(name.startswith(_CHOSEN_BY_USERS) for name in environment):
-        return None
-    free = load.free()
-    return free if free < len(_allowed()) else None
+        return
+    count, free = len(_allowed()), load.free()
+    if free < count:
+        environment["OMP_NUM_THREADS"] = str(free)
+        why = f"others leave {free} of {count} cores free; OMP_NUM_THREADS sets it"
+        _to_tell[:] = [f"threads: {free}, as {why}"]
+
+
+def tell_threads() -> None:
+    """Say once, as work begins, how many threads were chosen where these are fewer than cores."""
+    while _to_tell:
+        print(_to_tell.pop(), file=sys.stderr, flush=True)

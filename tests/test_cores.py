@@ -1,8 +1,10 @@
 """Cores that a process may use, and those that others leave free."""
 
 import os
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -61,7 +63,9 @@ def test_busy_seconds_are_of_these_cores_and_not_of_what_waits_or_yields(tmp_pat
 
 
 @pytest.mark.parametrize(("others", "free"), [(0.0, 4), (0.2, 4), (1.0, 3), (1.9, 2), (4.0, 1), (9.0, 1)])
-def test_what_others_compute_is_taken_off(others: float, free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_others_compute_is_taken_off(
+    others: float, free: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(cores, "_allowed", lambda: {0, 1, 2, 3})
     monkeypatch.setattr(cores, "_quota", lambda: float("inf"))
     begun = time.monotonic(), time.process_time()
@@ -75,26 +79,35 @@ def test_what_others_compute_is_taken_off(others: float, free: int, monkeypatch:
     while time.process_time() < end:
         pass
     assert load.free() == free
-    assert cores.threads_for(cores.Load(), {}) == (None if free == 4 else free)
+    variables: dict[str, str] = {}
+    cores.choose_threads(cores.Load(), variables)
+    cores.tell_threads()
+    cores.tell_threads()
+    line = f"threads: {free}, as others leave {free} of 4 cores free; OMP_NUM_THREADS sets it\n"
+    assert capsys.readouterr().err == (line if free < 4 else "")
+    assert variables == ({"OMP_NUM_THREADS": str(free)} if free < 4 else {})
     for name in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "MKL_NUM_THREADS", "OMP_WAIT_POLICY"):
-        assert cores.threads_for(cores.Load(), {name: ""}) is None
+        cores.choose_threads(cores.Load(), variables := {name: ""})
+        assert variables == {name: ""}
 
 
 def test_nothing_is_changed_where_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "_allowed", lambda: {0, 1})
     monkeypatch.setattr(cores, "_busy", lambda _: None)
-    assert cores.threads_for(cores.Load(), {}) is None
+    cores.choose_threads(cores.Load(), variables := {})
+    assert not variables
 
 
-def test_the_command_line_says_what_it_chose(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(commands, "threads_for", lambda *_: 3)
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    commands._choose_threads()
-    assert os.environ["OMP_NUM_THREADS"] == "3"
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line == "threads: 3, as others leave cores free; OMP_NUM_THREADS sets it"
+def test_a_command_chooses_before_torch_is_there_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[object] = []
+    monkeypatch.setattr(commands, "choose_threads", lambda _, variables: chosen.append(variables))
+    monkeypatch.setattr(commands, "import_module", lambda _: SimpleNamespace(run=lambda _: 0))
+    commands.dispatch(["sweep"])
+    assert not chosen
+    monkeypatch.delitem(sys.modules, "torch")
+    for name in ("table", "figures", "sweep", "reproduce"):
+        commands.dispatch([name])
+    assert chosen == [os.environ, os.environ]
 
 
 @pytest.mark.parametrize(("asked", "meanwhile"), [(1, 1), (None, 2), (5, 2)])

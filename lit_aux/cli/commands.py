@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
-from lit_aux.cores import Load, threads_for
+from lit_aux.cores import Load, choose_threads
 from lit_aux.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -93,10 +93,7 @@ def _choose_threads() -> None:
     load = Load()
     import_module("jsonargparse")  # is needed anyway: the watch takes no time of its own
     import_module("numpy")
-    threads = threads_for(load, os.environ)
-    if threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # torch, which is not imported yet, reads it then
-        print(f"threads: {threads}, as others leave cores free; OMP_NUM_THREADS sets it", file=sys.stderr)
+    choose_threads(load, os.environ)
 
 
 def unknown_command(name: str) -> ConfigurationError:
