@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -29,12 +30,15 @@ class FisherTrace(TaskDiagnostic):
     drawn from the network's softmax, whatever the loss it trains with, one for each example; see
     :func:`lit_aux.functional.fisher_trace`.
 
-    Every example has a gradient of its own: next to nothing for small networks, but for large ones dear, on a
-    CPU about ten times what training on these examples costs for a ResNet-18.
+    Every example has a gradient of its own. Its norm follows from the inputs of layers and the gradients of
+    their outputs, for about what training on these examples costs. Networks whose shared weights are not
+    all in Linear, Conv1d, Conv2d, BatchNorm, GroupNorm, LayerNorm or Embedding layers that are used once are
+    taken example by example (a line says so): next to nothing for small ones, but for large ones dear, on a
+    CPU about ten times as much.
 
     Args:
-        chunk: Examples whose gradients are computed together; by default as many as fit into 256 MiB, or one
-            where that is faster.
+        chunk: Compute gradients, of so many examples together, in place of norms; by default only where
+            layers do not give these, and then as many as fit into 256 MiB, or one where that is faster.
         every_n_epochs: As for :class:`~lit_aux.callbacks.TaskDiagnostic`, as are the others.
         every_n_steps: Period in steps instead.
         tasks: The tasks to measure; outputs must be logits (examples, classes).
@@ -83,10 +87,22 @@ class FisherTrace(TaskDiagnostic):
                 x,
                 generator=seeded(f"{task} {start}"),
                 chunk=self.chunk,
+                module=module,
+                refused=self._tell,
             )
             sums[task] += trace * count_rows(x)
         totals = self.totals(trainer, sums)
         return {task: {"fisher_trace": value / sizes[task]} for task, value in totals.items()}
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._told_why = False
+
+    def _tell(self, why: str) -> None:
+        """Say once in a fit that each example has a backward pass of its own."""
+        if not self._told_why:
+            self._told_why = True
+            rank_zero_info(f"{self.user}: {why}: each example has a backward pass of its own, which is slow")
 
 
 def _check_classes(y: Any) -> None:

@@ -28,7 +28,8 @@ class Sharpness(TaskDiagnostic):
     on these data. Weights of half precision, which cannot hold such small changes, are measured in float32.
 
     A measurement of a task costs as much as training on its examples for ``iterations + 1`` epochs, so choose
-    the period with care, and takes memory of about eight times the shared weights.
+    the period with care. Beside the network and its gradient it takes memory of under four times the shared
+    weights.
 
     Args:
         rho: Half the side of the box, in units of each weight's size; published are 1e-3, 5e-3 and 1e-2.

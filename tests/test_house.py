@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = [
     "lazy",
+    "cores",
     "errors",
     "files",
     "hub",
@@ -45,7 +46,18 @@ PACKAGES = [
     "sweeps",
     "cli",
 ]
-OF_RUNS = ["errors", "files", "identity", "lazy", "locks", "ranges", "runs", "spreadsheets", "storage"]
+OF_RUNS = [
+    "cores",
+    "errors",
+    "files",
+    "identity",
+    "lazy",
+    "locks",
+    "ranges",
+    "runs",
+    "spreadsheets",
+    "storage",
+]
 WITHOUT_LIGHTNING = ["errors", "identity", "functional", "models", "integrators", "metrics"]
 SOURCES = sorted([*ROOT.glob("lit_aux/**/*.py"), *ROOT.glob("callbacks/**/*.py")])
 

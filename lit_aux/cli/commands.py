@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
+from lit_aux.cores import Load, choose_threads
 from lit_aux.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ def dispatch(args: "ArgsType" = None) -> int:
         command = COMMANDS.get(name)
         if command is None:
             raise unknown_command(name)
+        if (command.group != LOOK or name == "regime") and "torch" not in sys.modules:
+            _choose_threads()
         if command.module != LIGHTNING:
             code: int = import_module(command.module).run(words[1:])
             return code
@@ -111,6 +114,14 @@ def _say_at_once() -> None:
     """Tell a person who waits at a terminal what takes the first seconds."""
     if sys.stderr is not None and sys.stderr.isatty() and "LOCAL_RANK" not in os.environ:
         print("lit-aux: loading PyTorch and Lightning ...", file=sys.stderr, flush=True)
+
+
+def _choose_threads() -> None:
+    """Compute with as many threads as others leave cores, where these are fewer than there are."""
+    load = Load()
+    import_module("jsonargparse")  # is needed anyway: the watch takes no time of its own
+    import_module("numpy")
+    choose_threads(load, os.environ)
 
 
 def unknown_command(name: str) -> ConfigurationError:

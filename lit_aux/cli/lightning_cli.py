@@ -24,6 +24,7 @@ from lit_aux.cli.commands import MORE_HELP
 from lit_aux.cli.display import has_display, open_file
 from lit_aux.cli.messages import parsing_message
 from lit_aux.cli.words import with_values
+from lit_aux.cores import tell_threads
 from lit_aux.errors import ConfigurationError, causes
 from lit_aux.identity.configuration import know_working_folder
 from lit_aux.integrators import INTEGRATORS
@@ -207,6 +208,7 @@ class AuxiliaryCLI(LightningCLI):
         if isinstance(self.trainer, PhaseTrainer):
             text = self._parser("fit").dump(self.config["fit"], skip_none=False)
             self.trainer.configuration = yaml.safe_load(text)
+        tell_threads()
 
     def check_checkpoint(self) -> None:
         """Refuse a checkpoint that is none, before anything is written."""

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lit_aux.cores import at_most
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional._labels import MISSING
 from lit_aux.trees import selected
@@ -270,7 +271,8 @@ class InMemoryLoader(TaskLoader):
     @torch.no_grad()
     def fetch(self, indices: Tensor) -> tuple[Any, Tensor]:
         """Return ``(x, y)`` of the samples ``indices``."""
-        return self.transform(selected(self.images, indices)), self.labels.index_select(0, indices)
+        with at_most(1):  # a batch is copied before threads are awake, and others may keep them from a core
+            return self.transform(selected(self.images, indices)), self.labels.index_select(0, indices)
 
 
 def unchanged(x: Any) -> Any:

@@ -7,6 +7,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from lit_aux.cores import cores
 from lit_aux.errors import ClusterError, ConfigurationError
 from lit_aux.experiments.expand import cells, chosen_setups
 from lit_aux.experiments.grids import Experiment, experiment
@@ -18,7 +19,6 @@ from lit_aux.results.sheets import Query, means
 from lit_aux.runs.duplicates import check_one_kind, once
 from lit_aux.runs.engines import Engine, Here, Processes, check_for_cluster, workers_of
 from lit_aux.runs.job import Job, Report, Row, Rows
-from lit_aux.runs.processes import cores
 from lit_aux.runs.progress import Progress
 from lit_aux.runs.runner import Runner
 from lit_aux.runs.table import ResultsTable

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.functional.example_norms import NotByLayer, example_norms
 from lit_aux.functional.gradient_conflict import real_parts
 from lit_aux.ranges import LIMIT, check
 from lit_aux.trees import count_rows, mapped, selected, tensors_of
@@ -28,6 +29,8 @@ def fisher_trace(
     *,
     generator: torch.Generator | None = None,
     chunk: int | None = None,
+    module: nn.Module | None = None,
+    refused: Callable[[str], None] = lambda why: None,
 ) -> float:
     r"""Estimate :math:`E_x E_{y \sim p_\theta(y|x)} \|\nabla_\theta \log p_\theta(y|x)\|^2`.
 
@@ -43,6 +46,11 @@ def fisher_trace(
         chunk: Examples whose gradients are computed together, by ``torch.func.vmap``; by default as many as
             fit into 256 MiB, or one by one on a CPU where those are so few that this is faster. One by one
             also where ``vmap`` cannot handle the model.
+        module: The network, whose own parameters are ``parameters``. Where it is given, and ``chunk`` is
+            not, norms follow from what each layer is given and gives back, in one backward pass for all
+            examples; the example with the largest gradient is compared with its own backward pass. Networks
+            with layers of other kinds, or tied ones, are taken example by example.
+        refused: Told why, where a network is.
 
     Returns:
         The mean over examples, summed in float64.
@@ -63,6 +71,14 @@ def fisher_trace(
     if not count_rows(inputs):
         raise ConfigurationError("inputs: there are none; give one or more")
     held = {name: parameter.detach() for name, parameter in parameters.items()}
+    if module is not None and chunk is None:
+        before = torch.empty(0) if generator is None else generator.get_state()
+        try:
+            return float(_by_layer(logits_of, parameters, inputs, module, generator).mean())
+        except NotByLayer as error:
+            refused(str(error))
+        if generator is not None:
+            generator.set_state(before)
     chunk = chunk or _default_chunk(held, tensors_of(inputs)[0].device)
     with torch.no_grad():
         labels = draw_labels(logits_of(held, inputs), generator)
@@ -104,6 +120,35 @@ def _default_chunk(parameters: Mapping[str, Tensor], device: torch.device) -> in
     size = sum(tensor.numel() * tensor.element_size() for tensor in parameters.values())
     chunk = max(1, _CHUNK_BYTES // max(size, 1))
     return 1 if device.type == "cpu" and chunk < _WORTHWHILE else chunk
+
+
+def _by_layer(
+    logits_of: Logits,
+    parameters: Mapping[str, Tensor],
+    inputs: Any,
+    module: nn.Module,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Return the squared norms (n,), float64, of each example's gradient, from one backward pass.
+
+    Raises:
+        NotByLayer: If they are not the sum of what layers add.
+    """
+    labels = torch.empty(0, dtype=torch.int64)
+
+    def losses() -> Tensor:
+        nonlocal labels
+        logits = logits_of(parameters, inputs)
+        labels = draw_labels(logits.detach(), generator)
+        return nn.functional.cross_entropy(logits.double(), labels, reduction="none")
+
+    squares = example_norms(module, parameters, losses)
+    largest = slice(at := int(squares.nan_to_num().argmax()), at + 1)
+    alone = _squared_norms(logits_of, parameters, selected(inputs, largest), labels[largest], 1)
+    rounding = max(torch.finfo(tensor.dtype).eps for tensor in parameters.values()) ** 0.4
+    if not torch.allclose(squares[largest], alone, rtol=rounding, equal_nan=True):
+        raise NotByLayer("the gradient of an example is not the sum of what layers say: some are used twice")
+    return squares
 
 
 def _squared_norms(

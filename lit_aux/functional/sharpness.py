@@ -14,6 +14,8 @@ Start = Literal["zero", "random"]
 """Where the search starts: at the weights themselves, or at a random point of the box."""
 
 _MOMENTUM = 0.25
+_PART = 1 << 20
+"""Most weights whose next place is computed at a time."""
 _IMPROVING = 0.75
 """Share of the steps since the last check that must have raised the loss; else the step is halved."""
 
@@ -75,17 +77,19 @@ def adaptive_sharpness(
     try:
         with torch.enable_grad():
             base = float(loss().detach())
-            delta = [torch.zeros_like(weight) for weight in search.weights]
             if start == "random":
-                delta = [weight.abs() * rho * _uniform(weight, generator) for weight in search.weights]
-            highest = search.ascend(delta, iterations)
+                search.jump(generator)
+            highest = search.ascend(iterations)
     finally:
-        search.move()
+        _copy(search.weights, parameters)
     return math.nan if math.isnan(base) else max(highest - base, 0.0)
 
 
 class _Search:
     """Signed gradient ascent with momentum in a box around weights, whose step is halved where it stalls.
+
+    The parameters are the place where it is. Beside them and their gradient it holds three tensors the size
+    of the weights, and a byte or two for the sign of each slope.
 
     Args:
         loss: Computes the loss from the parameters.
@@ -95,56 +99,81 @@ class _Search:
 
     def __init__(self, loss: Callable[[], Tensor], parameters: Sequence[Tensor], rho: float) -> None:
         self.loss, self.parameters, self.rho = loss, parameters, rho
-        self.weights = [parameter.detach().clone() for parameter in parameters]
+        self.weights = _cloned(parameters)
 
-    def ascend(self, delta: list[Tensor], iterations: int) -> float:
-        """Return the highest loss on the way from an offset; NaN where one is."""
+    @torch.no_grad()
+    def jump(self, generator: torch.Generator | None) -> None:
+        """Move the parameters to a random place of the box."""
+        for parameter, weight in zip(self.parameters, self.weights, strict=True):
+            parameter += weight.abs() * self.rho * _uniform(weight, generator)
+
+    def ascend(self, iterations: int) -> float:
+        """Return the highest loss on the way from where the parameters are; NaN where one is."""
         checks, step, rises, checked = checkpoints(iterations), 2 * self.rho, 0, 0
-        highest, gradient = self._evaluate(delta)
-        previous = delta
-        best, best_gradient, value = delta, gradient, highest
+        highest, signs = self._evaluate()
+        previous, best, best_signs, value = _cloned(self.parameters), _cloned(self.parameters), signs, highest
         for done in range(1, iterations + 1):
-            delta, previous = self._advance(delta, previous, gradient, step), delta
+            self._advance(previous, signs, step)
             before = value
-            value, gradient = self._evaluate(delta, last=done == iterations)
+            value, signs = self._evaluate(last=done == iterations)
             rises += value > before
             if value > highest or math.isnan(highest):
-                highest, best, best_gradient = value, delta, gradient
+                highest, best_signs = value, signs
+                _copy(self.parameters, best)
             if done in checks:
                 if rises < _IMPROVING * (done - checked):
                     step /= 2  # and on from the best point
-                    value, gradient, delta = highest, best_gradient, best
+                    value, signs = highest, best_signs
+                    _copy(best, self.parameters)
                 rises, checked = 0, done
         return highest
 
-    def _evaluate(self, delta: list[Tensor], *, last: bool = False) -> tuple[float, list[Tensor]]:
-        """Return loss and gradient at an offset; no gradient where it is the last one."""
-        self.move(delta)
+    def _evaluate(self, *, last: bool = False) -> tuple[float, list[Tensor]]:
+        """Return the loss and the signs of its slopes; none where it is the last one."""
         value = self.loss()
         if last:
             return float(value.detach()), []
         held = list(self.parameters)
-        gradient = torch.autograd.grad(value, held, allow_unused=True, materialize_grads=True)
-        return float(value.detach()), list(gradient)
+        slopes = torch.autograd.grad(value, held, allow_unused=True, materialize_grads=True)
+        return float(value.detach()), [_signs(slope) for slope in slopes]
 
     @torch.no_grad()
-    def _advance(
-        self, delta: list[Tensor], previous: list[Tensor], gradient: list[Tensor], step: float
-    ) -> list[Tensor]:
-        """Return the next offset, with momentum, back in the box."""
-        moved = []
-        for now, old, slope, weight in zip(delta, previous, gradient, self.weights, strict=True):
-            size = weight.abs()
-            target = torch.addcmul(now, slope.sign(), size, value=step)
-            size *= self.rho
-            moved.append(torch.clamp(target, -size, size).mul_(1 - _MOMENTUM).add_(old, alpha=_MOMENTUM))
-        return moved
+    def _advance(self, previous: list[Tensor], signs: list[Tensor], step: float) -> None:
+        """Move the parameters, with momentum, within the box; ``previous`` becomes where they were."""
+        for whole in zip(self.parameters, previous, signs, self.weights, strict=True):
+            for now, old, sign, weight in zip(*map(_in_parts, whole), strict=True):
+                size = weight.abs()
+                offset = (now - weight).addcmul_(sign.to(size), size, value=step)
+                size *= self.rho
+                offset.clamp_(-size, size).mul_(1 - _MOMENTUM).add_(old - weight, alpha=_MOMENTUM)
+                old.copy_(now)
+                now.copy_(offset.add_(weight))
 
-    @torch.no_grad()
-    def move(self, delta: Sequence[Tensor] | None = None) -> None:
-        """Put the parameters at an offset from the weights; at these themselves where there is none."""
-        for i, (parameter, weight) in enumerate(zip(self.parameters, self.weights, strict=True)):
-            parameter.copy_(weight if delta is None else weight + delta[i])
+
+def _signs(slope: Tensor) -> Tensor:
+    """Return signs as whole numbers; that of NaN, from which no way leads up, is 0."""
+    found = torch.empty_like(slope, dtype=torch.int8)
+    for own, part in zip(_in_parts(found), _in_parts(slope), strict=True):
+        own.copy_(part.sign().nan_to_num_(0.0))
+    return found
+
+
+def _cloned(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [tensor.detach().clone() for tensor in tensors]
+
+
+@torch.no_grad()
+def _copy(these: Sequence[Tensor], there: Sequence[Tensor]) -> None:
+    for one, other in zip(these, there, strict=True):
+        other.copy_(one)
+
+
+def _in_parts(tensor: Tensor) -> Sequence[Tensor]:
+    """Return a tensor's rows in parts, so that what is computed of one takes little memory."""
+    if tensor.ndim == 0 or tensor.numel() <= _PART:
+        return [tensor]
+    parts: Sequence[Tensor] = torch.split(tensor, max(1, _PART * len(tensor) // tensor.numel()))
+    return parts
 
 
 def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -1,8 +1,8 @@
 """What the small networks of the teacher-student experiments have in common, and what they have to fit."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from copy import copy
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lit_aux.cores import at_most
 from lit_aux.errors import ConfigurationError, check_known
 from lit_aux.ranges import COUNT, POSITIVE, SCALE, check
 
@@ -221,15 +222,9 @@ class StudentNet(nn.Module, ABC):
         """Return the outputs of each task on its own inputs."""
         return {task: self(x, task) for task, x in inputs.items()}
 
-    @contextmanager
-    def computing(self) -> Iterator[None]:
+    def computing(self) -> AbstractContextManager[None]:
         """Let torch compute with as many threads as are worth while."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(min(before, self.threads or before))
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+        return at_most(self.threads)
 
     def _show(self, hidden: Callable[[int], Tensor]) -> None:
         """Pass each replica's hidden layer by those who listen; without any nothing is computed."""

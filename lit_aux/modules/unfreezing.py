@@ -85,10 +85,15 @@ class Unfreezing:
             if any(p.requires_grad for p in layer.parameters()):
                 layer.train()
         self._held = []
-        for layer in self._module.net.modules():  # type: ignore[union-attr]
-            parameters = list(layer.parameters())
-            if parameters and not any(p.requires_grad for p in parameters):
-                self._held.append(layer.eval())
+        self._hold_within(self._module.net)  # type: ignore[arg-type]
+
+    def _hold_within(self, layer: nn.Module) -> set[bool]:
+        """Hold a layer, or those within it, where nothing trains; return whether its parameters do."""
+        trains = {p.requires_grad for p in layer._parameters.values() if p is not None}
+        trains = trains.union(*map(self._hold_within, layer.children()))
+        if trains == {False}:
+            self._held.append(layer.eval())
+        return trains
 
 
 def _unfreeze_restored(trainer: Trainer, module: LightningModule, epoch: int) -> None:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
+from lit_aux.cores import cores
 from lit_aux.errors import ConfigurationError, RankError, signal_name
 from lit_aux.locks import remove_dead
 from lit_aux.runs.child import Task, lock_of
@@ -324,12 +325,6 @@ def _death(code: int) -> str:
     name = signal_name(-code)
     hint = ", as when memory runs out" if name == "SIGKILL" else ""
     return f"its process was ended by {name}{hint}"
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
 
 
 def threads_of(places: int) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any
 
+from lit_aux.cores import tell_threads
 from lit_aux.errors import ConfigurationError
 from lit_aux.runs.engines import Engine
 from lit_aux.runs.folder import OUTPUT
@@ -45,6 +46,8 @@ class Runner:
         """
         self._left = {run for job in jobs for run in job.runs}
         open_ = len(jobs)
+        if jobs:
+            tell_threads()
         try:
             for job in jobs:
                 self._engine.submit(job, self._hear if self._engine.immediate else self._events.put)

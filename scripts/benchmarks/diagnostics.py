@@ -13,12 +13,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
+import timm
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.func import functional_call
 
 from lit_aux import PhaseSettings, PhaseTrainer
 from lit_aux.callbacks import FisherTrace, GradientCoherence, GradientConflict, Sharpness
-from lit_aux.functional import gradient_cosine
+from lit_aux.functional import fisher_trace, gradient_cosine
 from lit_aux.modules import MultiTaskModule
 
 from .random_images import RandomImagesDataModule
@@ -76,6 +78,23 @@ def fit(clock: Clock, steps: int, size: int, *callbacks: Callback) -> Clocked:
     return watch
 
 
+def one_by_one(clock: Clock, size: int) -> float:
+    """Return the time of a backward pass for each example over that of their norms from layers."""
+    net = timm.create_model("resnet18", num_classes=10).eval()
+    parameters, x = dict(net.named_parameters()), torch.randn(size, 3, 32, 32)
+
+    def logits_of(held: Any, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = functional_call(net, dict(held), (x,))
+        return logits
+
+    seconds = []
+    for module in (None, net):
+        start = clock()
+        fisher_trace(logits_of, parameters, x, module=module)
+        seconds.append(clock() - start)
+    return seconds[0] / seconds[1]
+
+
 def gradients_held(size: int) -> float:
     """Return what is alive while two gradients are compared, in gradients of the shared weights."""
     most = 0
@@ -117,4 +136,6 @@ def benchmark_diagnostics(repetitions: int, clock: Clock, quick: bool) -> Iterat
         if name == "GradientConflict":
             share = median(extra) / (default.every_n_steps or 1)
             yield "GradientConflict at the default period, over training time", share, "<= 0.1"
+    ratios = [one_by_one(clock, size) for _ in range(repetitions)]
+    yield "FisherTrace: a backward pass an example over norms of layers, time", median(ratios), ">= 5"
     yield "GradientConflict: memory beyond training's, in gradients", gradients_held(size), "<= 2.01"

@@ -17,10 +17,10 @@ from process_helpers import processes_of_here
 from toys import until
 
 from lit_aux.cli import main
+from lit_aux.cores import cores
 from lit_aux.errors import ConfigurationError
 from lit_aux.experiments import ResultsTable, SliceError, cells
 from lit_aux.runs.engines import Here
-from lit_aux.runs.processes import cores
 from lit_aux.runs.progress import Progress
 from lit_aux.runs.runner import Runner
 

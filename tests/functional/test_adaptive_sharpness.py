@@ -1,9 +1,11 @@
 """The worst case in the box against the analytic one of quadratics."""
 
+import gc
 import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional import adaptive_sharpness
@@ -204,3 +206,29 @@ def test_half_precision_is_refused():
         ConfigurationError, match=r"parameters: torch.bfloat16 cannot hold changes of rho 0.001"
     ):
         adaptive_sharpness(lambda: weight.sum(), [weight], 1e-3)
+
+
+def test_memory_is_of_less_than_four_times_the_weights():
+    """Counted where a loss is computed and where its gradient is there."""
+    weights = [torch.rand(300, 1100, requires_grad=True), torch.rand(7, requires_grad=True)]
+    size = sum(weight.numel() * weight.element_size() for weight in weights)
+    held = {"loss": 0, "gradient": 0}
+
+    def count(where):
+        gc.collect()
+        alive = [thing for thing in gc.get_objects() if type(thing) is Tensor and thing.dtype != torch.uint8]
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in alive}
+        held[where] = max(held[where], sum(storages.values()) - before)
+
+    def loss():
+        count("loss")
+        return sum(weight.square().sum() for weight in weights)
+
+    before = 0
+    count("loss")
+    before, held["loss"] = held["loss"], 0
+    for weight in weights:
+        weight.register_hook(lambda slope: count("gradient"))
+    adaptive_sharpness(loss, weights, RHO, iterations=3)
+    assert 3 * size <= held["loss"] < 4 * size
+    assert held["gradient"] < (1 + 4) * size
