@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _CHOSEN_BY_USERS = ("OMP_", "GOMP_", "KMP_", "MKL_")
+_OF_RANKS = ("LOCAL_RANK", "RANK", "SLURM_PROCID")
+"""Of one of several processes that start together, each of which would count the others."""
 _SECONDS = 0.15
 """The kernel counts a core's time in hundredths of seconds: so many make a tenth of a core visible."""
 
@@ -112,7 +114,7 @@ def choose_threads(load: Load, environment: MutableMapping[str, str]) -> None:
         load: Watched for a while.
         environment: Variables; where the user has set one of OpenMP's, all is left as it is.
     """
-    if any(name.startswith(_CHOSEN_BY_USERS) for name in environment):
+    if any(name.startswith(_CHOSEN_BY_USERS) or name in _OF_RANKS for name in environment):
         return
     count, free = len(_allowed()), load.free()
     if free < count:

@@ -86,7 +86,14 @@ def test_what_others_compute_is_taken_off(
     line = f"threads: {free}, as others leave {free} of 4 cores free; OMP_NUM_THREADS sets it\n"
     assert capsys.readouterr().err == (line if free < 4 else "")
     assert variables == ({"OMP_NUM_THREADS": str(free)} if free < 4 else {})
-    for name in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "MKL_NUM_THREADS", "OMP_WAIT_POLICY"):
+    for name in (
+        "OMP_NUM_THREADS",
+        "GOMP_SPINCOUNT",
+        "KMP_BLOCKTIME",
+        "MKL_NUM_THREADS",
+        "OMP_WAIT_POLICY",
+        "LOCAL_RANK",
+    ):
         cores.choose_threads(cores.Load(), variables := {name: ""})
         assert variables == {name: ""}
 
