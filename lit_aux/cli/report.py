@@ -32,7 +32,9 @@ _OPTIONS: Options = {
     "out": Option("the page; report.html in the only folder that is given, else here"),
     "open": Option("open it in a browser, where there is a display", bool),
     "live": Option("write it again whenever the tables change, until Ctrl-C", bool),
-    "duplicates": Option("first, last or mean: what counts where rows of one run differ by more than 1 %%"),
+    "duplicates": Option(
+        "first, last or mean: what counts where rows of one run differ by more than a hundredth"
+    ),
 }
 
 

@@ -1,12 +1,11 @@
 """A page that is brought up to date while runs go on."""
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
 
-from lit_aux.errors import one_line
+from lit_aux.errors import ConfigurationError, one_line
 from lit_aux.outputs import check_output
 from lit_aux.pages.page import KIND, NAME, write_report
 from lit_aux.pages.sources import RESULTS
@@ -86,15 +85,19 @@ def follow(
         wait: Waits for some seconds.
     """
     known: object = None
+    said = ""
     try:
         while True:
-            with suppress(OSError):  # one is being replaced: the next time
+            try:
                 now = [
                     (path, found.st_mtime_ns, found.st_size) for path in files() for found in (path.stat(),)
                 ]
                 if now != known:
-                    write(SECONDS)
                     known = now
+                    write(SECONDS)
+            except (ConfigurationError, OSError) as error:  # a file is being replaced, say: it comes again
+                if said != (said := one_line(error)):
+                    print(f"note: the report is as it was: {said}", flush=True)
             wait(SECONDS)
     except KeyboardInterrupt:
         write(None)
