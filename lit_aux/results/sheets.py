@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -75,21 +75,13 @@ class Query:
         """Return every n_main, in order."""
         return sorted({row.get("n_main") for row in self.good}, key=lambda n: statistics.order("n_main", n))
 
-    def only(self, rows: Sequence[Row]) -> "Query":
-        """Return the same look at other rows."""
-        return replace(self, rows=rows)
-
     def name(self, treatment: statistics.Treatment) -> str:
         """Name a setup, with its rescale factor where several are used."""
         setup, factor = treatment
         return f"{setup or ''}" if factor is None or not self.factors else f"{setup or ''} s={factor:g}"
 
-    def number(self, stat: Stat | None) -> str:
-        """Write a mean and its standard error."""
-        return spelled_mean(stat, self.log)
-
     def kind(self) -> str:
-        """Say what :meth:`number` writes."""
+        """Say what is shown of each cell."""
         return f"{self.value}: {kind_of_mean(self.log)}"
 
 
@@ -108,7 +100,12 @@ def means(query: Query) -> Sheet:
         if not any(stats) and not any(cell.failed for cell in members):
             continue
         seeds, failed = _range(stat.seeds for stat in stats if stat), sum(cell.failed for cell in members)
-        numbers = [*map(query.number, stats), seeds, _converged(members, known), str(failed or "")]
+        numbers = [
+            *(spelled_mean(stat, query.log) for stat in stats),
+            seeds,
+            _converged(members, known),
+            str(failed or ""),
+        ]
         sheet.rows.append([*map(spelled, line), *numbers])
     return sheet.without_empty("setup", "converged", "failed")
 

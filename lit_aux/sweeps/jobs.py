@@ -19,7 +19,7 @@ _OF_PROGRAM: dict[str, tuple[str, ...]] = {
     "lit_aux.cli": (
         "lit_aux.cli.lightning_cli",
         "omegaconf",
-        "rich.table",
+        "rich.console",
         "lit_aux.reporting",
         "lit_aux.experiments.fit_rows",
         "lit_aux.experiments.student_report",
