@@ -203,54 +203,53 @@ class RegimeMap:
         ends = [level in NESTED for level in shown]
         style: Any = {"colors": [INK if end else GREY for end in ends], "zorder": 1}
         lines = axes.contour(*grid, levels=shown, linewidths=[1.3 if end else 0.5 for end in ends], **style)
-        spots = self._spots(shown)
-        names = axes.clabel(lines, fmt=minus, fontsize=6.5, colors=INK, inline_spacing=2, manual=spots)
         places = [self._place(points) for points in self.points]
-        taken = [text.get_position() for text in names]
-        self._name_regions(axes, [*taken, *(spot for place in places for spot in place.tolist())])
+        taken = torch.zeros(dependence.shape, dtype=torch.bool)
+        self._take(taken, [spot for place in places for spot in place.tolist()])
+        spots = self._spots(shown, taken)
+        axes.clabel(lines, fmt=minus, fontsize=6.5, colors=INK, inline_spacing=2, manual=spots)
+        self._name_regions(axes, taken)
         for number, (points, place) in enumerate(zip(self.points, places, strict=True)):
             look = MARKERS[number % len(MARKERS)]
             edge: Any = {"alpha": 0.7, "edgecolor": "white", "linewidth": 0.5, "clip_on": False}
-            areas = points.areas().tolist()
-            axes.scatter(
-                place[:, 0],
-                place[:, 1],
-                s=areas,
-                marker=look.marker,
-                color=look.colour,
-                zorder=3 + number,
-                **edge,
-            )
+            edge |= {"marker": look.marker, "color": look.colour, "zorder": 3 + number}
+            axes.scatter(place[:, 0], place[:, 1], s=points.areas().tolist(), **edge)
 
-    def _spots(self, levels: Sequence[float]) -> list[tuple[float, float]]:
-        """Return where lines cross falling diagonals, three in turn, so that their labels do not meet."""
+    def _spots(self, levels: Sequence[float], taken: Tensor) -> list[Sequence[float]]:
+        """Return where lines cross falling diagonals and have space for a label, the thick ones first."""
         x, y, dependence = self.grid
-        found = []
-        for number, level in enumerate(levels):
-            shift = (number % 3 - 1) * _RESOLUTION // 6
-            across = dependence.flip(1).diagonal(shift) > level
-            for i in (across[1:] != across[:-1]).nonzero()[:1, 0].tolist():
-                row, column = i + max(0, -shift), _RESOLUTION - 1 - i - max(0, shift)
-                found.append((float(x[column]), float(y[row])))
+        found: list[Sequence[float]] = []
+        for number, level in enumerate(sorted(levels, key=lambda level: level not in NESTED)):
+            for turn in range(3):
+                shift = ((number + turn) % 3 - 1) * _RESOLUTION // 6
+                above = dependence.flip(1).diagonal(shift) > level
+                crossings = (above[1:] != above[:-1]).nonzero()[:, 0].tolist()
+                cells = [(i + max(0, -shift), _RESOLUTION - 1 - i - max(0, shift)) for i in crossings]
+                free = [(float(x[column]), float(y[row])) for row, column in cells if not taken[row, column]]
+                if free:
+                    found.append(free[0])
+                    self._take(taken, free[:1])
+                    break
         return found
+
+    def _take(self, taken: Tensor, spots: Sequence[Sequence[float]]) -> None:
+        """Mark what is around spots as taken."""
+        for spot in spots:
+            column, row = (int((axis <= v).sum()) - 1 for axis, v in zip(self.grid, spot, strict=False))
+            taken[max(0, row - 8) : row + 9, max(0, column - 14) : column + 15] = True
 
     def _place(self, points: MapPoints) -> Tensor:
         """Return where points are drawn, (n, 2); what lies outside the axes goes to their edge."""
         pair = zip((points.beta_aux, points.beta), self.limits, strict=True)
         return torch.stack([values.clamp(10**low, 10**high) for values, (low, high) in pair], dim=1)
 
-    def _name_regions(self, axes: "Axes", taken: Sequence[Sequence[float]]) -> None:
+    def _name_regions(self, axes: "Axes", taken: Tensor) -> None:
         """Write the name of each region where it is widest, if there is space, and not over what is there."""
         from matplotlib.patheffects import withStroke
         from scipy.ndimage import distance_transform_edt  # type: ignore[import-untyped]
 
         x, y, _ = self.grid
-        found = self._bands()
-        for spot in taken:
-            row, column = (
-                int((axis <= value).sum()) - 1 for axis, value in zip((y, x), spot[::-1], strict=True)
-            )
-            found[max(0, row - 8) : row + 9, max(0, column - 14) : column + 15] = -1
+        found = self._bands().masked_fill(taken, -1)
         for index, (name, colour, _) in enumerate(BANDS):
             inside = torch.nn.functional.pad(found == index, (1, 1, 1, 1)).numpy()
             half = 0.014 * len(name) + 0.02, 0.035  # of its width and height, as shares of the map's

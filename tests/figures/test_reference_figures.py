@@ -19,7 +19,10 @@ from figure_helpers import (
     title,
 )
 
+from lit_aux.figures import Request
+
 pytestmark = needs_reference
+ARITHMETIC = Request(mean="arithmetic")
 FOLDER = Path(REFERENCE or "")
 
 
@@ -29,7 +32,7 @@ def drawn(monkeypatch):
 
 
 def test_diagonal_overlap(tmp_path, drawn):
-    lines = draw_figure("overlap", tmp_path / "a.png", [FOLDER / "diagonal_overlap.csv"])
+    lines = draw_figure("overlap", tmp_path / "a.png", [FOLDER / "diagonal_overlap.csv"], how=ARITHMETIC)
     rows = read(FOLDER / "diagonal_overlap.csv")
     points = 0
     for axes, overlap in zip(panels(drawn[0]), ("0", "20", "30", "40"), strict=True):
@@ -43,7 +46,7 @@ def test_diagonal_overlap(tmp_path, drawn):
 
 
 def test_relu_overlap_is_relative_to_the_baseline(tmp_path, drawn):
-    draw_figure("overlap", tmp_path / "a.svg", [FOLDER / "relu_overlap.csv"])
+    draw_figure("overlap", tmp_path / "a.svg", [FOLDER / "relu_overlap.csv"], how=ARITHMETIC)
     rows = read(FOLDER / "relu_overlap.csv")
     by_title = {}
     for row in rows:
@@ -126,7 +129,7 @@ def test_published_curves_lie_over_ours(tmp_path, drawn):
         for i, r in enumerate(rows)
     ]
     (tmp_path / "results.csv").write_text("\n".join([*text, ""]))
-    lines = draw_figure("overlap", tmp_path / "a.png", [tmp_path], FOLDER)
+    lines = draw_figure("overlap", tmp_path / "a.png", [tmp_path], FOLDER, how=ARITHMETIC)
     assert lines[1].endswith("; 56 published curves")
     whole = read(FOLDER / "relu_overlap.csv")
     zero = "|".join(["0.0"] * 6)

@@ -117,6 +117,16 @@ def test_the_map_makes_room_for_points():
     assert "rho = 0.9" in axes.get_title("left")
 
 
+def test_names_and_levels_keep_away_from_points():
+    beta = torch.logspace(-3, 3, 60, dtype=torch.float64)
+    axes = draw_regime_map("q", [MapPoints("a", beta, torch.full_like(beta, 0.1))], gamma=1e-3).axes[0]
+    assert {"nested", "lazy", "\N{MINUS SIGN}0.5"} <= {text.get_text() for text in axes.texts}
+    points = axes.transAxes.inverted().transform(axes.transData.transform(axes.collections[-1].get_offsets()))
+    for text in axes.texts:
+        place = axes.transAxes.inverted().transform(axes.transData.transform(text.get_position()))
+        assert (np.abs(points - place) > [0.05, 0.03]).any(axis=1).all(), text.get_text()
+
+
 def test_all_maps(tmp_path):
     figure = draw_regimes()
     assert save(figure, tmp_path / "regimes.png").stat().st_size < 100_000
