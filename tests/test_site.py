@@ -25,6 +25,7 @@ FLAGS = (
     *("--disable-component-update", "--disable-sync"),
 )
 OVERFLOWING = """
+for (const folded of document.querySelectorAll('article details')) folded.open = true;
 const width = document.documentElement.clientWidth;
 const scrolls = (e) => ['auto', 'scroll'].includes(getComputedStyle(e).overflowX);
 const inside = (e) => {  // a box that is scrolled by itself and lies on the page

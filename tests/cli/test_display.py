@@ -5,8 +5,11 @@ import webbrowser
 from pathlib import Path
 
 import pytest
+from jsonargparse import Namespace
 
+from lit_aux.cli import AuxiliaryCLI, lightning_cli, main
 from lit_aux.cli.display import has_display, open_file
+from lit_aux.run_folder import RunFolder
 
 VARIABLES = (
     *("CI", "SSH_CONNECTION", "SSH_CLIENT", "SSH_TTY", "SLURM_JOB_ID", "LOCAL_RANK", "LIT_AUX_DISPLAY"),
@@ -88,3 +91,26 @@ def test_no_browser_and_one_of_the_terminal_open_nothing(desktop: pytest.MonkeyP
 
     desktop.setattr(webbrowser, "get", none)
     assert not open_file(tmp_path)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_fit_opens_its_picture_where_that_was_asked_for(
+    asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, opened = RunFolder(tmp_path), []
+    folder.files = {"picture": str(tmp_path / "summary.png")}
+    monkeypatch.setattr("lit_aux.reporting.report", lambda _: folder)
+    monkeypatch.setattr(lightning_cli, "open_file", opened.append)
+    cli = AuxiliaryCLI.__new__(AuxiliaryCLI)
+    cli.subcommand, cli.trainer = "fit", None
+    cli.config = Namespace(fit=Namespace(open=asked))
+    cli.after_fit()
+    assert opened == ([tmp_path / "summary.png"] if asked else [])
+
+
+def test_the_option_is_yes_or_no_and_the_quickstart_asks(capsys: pytest.CaptureFixture[str]) -> None:
+    quickstart = Path(__file__).parents[2] / "configs/quickstart.yaml"
+    lightning_cli.check_fit(["--config", str(quickstart)])
+    assert "\nopen: true" in quickstart.read_text()
+    assert main(["fit", "--config", str(quickstart), "--open", "maybe"]) == 2
+    assert capsys.readouterr().err.strip() == "lit-aux: error: --open: 'maybe' is not true or false"

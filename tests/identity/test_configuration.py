@@ -58,6 +58,7 @@ def key(config: dict[str, Any]) -> str:
     [
         ("trainer.logger", "wandb", True),
         ("trainer.default_root_dir", "elsewhere", True),
+        ("open", True, True),
         ("trainer.callbacks", [], True),  # it measures only
         ("trainer.callbacks", None, True),
         ("trainer.profiler", "simple", True),
