@@ -124,9 +124,7 @@ class AuxiliaryCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what must agree."""
         parser.link_arguments("data", "model.init_args.tasks", compute_fn=tasks_of, apply_on="instantiate")
-        shown = (
-            "Open the picture of a fit when it is over, where there is a desktop (LIT_AUX_DISPLAY=0: never)."
-        )
+        shown = "Open the report of a fit at its end, where there is a desktop (LIT_AUX_DISPLAY=0: never)."
         parser.add_argument("--open", type=bool, default=False, help=shown)
 
     @staticmethod
@@ -232,11 +230,22 @@ class AuxiliaryCLI(LightningCLI):
 
             display(folder)  # type: ignore[no-untyped-call]
         if self._get(self.config, "open", default=False) and has_display():
-            from lit_aux.pages import write_report
-
-            open_file(write_report([folder], folder / "report.html"))
+            _open_report(folder)
         else:
             print(f"report: {shlex.join(['lit-aux', 'report', str(folder)])} --open")
+
+
+def _open_report(folder: Path) -> None:
+    """Write the page of a run, and open it; the run has ended well, whatever becomes of its page."""
+    from lit_aux.pages import write_report
+
+    try:
+        page = write_report([folder], folder / "report.html")
+    except ConfigurationError as error:
+        print(f"report: not written: {error}")
+        return
+    print(f"report: {page}")
+    open_file(page)
 
 
 class _ParsedOnly(AuxiliaryCLI):

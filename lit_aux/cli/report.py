@@ -1,10 +1,7 @@
 """``lit-aux report``: one HTML page of what runs left."""
 
 import gc
-import os
 import shlex
-import sys
-import webbrowser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
 
+from lit_aux.cli.display import open_file
 from lit_aux.cli.parser import Option, Options, command_parser, parse
 from lit_aux.errors import ConfigurationError
 from lit_aux.runs.duplicates import check_duplicates
@@ -76,7 +74,8 @@ def run(arguments: Sequence[str], wait: Callable[[float], object] = sleep) -> in
 
     with _uncollected():
         write(None)
-    print(f"report: {page}{_opened(page) if given.open else ''}", flush=True)
+    unseen = given.open and not open_file(page)
+    print(f"report: {page}{' (there is no display here: open it in a browser)' * unseen}", flush=True)
     if given.live:
         print("it is written again whenever tables change; Ctrl-C ends that", flush=True)
         follow(write, lambda: files_of_page(given.runs), wait)
@@ -93,15 +92,6 @@ def _uncollected() -> Iterator[None]:
     finally:
         if before:
             gc.enable()
-
-
-def _opened(page: Path) -> str:
-    """Open a page; return what to say where there is no browser to be seen."""
-    screens = ("DISPLAY", "WAYLAND_DISPLAY")
-    screen = sys.platform in ("darwin", "win32") or any(map(os.environ.get, screens))
-    if screen and webbrowser.open(page.resolve().as_uri()):
-        return ""
-    return " (there is no display here: open it in a browser)"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import sys
 import webbrowser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from jsonargparse import Namespace
@@ -93,19 +94,37 @@ def test_no_browser_and_one_of_the_terminal_open_nothing(desktop: pytest.MonkeyP
     assert not open_file(tmp_path)
 
 
-@pytest.mark.parametrize("asked", [True, False])
-def test_a_fit_opens_its_picture_where_that_was_asked_for(
-    asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("asked", "screen"), [(True, True), (True, False), (False, True)])
+def test_a_fit_opens_its_report_where_that_was_asked_for(
+    asked: bool,
+    screen: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder, opened = RunFolder(tmp_path), []
-    folder.files = {"picture": str(tmp_path / "summary.png")}
+    (tmp_path / "results.csv").write_text("run,setup,seed,accuracy\na,STL,0,0.5\n")
     monkeypatch.setattr("lit_aux.reporting.report", lambda _: folder)
     monkeypatch.setattr(lightning_cli, "open_file", opened.append)
+    monkeypatch.setattr(lightning_cli, "has_display", lambda: screen)
     cli = AuxiliaryCLI.__new__(AuxiliaryCLI)
-    cli.subcommand, cli.trainer = "fit", None
+    cli.subcommand, cli.trainer = "fit", SimpleNamespace(is_global_zero=True)
     cli.config = Namespace(fit=Namespace(open=asked))
     cli.after_fit()
-    assert opened == ([tmp_path / "summary.png"] if asked else [])
+    page = tmp_path / "report.html"
+    both = asked and screen
+    assert opened == ([page] if both else [])
+    assert page.is_file() == both
+    said = f"report: {page}" if both else f"report: lit-aux report {tmp_path} --open"
+    assert capsys.readouterr().out.splitlines()[-1] == said
+
+
+def test_a_page_that_cannot_be_written_breaks_no_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lightning_cli, "open_file", lambda _: pytest.fail("opened"))
+    lightning_cli._open_report(tmp_path)
+    assert "report: not written: " in capsys.readouterr().out
 
 
 def test_the_option_is_yes_or_no_and_the_quickstart_asks(capsys: pytest.CaptureFixture[str]) -> None:
