@@ -295,7 +295,7 @@ ONLY = {
 """Of scenes that are a second look at a command: the options that matter there."""
 _COMMON = (
     *("config", "seed_everything", "ckpt_path", "weights_only", "model", "data", "trainer", "print_config"),
-    *("model.help", "data.help"),
+    *("model.help", "data.help", "open"),
 )
 """Of all commands of Lightning's."""
 _NOT_OPTIONS = {"kwargs", "args", "params", "optimizer_", "self", "tasks_"}
