@@ -53,7 +53,7 @@ napoleon_use_ivar = True
 # inventories would have to be fetched, and the site builds without a network.
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(abc|collections|concurrent|lightning|numpy|os|pathlib|torch|torchmetrics)\..*"),
+    ("py:.*", r"(abc|collections|concurrent|contextlib|lightning|numpy|os|pathlib|torch|torchmetrics)\..*"),
     ("py:class", "Trainer|Tensor|Optimizer|LRScheduler|ArgsType|Metric|Figure|Axes"),
     # types of single parts that nobody needs to import
     (
