@@ -93,9 +93,12 @@ def dispatch(args: "ArgsType" = None) -> int:
     """
     words = sys.argv[1:] if args is None else args
     name = words[0] if isinstance(words, list) and words else ""
-    if name in ("-h", "--help") or (isinstance(words, list) and not words):
+    if isinstance(words, list) and not words:
+        print(help_text(), end="\n\n", flush=True)
+        raise unknown_command("")
+    if name in ("-h", "--help"):
         print(help_text())
-        raise SystemExit(0 if words else 2)
+        raise SystemExit(0)
     if isinstance(words, list) and not name.startswith("-"):
         command = COMMANDS.get(name)
         if command is None:
