@@ -10,6 +10,7 @@ from pathlib import Path
 _CHOSEN_BY_USERS = ("OMP_", "GOMP_", "KMP_", "MKL_")
 _OF_RANKS = ("LOCAL_RANK", "RANK", "SLURM_PROCID")
 """Of one of several processes that start together, each of which would count the others."""
+_ALONE = 0.35  # cores: less than this is what any machine does beside its work
 _SECONDS = 0.15
 """The kernel counts a core's time in hundredths of seconds: so many make a tenth of a core visible."""
 
@@ -66,6 +67,26 @@ def at_most(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+class ShortWork:
+    """Says with how many threads to do what takes less time than threads need to wake: copies of batches.
+
+    On a quiet machine all are worth while; where others compute, one of them is waited for far longer than
+    the work takes.
+    """
+
+    def __init__(self) -> None:
+        self._load = Load()
+        self._threads: int | None = 1
+
+    def threads(self) -> int | None:
+        """Return 1, or None for all; looked at again every few tenths of a second."""
+        if self._load.age > _SECONDS:
+            others = self._load.others()
+            self._threads = 1 if others is None or others > _ALONE else None
+            self._load = Load()
+        return self._threads
+
+
 class Load:
     """Watches what other processes compute, from when it is made."""
 
@@ -78,15 +99,24 @@ class Load:
         Waits until there is something to be seen. Where the system does not tell, all are free.
         """
         count = cores()
+        if count == 1:
+            return count
+        time.sleep(max(0.0, _SECONDS - self.age))
+        others = self.others()
+        return count if others is None else max(1, min(count, round(len(_allowed()) - others)))
+
+    @property
+    def age(self) -> float:
+        """Seconds since it is watched."""
+        return time.monotonic() - self._start[0]
+
+    def others(self) -> float | None:
+        """Return how many of the cores others have taken since; None where the system does not tell."""
         start, own, busy = self._start
-        if busy is None or count == 1:
-            return count
-        time.sleep(max(0.0, start + _SECONDS - time.monotonic()))
-        own, now = time.process_time() - own, _busy(_allowed())
-        if now is None:
-            return count
-        others = max(0.0, now - busy - own) / (time.monotonic() - start)
-        return max(1, min(count, round(len(_allowed()) - others)))
+        now = _busy(_allowed())
+        if busy is None or now is None:
+            return None
+        return max(0.0, now - busy - (time.process_time() - own)) / max(time.monotonic() - start, 1e-9)
 
 
 def _busy(these: set[int], stat: Path = Path("/proc/stat")) -> float | None:

@@ -98,6 +98,24 @@ def test_what_others_compute_is_taken_off(
         assert variables == {name: ""}
 
 
+def test_short_work_has_one_thread_where_others_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = 0.0
+    monkeypatch.setattr(cores, "_allowed", lambda: {0, 1})
+    monkeypatch.setattr(cores, "_busy", lambda _: time.process_time() + others * time.monotonic())
+    work = cores.ShortWork()
+    assert work.threads() == 1  # not known yet
+    for taken, threads in ((0.0, None), (1.0, 1), (0.1, None), (0.6, 1)):
+        others = taken
+        monkeypatch.setattr(work, "_load", cores.Load())
+        monkeypatch.setattr(cores, "_SECONDS", 0.02)
+        time.sleep(0.03)
+        assert work.threads() == threads
+        assert work.threads() == threads  # and for a while
+    monkeypatch.setattr(cores, "_busy", lambda _: None)
+    time.sleep(0.03)
+    assert work.threads() == 1
+
+
 def test_nothing_is_changed_where_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "_allowed", lambda: {0, 1})
     monkeypatch.setattr(cores, "_busy", lambda _: None)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_aux.cores import at_most
+from lit_aux.cores import ShortWork, at_most
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional._labels import MISSING
 from lit_aux.trees import selected
@@ -216,6 +216,7 @@ class ResumableLoader(ABC, Generic[Batch]):
 
 
 Transform = Callable[[Any], Any]
+_COPYING = ShortWork()
 
 
 class TaskLoader(ResumableLoader[tuple[Any, Tensor]]):
@@ -271,7 +272,7 @@ class InMemoryLoader(TaskLoader):
     @torch.no_grad()
     def fetch(self, indices: Tensor) -> tuple[Any, Tensor]:
         """Return ``(x, y)`` of the samples ``indices``."""
-        with at_most(1):  # a batch is copied before threads are awake, and others may keep them from a core
+        with at_most(_COPYING.threads()):
             return self.transform(selected(self.images, indices)), self.labels.index_select(0, indices)
 
 
