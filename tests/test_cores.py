@@ -130,8 +130,8 @@ def test_a_command_chooses_before_torch_is_there_alone(monkeypatch: pytest.Monke
     commands.dispatch(["sweep"])
     assert not chosen
     monkeypatch.delitem(sys.modules, "torch")
-    for name in ("table", "figures", "sweep", "reproduce"):
-        commands.dispatch([name])
+    for words in (["table"], ["figures"], ["sweep"], ["sweep", "--help"], ["reproduce"], ["regime", "-h"]):
+        commands.dispatch(words)
     assert chosen == [os.environ, os.environ]
 
 

@@ -103,7 +103,8 @@ def dispatch(args: "ArgsType" = None) -> int:
         command = COMMANDS.get(name)
         if command is None:
             raise unknown_command(name)
-        if (command.group != LOOK or name == "regime") and "torch" not in sys.modules:
+        computes = (command.group != LOOK or name == "regime") and not {"-h", "--help"} & {*words}
+        if computes and "torch" not in sys.modules:
             _choose_threads()
         if command.module != LIGHTNING:
             code: int = import_module(command.module).run(words[1:])
