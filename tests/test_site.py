@@ -6,7 +6,6 @@ names a folder that holds them.
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,15 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser_helpers import needs_browser, started
 
 DOCS = Path(__file__).parents[1] / "docs"
 GIVEN = os.environ.get("LIT_AUX_SITE")
 SITE = Path(GIVEN).resolve() if GIVEN else None  # before a test moves elsewhere
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-)
 OVERFLOWING = """
 for (const folded of document.querySelectorAll('article details')) folded.open = true;
 const width = document.documentElement.clientWidth;
@@ -44,7 +39,7 @@ return [...wide, ...found.slice(0, 3).map((e) => e.tagName + ': ' + e.textConten
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(find_spec("sphinx") is None and SITE is None, reason="Sphinx is in the group docs"),
-    pytest.mark.skipif(None in (CHROMIUM, DRIVER), reason="no chromium and chromium-driver"),
+    needs_browser,
 ]
 
 
@@ -61,17 +56,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
-    yield driver
-    driver.quit()
+    with started(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 def resize(browser: Any, width: int) -> None:

@@ -133,10 +133,11 @@ def test_trajectories_come_back() -> None:
 def test_measurements_of_callbacks(tmp_path: Path) -> None:
     """``wise_ft.csv``, ``trajectory.csv`` and ``regime.csv`` are written with names that others chose."""
     from lit_aux.callbacks import LayerDimensionality
-    from lit_aux.regimes.sweep import NUMBERS, FactorFit
+    from lit_aux.regimes.sweep import FactorFit
     from lit_aux.regimes.sweep_report import as_csv
+    from lit_aux.reporting import DIMENSIONS
 
-    numbers: dict[str, float] = dict.fromkeys(NUMBERS, -1.5)
+    numbers: dict[str, float] = dict.fromkeys(DIMENSIONS, -1.5)
     layer = LayerDimensionality("p", "=layer", verdict="lazy", note="", **numbers)
     text = as_csv(
         [FactorFit(factor=1.0, seed=0, layers=(layer,), val_accuracy=0.5, val_loss=-2.0, seconds=1.0)]

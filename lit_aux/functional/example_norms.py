@@ -73,7 +73,7 @@ def example_norms(
     passes: dict[str, _Pass] = {}
     with ExitStack() as hooks, torch.enable_grad():
         for name, layer in layers.items():
-            hooks.enter_context(_removed(layer.register_forward_hook(_recorder(name, passes))))
+            hooks.enter_context(layer.register_forward_hook(_recorder(name, passes)))
         found = losses()
     if not passes:
         return torch.zeros(len(found), dtype=torch.float64, device=found.device)
@@ -97,14 +97,6 @@ def example_norms(
         except NotByLayer as error:
             _refuse(name, str(error))
     return total
-
-
-class _removed(ExitStack):
-    """A handle of a hook that is removed at the end."""
-
-    def __init__(self, handle: Any) -> None:
-        super().__init__()
-        self.callback(handle.remove)
 
 
 def _refuse(name: str, why: str) -> NoReturn:

@@ -10,13 +10,11 @@ from lit_aux.errors import printable, shortened
 from lit_aux.pages.grid import MOST_LINES, Cell, Grid, number_of, setup_cell, spelled_number, text_cells
 from lit_aux.pages.links import Links
 from lit_aux.pages.sources import SUMMARY, Sources, called, newest
-from lit_aux.reporting import short_layer
+from lit_aux.reporting import DIMENSIONS, short_layer
 from lit_aux.results.selection import spelled
 from lit_aux.runs.typed import Row
 from lit_aux.verdicts import BORDERLINE, UNTRAINED, Verdict, near, verdict
 
-NUMBERS = ("pr_before", "pr_after", "ensd", "pr_ratio", "ensd_ratio")
-HEADS = ("PR before", "PR after", "ENSD", "PR ratio", "ENSD/PR")
 _MOST_SUMMARIES = 300
 _CELL = ("experiment", "task", "setup", "n_main", "rescale", "seed")
 _MOST_READ = 500  # summaries that are read for the verdicts that fits gave
@@ -96,7 +94,7 @@ def layers(sources: Sources, links: Links) -> Grid:
     usual thresholds.
     """
     labels = ["run", *_CELL, "phase", "layer"]
-    columns = [*labels, "verdict", *HEADS]
+    columns = [*labels, "verdict", *DIMENSIONS.values()]
     grid = Grid("What runs did to layers", columns, labels=len(labels), texts=frozenset({len(labels)}))
     measured = _measured(sources.measures)
     told: dict[Path, list[Layer]] = {}
@@ -138,7 +136,7 @@ def _measured(measures: Sequence[Row]) -> dict[str, list[dict[str, Any]]]:
     for row in measures:
         if row["phase"] is not None:
             phases.setdefault(row["run"], {})[row["phase"]] = None
-        if row["measure"] in NUMBERS and row["layer"] is not None:
+        if row["measure"] in DIMENSIONS and row["layer"] is not None:
             key = row["phase"], row["layer"]
             of_run = found.setdefault(row["run"], {})
             of_run.setdefault(key, {"phase": key[0], "layer": key[1]})[row["measure"]] = row["value"]
@@ -157,7 +155,7 @@ def _name(layer: Layer) -> tuple[str, str]:
 
 
 def _layer(layer: Layer) -> list[Cell]:
-    values = [number_of(layer.get(name)) for name in NUMBERS]
+    values = [number_of(layer.get(name)) for name in DIMENSIONS]
     word = _verdict(layer, values[3], values[4])
     shown = [f"{value:.2f}" if isfinite(value) else "-" for value in values]
     names = text_cells([str(layer.get("phase") or ""), short_layer(str(layer.get("layer", "")))])

@@ -9,8 +9,8 @@ from typing import Any
 
 from lit_aux.errors import ConfigurationError, one_line, printable
 from lit_aux.pages.grid import Grid, number_of
-from lit_aux.pages.layers import HEADS, NUMBERS
 from lit_aux.pages.pictures import Picture, drawn, of_file
+from lit_aux.reporting import DIMENSIONS
 from lit_aux.results.selection import spelled
 from lit_aux.results.sheet import Sheet
 from lit_aux.verdicts import BORDERLINE
@@ -112,12 +112,12 @@ def _factors(content: Mapping[str, Any], name: str) -> Sheet:
     """Return what each rescale factor did to the layer that a sweep is judged by."""
     said = content["conclusion"]
     layer = said["layer"]
-    columns = ["rescale", "fits", "val accuracy", "val loss", *HEADS, "verdict"]
+    columns = ["rescale", "fits", "val accuracy", "val loss", *DIMENSIONS.values(), "verdict"]
     sheet = Sheet(f"{layer} at each rescale factor, {name}", columns)
     for one in content["factors"]:
         found = one["layers"].get(layer)
         values = [number_of(one.get(key)) for key in ("val_accuracy", "val_loss")]
-        values += [nan if found is None else number_of(found.get(key)) for key in NUMBERS]
+        values += [nan if found is None else number_of(found.get(key)) for key in DIMENSIONS]
         word = "diverged" if found is None else str(found["verdict"])
         if found is not None and BORDERLINE in str(found.get("note", "")):
             word = f"({word})"

@@ -11,7 +11,8 @@ from typing import Any
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
-from rich.console import Console
+
+from lit_aux.run_folder import in_notebook
 
 _LOGGERS = ("utilities.rank_zero", "trainer.connectors.checkpoint_connector")
 _TIPS = (
@@ -108,5 +109,5 @@ def with_progress(callbacks: list[Callback], options: dict[str, Any]) -> list[Ca
     """
     wanted = options.get("enable_progress_bar") is not False and not options.get("barebones")
     chosen = any(isinstance(callback, ProgressBar) for callback in callbacks)
-    plain = wanted and not chosen and Console().is_jupyter and find_spec("ipywidgets") is None
+    plain = wanted and not chosen and in_notebook() and find_spec("ipywidgets") is None
     return [*callbacks, _OneLine()] if plain else callbacks

@@ -15,7 +15,7 @@ from lit_aux.errors import NonFiniteLossError
 from lit_aux.experiments.one_fit import Fit, fit_config
 from lit_aux.files import atomic_write
 from lit_aux.identity.configuration import named_code
-from lit_aux.reporting import short_layer
+from lit_aux.reporting import DIMENSIONS, short_layer
 from lit_aux.runs.engines import Engine, Here
 from lit_aux.runs.job import Job, Report, Row
 from lit_aux.runs.progress import Progress
@@ -24,7 +24,6 @@ from lit_aux.runs.table import run_hash
 
 Config = dict[str, Any]
 _WITHOUT_EFFECT = ("default_root_dir", "logger", "phase_store", "enable_progress_bar", "enable_model_summary")
-NUMBERS = ("pr_before", "pr_after", "ensd", "pr_ratio", "ensd_ratio")
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,7 @@ def _measured(summary: Config, task: str, factor: float, seed: int, seconds: flo
 
 def _layer(row: Mapping[str, Any]) -> LayerDimensionality:
     """Build a layer's row from JSON, where what is no number is null."""
-    numbers = {name: nan if row[name] is None else float(row[name]) for name in NUMBERS}
+    numbers = {name: nan if row[name] is None else float(row[name]) for name in DIMENSIONS}
     return LayerDimensionality(
         phase=row["phase"],
         layer=short_layer(row["layer"]),
@@ -202,5 +201,5 @@ def _read(path: Path) -> FactorFit | None:
 def _write(path: Path, done: FactorFit) -> None:
     content = asdict(done)
     for layer in content["layers"]:
-        layer |= {name: layer[name] if isfinite(layer[name]) else None for name in NUMBERS}
+        layer |= {name: layer[name] if isfinite(layer[name]) else None for name in DIMENSIONS}
     atomic_write(path, json.dumps(content, indent=2) + "\n")

@@ -15,7 +15,7 @@ from lit_aux.drawing.style import save
 from lit_aux.errors import unknown_name
 from lit_aux.files import atomic_write
 from lit_aux.outputs import written_to
-from lit_aux.regimes.sweep import NUMBERS, FactorFit
+from lit_aux.regimes.sweep import FactorFit
 from lit_aux.reporting import DIMENSIONS, borderline_note, short_layer
 from lit_aux.results.means import stat_of
 from lit_aux.results.sheet import Sheet, show
@@ -118,7 +118,7 @@ def _summary(factor: float, members: Sequence[FactorFit]) -> FactorSummary:
         name = rows[0].layer
         means = {
             key: nan if (mean := _mean(getattr(row, key) for row in rows)) is None else mean
-            for key in NUMBERS
+            for key in DIMENSIONS
         }
         verdict, agreement[name] = Counter(row.verdict for row in rows).most_common(1)[0]
         near = [row.note for row in rows if row.verdict == verdict and row.borderline]
@@ -251,12 +251,12 @@ def _verdict(one: FactorSummary, layer: str | None) -> str:
 def as_csv(fits: Sequence[FactorFit]) -> str:
     """Return every layer of every fit as the text of a CSV file."""
     measured = ("val_accuracy", "val_loss")
-    lines: list[list[Any]] = [["factor", "seed", "layer", *NUMBERS, "verdict", *measured]]
+    lines: list[list[Any]] = [["factor", "seed", "layer", *DIMENSIONS, "verdict", *measured]]
     for one in fits:
         values = [getattr(one, name) for name in measured]
         for row in one.layers:
-            numbers = [v if isfinite(v) else "" for v in (getattr(row, name) for name in NUMBERS)]
+            numbers = [v if isfinite(v) else "" for v in (getattr(row, name) for name in DIMENSIONS)]
             lines.append([one.factor, one.seed, row.layer, *numbers, row.verdict, *values])
         if not one.layers:
-            lines.append([one.factor, one.seed, "", *[""] * len(NUMBERS), "diverged", *values])
+            lines.append([one.factor, one.seed, "", *[""] * len(DIMENSIONS), "diverged", *values])
     return csv_of(lines)

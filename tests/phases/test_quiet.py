@@ -117,6 +117,6 @@ def test_a_notebook_without_widgets_gets_a_bar_that_it_can_show(
     jupyter: bool, widgets: bool, options: dict[str, Any], kind: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quiet, "find_spec", lambda _: object() if widgets else None)
-    monkeypatch.setattr(quiet, "Console", lambda: type("Of", (), {"is_jupyter": jupyter}))
+    monkeypatch.setattr(quiet, "in_notebook", lambda: jupyter)
     trainer = PhaseTrainer(accelerator="cpu", logger=False, **options)
     assert isinstance(trainer.progress_bar_callback, kind)
