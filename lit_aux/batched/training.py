@@ -133,7 +133,7 @@ def _tried(fits: Sequence[WaitingFit]) -> str:
         with fits[0].trainer.precision_plugin.train_step_context():
             off = stack.tried(stacked(inputs))
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        return f"the network cannot be batched: {first_line(str(error))}"
+        return f"the network cannot be batched: {first_line(error)}"
     finally:
         stack.release()
     least = max(_ALIKE.get(p.dtype, 0.0) for p in fits[0].module.net.parameters())

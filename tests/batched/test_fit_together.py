@@ -272,6 +272,12 @@ def test_a_network_of_another_kind_is_trained_alone(tmp_path: Path) -> None:
     assert "no other fit" in ends[1].reason
 
 
+def test_sixteen_fits_within_each_other(tmp_path: Path) -> None:
+    made: list[Made] = []
+    calls = [partial(fit, made, tmp_path / str(i), ResNet, 1.0, i, max_epochs=1) for i in range(16)]
+    assert [(end.error, end.reason) for end in fit_together(calls)] == [(None, "")] * 16
+
+
 def test_a_fit_that_cannot_begin_costs_the_others_nothing(tmp_path: Path) -> None:
     made: list[Made] = []
 
