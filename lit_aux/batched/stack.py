@@ -27,10 +27,11 @@ class NetworkStack:
 
     Each network goes on to hold its own parameters and buffers: they become views of their row of a stacked
     tensor, so that what an optimizer or an evaluation does to a network is done to the stack, and the other
-    way round. :meth:`release` gives them memory of their own again.
+    way round. ``release`` gives them memory of their own again.
 
     Args:
-        nets: Networks with ``forward_tasks``, alike in the sense of :func:`architecture`, on one device.
+        nets: Networks with ``forward_tasks``, on one device, that have the same layers, modes,
+            shapes, dtypes and parameters that train.
     """
 
     def __init__(self, nets: Sequence[nn.Module]) -> None:
@@ -54,7 +55,7 @@ class NetworkStack:
             inputs: Of each task, inputs (R, B, ...) of R networks, a tensor or a collection of tensors.
 
         Returns:
-            Of each task, outputs (R, B, ...), which :meth:`gradients` can differentiate.
+            Of each task, outputs (R, B, ...), which ``gradients`` can differentiate.
 
         Raises:
             RuntimeError: Of ``torch.func.vmap``, for networks that draw at random or that it cannot batch.
@@ -69,13 +70,13 @@ class NetworkStack:
         """Run every network in the batch and alone, leaving no trace.
 
         Args:
-            inputs: As for :meth:`forward`.
+            inputs: As for ``forward``.
 
         Returns:
             The largest difference of outputs, over the largest output; infinite where they are not alike.
 
         Raises:
-            RuntimeError: As for :meth:`forward`.
+            RuntimeError: As for ``forward``.
         """
         with torch.no_grad():
             together, _ = self._run(inputs)
@@ -105,7 +106,7 @@ class NetworkStack:
         """Return the gradients of each network's loss.
 
         Args:
-            losses: Scalars, of outputs of :meth:`forward`, at most one of each network.
+            losses: Scalars, of outputs of ``forward``, at most one of each network.
 
         Returns:
             For each network, gradients by the name that its parameter has in it; of parameters that no loss
