@@ -36,6 +36,7 @@ PACKAGES = [
     "callbacks",
     "phases",
     "modules",
+    "batched",
     "runs",
     "results",
     "experiments",

@@ -1,10 +1,22 @@
 """The fit loop of a phase, which also ends one that was cut off before its end."""
 
 from collections.abc import Callable
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, Protocol
 
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.loops.fit_loop import _FitLoop
+
+
+class Meeting(Protocol):
+    """Where fits wait for each other before their first epoch."""
+
+    def arrive(self, trainer: Any) -> None:
+        """Take a fit whose training has begun; it goes on from wherever it is when this returns."""
+
+
+MEETING: ContextVar[Meeting | None] = ContextVar("meeting", default=None)
+"""Where the fits of this process meet; None where each goes its own way."""
 
 
 class PhaseLoop(_FitLoop):
@@ -32,6 +44,13 @@ class PhaseLoop(_FitLoop):
         ends the epoch twice, and the order of the data is another from there on.
         """
         return False
+
+    def on_run_start(self) -> None:
+        """Begin; where fits meet, train with the others."""
+        super().on_run_start()
+        meeting = MEETING.get()
+        if meeting is not None and not self.at_end:
+            meeting.arrive(self.trainer)
 
     def run(self) -> None:
         """Train, or do the end of what was trained."""

@@ -1,0 +1,124 @@
+"""Several fits of one process that wait for each other before their last phase and train it together."""
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from lit_aux.batched.eligible import why_alone
+from lit_aux.batched.training import GlobalState, WaitingFit, train
+from lit_aux.phases.loop import MEETING
+
+_FRAMES = 400  # of Python for a fit that is begun within another
+
+
+@dataclass
+class End:
+    """How a fit ended.
+
+    Attributes:
+        error: What it raised; None where it went well.
+        reason: Why its last phase was trained alone; empty where it was trained in a batch.
+    """
+
+    error: Exception | None = None
+    reason: str = "it did not come to its last phase"
+
+
+def fit_together(fits: Sequence[Callable[[], Any]]) -> list[End]:
+    """Carry out fits such that their last phases are trained in one batch, where they can be.
+
+    Each fit is carried out as it is, with its own Trainer, module and data, up to the first step of its last
+    phase; there it waits until all others have come as far or have ended. Networks of one architecture then
+    pass forward and backward in one batch (``torch.func``, stacked weights and buffers), while losses,
+    metrics, optimizer steps, validation, callbacks, logs and the end of training are each fit's own. So a fit
+    ends as it would have alone, up to rounding. Checkpoints are written at the end of the phase alone, and
+    the time of the batch is divided among the fits.
+
+    What can be batched: ``PretrainFinetuneModule`` and ``SingleTaskModule`` on one device, in single or
+    double precision, with SGD, Adam or AdamW and no other callbacks than ``StopAtTrainingLoss``,
+    ``WeightRescaling``, ``RepresentationDimensionality`` and those that show or save. Networks that draw at
+    random as they run (dropout), and whatever else, are trained one after another.
+
+    Args:
+        fits: Functions that each call ``PhaseTrainer.fit`` once, and may do more.
+
+    Returns:
+        For each fit, in their order, its error and why it was not batched.
+
+    Example:
+        >>> from lit_aux.batched import fit_together
+        >>> fit_together([])
+        []
+    """
+    meeting = _Meeting(fits)
+    limit, token = sys.getrecursionlimit(), MEETING.set(meeting)
+    sys.setrecursionlimit(limit + _FRAMES * len(fits))
+    try:
+        meeting.begin_others()
+    finally:
+        MEETING.reset(token)
+        sys.setrecursionlimit(limit)
+    return meeting.ends
+
+
+class _Meeting:
+    """Begins each fit within the last one that waits, so that all are there before the first goes on."""
+
+    def __init__(self, fits: Sequence[Callable[[], Any]]) -> None:
+        self.ends = [End() for _ in fits]
+        self._left = deque(enumerate(fits))
+        self._begun: list[int] = []
+        self._waiting: dict[int, WaitingFit] = {}
+        self._over = False
+        self._share = 0.0
+
+    def begin_others(self) -> None:
+        """Carry out the fits that have not begun; some of them may wait, with the rest inside."""
+        while self._left:
+            number, fit = self._left.popleft()
+            self._begun.append(number)
+            state = GlobalState()
+            try:
+                fit()
+            except Exception as error:
+                self.ends[number].error = error
+            finally:
+                self._begun.pop()
+                state.restore()
+
+    def arrive(self, trainer: Trainer) -> None:
+        """Let the others come, train with them, and go on."""
+        owner: Any = trainer
+        if self._over or owner.phase_name != owner.lightning_module.phases[-1].name:
+            return
+        number = self._begun[-1]
+        if reason := why_alone(trainer):
+            self.ends[number].reason = reason
+            return
+        arrived = time.monotonic()
+        fit = self._waiting[number] = WaitingFit(trainer)
+        self.begin_others()
+        self._train()
+        owner._started += time.monotonic() - arrived - self._share
+        self.ends[number].reason = fit.reason
+        fit.resume()
+        if fit.error is not None:
+            raise fit.error
+
+    def _train(self) -> None:
+        """Train, once, all that wait."""
+        if self._over:
+            return
+        self._over = True
+        began = time.monotonic()
+        try:
+            train(list(self._waiting.values()))
+        except Exception as error:  # of the batch itself, memory say: no fit can go on from there
+            for fit in self._waiting.values():
+                fit.error = fit.error or error
+        self._share = (time.monotonic() - began) / len(self._waiting)
