@@ -1,13 +1,18 @@
 """Print every performance figure that the project claims, and its target.
 
     python scripts/benchmark.py [training loader dimensionality startup gpu students flow solver sweep
-                                diagnostics checkpoints optimizer runs]
-        [--cpu-time] [--repetitions N] [--quick]
+                                diagnostics checkpoints optimizer runs peers]
+        [--subject SUBJECT] [--cpu-time] [--repetitions N] [--quick]
 
 Ratios are medians over interleaved repetitions in one process. ``--cpu-time`` counts processor instead of
 wall-clock seconds, for a machine that is busy with other things (use it with ``OMP_NUM_THREADS=1``).
 ``--quick`` makes ``students``, ``flow``, ``solver``, ``sweep``, ``diagnostics``, ``checkpoints``,
-``optimizer`` and ``runs`` tiny: it shows that they run, and no figure means anything.
+``optimizer``, ``runs`` and ``peers`` tiny: it shows that they run, and no figure means anything.
+
+``peers`` compares with what people would use instead. Lightning, plain loops and what else is installed take
+part; the others come with
+
+    uv run --with-requirements scripts/peers/requirements.txt python scripts/benchmark.py peers
 """
 
 import argparse
@@ -28,6 +33,7 @@ from benchmarks.startup import benchmark_startup
 from benchmarks.students import benchmark_students
 from benchmarks.sweep import benchmark_sweep
 from benchmarks.training import benchmark_gpu, benchmark_training
+from peers.table import SUBJECTS, benchmark_peers
 
 Row = tuple[str, float, str]
 
@@ -44,10 +50,11 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = ["training", "loader", "dimensionality", "startup", "gpu", "students", "flow", "solver", "sweep"]
-    names += ["diagnostics", "checkpoints", "optimizer", "runs"]
+    names += ["diagnostics", "checkpoints", "optimizer", "runs", "peers"]
     parser.add_argument("which", nargs="*", choices=[*names, []], help="default: all")
     parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--quick", action="store_true", help="tiny students, to see that it runs")
+    parser.add_argument("--subject", action="append", choices=list(SUBJECTS), help="of peers; default: all")
     parser.add_argument("--repetitions", type=int, default=5)
     options = parser.parse_args()
     clock = time.process_time if options.cpu_time else time.perf_counter
@@ -66,6 +73,7 @@ def main() -> None:
         "checkpoints": lambda: benchmark_checkpoints(count, clock, options.quick),
         "optimizer": lambda: benchmark_optimizer(count, clock, options.quick),
         "runs": lambda: benchmark_runs(options.quick),
+        "peers": lambda: benchmark_peers(count, clock, options.quick, options.subject or list(SUBJECTS)),
     }
     print(f"\ntorch {torch.__version__}, {torch.get_num_threads()} threads of {os.cpu_count()} cores")
     print(f"{'what':86s} {'measured':>10s}  {'target':14s}", flush=True)

@@ -10,4 +10,4 @@ cp -r lit_aux "$tree/lit_aux"
 cp -r callbacks "$tree/lit_aux/callbacks"
 cp -r scripts "$tree/scripts"
 cd "$tree"
-MYPYPATH=.:scripts uv run --project "$root" mypy --explicit-package-bases --config-file "$root/pyproject.toml" --cache-dir "$root/.mypy_cache" lit_aux scripts/*.py scripts/benchmarks/*.py
+MYPYPATH=.:scripts uv run --project "$root" mypy --explicit-package-bases --config-file "$root/pyproject.toml" --cache-dir "$root/.mypy_cache" lit_aux scripts/*.py scripts/benchmarks/*.py scripts/peers/*.py

@@ -1,0 +1,21 @@
+"""Everything that is compared with what people would use instead, by subject."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from .comparison import Clock, Row
+from .few_shot import few_shot
+
+SUBJECTS: dict[str, Callable[[int, Clock, bool], list[Row]]] = {
+    "few-shot": few_shot,
+}
+
+
+def benchmark_peers(
+    repetitions: int = 5,
+    clock: Clock = time.perf_counter,
+    quick: bool = False,
+    subjects: Sequence[str] = tuple(SUBJECTS),
+) -> list[Row]:
+    """Return rows of what was measured, its value, and the target; ``quick`` tells nothing, but soon."""
+    return [row for name in subjects for row in SUBJECTS[name](repetitions, clock, quick)]
