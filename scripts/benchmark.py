@@ -9,10 +9,7 @@ wall-clock seconds, for a machine that is busy with other things (use it with ``
 ``--quick`` makes ``students``, ``flow``, ``solver``, ``sweep``, ``diagnostics``, ``checkpoints``,
 ``optimizer``, ``runs`` and ``peers`` tiny: it shows that they run, and no figure means anything.
 
-``peers`` compares with what people would use instead. Lightning, plain loops and what else is installed take
-part; the others come with
-
-    uv run --with-requirements scripts/peers/requirements.txt python scripts/benchmark.py peers
+``peers`` compares with what people would use instead: Lightning by hand, and plain loops.
 """
 
 import argparse

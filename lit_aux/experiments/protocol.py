@@ -73,6 +73,7 @@ def published(experiment: str, setup: str, axes: Mapping[str, Any], in_features:
     In ``diagonal-rescaling`` the factor s and the scale of small weights move together: a network that is
     trained from scratch starts at 1e-3 s, and after pretraining (from 1e-3, the same for every s) the weights
     are multiplied by s and the readouts set to 1e-3 s. So (s, scale) runs from (1, 1e-3) to (.001, 1e-6).
+    In ``relu-rescaling`` a network that is trained from scratch starts at 1e-3 s in both layers.
 
     Args:
         experiment: Name of a teacher-student experiment.
@@ -102,12 +103,14 @@ def published(experiment: str, setup: str, axes: Mapping[str, Any], in_features:
         )
     joint, whole = setup == "MTL", grid == "correlation"
     rows = axes["n_main"] + (1024 if joint else 0)
+    scale = 1e-3 * (axes["rescale"] if grid == "rescaling" and setup == "STL" else 1.0)
     slow = grid in ("sparsity", "rescaling") and not joint
     return Protocol(
         network="relu",
         in_features=in_features,
         hidden=1000,
         k_aux=k_aux,
+        init_scale=float(f"{scale:.12g}"),
         lr=0.1 if slow else 1.0,
         pretrain_lr=0.1,
         batch_size=None if whole else BATCH_RELU,

@@ -127,6 +127,15 @@ def test_diagonal_rescaling_moves_the_small_weights_too(s: float, scale: float) 
     assert tuned.protocol.init_scale == 1e-3  # one pretraining serves every s
 
 
+@pytest.mark.parametrize(("s", "scale"), [(0.01, 1e-5), (1, 1e-3), (100, 0.1)])
+def test_relu_rescaling_moves_the_start_of_single_task_training(s: float, scale: float) -> None:
+    choice = {"n_main": 16, "k_main": 5, "correlation": 0, "rescale": s}
+    scratch = only("relu-rescaling", setups="STL", **choice).protocol
+    tuned = only("relu-rescaling", setups="PT+FT", **choice).protocol
+    assert scratch.init_scale == scale
+    assert tuned.init_scale == tuned.readout_scale == 1e-3  # one pretraining serves every s
+
+
 def test_sparsity_shares_all_or_none() -> None:
     places = {(run.axes["k_main"], run.axes["overlap"]) for run in cells("diagonal-sparsity")}
     assert places == {(k, shared) for k in (5, 10, 20, 30, 40) for shared in (0, k)}
