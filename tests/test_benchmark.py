@@ -52,6 +52,15 @@ def test_checkpoints_are_benchmarked() -> None:
 
 
 @pytest.mark.slow
+def test_few_shot_finetuning_is_benchmarked() -> None:
+    from peers.table import benchmark_peers
+
+    rows = {what: value for what, value, _ in benchmark_peers(1, quick=True)}
+    assert all(0 < value < 1e5 for value in rows.values())
+    assert any("times as fast as plain Lightning" in what for what in rows)
+
+
+@pytest.mark.slow
 def test_the_sweep_is_benchmarked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

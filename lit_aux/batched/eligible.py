@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW
 
 from lit_aux.callbacks import RepresentationDimensionality, StopAtTrainingLoss, WeightRescaling
+from lit_aux.identity.encoder import HOOKS
 from lit_aux.modules import PretrainFinetuneModule, SingleTaskModule
 from lit_aux.phases.callback_list import PhaseKeeper
 from lit_aux.phases.checkpoint import PhaseCheckpoint
@@ -17,7 +18,6 @@ from lit_aux.phases.checkpoint import PhaseCheckpoint
 _CALLBACKS = (PhaseKeeper, PhaseCheckpoint, StopAtTrainingLoss, WeightRescaling, RepresentationDimensionality)
 _SHOWN = (ModelSummary, ProgressBar)
 _TRANSFERS = ("on_before_batch_transfer", "on_after_batch_transfer", "transfer_batch_to_device")
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def why_alone(trainer: Trainer) -> str | None:
@@ -65,7 +65,7 @@ def _of_network(net: nn.Module) -> str | None:
     for name, layer in net.named_modules():
         if layer._compiled_call_impl is not None or hasattr(layer, "_orig_mod"):
             return "the network is compiled"
-        if any(getattr(layer, hooks, None) for hooks in _HOOKS):
+        if any(getattr(layer, hooks, None) for hooks in HOOKS):
             return f"layer {name!r} has hooks"
         held = [key for key, value in vars(layer).items() if isinstance(value, Tensor)]
         if held:

@@ -1,11 +1,14 @@
 """Networks of one architecture as one: weights and buffers stacked, passes through all of them at once."""
 
 from collections.abc import Hashable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+
+from lit_aux.trees import mapped
 
 State = dict[str, Tensor]
 
@@ -83,7 +86,7 @@ class NetworkStack:
             worst = 0.0
             for row, net in enumerate(self._wrapped):
                 own: State = {**dict(net.named_parameters()), **_copies(dict(net.named_buffers()))}
-                alone = functional_call(net, own, (row_of(inputs, row),))
+                alone = functional_call(net, own, (mapped(inputs, itemgetter(row)),))
                 for task, outputs in alone.items():
                     scale = float(outputs.abs().max()) or 1.0
                     worst = max(worst, float((outputs - together[task][row]).abs().max()) / scale)
@@ -153,13 +156,6 @@ def stacked(values: Sequence[Any]) -> Any:
     if isinstance(first, list | tuple):
         return tuple(stacked(parts) for parts in zip(*values, strict=True))
     return torch.stack(list(values))
-
-
-def row_of(value: Any, row: int) -> Any:
-    """Return one row of what :func:`stacked` returned."""
-    if isinstance(value, Mapping):
-        return {key: row_of(inner, row) for key, inner in value.items()}
-    return tuple(row_of(inner, row) for inner in value) if isinstance(value, tuple) else value[row]
 
 
 def architecture(net: nn.Module) -> Hashable:

@@ -14,9 +14,9 @@ from lit_aux.batched.stack import NetworkStack, architecture, stacked
 from lit_aux.callbacks.probe import training_batches, transfer
 from lit_aux.errors import first_line
 from lit_aux.phases.checkpoint import PhaseCheckpoint
+from lit_aux.phases.phase import SEED_VARIABLES
 from lit_aux.phases.state import random_state, restore_random_state
 
-_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 _ALIKE = {torch.float32: 1e-2, torch.float64: 1e-8}
 """How far outputs in a batch may be from those alone, for a network to count as one that can be batched."""
 
@@ -26,7 +26,7 @@ class GlobalState:
 
     def __init__(self) -> None:
         self._random = random_state()
-        self._variables = {name: os.environ.get(name) for name in _VARIABLES}
+        self._variables = {name: os.environ.get(name) for name in SEED_VARIABLES}
 
     def restore(self) -> None:
         """Put them back."""

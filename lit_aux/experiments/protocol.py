@@ -83,15 +83,16 @@ def published(experiment: str, setup: str, axes: Mapping[str, Any], in_features:
         k_aux: Non-zero entries, or units, of the auxiliary teacher.
     """
     network, _, grid = experiment.partition("-")
+    scale = 1e-3
+    if grid == "rescaling" and "rescale" in axes:
+        scale = float(f"{scale * axes['rescale']:.12g}")  # 1e-06, not 1.0000000000000002e-06
+    init_scale = 1e-3 if setup.startswith("PT+FT") else scale
     if network == "diagonal":
-        scale = 1e-3
-        if grid == "rescaling":
-            scale = float(f"{scale * axes['rescale']:.12g}")  # 1e-06, not 1.0000000000000002e-06
         return Protocol(
             network="diagonal",
             in_features=in_features,
             k_aux=k_aux,
-            init_scale=1e-3 if setup.startswith("PT+FT") else scale,
+            init_scale=init_scale,
             readout_scale=scale,
             lr=0.1,
             pretrain_lr=0.5,
@@ -103,14 +104,13 @@ def published(experiment: str, setup: str, axes: Mapping[str, Any], in_features:
         )
     joint, whole = setup == "MTL", grid == "correlation"
     rows = axes["n_main"] + (1024 if joint else 0)
-    scale = 1e-3 * (axes["rescale"] if grid == "rescaling" and setup == "STL" else 1.0)
     slow = grid in ("sparsity", "rescaling") and not joint
     return Protocol(
         network="relu",
         in_features=in_features,
         hidden=1000,
         k_aux=k_aux,
-        init_scale=float(f"{scale:.12g}"),
+        init_scale=init_scale,
         lr=0.1 if slow else 1.0,
         pretrain_lr=0.1,
         batch_size=None if whole else BATCH_RELU,

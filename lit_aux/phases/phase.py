@@ -60,7 +60,8 @@ _TEXTS: dict[str, tuple[str | None, ...]] = {
     "restore_mode": ("min", "max", None),
 }
 _LISTS = ("stop_on", "tasks")
-_SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+"""What Lightning keeps the global seed in."""
 _SANE = Range(least=-1e10, most=1e10)
 """Of what optimizers take; torch lets infinities and NaN pass in many places."""
 _PERIODS = ("step_size", "T_max", "T_0", "total_steps", "total_iters")
@@ -366,7 +367,7 @@ class Phase(PhaseSettings):
         seed = self.seed()
         if seed is None:
             return
-        kept = {name: os.environ[name] for name in _SEED_VARIABLES if name in os.environ}
+        kept = {name: os.environ[name] for name in SEED_VARIABLES if name in os.environ}
         pl.seed_everything(seed, verbose=False)
         os.environ.update(kept)
 

@@ -51,7 +51,6 @@ def compare(
     ways: Mapping[str, Way],
     targets: Mapping[str, str],
     repetitions: int,
-    warm: bool = True,
 ) -> list[Row]:
     """Time ways in turns, each in a folder of its own; return a row for each, ratios and how losses differ.
 
@@ -61,16 +60,14 @@ def compare(
         ways: What does it, by name; the first is ours.
         targets: By name, of how many times as fast ours is (``>=``), or of its share of their time (``<=``).
         repetitions: How many turns count.
-        warm: Whether a turn before them, which does not count, warms up.
     """
     found: dict[str, list[Outcome]] = {name: [] for name in ways}
-    for turn in range(0 if warm else 1, repetitions + 1):
-        names = [*ways]
-        for name in names if turn % 2 else names[::-1]:  # none always finds the processor cool
+    names = [*ways]
+    for turn in range(repetitions):
+        for name in names[::-1] if turn % 2 else names:  # none always finds the processor cool
             with TemporaryDirectory() as folder:
                 outcome = ways[name](Path(folder))
-            if turn:
-                found[name].append(outcome)
+            found[name].append(outcome)
     factor = _UNITS[unit.partition(" ")[0]]
     rows = [
         (f"{what}, {name}: {unit}", factor * median(o.seconds for o in outcomes), "")

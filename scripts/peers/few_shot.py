@@ -174,4 +174,4 @@ def few_shot(repetitions: int, clock: Clock, quick: bool) -> list[Row]:
         targets = {"plain Lightning": ">= 1.6", "a bare loop": "<= 1.15"}
         targets["the same without re-estimation"] = "<= 1.15"
         what = f"{IMAGES} images, {epochs} epochs"
-        return compare(what, "ms an epoch", ways, targets, repetitions, warm=False)
+        return compare(what, "ms an epoch", ways, targets, repetitions)
