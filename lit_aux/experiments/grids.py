@@ -183,7 +183,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         _relu(
             "rescaling",
             "as sparsity, first layer rescaled after pretraining",
-            seconds=5.0,
+            seconds=0.93,
             short="--setups STL --seeds 0 --n-main 64",
             default_setups=("STL", "PT+FT"),
             rescale_setups=("STL", "PT+FT", "PT+FT (LP)", "PT+FT (NTK)"),
