@@ -4,6 +4,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelSummary, ProgressBar
+from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from lit_aux.phases.callback_list import PhaseKeeper
 from lit_aux.phases.checkpoint import PhaseCheckpoint
 
 _CALLBACKS = (PhaseKeeper, PhaseCheckpoint, StopAtTrainingLoss, WeightRescaling, RepresentationDimensionality)
-_SHOWN = (ModelSummary, ProgressBar)
+_SHOWN = (ModelSummary, ProgressBar, SaveConfigCallback)
 _TRANSFERS = ("on_before_batch_transfer", "on_after_batch_transfer", "transfer_batch_to_device")
 
 

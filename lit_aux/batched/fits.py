@@ -4,7 +4,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -14,6 +16,10 @@ from lit_aux.batched.training import GlobalState, WaitingFit, train
 from lit_aux.phases.loop import MEETING
 
 _FRAMES = 400  # of Python for a fit that is begun within another
+Turn = Callable[[int], AbstractContextManager[Any]]
+"""By the number of a fit, what is entered whenever it does something of its own, its own output say."""
+Tell = Callable[[int, int], object]
+"""Is told after every step how many fits still train, and the steps of the one that has taken most."""
 
 
 @dataclass
@@ -23,13 +29,17 @@ class End:
     Attributes:
         error: What it raised; None where it went well.
         reason: Why its last phase was trained alone; empty where it was trained in a batch.
+        broken: Whether the batch as a whole failed, for lack of memory say: the fit may do well alone.
     """
 
     error: Exception | None = None
     reason: str = "it did not come to its last phase"
+    broken: bool = False
 
 
-def fit_together(fits: Sequence[Callable[[], Any]]) -> list[End]:
+def fit_together(
+    fits: Sequence[Callable[[], Any]], turn: Turn = nullcontext, tell: Tell | None = None
+) -> list[End]:
     """Carry out fits such that their last phases are trained in one batch, where they can be.
 
     Each fit is carried out as it is, with its own Trainer, module and data, up to the first step of its last
@@ -46,6 +56,11 @@ def fit_together(fits: Sequence[Callable[[], Any]]) -> list[End]:
 
     Args:
         fits: Functions that each call ``PhaseTrainer.fit`` once, and may do more.
+        turn: Called with a fit's number; what it gives is entered whenever that fit does something of its
+            own: all of its function, and its part of what is done in the batch. Contexts of fits that were
+            begun later lie within those of the earlier ones.
+        tell: Called after every step of a batch, with the number of fits that still train, and the steps
+            that the furthest of them has taken.
 
     Returns:
         For each fit, in their order, its error and why it was not batched.
@@ -55,7 +70,7 @@ def fit_together(fits: Sequence[Callable[[], Any]]) -> list[End]:
         >>> fit_together([])
         []
     """
-    meeting = _Meeting(fits)
+    meeting = _Meeting(fits, turn, tell)
     limit, token = sys.getrecursionlimit(), MEETING.set(meeting)
     sys.setrecursionlimit(limit + _FRAMES * len(fits))
     try:
@@ -69,8 +84,9 @@ def fit_together(fits: Sequence[Callable[[], Any]]) -> list[End]:
 class _Meeting:
     """Begins each fit within the last one that waits, so that all are there before the first goes on."""
 
-    def __init__(self, fits: Sequence[Callable[[], Any]]) -> None:
+    def __init__(self, fits: Sequence[Callable[[], Any]], turn: Turn, tell: Tell | None) -> None:
         self.ends = [End() for _ in fits]
+        self._turn, self._tell = turn, tell
         self._left = deque(enumerate(fits))
         self._begun: list[int] = []
         self._waiting: dict[int, WaitingFit] = {}
@@ -84,7 +100,8 @@ class _Meeting:
             self._begun.append(number)
             state = GlobalState()
             try:
-                fit()
+                with self._turn(number):
+                    fit()
             except Exception as error:
                 self.ends[number].error = error
             finally:
@@ -101,11 +118,11 @@ class _Meeting:
             self.ends[number].reason = reason
             return
         arrived = time.monotonic()
-        fit = self._waiting[number] = WaitingFit(trainer)
+        fit = self._waiting[number] = WaitingFit(trainer, partial(self._turn, number))
         self.begin_others()
         self._train()
         owner._started += time.monotonic() - arrived - self._share
-        self.ends[number].reason = fit.reason
+        self.ends[number].reason, self.ends[number].broken = fit.reason, fit.broken
         fit.resume()
         if fit.error is not None:
             raise fit.error
@@ -116,9 +133,5 @@ class _Meeting:
             return
         self._over = True
         began = time.monotonic()
-        try:
-            train(list(self._waiting.values()))
-        except Exception as error:  # of the batch itself, memory say: no fit can go on from there
-            for fit in self._waiting.values():
-                fit.error = fit.error or error
+        train(list(self._waiting.values()), self._tell)
         self._share = (time.monotonic() - began) / len(self._waiting)

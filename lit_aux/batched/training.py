@@ -1,8 +1,8 @@
 """Epochs of several fits at a time, their networks' passes in one batch and all else each fit's own."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -51,17 +51,27 @@ class Batch:
 class WaitingFit:
     """A fit before its first epoch, or between two of its epochs.
 
+    Args:
+        trainer: Its Trainer.
+        own: What is entered whenever it does something of its own.
+
     Attributes:
         trainer: Its Trainer.
         error: What went wrong in it; None so far.
         reason: Why it is not trained in a batch; empty where it is.
+        broken: Whether what went wrong is the batch's fault.
+        batch: What it trains on next; None before its first epoch and after its last.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
+    def __init__(
+        self, trainer: Trainer, own: Callable[[], AbstractContextManager[Any]] = nullcontext
+    ) -> None:
+        self.trainer, self._own = trainer, own
         self.module: Any = trainer.lightning_module
         self.error: Exception | None = None
         self.reason = ""
+        self.broken = False
+        self.batch: Batch | None = None
         self._state = GlobalState()
 
     @property
@@ -79,7 +89,8 @@ class WaitingFit:
         """Let this fit do something of its own, with its own random state; what goes wrong is its alone."""
         self._state.restore()
         try:
-            yield
+            with self._own():
+                yield
         except Exception as error:
             self.error = error
         finally:
@@ -89,13 +100,33 @@ class WaitingFit:
         """Let the process go on with this fit's random state."""
         self._state.restore()
 
-    def take(self) -> Batch:
-        """Take the next batch from the loader, on the device."""
+    def begin_epoch(self) -> None:
+        """Begin an epoch, and take its first batch."""
+        self.loop.on_advance_start()
+        self.epoch.reset()
+        self.epoch.on_run_start(self.loop._data_fetcher)
+        self._take()
+
+    def to_next_batch(self) -> None:
+        """Do what Lightning's loops do between two steps, whatever lies between; take the next batch."""
+        self.epoch.on_advance_end(self.loop._data_fetcher)
+        self.epoch.on_iteration_done()
+        self.batch = None
+        if not self.epoch.done:
+            self._take()
+            return
+        self.loop.on_advance_end()
+        self.loop.on_iteration_done()
+        if not self.loop.done:
+            self.begin_epoch()
+
+    def _take(self) -> None:
         content, _, _ = next(self.loop._data_fetcher)
-        return Batch(transfer(self.trainer, self.module, content), self.loop._data_fetcher.done)
+        content = transfer(self.trainer, self.module, content)
+        self.batch = Batch(content, self.loop._data_fetcher.done)
 
 
-def train(fits: Sequence[WaitingFit]) -> None:
+def train(fits: Sequence[WaitingFit], tell: Callable[[int, int], object] | None = None) -> None:
     """Train fits to the end of their phase, those of one architecture in one batch.
 
     What cannot be batched is left as it is, with a ``reason``. A fit that is batched has been trained as it
@@ -104,6 +135,8 @@ def train(fits: Sequence[WaitingFit]) -> None:
 
     Args:
         fits: Those that wait.
+        tell: Called after every step with the number of fits that still train, and the steps of the one
+            that has taken most.
     """
     kinds: dict[Any, list[WaitingFit]] = {}
     for fit in fits:
@@ -111,12 +144,17 @@ def train(fits: Sequence[WaitingFit]) -> None:
         kinds.setdefault(key, []).append(fit)
     for alike in kinds.values():
         reason = "no other fit has the same network and number of batches"
-        if len(alike) > 1:
-            reason = _tried(alike)
+        try:
+            if len(alike) > 1:
+                reason = _tried(alike)
+            if not reason:
+                _train(alike, tell)
+        except Exception as error:  # of the batch itself, memory say: no fit can go on from there
+            for fit in alike:
+                if fit.error is None and not fit.loop.done:
+                    fit.error, fit.broken = error, True
         for fit in alike:
             fit.reason = reason
-        if not reason:
-            _train(alike)
 
 
 def _tried(fits: Sequence[WaitingFit]) -> str:
@@ -140,94 +178,73 @@ def _tried(fits: Sequence[WaitingFit]) -> str:
     return "" if off <= least else "the network gives other outputs in a batch than alone"
 
 
-def _train(fits: list[WaitingFit]) -> None:
+def _train(fits: list[WaitingFit], tell: Callable[[int, int], object] | None) -> None:
     """Train until every fit has ended or failed; checkpoints are written at the phase's end alone."""
     callbacks = {fit: list(fit.trainer.callbacks) for fit in fits}  # type: ignore[attr-defined]
     for fit, own in callbacks.items():
         kept = [callback for callback in own if not isinstance(callback, PhaseCheckpoint)]
         fit.trainer.callbacks = kept  # type: ignore[attr-defined]
-    going, stack = list(fits), NetworkStack([fit.module.net for fit in fits])
     try:
+        for fit in fits:
+            with fit.turn():
+                fit.begin_epoch()
+        going = _going(fits)
         while going:
-            _run_epoch(going, stack)
-            left = [fit for fit in going if fit.error is None and not fit.loop.done]
-            if len(left) < len(going):
+            stack = NetworkStack([fit.module.net for fit in going])
+            try:
+                left = going
+                while len(left) == len(going):
+                    _step(going, stack)
+                    left = _going(going)
+                    if tell is not None:
+                        tell(len(left), max(fit.trainer.global_step for fit in going))
+            finally:
                 stack.release()
-                stack = NetworkStack([fit.module.net for fit in left]) if left else stack
             going = left
     finally:
-        stack.release()
         for fit, own in callbacks.items():
             fit.trainer.callbacks = own  # type: ignore[attr-defined]
 
 
-def _run_epoch(fits: Sequence[WaitingFit], stack: NetworkStack) -> None:
-    """Run an epoch of every fit, in the order of Lightning's own loops."""
-    for fit in fits:
-        with fit.turn():
-            fit.loop.on_advance_start()
-            fit.epoch.reset()
-            fit.epoch.on_run_start(fit.loop._data_fetcher)
-    while any(fit.error is None and not fit.epoch.done for fit in fits):
-        _step(fits, stack)
-        for fit in fits:
-            if fit.error is None:
-                with fit.turn():
-                    fit.epoch.on_advance_end(fit.loop._data_fetcher)
-                    fit.epoch.on_iteration_done()
-    for fit in fits:
-        if fit.error is None:
-            with fit.turn():
-                fit.loop.on_advance_end()
-                fit.loop.on_iteration_done()
+def _going(fits: Sequence[WaitingFit]) -> list[WaitingFit]:
+    return [fit for fit in fits if fit.error is None and fit.batch is not None]
 
 
 def _step(fits: Sequence[WaitingFit], stack: NetworkStack) -> None:
     """Take a step of every fit: passes through the networks together, loss and optimizer each its own."""
-    batches: list[Batch | None] = [None] * len(fits)
-    for row, fit in enumerate(fits):
-        if fit.error is None:
-            with fit.turn():
-                batches[row] = fit.take()
-    some = next((batch for batch in batches if batch is not None), None)
-    if some is None:
-        return
-    # one that has failed computes on another's batch until the epoch's end; nobody looks at it
-    inputs = [{task: x for task, (x, _) in (batch or some).content.items()} for batch in batches]
+    inputs = [{task: x for task, (x, _) in fit.batch.content.items()} for fit in fits if fit.batch]
     with fits[0].trainer.precision_plugin.train_step_context():
         outputs = stack.forward(stacked(inputs))
     losses: dict[int, Any] = {}
-    for row, (fit, batch) in enumerate(zip(fits, batches, strict=True)):
-        if batch is not None and fit.error is None:
-            with fit.turn():
-                losses[row] = _loss(fit, batch, {task: rows[row] for task, rows in outputs.items()})
+    for row, fit in enumerate(fits):
+        with fit.turn():
+            losses[row] = _loss(fit, {task: rows[row] for task, rows in outputs.items()})
     gradients = stack.gradients(list(losses.values())) if losses else []
     for row, loss in losses.items():
-        batch = batches[row]
-        assert batch is not None
-        with fits[row].turn():
-            _advance(fits[row], batch, loss.detach(), stack, row, gradients[row])
+        fit = fits[row]
+        with fit.turn():
+            _advance(fit, loss.detach(), stack, row, gradients[row])
+            fit.to_next_batch()
 
 
-def _loss(fit: WaitingFit, batch: Batch, outputs: dict[str, Any]) -> Any:
+def _loss(fit: WaitingFit, outputs: dict[str, Any]) -> Any:
     """Return the loss of a fit's own training step, given what its network has put out."""
     fit.module.training_outputs = lambda inputs: outputs
     try:
-        fit.trainer._logger_connector.on_batch_start(batch.content)
+        content = fit.batch.content if fit.batch else None
+        fit.trainer._logger_connector.on_batch_start(content)
         number = fit.epoch.batch_idx + 1
-        return call._call_strategy_hook(fit.trainer, "training_step", batch.content, number)
+        return call._call_strategy_hook(fit.trainer, "training_step", content, number)
     finally:
         del fit.module.training_outputs
 
 
-def _advance(
-    fit: WaitingFit, batch: Batch, loss: Any, stack: NetworkStack, row: int, gradients: dict[str, Any]
-) -> None:
+def _advance(fit: WaitingFit, loss: Any, stack: NetworkStack, row: int, gradients: dict[str, Any]) -> None:
     """Let Lightning's loop take the step, with a loss and gradients that are there already."""
     module = fit.module
     module.training_step = lambda *_, **__: loss
     module.backward = lambda *_, **__: stack.give(row, gradients)
     try:
-        fit.epoch.advance(batch)
+        fit.epoch.advance(fit.batch)
     finally:
         del module.training_step, module.backward

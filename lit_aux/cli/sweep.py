@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from lit_aux.ranges import MOST_JOBS, whole
 from lit_aux.runs.batch import run_batch
 from lit_aux.runs.engines import Processes, check_for_cluster, workers_of
 from lit_aux.runs.job import CLUSTER, Job
+from lit_aux.sweeps.batches import MOST_TOGETHER, batches, why_not
 from lit_aux.sweeps.file import SweepFile, read_sweep
 from lit_aux.sweeps.jobs import LitAux, jobs_of
 from lit_aux.sweeps.points import MOST_RUNS, points
@@ -31,6 +33,11 @@ _OPTIONS: Options = {
     "count": Option("most runs; how many to draw in a random sweep", int | None),
     "seed": Option("of the draws of a random sweep", int, 0),
     "method": Option("in place of the file's, as for one that says bayes", Literal["grid", "random"] | None),
+    "batch_runs": Option(
+        "most runs that finetune in one batch, on a GPU: such as differ in factor, seed or optimizer",
+        int,
+        1,
+    ),
     "logger": Option(
         "of the runs; csv where the file has wandb", Literal["csv", "tensorboard", "wandb"] | None
     ),
@@ -127,7 +134,8 @@ def run(arguments: Sequence[str], lit_aux: LitAux | None = None, check: Check | 
             with named(table, live=False):
                 return collect(jobs, table)
         with named(table, given.live) as page:
-            return run_batch(jobs, table, engine or workers_of(given.cluster), given.retry, page)
+            arrange = _arrangement(given.batch_runs, runs)
+            return run_batch(jobs, table, engine or workers_of(given.cluster), given.retry, page, arrange)
 
 
 @contextmanager
@@ -142,6 +150,16 @@ def _processes(given: Any, first: Job) -> Iterator[Processes | None]:
         yield engine
     finally:
         engine.stop()
+
+
+def _arrangement(size: int, runs: Sequence[SweepRun]) -> Callable[[Sequence[Job]], Sequence[Job]] | None:
+    """Return what makes batches of runs; None where each is carried out by itself, with the reason said."""
+    if size == 1:
+        return None
+    if reason := why_not(runs):
+        print(f"note: --batch-runs {size}: {reason}; a batch is slower on a CPU, so runs go one by one")
+        return None
+    return partial(batches, size=size)
 
 
 def _check_fit(options: list[str]) -> None:
@@ -177,6 +195,11 @@ def _check(given: Any) -> None:
         raise ConfigurationError(f"--sbatch {given.sbatch}: goes with --slurm SCRIPT, which is not given")
     if given.cluster is not None:
         check_for_cluster(given.jobs)
+    if given.batch_runs != 1 and asked:
+        raise ConfigurationError(
+            f"--batch-runs {given.batch_runs}: does not go with {asked[0]}; batches are made on this machine"
+        )
+    whole("--batch-runs", given.batch_runs, 1, MOST_TOGETHER)
     for name, least, most in (("jobs", 1, MOST_JOBS), ("count", 1, MOST_RUNS), ("seed", 0, inf)):
         if given[name] is not None:
             whole(f"--{name}", given[name], least, most)

@@ -24,6 +24,7 @@ def run_batch(
     engine: Engine,
     retry: bool,
     appended: Callable[[], object] | None = None,
+    arrange: Callable[[Sequence[Job]], Sequence[Job]] | None = None,
 ) -> int:
     """Carry out the jobs whose run the table lacks, and say how they ended.
 
@@ -36,6 +37,7 @@ def run_batch(
         engine: Where they are carried out.
         retry: Whether runs that failed before are tried again.
         appended: Called whenever a run has got its row.
+        arrange: Makes of the jobs that are left those that are carried out, some as parts of others.
 
     Returns:
         The exit code: 0, 1 where runs failed or nothing could be written, 130 after Ctrl-C.
@@ -47,12 +49,15 @@ def run_batch(
         if retry:
             jobs = _again(jobs, table)
         rows = rows_by_run(jobs, table)
+        left: Sequence[Job] = [job for job in jobs if key_of(job) not in rows]
+        if arrange is not None:
+            left = arrange(left)
         converged = sum(row["converged"] == "true" for found in rows.values() for row in found)
         code = None
         with Progress(len(jobs), len(rows), converged, noun="runs") as progress:
             try:
                 runner = Runner(engine, progress, table.append, FailedRows(table, progress))
-                runner.run([job for job in jobs if key_of(job) not in rows])
+                runner.run(left)
             except KeyboardInterrupt:
                 code = 130
             except _ENDS as error:

@@ -8,8 +8,8 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,9 +20,10 @@ from typing import Any
 from lit_aux.errors import ConfigurationError, with_class
 from lit_aux.locks import Lock
 from lit_aux.runs.folder import OUTPUT, Outcome, cause, last_line, read_outcome, write_outcome
-from lit_aux.runs.job import Job, Row
+from lit_aux.runs.job import Job, Report, Row
 
 _SECONDS = 0.5  # between two messages on how a job gets on
+_STREAMS = (1, 2)  # of what is printed
 _PATIENCE = 120.0  # seconds that processes of a runner that was killed may take to be gone
 
 
@@ -60,6 +61,10 @@ class _Pipe:
     def rows(self, run: str, rows: Sequence[Row], measures: Sequence[Row]) -> None:
         """Send the rows of a run that has ended."""
         self._connection.send(("rows", (run, list(rows), list(measures))))
+
+    def note(self, text: str) -> None:
+        """Send a line that stays to be read."""
+        self._connection.send(("note", text))
 
 
 def serve(connection: "Connection[Any, Any]") -> int:
@@ -107,7 +112,11 @@ def _carry_out(task: Task, connection: "Connection[Any, Any]") -> tuple[int, boo
     os.environ.update(job.environment)
     share(task.threads, task.place)
     if job.folder is not None:
-        code = _in_folder(job, job.folder, connection)
+        code = 0
+        with claimed(job, job.folder) as free:
+            if free:
+                _redirect(job.folder / OUTPUT)
+                code = in_folder(job, job.folder, _Pipe(connection))
         connection.send(("over", "", False))  # the folder has a mark of its end
         return code, False
     error, refused = "", False
@@ -122,10 +131,12 @@ def _carry_out(task: Task, connection: "Connection[Any, Any]") -> tuple[int, boo
     return 0, job.reuse
 
 
-def _in_folder(job: Job, folder: Path, connection: "Connection[Any, Any]") -> int:
-    """Claim a job's folder, carry it out there unless it was, and mark the end.
+@contextmanager
+def claimed(job: Job, folder: Path) -> Iterator[bool]:
+    """Hold the claim on a job's folder, and empty it where another process has begun and not ended it.
 
-    A folder that another process has begun and not ended is emptied first.
+    Yields:
+        Whether the job is to be carried out; another process may have ended it meanwhile.
     """
     lock = lock_of(folder)
     lock.path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,21 +145,25 @@ def _in_folder(job: Job, folder: Path, connection: "Connection[Any, Any]") -> in
     except TimeoutError as late:
         sys.exit(f"{late}, which carries out this run")
     try:
-        if read_outcome(folder) is not None:  # another process has ended it meanwhile
-            return 0
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        _redirect(folder / OUTPUT)
-        began = monotonic()
-        code = _exit_code(job, connection)
-        seconds = monotonic() - began
-        sys.stdout.flush()
-        sys.stderr.flush()
-        error = "" if code == 0 else cause(code, last_line(folder / OUTPUT))
-        write_outcome(folder, Outcome(error, seconds))
-        return code % 256
+        free = read_outcome(folder) is None
+        if free:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        yield free
     finally:
         lock.release()
+
+
+def in_folder(job: Job, folder: Path, report: Report) -> int:
+    """Do the work of a job whose output goes to its folder, and mark the end; return its exit code."""
+    began = monotonic()
+    code = _exit_code(job, report)
+    seconds = monotonic() - began
+    sys.stdout.flush()
+    sys.stderr.flush()
+    error = "" if code == 0 else cause(code, last_line(folder / OUTPUT))
+    write_outcome(folder, Outcome(error, seconds))
+    return code % 256
 
 
 def lock_of(folder: Path) -> Lock:
@@ -156,10 +171,10 @@ def lock_of(folder: Path) -> Lock:
     return Lock(folder.with_name(f".{folder.name}.lock"))
 
 
-def _exit_code(job: Job, connection: "Connection[Any, Any]") -> int:
+def _exit_code(job: Job, report: Report) -> int:
     """Do a job's work; return its exit code, also where it ends the process or fails."""
     try:
-        return job.work(_Pipe(connection), *job.arguments) or 0
+        return job.work(report, *job.arguments) or 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
@@ -190,16 +205,45 @@ def share(threads: int, place: int) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = cards[place % len(cards)]
 
 
-def _redirect(output: Path) -> None:
-    """Send what this process and its children print to a file."""
-    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    for stream in (1, 2):
-        os.dup2(file, stream)
-    os.close(file)
+class Output:
+    """Sends what this process and its children print to a file, while it is entered; within others, too.
+
+    Args:
+        path: The file; what is printed is put behind what it holds.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._before: list[list[int]] = []
+
+    def __enter__(self) -> None:
+        self._before.append([os.dup(stream) for stream in _STREAMS])
+        _send([self._file] * len(_STREAMS))
+
+    def __exit__(self, *_: object) -> None:
+        before = self._before.pop()
+        _send(before)
+        for file in before:
+            os.close(file)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+def _redirect(path: Path) -> None:
+    """Send what this process and its children print to a file, from now on."""
+    Output(path).__enter__()
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+
+
+def _send(files: Sequence[int]) -> None:
+    """Send standard output and error to files."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for stream, file in zip(_STREAMS, files, strict=True):
+        os.dup2(file, stream)
 
 
 if __name__ == "__main__":

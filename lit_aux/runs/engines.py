@@ -62,6 +62,9 @@ class _Telling:
     def rows(self, run: str, rows: Sequence[Row], measures: Sequence[Row]) -> None:
         self._tell(Event("rows", self._job, 0, (run, list(rows), list(measures))))
 
+    def note(self, text: str) -> None:
+        self._tell(Event("note", self._job, 0, text))
+
 
 def check_for_cluster(jobs: int | None) -> None:
     """Refuse a number of processes at a time where a cluster carries jobs out.
@@ -137,11 +140,15 @@ class Processes:
     def _carry_out(self, job: Job, tell: Tell) -> None:
         place = self._places.get()
         try:
-            tell(Event("begin", job, place))
-            end = self._children.carry_out(job, place, tell)
+            if job.parts:
+                tell(Event("begin", job, place))
+                end = self._children.carry_out(job, place, tell)
+                if end.error:
+                    tell(Event("note", job, place, f"{job.title}: {end.error}; each is tried by itself"))
+            for one in job.parts or (job,):
+                tell(Event("begin", one, place))
+                tell(Event("end", one, place, self._children.carry_out(one, place, tell)))
         except BaseException as error:
             tell(Event("broken", job, place, error))
-        else:
-            tell(Event("end", job, place, end))
         finally:
             self._places.put(place)

@@ -21,6 +21,10 @@ class Report(Protocol):
         """Hand over the rows of a run that has ended, and its measures."""
         ...
 
+    def note(self, text: str) -> None:
+        """Say a line that stays to be read."""
+        ...
+
 
 @dataclass(frozen=True)
 class Job:
@@ -40,6 +44,8 @@ class Job:
         imports: Modules that it needs, so that they are imported once for many jobs.
         reuse: Whether its process may carry out another job afterwards.
         retry: Whether it is carried out again where its folder, on whatever machine, says that it failed.
+        parts: Jobs in folders of their own, whose runs these are; the work ends as many of them as it can.
+            Behind it, rows of those that have ended are taken, and the others are carried out by themselves.
     """
 
     title: str
@@ -53,6 +59,7 @@ class Job:
     imports: tuple[str, ...] = ()
     reuse: bool = False
     retry: bool = False
+    parts: tuple["Job", ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,11 +80,12 @@ class Event:
     """Something that happened to a job.
 
     Attributes:
-        kind: ``begin``, ``step``, ``rows``, ``end`` or ``broken``.
+        kind: ``begin``, ``step``, ``rows``, ``note``, ``end`` or ``broken``; of a job with parts, ``end`` is
+            theirs alone.
         job: The job.
         place: Its number among those that are carried out at the same time, from 0.
         content: Of a step, the runs under way and their steps; of rows, the run, its rows and its
-            measures; an :class:`End`; of what broke, the exception.
+            measures; the text of a note; an :class:`End`; of what broke, the exception.
     """
 
     kind: str

@@ -150,7 +150,7 @@ class Children:
         self._idle: dict[int, Child] = {}
         self._busy: dict[int, tuple[Job, Child]] = {}
         self._lock = threading.Lock()
-        self._stopped = False
+        self._stopped = threading.Event()
         self._unwanted: set[int] = set()
 
     def prepare(self, modules: Iterable[str]) -> None:
@@ -173,16 +173,18 @@ class Children:
             if not (job.retry and before.error):
                 return collected(job, before, place, tell)
             forget(job.folder)
+        if self._stopped.is_set():
+            return End("stopped")
         try:
             child = self._child(job, place)
         except (EOFError, OSError):
-            if self._stopped:
+            if self._stopped.is_set():
                 return End("stopped")
             raise RankError("processes cannot be started any more; is memory short?") from None
         over = _hear(child, job, place, tell)
         with self._lock:
             self._busy.pop(place, None)
-        if self._stopped or place in self._unwanted:
+        if self._stopped.is_set() or place in self._unwanted:
             self._unwanted.discard(place)
             child.kill()
             child.end()
@@ -205,7 +207,8 @@ class Children:
             wanted: The job; None for all, and no other begins.
         """
         with self._lock:
-            self._stopped |= wanted is None
+            if wanted is None:
+                self._stopped.set()
             for place, (job, child) in self._busy.items():
                 if wanted is None or job is wanted:
                     self._unwanted.add(place)
@@ -233,13 +236,13 @@ class Children:
             try:
                 child = self._new(job)
             except (EOFError, OSError):  # the server was killed: another takes its place
-                if self._stopped:
+                if self._stopped.is_set():
                     raise
                 with self._lock:
                     self._server = None
                 child = self._new(job)
         with self._lock:
-            if self._stopped:
+            if self._stopped.is_set():
                 child.kill()
                 raise EOFError
             self._busy[place] = job, child

@@ -45,7 +45,7 @@ class Runner:
             RuntimeError: If a job in this process ended without all of its rows.
         """
         self._left = {run for job in jobs for run in job.runs}
-        open_ = len(jobs)
+        open_ = sum(len(job.parts) or 1 for job in jobs)
         if jobs:
             tell_threads()
         try:
@@ -70,6 +70,8 @@ class Runner:
             self._progress.step(active, steps, event.place)
         elif event.kind == "rows":
             self._take_rows(*event.content)
+        elif event.kind == "note":
+            self._progress.note(event.content)
         elif event.kind == "broken":
             raise event.content
         else:

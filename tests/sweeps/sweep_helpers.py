@@ -59,7 +59,7 @@ def agent_words(file: Path, point: Mapping[str, Any], monkeypatch: Any = None) -
 def write_sweep(path: Path, parameters: Mapping[str, Any], **more: Any) -> Path:
     """Write a sweep file of diagonal students; lists are values, all else is a value or a distribution."""
     spelled = {}
-    for name, value in {**parameters, **SMALL}.items():
+    for name, value in {**parameters, **SMALL, **parameters}.items():
         spec = {"values": value} if isinstance(value, list) else {"value": value}
         spelled[name] = value if isinstance(value, dict) else spec
     config = str(ROOT / "configs" / "diagonal" / "ptft.yaml")

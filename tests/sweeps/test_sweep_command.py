@@ -4,9 +4,8 @@ import json
 import os
 import stat
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 import yaml
@@ -22,23 +21,7 @@ PLACE = ["--out", "out"]
 FULL = "no space is left on the disk; free some, or name another folder"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_server() -> Iterator[None]:
-    """Let all sweeps of these tests fork from one server: what real runs import takes a while."""
-    started: dict[tuple[str, ...], _Server] = {}
-    start, close = _Server.__init__, _Server.close
-
-    def begin(self: _Server, modules: Iterable[str], threads: int) -> None:
-        key = (*modules, str(threads))
-        if key not in started:
-            start(self, key[:-1], threads)
-            started[key] = self
-        vars(self).update(vars(started[key]))
-
-    with patch.object(_Server, "__init__", begin), patch.object(_Server, "close", lambda self: None):
-        yield
-    for server in started.values():
-        close(server)
+pytestmark = pytest.mark.usefixtures("one_server")
 
 
 @pytest.fixture
