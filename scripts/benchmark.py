@@ -1,13 +1,13 @@
 """Print every performance figure that the project claims, and its target.
 
     python scripts/benchmark.py [training loader dimensionality startup gpu students flow solver sweep
-                                diagnostics checkpoints optimizer runs peers]
+                                diagnostics checkpoints optimizer runs batched peers]
         [--subject SUBJECT] [--cpu-time] [--repetitions N] [--quick]
 
 Ratios are medians over interleaved repetitions in one process. ``--cpu-time`` counts processor instead of
 wall-clock seconds, for a machine that is busy with other things (use it with ``OMP_NUM_THREADS=1``).
 ``--quick`` makes ``students``, ``flow``, ``solver``, ``sweep``, ``diagnostics``, ``checkpoints``,
-``optimizer``, ``runs`` and ``peers`` tiny: it shows that they run, and no figure means anything.
+``optimizer``, ``runs``, ``batched`` and ``peers`` tiny: it shows that they run, and no figure means anything.
 
 ``peers`` compares with what people would use instead: Lightning by hand, and plain loops.
 """
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable
 
 import torch
+from benchmarks.batched import benchmark_batched
 from benchmarks.checkpoints import benchmark_checkpoints
 from benchmarks.diagnostics import benchmark_diagnostics
 from benchmarks.dimensionality import benchmark_dimensionality
@@ -47,7 +48,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = ["training", "loader", "dimensionality", "startup", "gpu", "students", "flow", "solver", "sweep"]
-    names += ["diagnostics", "checkpoints", "optimizer", "runs", "peers"]
+    names += ["diagnostics", "checkpoints", "optimizer", "runs", "batched", "peers"]
     parser.add_argument("which", nargs="*", choices=[*names, []], help="default: all")
     parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--quick", action="store_true", help="tiny students, to see that it runs")
@@ -70,6 +71,7 @@ def main() -> None:
         "checkpoints": lambda: benchmark_checkpoints(count, clock, options.quick),
         "optimizer": lambda: benchmark_optimizer(count, clock, options.quick),
         "runs": lambda: benchmark_runs(options.quick),
+        "batched": lambda: benchmark_batched(count, clock, options.quick),
         "peers": lambda: benchmark_peers(count, clock, options.quick, options.subject or list(SUBJECTS)),
     }
     print(f"\ntorch {torch.__version__}, {torch.get_num_threads()} threads of {os.cpu_count()} cores")

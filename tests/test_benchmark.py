@@ -81,6 +81,15 @@ def test_many_runs_are_benchmarked() -> None:
 
 
 @pytest.mark.slow
+def test_batched_runs_are_benchmarked() -> None:
+    from benchmarks.batched import benchmark_batched
+
+    (_, alone, _), (_, together, _), (what, ratio, _) = benchmark_batched(1, quick=True)
+    assert "4 runs of 20 images" in what
+    assert ratio == pytest.approx(together / alone)
+
+
+@pytest.mark.slow
 def test_the_diagnostics_are_benchmarked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -75,6 +76,7 @@ def _together(jobs: tuple[Job, ...]) -> Job:
     if len(jobs) == 1:
         return jobs[0]
     first = jobs[0]
+    jobs = tuple(replace(job, retry=False) for job in jobs)  # what failed before has been forgotten
     return Job(
         title=f"{len(jobs)} runs in a batch ({first.title}; ...)",
         runs={run: columns for job in jobs for run, columns in job.runs.items()},
