@@ -5,9 +5,11 @@ from collections.abc import Callable, Sequence
 
 from .comparison import Clock, Row
 from .few_shot import few_shot
+from .multi_task import multi_task
 
 SUBJECTS: dict[str, Callable[[int, Clock, bool], list[Row]]] = {
     "few-shot": few_shot,
+    "multi-task": multi_task,
 }
 
 
