@@ -114,10 +114,11 @@ def lightning(
 
 def _outcome(loss: str) -> Outcome:
     times, metrics = StepClock.last.times, StepClock.last.trainer.callback_metrics
-    return Outcome(_mean_step(times), sum(float(metrics[loss.format(task)]) for task in CLASSES))
+    return Outcome(mean_step(times), sum(float(metrics[loss.format(task)]) for task in CLASSES))
 
 
-def _mean_step(times: list[float]) -> float:
+def mean_step(times: list[float]) -> float:
+    """Return how long a step took from the first to the last."""
     return (times[-1] - times[0]) / (len(times) - 1)
 
 
@@ -156,7 +157,7 @@ def libmtl(folder: Path, weights: Path, images: int, epochs: int, clock: Clock) 
     loaders = {task: loader(samples, BATCH, shuffle=True) for task, samples in train.items()}
     held = {task: loader(samples, 512, shuffle=False) for task, samples in val.items()}
     trainer.train(loaders, held, epochs)
-    return Outcome(_mean_step(times), float(trainer.model.train_loss_buffer[:, -1].sum()))
+    return Outcome(mean_step(times), float(trainer.model.train_loss_buffer[:, -1].sum()))
 
 
 def multi_task(repetitions: int, clock: Clock, quick: bool) -> list[Row]:

@@ -5,11 +5,13 @@ from collections.abc import Callable, Sequence
 
 from .comparison import Clock, Row
 from .few_shot import few_shot
+from .gradient_balancing import gradient_balancing
 from .multi_task import multi_task
 
 SUBJECTS: dict[str, Callable[[int, Clock, bool], list[Row]]] = {
     "few-shot": few_shot,
     "multi-task": multi_task,
+    "gradient-balancing": gradient_balancing,
 }
 
 
