@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from .comparison import Clock, Row
+from .dimensionality import dimensionality
 from .few_shot import few_shot
 from .gradient_balancing import gradient_balancing
 from .multi_task import multi_task
@@ -12,6 +13,7 @@ SUBJECTS: dict[str, Callable[[int, Clock, bool], list[Row]]] = {
     "few-shot": few_shot,
     "multi-task": multi_task,
     "gradient-balancing": gradient_balancing,
+    "dimensionality": dimensionality,
 }
 
 
