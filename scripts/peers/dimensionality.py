@@ -117,7 +117,9 @@ def dimensionality(repetitions: int, clock: Clock, quick: bool) -> list[Row]:
         },
         f"ENSD of {what}": {OURS: timed(clock, shared, x, y), "NumPy": timed(clock, with_numpy, x, y)},
     }
-    packages = {name: name.partition(",")[0] for name in ("dimensionality", "rsatoolbox", "rsatoolbox, float32")}
+    packages = {
+        name: name.partition(",")[0] for name in ("dimensionality", "rsatoolbox", "rsatoolbox, float32")
+    }
     rows = []
     for subject, compared in ways.items():
         turns = 1 if "dimensionality" in compared else repetitions  # it takes more than a minute

@@ -141,9 +141,7 @@ def lightning(folder: Path, images: int, epochs: Epochs, clock: Clock, callback:
             max_epochs=count,
             callbacks=[steps, *callbacks],
         )
-        trainer.fit(
-            module, loader(train[task], BATCH, shuffle=True), loader(val[task], 512, shuffle=False)
-        )
+        trainer.fit(module, loader(train[task], BATCH, shuffle=True), loader(val[task], 512, shuffle=False))
         losses.append(float(trainer.callback_metrics["train_loss"]))
     return _outcome(steps.times, images, epochs, sum(losses))
 

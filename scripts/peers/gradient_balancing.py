@@ -3,10 +3,10 @@
 Data, network and weights are those of ``multi_task.py``; the optimizer is SGD. Both take the aggregators of
 TorchJD, pass both tasks through the network together, and log loss and accuracy of both in training and
 validation. By hand is a bare loop over torch's loaders, with ``mtl_backward`` and ``jac_to_grad``; TorchJD's
-default differentiates all losses at once, ``parallel_chunk_size=1`` one after another. Ours pays for Lightning
-and for checkpoints besides, and re-estimates the statistics of batch normalization at validation. Counted is
-what follows the first step up to the last one; losses at the end are compared:
-readouts and orders of images are drawn by each in its own way.
+default differentiates all losses at once, ``parallel_chunk_size=1`` one after another. Ours pays for
+Lightning and for checkpoints besides, and re-estimates the statistics of batch normalization at validation.
+Counted is what follows the first step up to the last one. Losses at the end are compared; readouts and orders
+of images are drawn by each in its own way.
 """
 
 import csv

@@ -1,10 +1,11 @@
 """24 short runs: one ``lit-aux sweep``, a stand-in of ``wandb agent``, a shell loop of ``lit-aux fit``.
 
-The runs are those of ``benchmarks/sweep.py`` with fewer gradients, some seconds each, one after another on one
-thread. ``wandb agent`` needs W&B's server; what it does with each run is done here: a process for it, with
-W&B's logger and ``WANDB_MODE=offline``. The loop is the same with the log that ``lit-aux fit`` keeps anyway.
-Counted is everything on the clock, from the command to its end, whatever ``--cpu-time`` says: most of it is in
-other processes. There is one turn, whose runs are the repetitions. Means of the test losses are compared.
+The runs are those of ``benchmarks/sweep.py`` with fewer gradients, some seconds each, one after another on
+one thread. ``wandb agent`` needs W&B's server; what it does with each run is done here: a process for it,
+with W&B's logger and ``WANDB_MODE=offline``. The loop is the same with the log that ``lit-aux fit`` keeps
+anyway. Counted is everything on the clock, from the command to its end, whatever ``--cpu-time`` says: most of
+it is in other processes. There is one turn, whose runs are the repetitions. Means of the test losses are
+compared.
 """
 
 import csv
