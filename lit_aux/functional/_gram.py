@@ -189,7 +189,7 @@ def _row_blocks(size: int) -> Iterator[tuple[int, int]]:
 
 
 def _add_symmetric(out: Tensor, a: Tensor) -> None:
-    """Add ``a @ a.T`` to the lower blocks of ``out``: 9/16 of the work of the whole product, or little more."""
+    """Add ``a @ a.T`` to the lower blocks of ``out``: little more than half of the work."""
     for start, stop in _row_blocks(out.shape[0]):
         out[start:stop, :stop].addmm_(a[start:stop], a[:stop].T)
 

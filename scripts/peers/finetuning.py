@@ -84,7 +84,7 @@ class Unfreezing(BaseFinetuning):
         self.epoch = epoch
 
     def freeze_before_training(self, pl_module: LightningModule) -> None:
-        self.freeze(pl_module.network.backbone, train_bn=False)  # type: ignore[arg-type, union-attr]
+        self.freeze(pl_module.network.backbone, train_bn=False)  # type: ignore[union-attr]
 
     def finetune_function(self, pl_module: LightningModule, epoch: int, optimizer: Optimizer) -> None:
         if epoch == self.epoch:

@@ -10,6 +10,7 @@ of images are drawn by each in its own way.
 """
 
 import csv
+from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -105,7 +106,7 @@ def _forward(network: Network, batch: Any) -> tuple[Tensor, list[Tensor], list[T
 
 
 @torch.no_grad()
-def _measured(batch: list[Samples], logits: list[Tensor], losses: list[Tensor]) -> Tensor:
+def _measured(batch: Sequence[Samples], logits: list[Tensor], losses: list[Tensor]) -> Tensor:
     pairs = zip(logits, batch, strict=True)
     return torch.stack([*losses, *((given.argmax(1) == y).float().mean() for given, (_, y) in pairs)])
 

@@ -70,7 +70,7 @@ class Plain(LightningModule):
         for task, (x, y) in batch.items():
             logits = self.network(x, task)
             losses.append(nn.functional.cross_entropy(logits, y))
-            accuracy = self.accuracies[f"{stage}_{task}"]
+            accuracy: Any = self.accuracies[f"{stage}_{task}"]
             accuracy(logits, y)
             self.log(f"{stage}_loss_{task}", losses[-1], on_step=False, on_epoch=True, batch_size=len(y))
             self.log(f"{stage}_accuracy_{task}", accuracy, on_step=False, on_epoch=True, batch_size=len(y))
