@@ -13,6 +13,7 @@ wall-clock seconds, for a machine that is busy with other things (use it with ``
 """
 
 import argparse
+import math
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -78,7 +79,8 @@ def main() -> None:
     print(f"{'what':86s} {'measured':>10s}  {'target':14s}", flush=True)
     for name in options.which or names:
         for what, value, target in benchmarks[name]():
-            line = f"{name + ': ' + what:86s} {value:10.3g}  {target:14s} {verdict(value, target)}"
+            number = "" if math.isnan(value) else f"{value:10.3g}"  # nothing was measured, the text says why
+            line = f"{name + ': ' + what:86s} {number:10s}  {target:14s} {verdict(value, target)}"
             print(line.rstrip(), flush=True)
 
 

@@ -1,6 +1,7 @@
 """That the benchmark of the students runs, and what its own helpers say."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,91 @@ def test_checkpoints_are_benchmarked() -> None:
 
 
 @pytest.mark.slow
-def test_few_shot_finetuning_is_benchmarked() -> None:
+@pytest.mark.parametrize(
+    ("subject", "plain", "packages"),
+    [
+        ("few-shot", "plain Lightning", {}),
+        ("multi-task", "Lightning and DataLoader", {"LibMTL": "LibMTL"}),
+        ("gradient-balancing", "TorchJD by hand", {}),
+        ("finetuning", "plain Lightning", {"finetuning-scheduler": "finetuning_scheduler"}),
+        ("short-runs", "a loop of lit-aux fit", {}),
+    ],
+)
+def test_what_people_would_use_instead_is_benchmarked(
+    subject: str, plain: str, packages: dict[str, str]
+) -> None:
     from peers.table import benchmark_peers
 
-    rows = {what: value for what, value, _ in benchmark_peers(1, quick=True)}
-    assert all(0 < value < 1e5 for value in rows.values())
-    assert any("times as fast as plain Lightning" in what for what in rows)
+    rows = {what: value for what, value, _ in benchmark_peers(1, quick=True, subjects=[subject])}
+    assert any(f"times as fast as {plain}" in what for what in rows)
+    absent = {name: package for name, package in packages.items() if find_spec(package) is None}
+    for name in packages:
+        said = f"{packages[name]} is not installed" if name in absent else f"times as fast as {name}"
+        assert any(said in what for what in rows), said
+    assert all("is not installed" in what or 0 < value < 1e5 for what, value in rows.items())
+    if absent:
+        pytest.skip(
+            f"{', '.join(absent)}: not installed, see scripts/peers/requirements.txt; the rest passed"
+        )
+
+
+def test_dimensionality_agrees_with_that_of_packages(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import benchmark
+
+    words = ["peers", "--subject", "dimensionality", "--quick", "--repetitions", "1"]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *words])
+    benchmark.main()
+    lines = capsys.readouterr().out.splitlines()
+    agreed = [line for line in lines if "largest over smallest" in line]
+    assert len(agreed) == (2 if find_spec("rsatoolbox") is None else 3)
+    assert all(line.endswith("ok") for line in agreed)
+    assert not any(" nan" in line for line in lines)
+    if find_spec("rsatoolbox") is None:
+        assert any(
+            line.endswith("rsatoolbox is not installed: see scripts/peers/requirements.txt") for line in lines
+        )
+
+
+def test_ways_are_compared_in_turns_and_what_is_absent_is_said() -> None:
+    from peers.comparison import OURS, Outcome, compare
+
+    order: list[str] = []
+
+    def way(name: str, *seconds: float) -> Any:
+        times = iter(seconds)
+
+        def run(folder: Path) -> Outcome:
+            assert folder.is_dir()
+            order.append(name)
+            return Outcome(next(times), {"ours": 1.0, "slow": 1.25}[name])
+
+        return run
+
+    ways = {OURS: way("ours", 1, 2, 9), "slow": way("slow", 4, 4, 4), "absent": way("absent")}
+    targets = {"slow": ">= 1.5"}
+    rows = compare("work", "ms a step", ways, targets, 3, {"absent": "no_such_package"}, ("values", "<= 1.3"))
+    assert order == ["ours", "slow", "slow", "ours", "ours", "slow"]
+    assert rows[:4] == [
+        ("work, ours: ms a step", 2000, ""),
+        ("work, slow: ms a step", 4000, ""),
+        ("work: times as fast as slow", 2, ">= 1.5"),  # the median of 4, 2 and 4/9
+        ("work: values 1, 1.25: largest over smallest", 1.25, "<= 1.3"),
+    ]
+    (said, number, target) = rows[4]
+    assert said == "work: no_such_package is not installed: see scripts/peers/requirements.txt"
+    assert number != number
+    assert target == ""
+
+
+def test_packages_compared_with_are_pinned_and_no_dependency() -> None:
+    lines = (SCRIPTS / "peers" / "requirements.txt").read_text().splitlines()
+    pinned = [line.split("==") for line in lines if not line.startswith("#")]
+    assert pinned
+    assert all(len(parts) == 2 for parts in pinned)
+    lock = (SCRIPTS.parent / "uv.lock").read_text().lower()
+    assert not any(f'name = "{name.lower()}"' in lock for name, _ in pinned)
 
 
 @pytest.mark.slow

@@ -18,11 +18,11 @@ from tempfile import TemporaryDirectory
 import yaml
 
 Row = tuple[str, float, str]
-_CONFIG = Path(__file__).parents[2] / "configs" / "diagonal" / "ptft.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "diagonal" / "ptft.yaml"
 _JOBS = 2
 
 
-def _write(folder: Path, runs: int, evaluations: int) -> Path:
+def write_sweep(folder: Path, runs: int, evaluations: int) -> Path:
     """Write a sweep file of so many runs, each of so many gradients."""
     fixed = {
         "trainer.accelerator": "cpu",
@@ -39,16 +39,16 @@ def _write(folder: Path, runs: int, evaluations: int) -> Path:
     parameters: dict[str, dict[str, object]] = {name: {"value": value} for name, value in fixed.items()}
     parameters["model.rescale"] = {"values": [1.0, 0.5]}
     parameters["data.seed"] = {"values": list(range((runs + 1) // 2))}
-    command = ["lit-aux", "fit", "--config", str(_CONFIG), "${args}"]
+    command = ["lit-aux", "fit", "--config", str(CONFIG), "${args}"]
     sweep = {"method": "grid", "command": command, "parameters": parameters, "run_cap": runs}
     path = folder / "sweep.yaml"
     path.write_text(yaml.safe_dump(sweep))
     return path
 
 
-def _run(words: Sequence[str], folder: Path) -> float:
-    """Carry out a command line; return how long it took."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def run_command(words: Sequence[str], folder: Path, **variables: str) -> float:
+    """Carry out a command line, with variables of the environment; return how long it took."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # nobody's imports compile everything anew
     command = [sys.executable, "-m", "lit_aux.cli", *words]
     start = time.perf_counter()
@@ -61,14 +61,14 @@ def benchmark_sweep(quick: bool = False) -> list[Row]:
     runs, evaluations = (2, 20) if quick else (24, 16_000)
     with TemporaryDirectory() as name:
         folder = Path(name)
-        _write(folder, runs, evaluations)
-        wall = _run(["sweep", "sweep.yaml", "--jobs", str(_JOBS), "--out", "out"], folder)
+        write_sweep(folder, runs, evaluations)
+        wall = run_command(["sweep", "sweep.yaml", "--jobs", str(_JOBS), "--out", "out"], folder)
         marks = [json.loads(path.read_text()) for path in folder.glob("out/runs/*/ended.json")]
         assert len(marks) == runs, marks
         assert not any(mark["error"] for mark in marks), marks
         total = sum(mark["seconds"] for mark in marks)
         (saved, *_) = folder.glob("out/runs/*/version_0/config.yaml")
-        alone = _run(["fit", "--config", str(saved), "--trainer.default_root_dir=alone"], folder)
+        alone = run_command(["fit", "--config", str(saved), "--trainer.default_root_dir=alone"], folder)
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import lit_aux.cli.lightning_cli"], check=True)
     imports = time.perf_counter() - start

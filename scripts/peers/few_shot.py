@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-import yaml
 from benchmarks.training import StepClock
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
@@ -21,6 +20,7 @@ from torch.optim.swa_utils import update_bn
 from torchmetrics.classification import MulticlassAccuracy
 
 from .comparison import OURS, Clock, Outcome, Row, Way, compare, in_silence
+from .fitting import fit, settings, use
 from .tasks import Network, loader, options, tensors, write_weights
 
 CLASSES = {"main": 2}
@@ -64,37 +64,15 @@ class Plain(LightningModule):
 
 def ours(folder: Path, weights: Path, epochs: int, clock: Clock) -> Outcome:
     """Run ``lit-aux fit``."""
-    from lit_aux.cli import main
-
-    StepClock.clock = staticmethod(clock)
-    model = {
-        "backbone": {"class_path": "lit_aux.models.TimmBackbone", "init_args": {"name": "resnet18"}},
-        "pretrained": str(weights),
-        "finetune_settings": {
-            "optimizer": {"class_path": "torch.optim.SGD", "init_args": SGD},
-            "max_epochs": epochs,
-        },
-    }
-    config = {
-        "trainer": {
-            "accelerator": "cpu",
-            "default_root_dir": str(folder),
-            "check_val_every_n_epoch": EVERY,
-            "callbacks": [{"class_path": "benchmarks.training.StepClock"}],
-        },
-        "model": {"class_path": "lit_aux.modules.PretrainFinetuneModule", "init_args": model},
-        "data": {"class_path": "lit_aux.data.DigitsDataModule", "init_args": DATA},
-    }
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(config))
-    if main(["fit", "--config", str(path)]):
-        raise RuntimeError("the fit failed")
+    use(clock)
+    model = {"pretrained": str(weights), "finetune_settings": settings("SGD", SGD, epochs)}
+    fit(folder, "PretrainFinetuneModule", model, DATA, check_val_every_n_epoch=EVERY)
     return _outcome("finetune/main/train_loss")
 
 
 def lightning(folder: Path, weights: Path, epochs: int, clock: Clock) -> Outcome:
     """Run Lightning's Trainer with the checkpoint, the progress bar and the summary that it comes with."""
-    StepClock.clock = staticmethod(clock)
+    use(clock)
     torch.manual_seed(0)
     train, val = tensors(DATA)
     trainer = Trainer(

@@ -4,10 +4,20 @@ import time
 from collections.abc import Callable, Sequence
 
 from .comparison import Clock, Row
+from .dimensionality import dimensionality
 from .few_shot import few_shot
+from .finetuning import finetuning
+from .gradient_balancing import gradient_balancing
+from .multi_task import multi_task
+from .sweep import short_runs
 
 SUBJECTS: dict[str, Callable[[int, Clock, bool], list[Row]]] = {
     "few-shot": few_shot,
+    "multi-task": multi_task,
+    "gradient-balancing": gradient_balancing,
+    "dimensionality": dimensionality,
+    "finetuning": finetuning,
+    "short-runs": short_runs,
 }
 
 

@@ -235,6 +235,35 @@ def test_any_module_can_aggregate(tmp_path: Path) -> None:
     assert_same(found, {n: v / 2 if "backbone" in n else v for n, v in plain.items()})
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_no_aggregator_sees_gradients_that_are_not_finite(value: float, tmp_path: Path) -> None:
+    class Poison(torch.autograd.Function):
+        """The same features; one gradient is not finite."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            poisoned = gradient.clone()
+            poisoned[0, 0] = value
+            return poisoned
+
+    class Recorder(nn.Module):
+        def forward(self, matrix: Tensor) -> Tensor:
+            seen.append(bool(matrix.isfinite().all()))
+            return matrix.mean(0)
+
+    seen: list[bool] = []
+    module = module_of(aggregator=Recorder())
+    assert seen == [True], "it is tried as the module is built"
+    module.net.backbone.register_forward_hook(lambda _, __, output: Poison.apply(output))
+    gone = train(module, batches(1), tmp_path)
+    assert seen == [True]
+    assert not gone["net.backbone.0.weight"].isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -166,7 +166,7 @@ class Aggregation(TaskMethod):
     def _combined(self, trainer: Trainer, matrix: Tensor, rows: Tensor) -> Tensor:
         if len(matrix) == 1:
             return matrix[0]
-        if not bool(matrix.isfinite().all()):
+        if not bool(torch.stack(matrix.aminmax()).isfinite().all()):  # isfinite of all takes 20 times as long
             return matrix.sum(0)  # not finite either: whoever watches over the training sees it and says so
         taken: list[Tensor] = []
         weighting = [w for w in (getattr(self.aggregator, "weighting", None),) if isinstance(w, nn.Module)]
