@@ -5,6 +5,7 @@ CPU, where ``lit-aux sweep`` makes no batches, four short runs show what they wo
 """
 
 import io
+import logging
 import time
 import warnings
 from collections.abc import Callable
@@ -68,6 +69,7 @@ def benchmark_batched(
     rows: list[Row] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        logging.disable()  # of loggers that hold the streams as they were
         for n in (20, 200):
             if not on_gpu and n == 200:
                 continue
@@ -82,4 +84,5 @@ def benchmark_batched(
             ]
             ratio = median(a / b for a, b in zip(turns[False], turns[True], strict=True))
             rows.append((f"{what}: times as many in a batch", ratio, ">= 5" if on_gpu else ""))
+    logging.disable(logging.NOTSET)
     return rows
