@@ -87,6 +87,11 @@ class PhaseCheckpoint(Checkpoint):
         self._write_held()
         return self._path
 
+    @best_model_path.setter
+    def best_model_path(self, path: str) -> None:
+        """Take what Lightning brings from a process that it has started."""
+        self._path = path
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Forget the path of the phase before."""
         if stage == "fit":
