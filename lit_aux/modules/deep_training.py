@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
+from torchmetrics import Metric
 
 from lit_aux.callbacks._parameters import uncompiled
 from lit_aux.callbacks._processes import total_over_processes
@@ -169,7 +170,25 @@ class DeepTraining(Training):
         if task not in self._logged:
             self._logged.add(task)
             for name, measure in self._evaluation.training_measures(task).items():
-                self.log(f"{task}/train_{name}", measure, on_step=False, on_epoch=True)
+                name = f"{task}/train_{name}"
+                if not self._log_again(name, measure):
+                    self.log(name, measure, on_step=False, on_epoch=True)
+
+    def _log_again(self, name: str, measure: Metric) -> bool:
+        """Log a measure that was logged so in an epoch before; return whether that is so.
+
+        ``self.log`` looks everything up and copies anew what it knows of the entry: a millisecond each time.
+        """
+        module: Any = self._module
+        if "log" in vars(module) or type(module).log is not LightningModule.log:
+            return False
+        trainer: Any = module._trainer
+        results = None if trainer is None else trainer._results
+        key = f"{module._current_fx_name}.{self.log_prefix}{name}"
+        if results is None or key not in results or results[key].value is not measure:
+            return False
+        results.update_metrics(key, measure, 1)
+        return True
 
     def end_epoch(self, unlabelled: set[str]) -> None:
         """Say once of each task that no process has seen a label of it in the epoch."""

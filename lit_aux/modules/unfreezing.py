@@ -69,8 +69,11 @@ class Unfreezing:
         if not self._begun:
             self._begun = True
             _unfreeze_restored(trainer, self._module, epoch)
-        self._hold()
-        before, self._training = self._training, self._trains_now()
+        parameters = list(self._module.parameters())
+        training = [id(p) for p in parameters if p.requires_grad]
+        if self._held or len(training) < len(parameters):
+            self._hold()
+        before, self._training = self._training, frozenset(training)
         if self._training == before:
             return False
         _wrap_anew(trainer)

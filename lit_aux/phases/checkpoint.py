@@ -2,14 +2,17 @@
 
 import time
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import lightning.pytorch as pl
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.fabric.utilities.cloud_io import _is_local_file_protocol
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.callbacks import Checkpoint
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
 
 from lit_aux.phases.phased import phased
 from lit_aux.phases.state import check_archive, load_plainly
@@ -35,12 +38,30 @@ class SavedPhase:
         self.best_k_models: dict[str, Any] = {}
 
 
+class _Held(NamedTuple):
+    """A checkpoint that nobody has looked at yet, in memory."""
+
+    trainer: pl.Trainer
+    path: Path
+    content: dict[str, Any]
+
+
+_RATE = 2e8  # bytes a second that a disk takes, before it has been seen: a slow one's
+_WAIT = 30.0  # seconds until the first file of a phase at the latest, once an epoch has ended
+_MOST_HELD = 1 << 29  # bytes that are held in memory meanwhile
+
+
 class PhaseCheckpoint(Checkpoint):
     """Writes ``<dirpath>/<phase>.ckpt`` as a phase goes on, and once more when it has ended.
 
-    The file is replaced atomically at the end of an epoch, whenever saving has cost less than ``budget`` of
-    the time since the last save: every epoch where epochs are long, less often where an epoch is one step.
-    Loggers are told of it: W&B with ``log_model=True`` keeps the file of each phase's end, with ``"all"``
+    The file is replaced atomically at the end of an epoch, whenever saving costs less than ``budget`` of the
+    time since the last save, or since the phase began: every epoch where epochs are long, less often where an
+    epoch is one step. Until the first one is due, 30 seconds at most, the state of the first epoch's end is
+    held in memory; an exception, a signal that Lightning handles and whoever reads ``best_model_path`` have
+    it written. Of several processes, and of more than half a gigabyte, nothing is held: the first epoch is
+    saved.
+
+    Loggers are told of a file: W&B with ``log_model=True`` keeps the file of each phase's end, with ``"all"``
     every one that is written.
 
     Args:
@@ -54,14 +75,27 @@ class PhaseCheckpoint(Checkpoint):
     def __init__(self, dirpath: str | None = None, budget: float = 0.02) -> None:
         check("budget", budget, Range(above=0, most=1))
         self.dirpath, self.budget = dirpath, budget
-        self.best_model_path = ""
-        self._saved_at = self._cost = 0.0
+        self._path = ""
+        self._saved_at, self._cost = 0.0, 0.0
+        self._begun = False  # whether a file of the phase has been written, or held
+        self._held: _Held | None = None
         self._saved: SavedPhase | None = None
+
+    @property
+    def best_model_path(self) -> str:
+        """The file of the phase, which is there from now on; empty where there is none yet."""
+        self._write_held()
+        return self._path
+
+    @best_model_path.setter
+    def best_model_path(self, path: str) -> None:
+        """Take what Lightning brings from a process that it has started."""
+        self._path = path
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Forget the path of the phase before."""
         if stage == "fit":
-            self.best_model_path = ""
+            self._path, self._held = "", None
 
     def path(self, trainer: pl.Trainer, phase: str) -> Path:
         """Return the file of a phase; to be called on every rank."""
@@ -72,34 +106,108 @@ class PhaseCheckpoint(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
         self._saved_at, self._cost = time.monotonic(), 0.0
+        self._begun, self._held = False, None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save if it is cheap enough by now."""
         elapsed = time.monotonic() - self._saved_at
+        hold = False
+        if not self._begun and _can_hold(trainer):
+            size = _size(trainer, pl_module)
+            self._cost, hold = size / _RATE, size <= _MOST_HELD
+        due = self._cost <= self.budget * elapsed or self.budget >= 1
+        if self._held is not None:
+            due = due or elapsed >= _WAIT
         # One rank's clock decides, since saving is a collective operation.
-        if trainer.strategy.broadcast(self._cost <= self.budget * elapsed or self.budget >= 1):
+        if trainer.strategy.broadcast(due or not (self._begun or hold)):
             self.save(trainer, pl_module)
+        elif hold:
+            self._hold(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the phase's final state."""
         self.save(trainer, pl_module)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Write what is only held, so that the run can go on from there."""
+        self._write_held()
 
     def save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the phase's file."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         start = time.monotonic()
-        phase = phased(pl_module).phase
-        path = self.path(trainer, "last" if phase is None else phase.name)
+        path = self._file(trainer, pl_module)
         trainer.save_checkpoint(path)
-        self.best_model_path = str(path)
+        self._tell(trainer, path)
+        self._saved_at = time.monotonic()
+        self._cost = self._saved_at - start
+
+    def _file(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Path:
+        phase = phased(pl_module).phase
+        return self.path(trainer, "last" if phase is None else phase.name)
+
+    def _tell(self, trainer: pl.Trainer, path: Path) -> None:
+        """Note that a file is there; tell the loggers."""
+        self._begun, self._held, self._path = True, None, str(path)
         if self._saved is None or self._saved.best_model_path != str(path):
             self._saved = SavedPhase(str(path))
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.after_save_checkpoint(self._saved)  # type: ignore[arg-type]
-        self._saved_at = time.monotonic()
-        self._cost = self._saved_at - start
+
+    def _hold(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep a copy of what a file would hold: callbacks, module and data are asked as when it is saved."""
+        content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        try:
+            content = _copied(content)
+        except Exception:  # pickle takes some objects that cannot be copied
+            self._held = _Held(trainer, self._file(trainer, pl_module), content)
+            self._write_held()
+        else:
+            self._begun, self._held = True, _Held(trainer, self._file(trainer, pl_module), content)
+
+    def _write_held(self) -> None:
+        """Write what is held, if anything is."""
+        if self._held is None:
+            return
+        trainer, path, content = self._held
+        self._held = None
+        trainer.strategy.save_checkpoint(content, path)
+        self._tell(trainer, path)
+
+
+def _can_hold(trainer: pl.Trainer) -> bool:
+    """Whether this process alone writes a plain file, and is the one that hears of exceptions."""
+    strategy = trainer.strategy
+    plain = type(strategy._checkpoint_io) is WholeCheckpointIO and strategy.launcher is None
+    return plain and trainer.world_size == 1 and not trainer.fast_dev_run  # type: ignore[attr-defined]
+
+
+def _copied(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of a checkpoint, its tensors on the CPU; tied weights stay tied."""
+    by_place: dict[Any, Tensor] = {}
+    memo: dict[int, Any] = {}
+
+    def remember(tensor: Tensor) -> Tensor:
+        place = tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+        if place not in by_place:
+            by_place[place] = tensor.detach().to("cpu", copy=True)
+        memo[id(tensor)] = by_place[place]
+        return tensor
+
+    apply_to_collection(content, Tensor, remember)
+    return deepcopy(content, memo)
+
+
+def _size(trainer: pl.Trainer, module: pl.LightningModule) -> int:
+    """Return the bytes of weights and optimizers."""
+    states = [state for optimizer in trainer.optimizers for state in optimizer.state.values()]
+    values = (value for state in states for value in state.values())
+    tensors = [*module.parameters(), *module.buffers(), *(v for v in values if isinstance(v, Tensor))]
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 class WholeCheckpointIO(TorchCheckpointIO):

@@ -279,3 +279,24 @@ def test_the_limit_of_the_trainer_and_students(tmp_path: Path) -> None:
         toy_trainer(tmp_path, max_epochs=3).fit(module, datamodule=ToyData())
     with pytest.raises(ConfigurationError, match="not for students"):
         SingleTaskModule(DiagonalNet(4), {"main": 1}, settings=PhaseSettings(unfreeze={0: ["*"]}))
+
+
+class Freezing(Callback):
+    """Freezes a layer, and lets it train again, in the middle of a phase where all train."""
+
+    def __init__(self) -> None:
+        self.modes: list[bool] = []
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        for parameter in pl_module.net.backbone[1].parameters():
+            parameter.requires_grad_(trainer.current_epoch not in (1, 2))
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        if not self.modes or len(self.modes) <= trainer.current_epoch:
+            self.modes.append(pl_module.net.backbone[1].training)
+
+
+def test_what_a_callback_freezes_is_held_while_it_is_frozen(tmp_path: Path) -> None:
+    freezing = Freezing()
+    fit(tmp_path, freezing, optimizer="SGD", unfreeze=None)
+    assert freezing.modes == [epoch not in (1, 2) for epoch in range(EPOCHS)]
