@@ -1,11 +1,11 @@
 """Which callbacks a phase has, in what state they enter it, and the one that keeps the phase."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from inspect import signature
 from typing import Any, Protocol, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import lightning.pytorch as pl
 from lightning.pytorch import Callback, Trainer
@@ -30,7 +30,8 @@ _AFRESH = (
     pl.callbacks.StochasticWeightAveraging,
     pl.callbacks.BaseFinetuning,
 )
-_KEPT: WeakKeyDictionary[Callback, tuple[dict[str, Any], dict[str, Any]]] = WeakKeyDictionary()
+_Left = Mapping[str, Callable[[Any], bool]]
+_KEPT: WeakKeyDictionary[Callback, tuple[dict[str, Any], _Left]] = WeakKeyDictionary()
 """How callbacks were built, and how their last fit left them, for the next Trainer that gets them."""
 
 
@@ -98,15 +99,25 @@ class CallbackList:
             self.trainer.callbacks = own  # type: ignore[attr-defined]
             for callback in [*own, *phase.callbacks]:
                 if id(callback) in built:
-                    _KEPT[callback] = built[id(callback)], dict(vars(callback))
+                    left = {name: _recognizing(value) for name, value in vars(callback).items()}
+                    _KEPT[callback] = built[id(callback)], left
             vars(self.trainer).update(options)
 
 
 def _as_built(callback: Callback) -> dict[str, Any]:
     """Return a callback's attributes without what a fit of another Trainer has left in them."""
     built, left = _KEPT.get(callback, ({}, {}))
-    set_since = {n: value for n, value in vars(callback).items() if n not in left or value is not left[n]}
+    set_since = {n: value for n, value in vars(callback).items() if n not in left or not left[n](value)}
     return deepcopy({**built, **set_since})
+
+
+def _recognizing(value: Any) -> Callable[[Any], bool]:
+    """Return what tells this very value from others without keeping it: it may lead to a network."""
+    try:
+        held = ref(value)
+    except TypeError:  # a number, a text, a list
+        return lambda other: other is value
+    return lambda other: other is not None and other is held()
 
 
 def _waits(callback: Callback, others: Sequence[str]) -> bool:
