@@ -187,7 +187,8 @@ def _train(fits: list[WaitingFit], tell: Callable[[int, int], object] | None) ->
     try:
         for fit in fits:
             with fit.turn():
-                fit.begin_epoch()
+                if not fit.loop.done:  # whoever saw the phase begin may have ended it
+                    fit.begin_epoch()
         going = _going(fits)
         while going:
             stack = NetworkStack([fit.module.net for fit in going])

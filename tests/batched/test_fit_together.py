@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelSummary
 from torch import Tensor, nn
 from toys import FEATURES, TASKS, ToyData, toy_trainer
 
@@ -211,6 +212,30 @@ def test_one_that_diverges_fails_alone(tmp_path: Path) -> None:
     expected: list[Made] = []
     fit(expected, tmp_path / "alone", Attention, 0.5, 0, optimizer=SGD, max_epochs=30)
     assert_same(made[2], expected[0], 1e-4)
+
+
+class Ending(ModelSummary):
+    """Shows nothing, and ends the phase before its first step."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = True
+
+
+def test_one_that_ends_before_its_first_step(tmp_path: Path) -> None:
+    made: list[Made] = []
+    expected: list[Made] = []
+    runs = [(made, "0", [Ending()]), (made, "1", []), (made, "2", []), (expected, "alone", [Ending()])]
+    calls = [
+        partial(fit, into, tmp_path / name, ResNet, 0.5, 0, callbacks=callbacks, max_epochs=2)
+        for into, name, callbacks in runs
+    ]
+    assert [(end.error, end.reason) for end in fit_together(calls[:3])] == [(None, "")] * 3
+    calls[3]()
+    steps = {trainer.default_root_dir: trainer.phase_results[-1].steps for trainer, _ in made}
+    assert [steps[str(tmp_path / name)] for name in "012"] == [0, 4, 4]
+    assert expected[0][0].phase_results[-1].steps == 0
+    ended = next(one for one in made if one[0].default_root_dir == str(tmp_path / "0"))
+    assert_same(ended, expected[0], 1e-6)
 
 
 def dropping() -> nn.Module:
