@@ -12,14 +12,12 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from lit_aux.batched.eligible import why_alone
-from lit_aux.batched.training import GlobalState, WaitingFit, train
+from lit_aux.batched.training import GlobalState, Tell, WaitingFit, train
 from lit_aux.phases.loop import MEETING
 
 _FRAMES = 400  # of Python for a fit that is begun within another
 Turn = Callable[[int], AbstractContextManager[Any]]
 """By the number of a fit, what is entered whenever it does something of its own, its own output say."""
-Tell = Callable[[int, int], object]
-"""Is told after every step how many fits still train, and the steps of the one that has taken most."""
 
 
 @dataclass

@@ -17,6 +17,8 @@ from lit_aux.phases.checkpoint import PhaseCheckpoint
 from lit_aux.phases.phase import SEED_VARIABLES
 from lit_aux.phases.state import random_state, restore_random_state
 
+Tell = Callable[[int, int], object]
+"""Is told after every step how many fits still train, and the steps of the one that has taken most."""
 _ALIKE = {torch.float32: 1e-2, torch.float64: 1e-8}
 """How far outputs in a batch may be from those alone, for a network to count as one that can be batched."""
 
@@ -126,7 +128,7 @@ class WaitingFit:
         self.batch = Batch(content, self.loop._data_fetcher.done)
 
 
-def train(fits: Sequence[WaitingFit], tell: Callable[[int, int], object] | None = None) -> None:
+def train(fits: Sequence[WaitingFit], tell: Tell | None = None) -> None:
     """Train fits to the end of their phase, those of one architecture in one batch.
 
     What cannot be batched is left as it is, with a ``reason``. A fit that is batched has been trained as it
@@ -178,7 +180,7 @@ def _tried(fits: Sequence[WaitingFit]) -> str:
     return "" if off <= least else "the network gives other outputs in a batch than alone"
 
 
-def _train(fits: list[WaitingFit], tell: Callable[[int, int], object] | None) -> None:
+def _train(fits: list[WaitingFit], tell: Tell | None) -> None:
     """Train until every fit has ended or failed; checkpoints are written at the phase's end alone."""
     callbacks = {fit: list(fit.trainer.callbacks) for fit in fits}  # type: ignore[attr-defined]
     for fit, own in callbacks.items():

@@ -41,7 +41,7 @@ class Unfreezing:
         Raises:
             ConfigurationError: Naming the strategy, where any phase unfreezes something.
         """
-        self._training = self._trains_now()
+        self._training, _ = self._trains_now()
         strategy = self._module.trainer.strategy
         gradual = any(phase.unfreeze is not None for phase in phased(self._module).phases)
         if gradual and not isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
@@ -69,18 +69,20 @@ class Unfreezing:
         if not self._begun:
             self._begun = True
             _unfreeze_restored(trainer, self._module, epoch)
-        parameters = list(self._module.parameters())
-        training = [id(p) for p in parameters if p.requires_grad]
-        if self._held or len(training) < len(parameters):
+        before = self._training
+        self._training, all_train = self._trains_now()
+        if self._held or not all_train:
             self._hold()
-        before, self._training = self._training, frozenset(training)
         if self._training == before:
             return False
         _wrap_anew(trainer)
         return True
 
-    def _trains_now(self) -> frozenset[int]:
-        return frozenset(id(p) for p in self._module.parameters() if p.requires_grad)
+    def _trains_now(self) -> tuple[frozenset[int], bool]:
+        """Return the ``id`` of every parameter that trains, and whether all do."""
+        parameters = list(self._module.parameters())
+        training = [id(p) for p in parameters if p.requires_grad]
+        return frozenset(training), len(training) == len(parameters)
 
     def _hold(self) -> None:
         """Put frozen layers into eval mode, and those that were put there and train by now back."""

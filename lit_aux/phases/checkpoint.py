@@ -161,13 +161,11 @@ class PhaseCheckpoint(Checkpoint):
     def _hold(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep a copy of what a file would hold: callbacks, module and data are asked as when it is saved."""
         content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        self._begun, self._held = True, _Held(trainer, self._file(trainer, pl_module), content)
         try:
-            content = _copied(content)
+            self._held = self._held._replace(content=_copied(content))
         except Exception:  # pickle takes some objects that cannot be copied
-            self._held = _Held(trainer, self._file(trainer, pl_module), content)
             self._write_held()
-        else:
-            self._begun, self._held = True, _Held(trainer, self._file(trainer, pl_module), content)
 
     def _write_held(self) -> None:
         """Write what is held, if anything is."""

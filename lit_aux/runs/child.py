@@ -213,7 +213,7 @@ class Output:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._file = _opened(path)
         self._before: list[list[int]] = []
 
     def __enter__(self) -> None:
@@ -233,9 +233,15 @@ class Output:
 
 def _redirect(path: Path) -> None:
     """Send what this process and its children print to a file, from now on."""
-    Output(path).__enter__()
+    file = _opened(path)
+    _send([file] * len(_STREAMS))
+    os.close(file)
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+
+
+def _opened(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
 
 def _send(files: Sequence[int]) -> None:

@@ -28,7 +28,7 @@ _ACCELERATORS = ("auto", "gpu", "cuda")
 
 def why_not(runs: Sequence[SweepRun]) -> str:
     """Say why no run of a sweep is trained in a batch on this machine; empty where some may be."""
-    asked = {str(run.option("trainer.accelerator") or "auto").lower() for run in runs}
+    asked = {_accelerator(run) for run in runs}
     if not asked & {*_ACCELERATORS}:
         return f"runs ask for --trainer.accelerator {', '.join(sorted(asked))}"
     import torch
@@ -54,8 +54,8 @@ def batches(jobs: Sequence[Job], size: int) -> list[Job]:
         groups.setdefault(_kind(job), []).append(job)
     made: list[Job] = []
     for kind, group in groups.items():
-        steps = range(0, len(group), size if kind else 1)
-        made += [_together(tuple(group[start : start + (size if kind else 1)])) for start in steps]
+        most = size if kind else 1
+        made += [_together(tuple(group[at : at + most])) for at in range(0, len(group), most)]
     order = {run: place for place, job in enumerate(jobs) for run in job.runs}
     return sorted(made, key=lambda job: order[next(iter(job.runs))])
 
@@ -63,13 +63,15 @@ def batches(jobs: Sequence[Job], size: int) -> list[Job]:
 def _kind(job: Job) -> str:
     """Return what runs of one batch have in common; empty for a run that is always alone."""
     run: SweepRun = job.arguments[1]
-    accelerator = str(run.option("trainer.accelerator") or "auto").lower()
-    if asks_for_several(run) or "wandb" in str(run.option("trainer.logger")).lower():
-        return ""
-    if accelerator not in _ACCELERATORS:
+    logs_online = "wandb" in str(run.option("trainer.logger")).lower()
+    if asks_for_several(run) or logs_online or _accelerator(run) not in _ACCELERATORS:
         return ""
     words = without([word.replace(".init_args", "") for word in run.arguments], *_MAY_DIFFER, *_OWN)
     return json.dumps([words, dict(run.environment), dict(run.files)], sort_keys=True)
+
+
+def _accelerator(run: SweepRun) -> str:
+    return str(run.option("trainer.accelerator") or "auto").lower()
 
 
 def _together(jobs: tuple[Job, ...]) -> Job:

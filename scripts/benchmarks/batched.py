@@ -4,12 +4,8 @@ ResNet-18 on 32 x 32 pixels, of random images: whole runs from the seed to the e
 CPU, where ``lit-aux sweep`` makes no batches, four short runs show what they would cost.
 """
 
-import io
-import logging
 import time
-import warnings
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -20,6 +16,7 @@ import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import CSVLogger
 
+from benchmarks.silence import in_silence
 from lit_aux import PhaseSettings, PhaseTrainer
 from lit_aux.batched import fit_together
 from lit_aux.data import ArraysDataModule
@@ -42,8 +39,9 @@ def _run(folder: Path, n: int, epochs: int, seed: int, network: str) -> None:
     PhaseTrainer(default_root_dir=folder, logger=CSVLogger(folder), **options).fit(module, data)
 
 
+@in_silence
 def _seconds(together: bool, clock: Clock, count: int, **how: Any) -> float:
-    with TemporaryDirectory() as folder, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+    with TemporaryDirectory() as folder:
         runs = [partial(_run, Path(folder, str(seed)), seed=seed, **how) for seed in range(count)]
         begin = clock()
         if together:
@@ -67,22 +65,16 @@ def benchmark_batched(
         "epochs": 2 if quick else epochs,
     }
     rows: list[Row] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable()  # of loggers that hold the streams as they were
-        for n in (20, 200):
-            if not on_gpu and n == 200:
-                continue
-            turns: dict[bool, list[float]] = {True: [], False: []}
-            for turn in range(repetitions):
-                for together in (True, False) if turn % 2 else (False, True):
-                    turns[together].append(_seconds(together, clock, count, n=n, **how))
-            what = f"{count} runs of {n} images on a {'GPU' if on_gpu else 'CPU'}"
-            rows += [
-                (f"{what}, one by one: runs per minute", 60 * count / median(turns[False]), ""),
-                (f"{what}, in a batch: runs per minute", 60 * count / median(turns[True]), ""),
-            ]
-            ratio = median(a / b for a, b in zip(turns[False], turns[True], strict=True))
-            rows.append((f"{what}: times as many in a batch", ratio, ">= 5" if on_gpu else ""))
-    logging.disable(logging.NOTSET)
+    for n in (20, 200) if on_gpu else (20,):
+        turns: dict[bool, list[float]] = {True: [], False: []}
+        for turn in range(repetitions):
+            for together in (True, False) if turn % 2 else (False, True):
+                turns[together].append(_seconds(together, clock, count, n=n, **how))
+        what = f"{count} runs of {n} images on a {'GPU' if on_gpu else 'CPU'}"
+        rows += [
+            (f"{what}, one by one: runs per minute", 60 * count / median(turns[False]), ""),
+            (f"{what}, in a batch: runs per minute", 60 * count / median(turns[True]), ""),
+        ]
+        ratio = median(a / b for a, b in zip(turns[False], turns[True], strict=True))
+        rows.append((f"{what}: times as many in a batch", ratio, ">= 5" if on_gpu else ""))
     return rows

@@ -1,15 +1,11 @@
 """Ways to do the same work, timed in turns."""
 
-import io
-import logging
-import warnings
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 Row = tuple[str, float, str]
 Clock = Callable[[], float]
@@ -25,25 +21,6 @@ class Outcome(NamedTuple):
 
 
 Way = Callable[[Path], Outcome]
-
-
-def in_silence(way: Callable[..., Outcome]) -> Callable[..., Outcome]:
-    """Return a way that prints nothing, unless it fails."""
-
-    def silent(*args: Any, **options: Any) -> Outcome:
-        said = io.StringIO()
-        with warnings.catch_warnings(), redirect_stdout(said), redirect_stderr(said):
-            warnings.simplefilter("ignore")
-            logging.disable()  # of loggers that hold the streams as they were
-            try:
-                return way(*args, **options)
-            except Exception as error:
-                error.add_note(said.getvalue()[-2000:])
-                raise
-            finally:
-                logging.disable(logging.NOTSET)
-
-    return silent
 
 
 def compare(

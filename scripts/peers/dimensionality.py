@@ -24,9 +24,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.silence import in_silence
 from torch import Tensor
 
-from .comparison import OURS, Clock, Outcome, Row, Way, compare, in_silence
+from .comparison import OURS, Clock, Outcome, Row, Way, compare
 
 IMAGES, FEATURES, HIDDEN, BATCHES = 1000, 25_088, 200, 10
 AGREEMENT = "<= 1.001"

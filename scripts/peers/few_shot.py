@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from benchmarks.silence import in_silence
 from benchmarks.training import StepClock
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
@@ -19,8 +20,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 from torchmetrics.classification import MulticlassAccuracy
 
-from .comparison import OURS, Clock, Outcome, Row, Way, compare, in_silence
-from .fitting import fit, settings, use
+from .comparison import OURS, Clock, Outcome, Row, Way, compare
+from .fitting import fit, mean_step, settings, use
 from .tasks import Network, loader, options, tensors, write_weights
 
 CLASSES = {"main": 2}
@@ -90,7 +91,7 @@ def lightning(folder: Path, weights: Path, epochs: int, clock: Clock) -> Outcome
 
 def _outcome(loss: str) -> Outcome:
     times, trainer = StepClock.last.times, StepClock.last.trainer
-    return Outcome((times[-1] - times[0]) / (len(times) - 1), float(trainer.callback_metrics[loss]))
+    return Outcome(mean_step(times), float(trainer.callback_metrics[loss]))
 
 
 def bare(folder: Path, weights: Path, epochs: int, clock: Clock, reestimate: bool) -> Outcome:
@@ -131,7 +132,7 @@ def bare(folder: Path, weights: Path, epochs: int, clock: Clock, reestimate: boo
                     logits = network(x_val)
                     row += [nn.functional.cross_entropy(logits, y_val).item(), _accuracy(logits, y_val)]
             log.writerow(row)
-    return Outcome((times[-1] - times[0]) / (len(times) - 1), loss.item())
+    return Outcome(mean_step(times), loss.item())
 
 
 def _accuracy(logits: Tensor, targets: Tensor) -> float:

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.silence import in_silence
 from benchmarks.training import StepClock
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.loggers import CSVLogger
 from torch.optim import SGD, Optimizer
 
-from .comparison import OURS, Clock, Outcome, Row, Way, compare, in_silence
+from .comparison import OURS, Clock, Outcome, Row, Way, compare
 from .few_shot import SGD as OPTIONS
 from .few_shot import Plain
 from .fitting import fit, settings, use

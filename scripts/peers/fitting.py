@@ -1,6 +1,6 @@
 """What is compared: ``lit-aux fit`` in this process, on digits."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,3 +54,8 @@ def settings(optimizer: str, options: Mapping[str, Any], epochs: int) -> dict[st
 def use(clock: Clock) -> None:
     """Let every `StepClock` tell the time by a clock."""
     StepClock.clock = staticmethod(clock)
+
+
+def mean_step(times: Sequence[float]) -> float:
+    """Return how long a step took from the first to the last."""
+    return (times[-1] - times[0]) / (len(times) - 1)

@@ -18,12 +18,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from benchmarks.silence import in_silence
 from benchmarks.training import StepClock
 from torch import Tensor, nn
 
-from .comparison import OURS, Clock, Outcome, Row, Way, compare, in_silence
-from .fitting import fit, settings, use
-from .multi_task import BATCH, CLASSES, data, mean_step
+from .comparison import OURS, Clock, Outcome, Row, Way, compare
+from .fitting import fit, mean_step, settings, use
+from .multi_task import BATCH, CLASSES, data
 from .tasks import Network, Samples, loader, tensors, write_weights
 
 SGD: dict[str, Any] = {"lr": 0.01, "momentum": 0.9}

@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from benchmarks.silence import in_silence
 from benchmarks.training import StepClock
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
@@ -26,8 +27,8 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from .comparison import OURS, Clock, Outcome, Row, Way, compare, in_silence
-from .fitting import fit, settings, use
+from .comparison import OURS, Clock, Outcome, Row, Way, compare
+from .fitting import fit, mean_step, settings, use
 from .tasks import Network, Samples, loader, options, tensors, write_weights
 
 CLASSES = {"main": 5, "aux": 5}
@@ -115,11 +116,6 @@ def lightning(
 def _outcome(loss: str) -> Outcome:
     times, metrics = StepClock.last.times, StepClock.last.trainer.callback_metrics
     return Outcome(mean_step(times), sum(float(metrics[loss.format(task)]) for task in CLASSES))
-
-
-def mean_step(times: list[float]) -> float:
-    """Return how long a step took from the first to the last."""
-    return (times[-1] - times[0]) / (len(times) - 1)
 
 
 def libmtl(folder: Path, weights: Path, images: int, epochs: int, clock: Clock) -> Outcome:
