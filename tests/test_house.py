@@ -15,6 +15,7 @@ PACKAGES = [
     "cores",
     "errors",
     "files",
+    "finite",
     "hub",
     "locks",
     "ranges",

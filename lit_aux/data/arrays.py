@@ -12,6 +12,7 @@ from lit_aux.data.files import ImageFiles
 from lit_aux.data.numbers import tensor_of
 from lit_aux.data.samples import Images
 from lit_aux.errors import ConfigurationError
+from lit_aux.finite import all_finite
 from lit_aux.functional._labels import MISSING
 
 
@@ -106,7 +107,7 @@ def _to_bytes(images: Tensor, source: str) -> Tensor:
     """Return uint8 pixels; what they are is told by their type and range."""
     if images.dtype == torch.bool:
         return images.byte() * 255
-    if images.is_floating_point() and not bool(images.isfinite().all()):
+    if not all_finite(images):
         bad = int((~images.flatten(1).isfinite().all(1)).sum())
         raise ConfigurationError(
             f"{source}: {bad} of {len(images)} images hold NaN or infinite pixels; leave them out"

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lit_aux.data.numbers import array_of, from_objects, names_in, tensor_of
 from lit_aux.errors import ConfigurationError, listed
+from lit_aux.finite import all_finite
 from lit_aux.trees import mapped, tensors_of
 
 Scale = list[tuple[Tensor, Tensor] | None]
@@ -70,7 +71,7 @@ def _numbers(given: Any, what: str) -> Tensor:
     if not x.is_floating_point():
         return x if x.dtype in (torch.bool, torch.uint8) else x.long()
     x = x.to(torch.get_default_dtype())
-    if not bool(x.isfinite().all()):
+    if not all_finite(x):
         bad = int((~x.reshape(len(x), -1).isfinite()).any(1).sum())
         raise ConfigurationError(
             f"{what}: {bad} of {len(x)} rows hold NaN or infinite numbers; leave them out, or fill them in"

@@ -16,6 +16,7 @@ from lit_aux.data.teacher_draws import independent_rows
 from lit_aux.data.teacher_grid import COMMON, as_list, given_seed, in_order, span, whole_number
 from lit_aux.data.teacher_options import OwnOption, declared_options
 from lit_aux.errors import ConfigurationError, one_line, unknown_name
+from lit_aux.finite import all_finite
 
 Teacher = Tensor | Callable[[Tensor], Tensor]
 """Coefficients (D,) of a linear teacher, or what takes inputs (n, D) to targets (n,)."""
@@ -207,7 +208,7 @@ class OwnTeacherDataModule(TeacherDataModule):
                 f"({len(x)},)"
             )
         targets: Tensor = found.detach().to(x.dtype)
-        if not bool(targets.isfinite().all()):
+        if not all_finite(targets):
             raise self._refused(f"{what} targets that are not finite")
         return targets
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lit_aux.data.numbers import array_of, from_objects, is_missing, names_in, numbered, tensor_of
 from lit_aux.errors import ConfigurationError, listed
+from lit_aux.finite import all_finite
 from lit_aux.functional._labels import MISSING, known_labels
 from lit_aux.tasks import Task
 
@@ -248,7 +249,7 @@ def _values(task: Task, given: Given) -> Tensor:
     if task.kind == "multilabel":
         known = known[known != MISSING]
         y = torch.where(y == MISSING, torch.nan, y) if y.is_floating_point() else y
-    if not bool(known.isfinite().all()):
+    if not all_finite(known):
         raise _misfit(task, given, "takes finite numbers; NaN stands for a missing one")
     if task.kind == "multilabel" and not bool(((known >= 0) & (known <= 1)).all()):
         raise _misfit(task, given, f"takes 0 to 1, and they go from {known.min():g} to {known.max():g}")

@@ -11,6 +11,7 @@ from lit_aux.drawing.engine import draw
 from lit_aux.drawing.layout import Layout, Panel, looks_of
 from lit_aux.drawing.style import GREY, INK, Look, minus
 from lit_aux.errors import ConfigurationError
+from lit_aux.finite import all_finite
 from lit_aux.functional import NESTED, feature_dependence
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class MapPoints:
             if value is None and name == "weight":
                 continue
             values = torch.as_tensor(value).detach().to("cpu", torch.float64)
-            if values.ndim != 1 or len(values) != len(self.beta) or not bool(values.isfinite().all()):
+            if values.ndim != 1 or len(values) != len(self.beta) or not all_finite(values):
                 raise ConfigurationError(
                     f"{name}: shape {tuple(values.shape)} for {len(self.beta)} points of {self.label!r}; "
                     "give one finite value a point"

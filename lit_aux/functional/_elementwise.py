@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.finite import all_finite
 
 Values: TypeAlias = Tensor | float
 """A tensor of any real dtype, an array, or a number."""
@@ -79,6 +80,6 @@ def _tensor(name: str, value: Any, place: torch.device) -> Tensor:
         raise ConfigurationError(f"{name}: {value!r} is no tensor; give numbers") from None
     if tensor.is_complex() or tensor.dtype == torch.bool:
         raise ConfigurationError(f"{name}: {tensor.dtype} is no real number; give floating point")
-    if not bool(tensor.isfinite().all()):
+    if not all_finite(tensor):
         raise ConfigurationError(f"{name}: has NaN or infinite values; give finite numbers")
     return tensor

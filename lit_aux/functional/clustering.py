@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError, check_known
+from lit_aux.finite import all_finite
 from lit_aux.ranges import NOT_NEGATIVE, check, is_whole
 
 Reference = Literal["mean", "origin"]
@@ -227,7 +228,7 @@ def replicas_of(option: str, tensor: Tensor, ndim: int, shape: str) -> tuple[Ten
             f"{option}: {tensor.dtype} of shape {tuple(tensor.shape)}; give real {shape}"
         )
     values = tensor.to("cpu", torch.float64)
-    if not bool(values.isfinite().all()):
+    if not all_finite(values):
         raise ConfigurationError(f"{option}: has NaN or infinite values; give finite ones")
     return (values, True) if tensor.ndim == ndim + 1 else (values[None], False)
 

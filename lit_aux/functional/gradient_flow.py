@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.finite import all_finite
 from lit_aux.functional._row_space import RowSpace
 
 Weights = dict[str, Tensor]
@@ -142,7 +143,7 @@ def growth_to(beta: Tensor, a: Tensor, b: Tensor) -> Tensor:
     one = torch.where(beta > 0, beta.abs().log() - a.log(), b.log() - beta.abs().log()) / 2
     z = torch.where((a > 0) & (b > 0), both, one)
     z = torch.where(stays, torch.zeros_like(z), z)
-    if not bool(z.isfinite().all()):
+    if not all_finite(z):
         row, entry = (int(i) for i in (~z.isfinite()).nonzero()[0])
         raise ConfigurationError(
             f"weights: entry {entry} of start {row} cannot become {float(beta[row, entry]):.3g}; pathways "
@@ -294,7 +295,7 @@ def checked_problem(x: Tensor, y: Tensor, weights: Pathways) -> tuple[Tensor, Te
                 f"weights: the shape of {name} is {tuple(value.shape)}; give (..., {x.shape[1]})"
             )
     for name, value in {"x": x, "y": y, **start}.items():
-        if not bool(value.isfinite().all()):
+        if not all_finite(value):
             raise ConfigurationError(f"{name}: it holds values that are not finite")
     return x.detach().to(torch.float64), y.detach().to(x.device, torch.float64), start
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.finite import all_finite
 from lit_aux.functional._row_space import RowSpace
 from lit_aux.functional._scale import safe_scale
 
@@ -170,7 +171,7 @@ def _check(t: int, x: Tensor, y: Tensor, width: torch.Size) -> None:
     if y.shape != x.shape[:1]:
         raise ConfigurationError(f"targets[{t}]: its shape is {tuple(y.shape)}; give targets ({len(x)},)")
     for name, value in (("inputs", x), ("targets", y)):
-        if not bool(value.isfinite().all()):
+        if not all_finite(value):
             raise ConfigurationError(f"{name}[{t}]: it holds values that are not finite")
 
 
@@ -330,7 +331,7 @@ class _System:
             matrix[of_nu, of_task] = rows
             start += len(rows)
         found, failed = torch.linalg.solve_ex(matrix, wrong)
-        if int(failed) or not bool(found.isfinite().all()):
+        if int(failed) or not all_finite(found):
             return None
         d_nu = list(found[self.inner :].split([len(rows) for rows in self.rows]))
         return found[: self.inner].view(tasks, s), d_nu

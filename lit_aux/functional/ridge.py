@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.finite import all_finite
 from lit_aux.functional._scale import magnitude, safe_scale
 
 BLOCK_ELEMENTS = 2**20
@@ -131,7 +132,7 @@ def _check_values(name: str, values: Tensor) -> None:
     """Raise `ConfigurationError` for complex numbers, NaN and infinite ones."""
     if values.is_complex():
         raise ConfigurationError(f"{name}: {values.dtype} is no real number; give floating point")
-    if not bool(values.isfinite().all()):
+    if not all_finite(values):
         raise ConfigurationError(f"{name}: has NaN or infinite values; give finite numbers")
 
 

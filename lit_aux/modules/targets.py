@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_aux.errors import ConfigurationError
+from lit_aux.finite import all_finite
 from lit_aux.functional._labels import MISSING, known_labels
 
 Kind = Literal["classes", "distributions", "shares", "signs", "values", "own"]
@@ -175,7 +176,7 @@ def check_targets(loss: nn.Module, outputs: Tensor, targets: Targets) -> None:
         raise ConfigurationError(f"takes targets from 0 to 1, {got}; NaN is for missing")
     if targets.kind == "signs" and not bool((found.abs() == 1).all()):
         raise ConfigurationError(f"takes targets of 1 and -1, {got}")
-    if targets.kind == "values" and not bool(found.isfinite().all()):
+    if targets.kind == "values" and not all_finite(found):
         raise ConfigurationError("got infinite targets; NaN is for missing ones")
     if isinstance(loss, nn.PoissonNLLLoss) and low < 0:
         raise ConfigurationError(f"takes counts, and got {low:g}; they must be at least 0")
@@ -201,7 +202,7 @@ def _check_outputs(loss: nn.Module, outputs: Tensor) -> None:
     """Refuse outputs of a readout where a loss wants (log-)probabilities."""
     if isinstance(loss, nn.NLLLoss | nn.KLDivLoss):
         normalized = float(outputs.logsumexp(1).abs().max()) < 1e-2
-        if not normalized and bool(outputs.isfinite().all()):
+        if not normalized and all_finite(outputs):
             raise ConfigurationError(
                 "takes log-probabilities, and the outputs are none; use CrossEntropyLoss, which takes logits "
                 "and numbers or probabilities of classes"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lit_aux.callbacks import StopAtTrainingLoss
 from lit_aux.errors import NonFiniteLossError
+from lit_aux.finite import all_finite
 from lit_aux.phases.checkpoint import PhaseCheckpoint
 from lit_aux.phases.phase import Phase
 from lit_aux.phases.phased import phased
@@ -286,7 +287,7 @@ class PhaseKeeper(Callback):
     ) -> None:
         """Write the phase and the random state; refuse to save weights that are not finite."""
         for name, parameter in pl_module.named_parameters():
-            if not bool(parameter.detach().isfinite().all()):
+            if not all_finite(parameter):
                 raise NonFiniteLossError(self._message(trainer, f"the weights {name!r} are not finite"))
         info = _run(trainer).phase_info()
         checkpoint[CHECKPOINT_KEY] = {**info, "random_state": random_state()}

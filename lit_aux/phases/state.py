@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lit_aux.errors import ConfigurationError, with_class
+from lit_aux.finite import all_finite
 from lit_aux.pickles import code_in, is_old, read_weights, unreadable
 from lit_aux.storage import TOO_LONG, is_too_long
 
@@ -329,7 +330,7 @@ def not_finite(module: nn.Module, state: Weights, option: str, path: str | Path 
         A sentence without its end; None where all are finite.
     """
     own = (name for name, _ in module.named_parameters() if name in state)
-    names = [name for name in own if not bool(state[name].isfinite().all())]
+    names = [name for name in own if not all_finite(state[name])]
     if not names:
         return None
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""

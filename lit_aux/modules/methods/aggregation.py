@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lit_aux.callbacks._no_trace import attached
 from lit_aux.errors import ConfigurationError, first_line
+from lit_aux.finite import all_finite
 from lit_aux.modules.methods.task_method import TaskMethod
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class Aggregation(TaskMethod):
     def _combined(self, trainer: Trainer, matrix: Tensor, rows: Tensor) -> Tensor:
         if len(matrix) == 1:
             return matrix[0]
-        if not bool(torch.stack(matrix.aminmax()).isfinite().all()):  # isfinite of all takes 20 times as long
+        if not all_finite(matrix):
             return matrix.sum(0)  # not finite either: whoever watches over the training sees it and says so
         taken: list[Tensor] = []
         weighting = [w for w in (getattr(self.aggregator, "weighting", None),) if isinstance(w, nn.Module)]
