@@ -132,6 +132,15 @@ class AuxiliaryCLI(LightningCLI):
         """Return Lightning's subcommands and ``export``."""
         return {**LightningCLI.subcommands(), "export": {"model", "datamodule"}}
 
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        """Leave out the options of subcommands beside the one that is named: adding them takes a while."""
+        named = self._words[0] if self._words and self._words[0] in self.subcommands() else subcommand
+        if named != subcommand:
+            return self.init_parser(**kwargs)
+        return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the command line, with words that stand for classes written out."""
         if isinstance(args, Mapping | Namespace):

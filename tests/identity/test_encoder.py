@@ -379,18 +379,16 @@ print({name: t.key(build()) for name, (build, _) in t.PAIRS.items()})
 
 
 def test_other_processes_agree() -> None:
-    """Under other seeds of Python's hashes, which order sets and spell addresses."""
-    found = []
-    for seed in ("1", "2"):
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, str(Path(__file__).parent)],
-            capture_output=True,
-            text=True,
-            env={"PYTHONHASHSEED": seed, "PATH": ""},
-        )
-        assert done.returncode == 0, done.stderr
-        found.append(eval(done.stdout))
-    assert found[0] == found[1]
+    """Under another seed of Python's hashes, which order sets and spell addresses."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(Path(__file__).parent)],
+        capture_output=True,
+        text=True,
+        env={"PYTHONHASHSEED": "1", "PATH": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    torch.manual_seed(0)
+    assert eval(done.stdout) == {name: key(build()) for name, (build, _) in PAIRS.items()}
 
 
 def test_a_factory_of_a_command_line_is_its_options_and_not_the_command_line() -> None:

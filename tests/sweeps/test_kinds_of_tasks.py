@@ -28,7 +28,7 @@ KINDS = {"multilabel": "f1", "regression": "r2", "tokens": "accuracy", "dense": 
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def swept(tmp_path_factory: pytest.TempPathFactory, one_server: None) -> Path:
     """Sweep over kinds and rescale factors, each kind with a table of its own."""
     folder = tmp_path_factory.mktemp("swept")
     with pytest.MonkeyPatch.context() as patch:
