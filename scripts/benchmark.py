@@ -9,7 +9,7 @@ wall-clock seconds, for a machine that is busy with other things (use it with ``
 ``--quick`` makes ``students``, ``flow``, ``solver``, ``sweep``, ``diagnostics``, ``checkpoints``,
 ``optimizer``, ``runs``, ``batched`` and ``peers`` tiny: it shows that they run, and no figure means anything.
 
-``peers`` compares with what people would use instead: Lightning by hand, and plain loops.
+``peers`` compares with what people would use instead: Lightning by hand, other packages, plain loops.
 """
 
 import argparse

@@ -1,9 +1,6 @@
 """Bring the tables of docs/reproduction.md up to date with the results in docs/results.
 
-usage: python scripts/reproduction_page.py [DIR]
-
-A table stands below a comment that holds the command that prints it. DIR is the folder of published tables
-for those that name one; without it they stay as they are.
+A table stands below a comment that holds the command that prints it.
 """
 
 import contextlib
@@ -11,7 +8,7 @@ import io
 import os
 import re
 import shlex
-import sys
+from argparse import ArgumentParser
 from pathlib import Path
 
 from lit_aux.cli import main
@@ -56,4 +53,7 @@ def refreshed(page: str, published: Path | None = None) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(refreshed(PAGE.read_text(), Path(sys.argv[1]) if len(sys.argv) > 1 else None))
+    parser = ArgumentParser(description=__doc__)
+    shown = "the folder of published tables; without it those that name one stay as they are"
+    parser.add_argument("published", nargs="?", type=Path, metavar="DIR", help=shown)
+    PAGE.write_text(refreshed(PAGE.read_text(), parser.parse_args().published))
