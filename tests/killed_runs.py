@@ -17,11 +17,11 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
+from process_helpers import prepared
 
 LEFTOVERS = (".part", ".lock", ".lease", ".probe", ".tmp")
 PLACES = ("before the phases", "pretrain", "finetune", "after the phases")
@@ -66,7 +66,7 @@ def afresh(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any
 
     Where anything has run backward on another device, children that are forked cannot train any more.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=prepared()) as pool:
         return pool.submit(function, *arguments, **options).result()
 
 

@@ -1,6 +1,7 @@
 """Processes that tests start, and which are left of them."""
 
 import multiprocessing
+import multiprocessing.context
 import os
 import runpy
 import signal
@@ -33,14 +34,20 @@ def launch(script: Path, folder: Path, *arguments: str) -> None:
     assert process.returncode == 0, errors[-3000:]
 
 
+def prepared() -> multiprocessing.context.ForkServerContext:
+    """Return what forks processes from one that has imported what fits need, in a tenth of the time."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lit_aux.cli.lightning_cli", "lit_aux.callbacks", "wandb"])
+    return context
+
+
 def together(script: Path, folder: Path, *arguments: str, processes: int = 2) -> None:
     """Run a script as :func:`launch` does, in several processes that a cluster might have started.
 
-    They are forked from one that has imported what scripts need, which takes a tenth of the time. Lightning
-    finds them started; where its own launcher is what matters, use :func:`launch`.
+    They are :func:`prepared`. Lightning finds them started; where its own launcher is what matters, use
+    :func:`launch`.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lit_aux.modules", "lit_aux.data", "lit_aux.callbacks", "lit_aux.phases"])
+    context = prepared()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

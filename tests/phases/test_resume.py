@@ -1,6 +1,5 @@
 """Runs that are killed and resumed end as if nothing had happened; first phases are shared."""
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, seed_everything
+from process_helpers import prepared
 from toys import ToyData, toy_backbone, toy_module, toy_trainer
 
 from lit_aux.callbacks import RepresentationDimensionality
@@ -69,7 +69,7 @@ def outcome(trainer: PhaseTrainer) -> list[Any]:
 def test_killed_and_resumed_is_bit_identical(tmp_path: Path, phase: str, step: int) -> None:
     torch.set_num_threads(1)
     whole, expected = run(tmp_path / "whole")
-    context = multiprocessing.get_context("spawn")
+    context = prepared()
     process = context.Process(target=run_and_die, args=(str(tmp_path / "killed"), phase, step))
     process.start()
     process.join()

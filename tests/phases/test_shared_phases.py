@@ -1,6 +1,5 @@
 """Which first phases are found again, and which are trained anew: never the weights of another network."""
 
-import multiprocessing
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import Timer
+from process_helpers import prepared
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from toys import FEATURES, TASKS, ToyData, toy_backbone, toy_module, toy_trainer
@@ -262,7 +262,7 @@ def train_elsewhere(root: str, answers: Any) -> None:
 
 
 def test_another_process_finds_it(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = prepared()
     answers = context.Queue()
     process = context.Process(target=train_elsewhere, args=(str(tmp_path), answers))
     process.start()

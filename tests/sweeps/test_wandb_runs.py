@@ -4,13 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from multiprocessing import forkserver, get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from agent_helpers import fit
+from process_helpers import prepared
 from sweep_helpers import ROOT, SMALL, rows_of
 from toys import ToyData, toy_module, toy_trainer
 
@@ -110,9 +110,7 @@ def test_a_server_that_cannot_be_reached(
 
 
 def test_two_agents_at_once(tmp_path: Path) -> None:
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["lit_aux.cli.lightning_cli", "wandb"])  # imported once for both
+    context = prepared()
     barrier = context.Barrier(2)
     config = str(ROOT / "configs" / "diagonal" / "ptft.yaml")
     processes = []
