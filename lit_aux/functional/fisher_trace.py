@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.functional.example_norms import NotByLayer, example_norms
+from lit_aux.functional.example_norms import NotByLayer, example_norms, leaf_uses
 from lit_aux.functional.gradient_conflict import real_parts
 from lit_aux.ranges import LIMIT, check
 from lit_aux.trees import count_rows, mapped, selected, tensors_of
@@ -45,11 +45,13 @@ def fisher_trace(
         generator: On the CPU; draws the labels.
         chunk: Examples whose gradients are computed together, by ``torch.func.vmap``; by default as many as
             fit into 256 MiB, or one by one on a CPU where those are so few that this is faster. One by one
-            also where ``vmap`` cannot handle the model.
+            also where ``vmap`` cannot handle the model, or where the model goes on using its own weights
+            beside those that it is given.
         module: The network, whose own parameters are ``parameters``. Where it is given, and ``chunk`` is
             not, norms follow from what each layer is given and gives back, in one backward pass for all
             examples; the example with the largest gradient is compared with its own backward pass. Networks
-            with layers of other kinds, or tied ones, are taken example by example.
+            with layers of other kinds, or whose weights are used more than once, are taken example by
+            example.
         refused: Told why, where a network is.
 
     Returns:
@@ -74,7 +76,7 @@ def fisher_trace(
     if module is not None and chunk is None:
         before = torch.empty(0) if generator is None else generator.get_state()
         try:
-            return float(_by_layer(logits_of, parameters, inputs, module, generator).mean())
+            return float(_by_layer(logits_of, parameters, held, inputs, module, generator).mean())
         except NotByLayer as error:
             refused(str(error))
         if generator is not None:
@@ -82,6 +84,8 @@ def fisher_trace(
     chunk = chunk or _default_chunk(held, tensors_of(inputs)[0].device)
     with torch.no_grad():
         labels = draw_labels(logits_of(held, inputs), generator)
+    if kept := _kept(logits_of, held, inputs, chunk):
+        held, chunk = {**held, **kept}, 1
     squares = _squared_norms(logits_of, held, inputs, labels, chunk)
     return float(squares.mean())
 
@@ -125,6 +129,7 @@ def _default_chunk(parameters: Mapping[str, Tensor], device: torch.device) -> in
 def _by_layer(
     logits_of: Logits,
     parameters: Mapping[str, Tensor],
+    held: Mapping[str, Tensor],
     inputs: Any,
     module: nn.Module,
     generator: torch.Generator | None,
@@ -143,12 +148,24 @@ def _by_layer(
         return nn.functional.cross_entropy(logits.double(), labels, reduction="none")
 
     squares = example_norms(module, parameters, losses)
-    largest = slice(at := int(squares.nan_to_num().argmax()), at + 1)
-    alone = _squared_norms(logits_of, parameters, selected(inputs, largest), labels[largest], 1)
+    largest = slice(at := int(squares.argmax()), at + 1)  # of NaN, where there is one
+    alone = _squared_norms(logits_of, held, selected(inputs, largest), labels[largest], 1)
     rounding = max(torch.finfo(tensor.dtype).eps for tensor in parameters.values()) ** 0.4
     if not torch.allclose(squares[largest], alone, rtol=rounding, equal_nan=True):
-        raise NotByLayer("the gradient of an example is not the sum of what layers say: some are used twice")
+        raise NotByLayer("the gradient of an example is not the sum of what layers say")
     return squares
+
+
+def _kept(logits_of: Logits, held: Mapping[str, Tensor], inputs: Any, count: int) -> dict[str, Tensor]:
+    """Return, by name, tensors that the model goes on using where others are given in their place.
+
+    Code that has a parameter in a list, or a variable, beside its registration does so, and the gradients of
+    what is given in its place would be 0.
+    """
+    with torch.enable_grad():
+        used = leaf_uses(logits_of(held, selected(inputs, slice(0, count))))
+    places = {(leaf.data_ptr(), leaf.shape): leaf for leaf in used if leaf.numel()}
+    return {name: places[place] for name, p in held.items() if (place := (p.data_ptr(), p.shape)) in places}
 
 
 def _squared_norms(
@@ -161,13 +178,18 @@ def _squared_norms(
         return nn.functional.cross_entropy(logits_of(held, single).double(), y.unsqueeze(0))
 
     def one_by_one(x: Any, y: Tensor) -> Tensor:
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
+        leaves = {
+            name: tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+            for name, tensor in parameters.items()
+        }
+        # what uses none of them has a gradient, too
+        zero = torch.zeros((), dtype=torch.float64, device=y.device, requires_grad=True)
         norms = []
         with torch.enable_grad():
             for number, label in enumerate(y):
                 example = mapped(x, itemgetter(number))
                 found = torch.autograd.grad(
-                    loss(leaves, example, label),
+                    loss(leaves, example, label) + zero,
                     list(leaves.values()),
                     allow_unused=True,
                     materialize_grads=True,

@@ -111,7 +111,8 @@ def test_large_weights_are_taken_one_by_one_on_a_processor_and_give_the_same():
     for chunk in (None, 2):
         calls.clear()
         values.append(fisher_trace(logits_of, held, x, generator=generator.manual_seed(1), chunk=chunk))
-        assert calls == ([4, 1, 1, 1, 1] if chunk is None else [4, 1, 1])  # labels first, then gradients
+        # labels, which tensors are used, then gradients
+        assert calls == ([4, 1, 1, 1, 1, 1] if chunk is None else [4, 2, 1, 1])
     assert values[0] == pytest.approx(values[1], rel=1e-6)
 
 
