@@ -1,5 +1,6 @@
 """The trace of the Fisher information of a classifier: how strongly its outputs react to its weights."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
@@ -45,8 +46,8 @@ def fisher_trace(
         generator: On the CPU; draws the labels.
         chunk: Examples whose gradients are computed together, by ``torch.func.vmap``; by default as many as
             fit into 256 MiB, or one by one on a CPU where those are so few that this is faster. One by one
-            also where ``vmap`` cannot handle the model, or where the model goes on using its own weights
-            beside those that it is given.
+            also where ``vmap`` cannot handle the model, or errs in an example's gradient, and where the model
+            goes on using its own weights beside those that it is given.
         module: The network, whose own parameters are ``parameters``. Where it is given, and ``chunk`` is
             not, norms follow from what each layer is given and gives back, in one backward pass for all
             examples; the example with the largest gradient is compared with its own backward pass. Networks
@@ -177,25 +178,19 @@ def _squared_norms(
         single = mapped(x, lambda part: part.unsqueeze(0))
         return nn.functional.cross_entropy(logits_of(held, single).double(), y.unsqueeze(0))
 
-    def one_by_one(x: Any, y: Tensor) -> Tensor:
-        leaves = {
-            name: tensor if tensor.requires_grad else tensor.detach().requires_grad_()
-            for name, tensor in parameters.items()
-        }
-        # what uses none of them has a gradient, too
-        zero = torch.zeros((), dtype=torch.float64, device=y.device, requires_grad=True)
-        norms = []
+    leaves = {
+        name: tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+        for name, tensor in parameters.items()
+    }
+    # what uses none of them has a gradient, too
+    zero = torch.zeros((), dtype=torch.float64, device=labels.device, requires_grad=True)
+
+    def of_one(x: Any, y: Tensor, number: int) -> list[Tensor]:
         with torch.enable_grad():
-            for number, label in enumerate(y):
-                example = mapped(x, itemgetter(number))
-                found = torch.autograd.grad(
-                    loss(leaves, example, label) + zero,
-                    list(leaves.values()),
-                    allow_unused=True,
-                    materialize_grads=True,
-                )
-                norms.append(_norms([tensor.unsqueeze(0) for tensor in found]))
-        return torch.cat(norms)
+            value = loss(leaves, mapped(x, itemgetter(number)), y[number]) + zero
+        held = list(leaves.values())
+        found = torch.autograd.grad(value, held, allow_unused=True, materialize_grads=True)
+        return [tensor.unsqueeze(0) for tensor in found]
 
     together = None if chunk == 1 else vmap(grad(loss), in_dims=(None, 0, 0))
     squares: list[Tensor] = []
@@ -203,12 +198,31 @@ def _squared_norms(
         x, y = (selected(whole, slice(start, start + chunk)) for whole in (inputs, labels))
         if together is not None:
             try:
-                squares.append(_norms(list(together(parameters, x, y).values())))
-                continue
+                gradients = list(together(parameters, x, y).values())
             except Exception:  # of any kind: what is wrong with the model itself is raised below
                 together = None
-        squares.append(one_by_one(x, y))
+            else:
+                norms = _norms(gradients)
+                at = int(norms.argmax())
+                if _agree([part[at : at + 1] for part in gradients], of_one(x, y, at)):
+                    squares.append(norms)
+                    continue
+                together = None
+        squares += [_norms(of_one(x, y, number)) for number in range(len(y))]
     return torch.cat(squares)
+
+
+def _agree(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    """Whether two ways to an example's gradient differ by rounding at most.
+
+    Rules by which ``vmap`` vectorizes operations have errors, such as that of batch normalization in eval
+    mode, in torch 2.15, where what follows transposes.
+    """
+    rounding = max(torch.finfo(tensor.dtype).eps for tensor in one) ** 0.5
+    apart, square = (
+        float(_norms(parts)) for parts in ([a - b for a, b in zip(one, other, strict=True)], other)
+    )
+    return apart <= rounding**2 * square or not (math.isfinite(square) or math.isfinite(float(_norms(one))))
 
 
 def _norms(gradients: Sequence[Tensor]) -> Tensor:
