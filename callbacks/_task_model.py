@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.data import extract_batch_size
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-from lit_aux.callbacks._no_trace import attached, fixed_rng, traceless
+from lit_aux.callbacks._no_trace import attached, fixed_rng, forgetting, traceless
 from lit_aux.callbacks.probe import transfer
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.batchnorm import batchnorm_layers, reestimate_batchnorm, uncompiled
@@ -142,7 +142,8 @@ def _reestimate(trainer: Trainer, module: LightningModule, model: TaskModel, pro
 
     def forward(batch: dict[str, Any]) -> int:
         for task, x in batch.items():
-            model.task_outputs(task, x)
+            with forgetting(module):
+                model.task_outputs(task, x)
         return sum(extract_batch_size(x) for x in batch.values())
 
     samples = getattr(module, "batchnorm_samples", 1000)
@@ -156,6 +157,6 @@ def _reached(
     found: set[nn.Module] = set()
     if layers := batchnorm_layers(module):
         hooks = (layer.register_forward_pre_hook(lambda layer, _: found.add(layer)) for layer in layers)
-        with attached(hooks), torch.no_grad(), uncompiled():
+        with attached(hooks), torch.no_grad(), uncompiled(), forgetting(module):
             model.task_outputs(task, on_device(trainer, module, batch, slice(0, 1))[0])
     return found

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lit_aux.callbacks._no_trace import forgetting
 from lit_aux.callbacks._parameters import by_first_name
 from lit_aux.callbacks._task_model import TaskModel, on_device, undisturbed
 from lit_aux.callbacks.task_data import seeded
@@ -157,4 +158,5 @@ class _Outputs(nn.Module):
 
     def forward(self, x: Any) -> Tensor:
         """Return logits (n, classes)."""
-        return self._outputs_of(x)
+        with forgetting(self.module):
+            return self._outputs_of(x)
