@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lit_aux.callbacks._no_trace import attached, fixed_rng, forgetting, traceless
 from lit_aux.callbacks.probe import transfer
+from lit_aux.callbacks.task_data import labels_in
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.batchnorm import batchnorm_layers, reestimate_batchnorm, uncompiled
 from lit_aux.trees import concatenated, form_of
@@ -64,6 +65,18 @@ def task_model(module: LightningModule, user: str) -> TaskModel:
             "task_loss(task, outputs, y), see lit_aux.callbacks.TaskModel"
         )
     return cast(TaskModel, module)
+
+
+def mean_loss(
+    model: TaskModel, module: LightningModule, task: str, outputs: Tensor, y: Any
+) -> tuple[float, float]:
+    """Return the mean loss of a batch and what it is divided by."""
+    own = getattr(model, "task_mean", None)
+    if own is not None:
+        mean, size = own(task, outputs, y)
+        return float(mean), float(size)
+    loss = float(model.task_loss(task, outputs, y).double())
+    return loss, float(labels_in(module, y, task).sum()) if isinstance(y, Tensor) else len(y)
 
 
 @contextmanager
