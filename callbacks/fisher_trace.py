@@ -35,7 +35,7 @@ class FisherTrace(TaskDiagnostic):
     their outputs, for about what training on these examples costs. Networks whose shared weights are not
     all in Linear, Conv1d, Conv2d, BatchNorm, GroupNorm, LayerNorm or Embedding layers that are used once are
     taken example by example (a line says so): next to nothing for small ones, but for large ones dear, on a
-    CPU about ten times as much.
+    CPU about ten times as much. Hooks on the gradients of weights have no part in it.
 
     Args:
         chunk: Compute gradients, of so many examples together, in place of norms; by default only where
