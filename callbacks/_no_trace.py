@@ -2,8 +2,8 @@
 
 What may change has one context each that puts it back, also after an error: :func:`traceless` all that a
 module holds beside its weights, and the Trainer's loggers; :func:`swapped` and :func:`full_precision` the
-weights; :func:`attached` hooks; :func:`fixed_rng` the random states. :func:`never_fatal` lets the fit go on
-where looking failed.
+weights; :func:`attached` hooks; :func:`fixed_rng` the random states; :func:`forgetting` what one pass keeps
+for another. :func:`never_fatal` lets the fit go on where looking failed.
 """
 
 import copy
@@ -129,6 +129,35 @@ def _restorer_of(layer: nn.Module, buffers: bool) -> Callable[[], object]:
             _restore_buffers(layer, kept)
 
     return put_back
+
+
+@contextmanager
+def forgetting(module: nn.Module) -> Iterator[None]:
+    """Drop, afterwards, what modules keep of a pass for the next one: tensors computed from weights, say.
+
+    For passes in eval mode with and without gradients, or at several weights, of which none may see what
+    another one has kept. Attributes are put back, and what containers among them hold; numbers are not.
+    """
+    kept = []
+    for layer in module.modules():
+        own = {name: value for name, value in vars(layer).items() if not _internal(name)}
+        held = [(v, copy.copy(v)) for v in own.values() if isinstance(v, list | dict | set | deque)]
+        kept.append((layer, own, held))
+    try:
+        yield
+    finally:
+        for layer, own, held in kept:
+            state = vars(layer)
+            for name in [n for n in state if n not in own and not _internal(n)]:
+                del state[name]
+            state.update(own)
+            for container, before in held:
+                if [*map(id, _members(container))] != [*map(id, _members(before))]:
+                    _refill(container, before, [])
+
+
+def _members(container: Any) -> Iterable[Any]:
+    return container.values() if isinstance(container, dict) else container
 
 
 def _internal(name: str) -> bool:

@@ -10,8 +10,9 @@ from lightning.pytorch.utilities.data import extract_batch_size
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-from lit_aux.callbacks._no_trace import attached, fixed_rng, traceless
+from lit_aux.callbacks._no_trace import attached, fixed_rng, forgetting, traceless
 from lit_aux.callbacks.probe import transfer
+from lit_aux.callbacks.task_data import labels_in
 from lit_aux.errors import ConfigurationError
 from lit_aux.functional.batchnorm import batchnorm_layers, reestimate_batchnorm, uncompiled
 from lit_aux.trees import concatenated, form_of
@@ -64,6 +65,18 @@ def task_model(module: LightningModule, user: str) -> TaskModel:
             "task_loss(task, outputs, y), see lit_aux.callbacks.TaskModel"
         )
     return cast(TaskModel, module)
+
+
+def mean_loss(
+    model: TaskModel, module: LightningModule, task: str, outputs: Tensor, y: Any
+) -> tuple[float, float]:
+    """Return the mean loss of a batch and what it is divided by."""
+    own = getattr(model, "task_mean", None)
+    if own is not None:
+        mean, size = own(task, outputs, y)
+        return float(mean), float(size)
+    loss = float(model.task_loss(task, outputs, y).double())
+    return loss, float(labels_in(module, y, task).sum()) if isinstance(y, Tensor) else len(y)
 
 
 @contextmanager
@@ -142,7 +155,8 @@ def _reestimate(trainer: Trainer, module: LightningModule, model: TaskModel, pro
 
     def forward(batch: dict[str, Any]) -> int:
         for task, x in batch.items():
-            model.task_outputs(task, x)
+            with forgetting(module):
+                model.task_outputs(task, x)
         return sum(extract_batch_size(x) for x in batch.values())
 
     samples = getattr(module, "batchnorm_samples", 1000)
@@ -156,6 +170,6 @@ def _reached(
     found: set[nn.Module] = set()
     if layers := batchnorm_layers(module):
         hooks = (layer.register_forward_pre_hook(lambda layer, _: found.add(layer)) for layer in layers)
-        with attached(hooks), torch.no_grad(), uncompiled():
+        with attached(hooks), torch.no_grad(), uncompiled(), forgetting(module):
             model.task_outputs(task, on_device(trainer, module, batch, slice(0, 1))[0])
     return found

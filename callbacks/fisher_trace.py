@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lit_aux.callbacks._no_trace import forgetting
 from lit_aux.callbacks._parameters import by_first_name
 from lit_aux.callbacks._task_model import TaskModel, on_device, undisturbed
 from lit_aux.callbacks.task_data import seeded
@@ -34,7 +35,7 @@ class FisherTrace(TaskDiagnostic):
     their outputs, for about what training on these examples costs. Networks whose shared weights are not
     all in Linear, Conv1d, Conv2d, BatchNorm, GroupNorm, LayerNorm or Embedding layers that are used once are
     taken example by example (a line says so): next to nothing for small ones, but for large ones dear, on a
-    CPU about ten times as much.
+    CPU about ten times as much. Hooks on the gradients of weights have no part in it.
 
     Args:
         chunk: Compute gradients, of so many examples together, in place of norms; by default only where
@@ -157,4 +158,5 @@ class _Outputs(nn.Module):
 
     def forward(self, x: Any) -> Tensor:
         """Return logits (n, classes)."""
-        return self._outputs_of(x)
+        with forgetting(self.module):
+            return self._outputs_of(x)

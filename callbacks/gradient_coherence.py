@@ -3,8 +3,12 @@
 import math
 from dataclasses import dataclass
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 
+from lit_aux.callbacks._no_trace import forgetting
+from lit_aux.callbacks._task_model import mean_loss, on_device
 from lit_aux.callbacks.task_data import permuted_batches
 from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
 from lit_aux.errors import ConfigurationError
@@ -22,6 +26,9 @@ class GradientCoherence(TaskDiagnostic):
     two batch sizes, of small batches and of all of these together, without any example's own gradient (see
     :func:`lit_aux.functional.gradient_coherence`). The examples are dealt into other batches at every
     measurement, so that means over time become exact.
+
+    The mean of all :math:`g_i` is the gradient of the task's loss over these examples: where that is divided
+    by the number of targets, or by weights of classes, an example counts by its own.
 
     A measurement is one pass over the examples, forward and backward, and holds two gradients.
 
@@ -66,18 +73,39 @@ class GradientCoherence(TaskDiagnostic):
         for task, (_, y) in self.probe.items():
             seed = f"{task} {trainer.global_step}"
             batches = permuted_batches(len(y), self.batch_size, seed=seed)[: self.num_batches]
+            counts: list[float] = []
             found = gradient_coherence(
-                (
-                    self.gradient(module, self.loss(trainer, module, task, rows))
-                    for rows in self.share(trainer, batches)
-                ),
+                (self._summed(trainer, module, task, rows, counts) for rows in self.share(trainer, batches)),
                 batch_size=self.batch_size,
                 total=len(y),
                 like=parameters,
                 reduce=lambda tensor: self.total(trainer, tensor),
             )
+            count = self.totals(trainer, {task: sum(counts)})[task] / (self.batch_size * len(batches))
             values[task] = {
-                "gradient_variance": found.trace,
-                "gradient_norm": math.sqrt(max(found.squared_norm, 0.0)),
+                "gradient_variance": found.trace / count**2,
+                "gradient_norm": math.sqrt(max(found.squared_norm, 0.0)) / count,
             }
         return values
+
+    def _summed(
+        self, trainer: Trainer, module: LightningModule, task: str, rows: Tensor, counts: list[float]
+    ) -> list[Tensor]:
+        """Return the gradient of the sum of a batch's losses, over the number of its examples.
+
+        A mean that is divided by a number of targets, or by weights of classes, is no mean over examples.
+        What it is divided by is added to ``counts``.
+        """
+        x, y = on_device(trainer, module, self.probe[task], rows)
+        model = self.model(module)
+        with forgetting(module):
+            outputs = model.task_outputs(task, x)
+            loss = model.task_loss(task, outputs, y)
+            with torch.no_grad():
+                mean, count = mean_loss(model, module, task, outputs, y)
+        value = float(loss.detach())
+        is_mean = not value or math.isclose(value, mean, rel_tol=1e-3) or not math.isfinite(value)
+        factor = (count if is_mean else mean * count / value) / len(rows)
+        counts.append(count)
+        gradient = self.gradient(module, loss)
+        return gradient if factor == 1 else [part * factor for part in gradient]

@@ -162,7 +162,7 @@ class GradientConflict(TaskDiagnostic):
             with self.looking(trainer, pl_module):
                 self._add(self.measure(trainer, pl_module))
         finally:
-            _exchange(pl_module, before)
+            _exchange(pl_module, before, back=True)
         before.clear()  # pairs need the memory
         if self.pairwise_every and len(self.probe) > 1 and self._measured % self.pairwise_every == 0:
             with self.looking(trainer, pl_module):
@@ -237,9 +237,16 @@ def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 @torch.no_grad()
-def _exchange(module: nn.Module, other: dict[str, Tensor]) -> None:
-    """Swap weights with a copy of others, tensor by tensor, so that no third copy is needed."""
-    for name, parameter in _trained(module).items():
+def _exchange(module: nn.Module, other: dict[str, Tensor], *, back: bool = False) -> None:
+    """Swap weights with a copy of others, tensor by tensor, so that no third copy is needed.
+
+    Args:
+        module: The network.
+        other: The others, which become its own.
+        back: Whether this undoes a swap: in reverse order, since parameters may share memory.
+    """
+    trained = list(_trained(module).items())
+    for name, parameter in reversed(trained) if back else trained:
         mine = parameter.detach().clone()
         parameter.copy_(other[name])
         other[name].copy_(mine)

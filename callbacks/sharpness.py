@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lit_aux.callbacks._no_trace import full_precision, widened
+from lit_aux.callbacks._no_trace import forgetting, full_precision, widened
 from lit_aux.callbacks._parameters import by_first_name
 from lit_aux.callbacks._task_model import on_device
 from lit_aux.callbacks.task_data import permuted_batches
@@ -88,8 +88,13 @@ class Sharpness(TaskDiagnostic):
     ) -> float:
         """Return the sharpness of one batch."""
         (x, y), model = batch, self.model(module)
+
+        def loss() -> Tensor:
+            with forgetting(module):
+                return model.task_loss(task, model.task_outputs(task, x), y)
+
         return adaptive_sharpness(
-            lambda: model.task_loss(task, model.task_outputs(task, x), y),
+            loss,
             shared,
             self.rho,
             iterations=self.iterations,

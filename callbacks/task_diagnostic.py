@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lit_aux.callbacks import _measurements as measurements
 from lit_aux.callbacks._averages import Ran, which_weights
-from lit_aux.callbacks._no_trace import told
+from lit_aux.callbacks._no_trace import forgetting, told
 from lit_aux.callbacks._options import check_source, names_of
 from lit_aux.callbacks._parameters import refuse_sparse, refuse_sparse_layers, shared_parameters
 from lit_aux.callbacks._processes import Brought, total_over_processes
@@ -252,7 +252,8 @@ class TaskDiagnostic(measurements.Measuring):
         """Return a task's loss on some rows of its examples."""
         x, y = on_device(trainer, module, self.probe[task], rows)
         model = self.model(module)
-        return model.task_loss(task, model.task_outputs(task, x), y)
+        with forgetting(module):
+            return model.task_loss(task, model.task_outputs(task, x), y)
 
     @staticmethod
     def share(trainer: Trainer, items: Sequence[Item]) -> list[Item]:

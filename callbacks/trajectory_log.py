@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
 
 from lit_aux.callbacks._measurements import folder_of
 from lit_aux.callbacks._no_trace import never_fatal
 from lit_aux.callbacks._options import names_of
-from lit_aux.callbacks._task_model import TaskModel, on_device
-from lit_aux.callbacks.task_data import labelled_rows, labels_in, phase_tasks, task_batches
+from lit_aux.callbacks._task_model import TaskModel, mean_loss, on_device
+from lit_aux.callbacks.task_data import labelled_rows, phase_tasks, task_batches
 from lit_aux.callbacks.task_diagnostic import TaskDiagnostic
 from lit_aux.errors import ConfigurationError
 from lit_aux.files import atomic_write
@@ -118,7 +117,7 @@ class TrajectoryLog(TaskDiagnostic):
             if not len(y):
                 continue
             outputs = model.task_outputs(task, x)
-            loss, size = _mean_loss(model, module, task, outputs, y)
+            loss, size = mean_loss(model, module, task, outputs, y)
             classified &= outputs.ndim == 2 and outputs.shape[1] > 1 and not y.is_floating_point()
             right = (outputs.argmax(1) == y).sum() if classified and metrics is None else 0
             sums += torch.tensor([loss * size, float(right), size], dtype=torch.float64)
@@ -154,18 +153,6 @@ def _metrics(model: TaskModel, task: str, device: torch.device) -> dict[str, Any
     """Return the module's own metrics of a task; None where it has none."""
     own = getattr(model, "task_metrics", None)
     return None if own is None else {name: metric.to(device) for name, metric in own(task).items()}
-
-
-def _mean_loss(
-    model: TaskModel, module: LightningModule, task: str, outputs: Tensor, y: Any
-) -> tuple[float, float]:
-    """Return the mean loss of a batch and what it is divided by."""
-    own = getattr(model, "task_mean", None)
-    if own is not None:
-        mean, size = own(task, outputs, y)
-        return float(mean), float(size)
-    loss = float(model.task_loss(task, outputs, y).double())
-    return loss, float(labels_in(module, y, task).sum()) if isinstance(y, Tensor) else len(y)
 
 
 def _seed(trainer: Trainer) -> Any:

@@ -6,6 +6,7 @@ computations", arXiv 1510.01799; for convolutions and their smaller of two forms
 efficient training of large convolutional neural networks with differential privacy", NeurIPS 2022).
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,9 +17,27 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional as F
 
+from lit_aux.errors import first_line
+
 Squares: TypeAlias = Iterator[tuple[str, Tensor]]
 """Names of a layer's own parameters with squared norms (n,), float64."""
 _CHUNK_BYTES = 1 << 26
+_NAMES = ("weight", "bias")
+_VIEWS = {
+    f"{name}Backward0"
+    for name in (
+        "T",
+        "Transpose",
+        "Permute",
+        "View",
+        "UnsafeView",
+        "ReshapeAlias",
+        "Alias",
+        "Expand",
+        "ToCopy",
+    )
+}
+"""What a layer's own call does with its weight first, and a derivative of the call need not do again."""
 
 
 class NotByLayer(Exception):
@@ -46,9 +65,9 @@ def example_norms(
     """Return the squared norm of each example's gradient.
 
     Every parameter must belong to one Linear, Conv1d, Conv2d, BatchNorm, GroupNorm, LayerNorm or Embedding
-    that is called once and uses it in no other way; batch normalization must be in eval mode. What can be
-    seen of that is checked. That a layer is used otherwise, or that examples are not the first dimension of
-    what it is given, cannot be seen: compare an example with its own backward pass.
+    that is called once and be used in no other way, which the graph of the losses tells; batch normalization
+    must be in eval mode. What can be seen of that is checked. That examples mix, or are not the first
+    dimension of what a layer is given, cannot be seen: compare an example with its own backward pass.
 
     Args:
         module: The network that has the parameters.
@@ -73,30 +92,51 @@ def example_norms(
     passes: dict[str, _Pass] = {}
     with ExitStack() as hooks, torch.enable_grad():
         for name, layer in layers.items():
-            hooks.enter_context(layer.register_forward_hook(_recorder(name, passes)))
+            # before a hook of the user's, which may return something else than the layer does
+            hook = layer.register_forward_hook(_recorder(name, passes), prepend=True)
+            hooks.enter_context(hook)
         found = losses()
-    if not passes:
-        return torch.zeros(len(found), dtype=torch.float64, device=found.device)
-    edges = [one.edge for one in passes.values()]
-    slopes: Sequence[Tensor | None] = torch.autograd.grad(found.sum(), edges, allow_unused=True)
-    wanted = {id(parameter) for parameter in parameters.values()}
     total = torch.zeros(len(found), dtype=torch.float64, device=found.device)
-    for (name, one), slope in zip(passes.items(), slopes, strict=True):
+    wanted, times = {id(parameter) for parameter in parameters.values()}, leaf_uses(found)
+    edges = [one.edge for one in passes.values()]
+    slopes: Sequence[Tensor | None] = [None] * len(edges)
+    if edges and found.requires_grad:
+        slopes = torch.autograd.grad(found.sum(), edges, allow_unused=True)
+    gradients = dict(zip(passes, slopes, strict=True))
+    for name, layer in layers.items():
+        own = {n: p for n, p in layer.named_parameters(recurse=False) if id(p) in wanted}
+        slope = gradients.get(name)
+        if any(times[p] != (slope is not None) for p in own.values()):
+            _refuse(name, "has weights that are used outside of its call")
         if slope is None:  # its output has no part in the losses
             continue
-        layer = layers[name]
-        if len(slope) != len(found) or len(one.x) != len(found):
-            _refuse(name, f"gets {len(one.x)} rows for {len(found)} examples")
-        if one.x._version != one.version:
-            _refuse(name, "has its input overwritten")
-        own = {n for n, p in layer.named_parameters(recurse=False) if id(p) in wanted}
         try:
-            for parameter, squares in _KINDS[type(layer)](layer, one.x, slope):
+            for parameter, squares in _of_layer(layer, passes[name], slope, len(found)):
                 if parameter in own:
                     total += squares
         except NotByLayer as error:
             _refuse(name, str(error))
     return total
+
+
+def leaf_uses(found: Tensor) -> Counter[Tensor]:
+    """Count how often each leaf that needs a gradient, or a view of it, is used in computing a tensor."""
+    users: dict[Any, list[Any]] = {}
+    nodes: list[Any] = [] if found.grad_fn is None else [found.grad_fn]
+    for node in nodes:  # which grows meanwhile
+        for below, _ in node.next_functions:
+            if below is None:
+                continue
+            if below not in users:
+                users[below] = []
+                nodes.append(below)
+            users[below].append(node)
+
+    def count(node: Any) -> int:
+        return sum(count(user) if user in users and user.name() in _VIEWS else 1 for user in users[node])
+
+    leaves = {node: getattr(node, "variable", None) for node in users}
+    return Counter({leaf: count(node) for node, leaf in leaves.items() if isinstance(leaf, Tensor)})
 
 
 def _refuse(name: str, why: str) -> NoReturn:
@@ -113,13 +153,16 @@ def _layers(module: nn.Module, parameters: Mapping[str, Tensor]) -> dict[str, nn
     owner: dict[int, str] = {}
     found: dict[str, nn.Module] = {}
     for name, layer in module.named_modules():
-        for parameter in layer._parameters.values():
+        for attribute, parameter in layer._parameters.items():
             if parameter is None or id(parameter) not in wanted:
                 continue
             if owner.setdefault(id(parameter), name) != name:
                 _refuse(name, f"shares weights with {owner[id(parameter)]!r}")
-            if type(layer) not in _KINDS or getattr(layer, "_compiled_call_impl", None) is not None:
+            if type(layer) not in _KINDS:
                 _refuse(name, f"is a {type(layer).__name__}")
+            compiled = getattr(layer, "_compiled_call_impl", None) is not None
+            if compiled or attribute not in _NAMES or "forward" in vars(layer):
+                _refuse(name, f"is no plain {type(layer).__name__} any more")
             if parameter.is_complex():
                 _refuse(name, "has complex weights")
             found[name] = layer
@@ -148,6 +191,30 @@ def _recorder(name: str, passes: dict[str, _Pass]) -> Callable[..., None]:
 # What each kind of layer adds
 
 
+def _of_layer(layer: nn.Module, one: _Pass, slope: Tensor, n: int) -> Squares:
+    """Yield what a layer adds, from one call and the gradient of its output.
+
+    Raises:
+        NotByLayer: If it cannot be told.
+    """
+    x, g = one.x, slope
+    if x.shape[:1] != (n,) or g.shape[:1] != (n,):
+        raise NotByLayer(f"gets {len(x) if x.ndim else 'no'} rows for {n} examples")
+    if x._version != one.version:
+        raise NotByLayer("has its input overwritten")
+    kinds = {
+        tensor.dtype for tensor in (x, g, *layer.parameters(recurse=False)) if tensor.is_floating_point()
+    }
+    if len(kinds) > 1:
+        raise NotByLayer("computes in another precision than that of its weights")
+    if g.element_size() < 4:  # products may leave half precision
+        x, g = x.float() if x.is_floating_point() else x, g.float()
+    try:
+        yield from _KINDS[type(layer)](layer, x, g)
+    except RuntimeError as error:
+        raise NotByLayer(f"cannot be followed ({first_line(error)})") from error
+
+
 def _squares(gradient: Tensor) -> Tensor:
     """Return squared norms of gradients (n, ...)."""
     norms: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64)
@@ -168,15 +235,29 @@ def _products(a: Tensor, g: Tensor) -> Tensor:
     found = []
     for start in range(0, n, step := max(1, _CHUNK_BYTES // max(1, size))):
         some_a, some_g = a[start : start + step], g[start : start + step]
-        if by_pairs:
-            pairs = (some_a @ some_a.mT).double() * (some_g @ some_g.mT).double()
-            found.append(pairs.sum((1, 2, 3)).clamp_min(0))
-        else:
-            found.append(_squares(some_g.mT @ some_a))
+        found.append(_of_pairs(some_a, some_g) if by_pairs else _squares(some_g.mT @ some_a))
     return torch.cat(found)
 
 
+def _of_pairs(a: Tensor, g: Tensor) -> Tensor:
+    """Return the same from the products of pairs of positions."""
+    pairs = (a @ a.mT).double() * (g @ g.mT).double()
+    squares, sizes = pairs.sum((1, 2, 3)), torch.linalg.vector_norm(pairs, 1, dim=(1, 2, 3))
+    # where positions cancel, little is left but rounding: the sum itself has the square root of it
+    lost = (squares < sizes * torch.finfo(a.dtype).eps ** 0.4).nonzero()[:, 0].tolist()
+    for row in lost:
+        squares[row] = _squares((g[row].mT @ a[row])[None])[0]
+    return squares
+
+
+def _check_batch(x: Tensor, dims: int) -> None:
+    """Refuse an input of a layer that takes ``dims`` dimensions, and one more for examples, without these."""
+    if x.ndim <= dims:
+        raise NotByLayer(f"is given {x.ndim} dimensions, of which none is for examples")
+
+
 def _of_linear(layer: nn.Module, x: Tensor, g: Tensor) -> Squares:
+    _check_batch(x, 1)
     x, g = (part.reshape(len(part), 1, -1, part.shape[-1]) for part in (x, g))
     yield "weight", _products(x, g)
     yield "bias", _squares(g.sum((1, 2)))
@@ -184,6 +265,7 @@ def _of_linear(layer: nn.Module, x: Tensor, g: Tensor) -> Squares:
 
 def _of_convolution(layer: nn.Module, x: Tensor, g: Tensor) -> Squares:
     assert isinstance(layer, nn.Conv1d | nn.Conv2d)
+    _check_batch(x, 1 + len(layer.kernel_size))
     yield "bias", _squares(g.flatten(2).sum(2))
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
@@ -206,7 +288,8 @@ def _of_batch_norm(layer: nn.Module, x: Tensor, g: Tensor) -> Squares:
     assert isinstance(layer, nn.modules.batchnorm._BatchNorm)
     if layer.training or layer.running_mean is None or layer.running_var is None:
         raise NotByLayer("mixes examples, since it is not in eval mode or keeps no statistics")
-    x = F.batch_norm(x, layer.running_mean, layer.running_var, eps=layer.eps)
+    mean, variance = (statistic.to(x.dtype) for statistic in (layer.running_mean, layer.running_var))
+    x = F.batch_norm(x, mean, variance, eps=layer.eps)
     yield from _of_scales(x, g)
 
 
@@ -218,6 +301,7 @@ def _of_group_norm(layer: nn.Module, x: Tensor, g: Tensor) -> Squares:
 def _of_layer_norm(layer: nn.Module, x: Tensor, g: Tensor) -> Squares:
     assert isinstance(layer, nn.LayerNorm)
     shape = torch.Size(layer.normalized_shape)
+    _check_batch(x, len(shape))
     x = F.layer_norm(x, layer.normalized_shape, eps=layer.eps)
     x, g = (part.reshape(len(part), -1, shape.numel()).mT for part in (x, g))
     yield from _of_scales(x, g)
@@ -234,7 +318,7 @@ def _of_embedding(layer: nn.Module, x: Tensor, g: Tensor) -> Squares:
     assert isinstance(layer, nn.Embedding)
     if layer.max_norm is not None or layer.scale_grad_by_freq or layer.sparse:
         raise NotByLayer("has sparse gradients, or such as depend on other examples")
-    x, g = x.flatten(1), g.reshape(len(g), -1, g.shape[-1])
+    x, g = x.reshape(len(x), -1), g.reshape(len(g), -1, g.shape[-1])
     if layer.padding_idx is not None:
         g = g * (x != layer.padding_idx)[..., None]
     squares = []

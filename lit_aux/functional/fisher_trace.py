@@ -1,5 +1,6 @@
 """The trace of the Fisher information of a classifier: how strongly its outputs react to its weights."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from lit_aux.errors import ConfigurationError
-from lit_aux.functional.example_norms import NotByLayer, example_norms
+from lit_aux.functional.example_norms import NotByLayer, example_norms, leaf_uses
 from lit_aux.functional.gradient_conflict import real_parts
 from lit_aux.ranges import LIMIT, check
 from lit_aux.trees import count_rows, mapped, selected, tensors_of
@@ -45,11 +46,13 @@ def fisher_trace(
         generator: On the CPU; draws the labels.
         chunk: Examples whose gradients are computed together, by ``torch.func.vmap``; by default as many as
             fit into 256 MiB, or one by one on a CPU where those are so few that this is faster. One by one
-            also where ``vmap`` cannot handle the model.
+            also where ``vmap`` cannot handle the model, or errs in an example's gradient, and where the model
+            goes on using its own weights beside those that it is given.
         module: The network, whose own parameters are ``parameters``. Where it is given, and ``chunk`` is
             not, norms follow from what each layer is given and gives back, in one backward pass for all
             examples; the example with the largest gradient is compared with its own backward pass. Networks
-            with layers of other kinds, or tied ones, are taken example by example.
+            with layers of other kinds, or whose weights are used more than once, are taken example by
+            example.
         refused: Told why, where a network is.
 
     Returns:
@@ -74,7 +77,7 @@ def fisher_trace(
     if module is not None and chunk is None:
         before = torch.empty(0) if generator is None else generator.get_state()
         try:
-            return float(_by_layer(logits_of, parameters, inputs, module, generator).mean())
+            return float(_by_layer(logits_of, parameters, held, inputs, module, generator).mean())
         except NotByLayer as error:
             refused(str(error))
         if generator is not None:
@@ -82,6 +85,8 @@ def fisher_trace(
     chunk = chunk or _default_chunk(held, tensors_of(inputs)[0].device)
     with torch.no_grad():
         labels = draw_labels(logits_of(held, inputs), generator)
+    if kept := _kept(logits_of, held, inputs, chunk):
+        held, chunk = {**held, **kept}, 1
     squares = _squared_norms(logits_of, held, inputs, labels, chunk)
     return float(squares.mean())
 
@@ -125,6 +130,7 @@ def _default_chunk(parameters: Mapping[str, Tensor], device: torch.device) -> in
 def _by_layer(
     logits_of: Logits,
     parameters: Mapping[str, Tensor],
+    held: Mapping[str, Tensor],
     inputs: Any,
     module: nn.Module,
     generator: torch.Generator | None,
@@ -143,12 +149,24 @@ def _by_layer(
         return nn.functional.cross_entropy(logits.double(), labels, reduction="none")
 
     squares = example_norms(module, parameters, losses)
-    largest = slice(at := int(squares.nan_to_num().argmax()), at + 1)
-    alone = _squared_norms(logits_of, parameters, selected(inputs, largest), labels[largest], 1)
+    largest = slice(at := int(squares.argmax()), at + 1)  # of NaN, where there is one
+    alone = _squared_norms(logits_of, held, selected(inputs, largest), labels[largest], 1)
     rounding = max(torch.finfo(tensor.dtype).eps for tensor in parameters.values()) ** 0.4
     if not torch.allclose(squares[largest], alone, rtol=rounding, equal_nan=True):
-        raise NotByLayer("the gradient of an example is not the sum of what layers say: some are used twice")
+        raise NotByLayer("the gradient of an example is not the sum of what layers say")
     return squares
+
+
+def _kept(logits_of: Logits, held: Mapping[str, Tensor], inputs: Any, count: int) -> dict[str, Tensor]:
+    """Return, by name, tensors that the model goes on using where others are given in their place.
+
+    Code that has a parameter in a list, or a variable, beside its registration does so, and the gradients of
+    what is given in its place would be 0.
+    """
+    with torch.enable_grad():
+        used = leaf_uses(logits_of(held, selected(inputs, slice(0, count))))
+    places = {(leaf.data_ptr(), leaf.shape): leaf for leaf in used if leaf.numel()}
+    return {name: places[place] for name, p in held.items() if (place := (p.data_ptr(), p.shape)) in places}
 
 
 def _squared_norms(
@@ -160,20 +178,19 @@ def _squared_norms(
         single = mapped(x, lambda part: part.unsqueeze(0))
         return nn.functional.cross_entropy(logits_of(held, single).double(), y.unsqueeze(0))
 
-    def one_by_one(x: Any, y: Tensor) -> Tensor:
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
-        norms = []
+    leaves = {
+        name: tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+        for name, tensor in parameters.items()
+    }
+    # what uses none of them has a gradient, too
+    zero = torch.zeros((), dtype=torch.float64, device=labels.device, requires_grad=True)
+
+    def of_one(x: Any, y: Tensor, number: int) -> list[Tensor]:
         with torch.enable_grad():
-            for number, label in enumerate(y):
-                example = mapped(x, itemgetter(number))
-                found = torch.autograd.grad(
-                    loss(leaves, example, label),
-                    list(leaves.values()),
-                    allow_unused=True,
-                    materialize_grads=True,
-                )
-                norms.append(_norms([tensor.unsqueeze(0) for tensor in found]))
-        return torch.cat(norms)
+            value = loss(leaves, mapped(x, itemgetter(number)), y[number]) + zero
+        held = list(leaves.values())
+        found = torch.autograd.grad(value, held, allow_unused=True, materialize_grads=True)
+        return [tensor.unsqueeze(0) for tensor in found]
 
     together = None if chunk == 1 else vmap(grad(loss), in_dims=(None, 0, 0))
     squares: list[Tensor] = []
@@ -181,12 +198,31 @@ def _squared_norms(
         x, y = (selected(whole, slice(start, start + chunk)) for whole in (inputs, labels))
         if together is not None:
             try:
-                squares.append(_norms(list(together(parameters, x, y).values())))
-                continue
+                gradients = list(together(parameters, x, y).values())
             except Exception:  # of any kind: what is wrong with the model itself is raised below
                 together = None
-        squares.append(one_by_one(x, y))
+            else:
+                norms = _norms(gradients)
+                at = int(norms.argmax())
+                if _agree([part[at : at + 1] for part in gradients], of_one(x, y, at)):
+                    squares.append(norms)
+                    continue
+                together = None
+        squares += [_norms(of_one(x, y, number)) for number in range(len(y))]
     return torch.cat(squares)
+
+
+def _agree(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    """Whether two ways to an example's gradient differ by rounding at most.
+
+    Rules by which ``vmap`` vectorizes operations have errors, such as that of batch normalization in eval
+    mode, in torch 2.15, where what follows transposes.
+    """
+    rounding = max(torch.finfo(tensor.dtype).eps for tensor in one) ** 0.5
+    apart, square = (
+        float(_norms(parts)) for parts in ([a - b for a, b in zip(one, other, strict=True)], other)
+    )
+    return apart <= rounding**2 * square or not (math.isfinite(square) or math.isfinite(float(_norms(one))))
 
 
 def _norms(gradients: Sequence[Tensor]) -> Tensor:

@@ -182,3 +182,22 @@ def test_no_more_than_two_gradients_are_held(tmp_path: Any, monkeypatch: pytest.
     assert len(held) == 2 * (3 + 3)
     activations = 0.8 * size  # of four examples in the wide layer
     assert max(held) - (between.bytes - size) < 1.1 * size + activations
+
+
+class OneMemory(Stranger):
+    """Two layers whose weights are parameters of their own in one memory, as where ``.data`` was shared."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5), nn.Linear(5, 7))
+        self.shared[2].weight = nn.Parameter(self.shared[0].weight.data)
+
+
+def test_weights_in_one_memory_are_put_back(tmp_path: Any) -> None:
+    modules = OneMemory(), OneMemory()
+    trainer(tmp_path, max_epochs=1).fit(modules[0])
+    conflict = GradientConflict(every_n_steps=1, data=data())
+    trainer(tmp_path, conflict, max_epochs=1).fit(modules[1])
+    assert conflict.results
+    for one, other in zip(*(module.parameters() for module in modules), strict=True):
+        assert torch.equal(one, other)

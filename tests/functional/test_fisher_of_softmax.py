@@ -111,7 +111,8 @@ def test_large_weights_are_taken_one_by_one_on_a_processor_and_give_the_same():
     for chunk in (None, 2):
         calls.clear()
         values.append(fisher_trace(logits_of, held, x, generator=generator.manual_seed(1), chunk=chunk))
-        assert calls == ([4, 1, 1, 1, 1] if chunk is None else [4, 1, 1])  # labels first, then gradients
+        # labels, which tensors are used, then gradients; of two together, and of one of them to compare
+        assert calls == ([4, 1, 1, 1, 1, 1] if chunk is None else [4, 2, 1, 1, 1, 1])
     assert values[0] == pytest.approx(values[1], rel=1e-6)
 
 
@@ -171,3 +172,22 @@ def test_inputs_may_be_several_tensors():
             for call, given in ((in_parts, {"a": x[:, :1], "b": x[:, 1:]}), (whole, x))
         )
         assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_errors_of_vectorized_passes_are_seen():
+    """Batch normalization whose output is transposed, as patches are, which torch's vmap gets wrong."""
+    torch.manual_seed(0)
+    net = nn.ModuleDict({"norm": nn.BatchNorm2d(4), "head": nn.Linear(4, 3)}).double().eval()
+    net.requires_grad_(False)["norm"].running_var.uniform_(0.5, 2)
+    shift = {"shift": torch.zeros(4, 2, 2, dtype=torch.float64)}
+
+    def logits_of(held, x):
+        rows = net["norm"](x + held["shift"]).flatten(2).transpose(1, 2)
+        return net["head"](rows.tanh().mean(1))
+
+    x = torch.randn(6, 4, 2, 2, dtype=torch.float64)
+    values = [
+        fisher_trace(logits_of, shift, x, generator=torch.Generator().manual_seed(0), chunk=chunk)
+        for chunk in (1, 3, None)
+    ]
+    assert values == pytest.approx([values[0]] * 3, rel=1e-12)
