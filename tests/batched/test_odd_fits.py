@@ -105,7 +105,8 @@ class ReassignsAlways(Odd):
 
 class ChangesDtype(Odd):
     def forward(self, x: Tensor) -> Tensor:
-        self.count = 0.9 * self.count + 1
+        if self.training:
+            self.count = 0.9 * self.count + 1
         return x / (1 + self.count)
 
 
@@ -162,8 +163,8 @@ def pair(tmp_path: Path, backbone: Backbone, run: Any = fit, **options: Any) -> 
     ids=lambda value: "" if callable(value) else value[:20],
 )
 def test_networks(tmp_path: Path, backbone: Backbone, reason: str) -> None:
-    # in single precision little differences would pass for rounding
-    precision = "32-true" if "no other" in reason else "64-true"
+    # in single precision little differences would pass for rounding; double ends the sharing
+    precision = "32-true" if "no other" in reason or "memory" in reason else "64-true"
     (end, _) = pair(tmp_path, backbone, trainer={"precision": precision})
     assert reason in end.reason
     assert bool(reason) == bool(end.reason)
