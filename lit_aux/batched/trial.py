@@ -52,6 +52,9 @@ def why_not_together(nets: Sequence[nn.Module], inputs: Sequence[Mapping[str, An
 
     Returns:
         Why they are not trained in a batch; empty where nothing is amiss.
+
+    Raises:
+        OutOfMemoryError: If the copies do not fit into memory.
     """
     held = held_by(nets[0])
     if unknown := sorted(name for name, value in held.items() if value == UNKNOWN and name.startswith("net")):
@@ -70,6 +73,8 @@ def why_not_together(nets: Sequence[nn.Module], inputs: Sequence[Mapping[str, An
                 return reason
         if not _same_state(before, random_state()):
             return "the network draws at random as it runs"
+    except torch.OutOfMemoryError:  # which is no fault of the networks
+        raise
     except Exception as error:  # of torch.func, of a stranger's network, of a copy
         return f"the network cannot be batched: {first_line(error)}"
     return ""
