@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from lit_aux.batched.eligible import why_alone
 from lit_aux.batched.training import GlobalState, Tell, WaitingFit, train
+from lit_aux.errors import ConfigurationError
 from lit_aux.phases.loop import MEETING
+from lit_aux.phases.phase import Phase
+from lit_aux.phases.phased import phased, phased_data
 
 _FRAMES = 400  # of Python for a fit that is begun within another
 Turn = Callable[[int], AbstractContextManager[Any]]
@@ -52,6 +55,9 @@ def fit_together(
     ``WeightRescaling``, ``RepresentationDimensionality`` and those that show or save. Networks that draw at
     random as they run (dropout), and whatever else, are trained one after another.
 
+    Fits do not share what they change: a module or its weights, callbacks (also those of one
+    ``PhaseSettings``), loggers. The second fit that uses one of them fails and says so.
+
     Args:
         fits: Functions that each call ``PhaseTrainer.fit`` once, and may do more.
         turn: Called with a fit's number; what it gives is entered whenever that fit does something of its
@@ -87,6 +93,8 @@ class _Meeting:
         self._turn, self._tell = turn, tell
         self._left = deque(enumerate(fits))
         self._begun: list[int] = []
+        self._parts: dict[int, dict[int, str]] = {}
+        self._data: dict[int, tuple[Any, Phase]] = {}
         self._waiting: dict[int, WaitingFit] = {}
         self._over = False
         self._share = 0.0
@@ -106,6 +114,27 @@ class _Meeting:
                 self._begun.pop()
                 state.restore()
 
+    def begin(self, trainer: Trainer, module: LightningModule, data: Any) -> None:
+        """Refuse a fit that has something in common with one that waits, which would find it changed.
+
+        Raises:
+            ConfigurationError: Naming that.
+        """
+        *waiting, number = self._begun
+        self._parts[number] = own = _parts(trainer, module)
+        self._data[number] = data, trains = data, phased(module).phases[-1]
+        for other in waiting:
+            if shared := next((name for key, name in own.items() if key in self._parts[other]), None):
+                raise ConfigurationError(
+                    f"{shared} belongs to another fit of the batch, too; build one for each"
+                )
+            same, others = self._data[other]
+            if data is not None and same is data and not _alike(others, trains):
+                raise ConfigurationError(
+                    f"data: a {type(data).__name__} cannot be shared by fits that train {others.tasks}"
+                    f" and {trains.tasks} in a batch; build one for each"
+                )
+
     def arrive(self, trainer: Trainer) -> None:
         """Let the others come, train with them, and go on."""
         owner: Any = trainer
@@ -118,6 +147,9 @@ class _Meeting:
         arrived = time.monotonic()
         fit = self._waiting[number] = WaitingFit(trainer, partial(self._turn, number))
         self.begin_others()
+        data, phase = self._data[number]
+        if sum(one is data for one, _ in self._data.values()) > 1:  # it may have been left in another phase
+            phased_data(data).set_phase(phase.tasks, phase.order)
         self._train()
         owner._started += time.monotonic() - arrived - self._share
         self.ends[number].reason, self.ends[number].broken = fit.reason, fit.broken
@@ -133,3 +165,17 @@ class _Meeting:
         began = time.monotonic()
         train(list(self._waiting.values()), self._tell)
         self._share = (time.monotonic() - began) / len(self._waiting)
+
+
+def _parts(trainer: Any, module: LightningModule) -> dict[int, str]:
+    """Return what a fit changes as it goes on, by number, and what it is called."""
+    callbacks = [*trainer.callbacks, *(c for phase in phased(module).phases for c in phase.callbacks)]
+    named = [("module", module), *(("logger", logger) for logger in trainer.loggers)]
+    named += [("callbacks", callback) for callback in callbacks]
+    found = {id(part): f"{name}: {type(part).__name__}" for name, part in named}
+    return found | {id(p): f"module: its parameter {name!r}" for name, p in module.named_parameters()}
+
+
+def _alike(one: Phase, other: Phase) -> bool:
+    """Whether data are in the same state in two phases."""
+    return (list(one.tasks), one.order) == (list(other.tasks), other.order)

@@ -1,19 +1,18 @@
 """Networks of one architecture as one: weights and buffers stacked, passes through all of them at once."""
 
-from collections.abc import Hashable, Mapping, Sequence
-from operator import itemgetter
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from lit_aux.trees import mapped
+from lit_aux.trees import form_of
 
 State = dict[str, Tensor]
 
 
-class _Tasks(nn.Module):
+class Tasks(nn.Module):
     """A network whose forward pass is that of several tasks, as ``functional_call`` needs it."""
 
     def __init__(self, net: Any) -> None:
@@ -39,7 +38,7 @@ class NetworkStack:
 
     def __init__(self, nets: Sequence[nn.Module]) -> None:
         self.nets = list(nets)
-        self._wrapped = [_Tasks(net) for net in nets]
+        self._wrapped = [Tasks(net) for net in nets]
         parameters = [dict(net.named_parameters()) for net in self._wrapped]
         buffers = [dict(net.named_buffers()) for net in self._wrapped]
         self._parameters: dict[str, nn.Parameter] = {}
@@ -50,9 +49,12 @@ class NetworkStack:
         for name in buffers[0]:
             self._buffers[name] = _stacked_views([own[name] for own in buffers])
         self._own = parameters
+        self._places = [_places(net) for net in self._wrapped]
 
     def forward(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Run every network on its own inputs, in the mode of the first; buffers are updated.
+
+        What a network has put in the place of its tensors since (``self.seen = 0.9 * self.seen``) is taken.
 
         Args:
             inputs: Of each task, inputs (R, B, ...) of R networks, a tensor or a collection of tensors.
@@ -61,36 +63,30 @@ class NetworkStack:
             Of each task, outputs (R, B, ...), which ``gradients`` can differentiate.
 
         Raises:
-            RuntimeError: Of ``torch.func.vmap``, for networks that draw at random or that it cannot batch.
+            RuntimeError: Of ``torch.func.vmap``, for networks that draw at random or that it cannot batch;
+                for a buffer that becomes one of another shape or dtype.
         """
+        self._gather()
         outputs, buffers = self._run(inputs)
         with torch.no_grad():
             for name, value in buffers.items():
+                _check_form(name, value, self._buffers[name])
                 self._buffers[name].copy_(value)
         return outputs
 
-    def tried(self, inputs: Mapping[str, Any]) -> float:
-        """Run every network in the batch and alone, leaving no trace.
-
-        Args:
-            inputs: As for ``forward``.
-
-        Returns:
-            The largest difference of outputs, over the largest output; infinite where they are not alike.
-
-        Raises:
-            RuntimeError: As for ``forward``.
-        """
-        with torch.no_grad():
-            together, _ = self._run(inputs)
-            worst = 0.0
-            for row, net in enumerate(self._wrapped):
-                own: State = {**dict(net.named_parameters()), **_copies(dict(net.named_buffers()))}
-                alone = functional_call(net, own, (mapped(inputs, itemgetter(row)),))
-                for task, outputs in alone.items():
-                    scale = float(outputs.abs().max()) or 1.0
-                    worst = max(worst, float((outputs - together[task][row]).abs().max()) / scale)
-        return worst if worst == worst else float("inf")
+    @torch.no_grad()
+    def _gather(self) -> None:
+        """Take what stands where a network's tensors were, and put these back."""
+        for places in self._places:
+            for place in places:
+                now = place.tensors.get(place.key)
+                if now is not place.own:
+                    _check_form(place.key, now, place.own)
+                    place.own.copy_(now)
+                    place.tensors[place.key] = place.own
+                if place.own is not None and place.own.data_ptr() != place.row.data_ptr():
+                    place.row.copy_(place.own)
+                    place.own.data = place.row
 
     def _run(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Tensor], State]:
         """Return outputs, and the buffers as the pass has left them; those of the stack are as before."""
@@ -121,9 +117,11 @@ class NetworkStack:
         return [{name: row[number] for name, row in found.items()} for number in range(len(self.nets))]
 
     def give(self, row: int, gradients: State) -> None:
-        """Set the gradients of one network's parameters."""
+        """Set the gradients of one network's parameters, laid out as these are: fused steps ask for that."""
         for name, gradient in gradients.items():
-            self._own[row][name].grad = gradient
+            own = self._own[row][name]
+            same = gradient.stride() == own.stride()
+            own.grad = gradient if same else torch.empty_like(own).copy_(gradient)
 
     def release(self) -> None:
         """Give every network memory of its own."""
@@ -140,6 +138,36 @@ def _stacked_views(tensors: Sequence[Tensor]) -> Tensor:
     return rows
 
 
+class _Place(NamedTuple):
+    """Where a network holds one of its tensors."""
+
+    tensors: dict[str, Any]
+    key: str
+    own: Any
+    row: Any
+
+
+def _places(net: nn.Module) -> list[_Place]:
+    held = [
+        (tensors, key, own)
+        for layer in net.modules()
+        for tensors in (layer._parameters, layer._buffers)
+        for key, own in tensors.items()
+    ]
+    return [_Place(tensors, key, own, None if own is None else own.data) for tensors, key, own in held]
+
+
+def _check_form(name: str, found: Any, expected: Any) -> None:
+    """Refuse what does not fit into the stack.
+
+    Raises:
+        RuntimeError: Naming it.
+    """
+    alike = type(found) is type(expected) and not isinstance(found, nn.Parameter)  # an optimizer knows one
+    if not (alike and found.shape == expected.shape and found.dtype == expected.dtype):
+        raise RuntimeError(f"{name.removeprefix('net.')} becomes another tensor as the network runs")
+
+
 def _copies(tensors: State) -> State:
     return {name: tensor.clone() for name, tensor in tensors.items()}
 
@@ -151,19 +179,10 @@ def stacked(values: Sequence[Any]) -> Any:
         values: Tensors (B, ...), or mappings, lists and tuples of such.
     """
     first = values[0]
+    if any(form_of(value) != form_of(first) for value in values):
+        raise ValueError("inputs of several kinds")
     if isinstance(first, Mapping):
         return {key: stacked([value[key] for value in values]) for key in first}
     if isinstance(first, list | tuple):
         return tuple(stacked(parts) for parts in zip(*values, strict=True))
     return torch.stack(list(values))
-
-
-def architecture(net: nn.Module) -> Hashable:
-    """Return what networks must share to be stacked: layers, modes, shapes, dtypes, and what trains."""
-    layers = [(name, type(layer), layer.training) for name, layer in net.named_modules()]
-    parameters = [(name, *_form(p), p.requires_grad) for name, p in net.named_parameters()]
-    return tuple(layers), tuple(parameters), tuple((name, *_form(b)) for name, b in net.named_buffers())
-
-
-def _form(tensor: Tensor) -> tuple[Hashable, ...]:
-    return tensor.shape, tensor.dtype, tensor.device

@@ -1,26 +1,25 @@
 """Epochs of several fits at a time, their networks' passes in one batch and all else each fit's own."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-import torch
+from lightning.fabric.utilities.data import _set_sampler_epoch
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer import call
-from lightning.pytorch.utilities.seed import isolate_rng
 
-from lit_aux.batched.stack import NetworkStack, architecture, stacked
-from lit_aux.callbacks.probe import training_batches, transfer
-from lit_aux.errors import first_line
+from lit_aux.batched.stack import NetworkStack, stacked
+from lit_aux.batched.trial import architecture, why_not_together
+from lit_aux.callbacks.probe import transfer
+from lit_aux.modules.deep_training import present
 from lit_aux.phases.checkpoint import PhaseCheckpoint
 from lit_aux.phases.phase import SEED_VARIABLES
 from lit_aux.phases.state import random_state, restore_random_state
+from lit_aux.trees import form_of
 
 Tell = Callable[[int, int], object]
 """Is told after every step how many fits still train, and the steps of the one that has taken most."""
-_ALIKE = {torch.float32: 1e-2, torch.float64: 1e-8}
-"""How far outputs in a batch may be from those alone, for a network to count as one that can be batched."""
 
 
 class GlobalState:
@@ -50,6 +49,19 @@ class Batch:
         return self.content, 0, 0
 
 
+class _Again:
+    """An iterator whose next element has been taken already."""
+
+    def __init__(self, taken: Any, rest: Iterator[Any]) -> None:
+        self._taken, self._rest = [taken], rest
+
+    def __iter__(self) -> "_Again":
+        return self
+
+    def __next__(self) -> Any:
+        return self._taken.pop() if self._taken else next(self._rest)
+
+
 class WaitingFit:
     """A fit before its first epoch, or between two of its epochs.
 
@@ -62,6 +74,7 @@ class WaitingFit:
         error: What went wrong in it; None so far.
         reason: Why it is not trained in a batch; empty where it is.
         broken: Whether what went wrong is the batch's fault.
+        first: Its first batch, from ``look_ahead`` on.
         batch: What it trains on next; None before its first epoch and after its last.
     """
 
@@ -73,6 +86,7 @@ class WaitingFit:
         self.error: Exception | None = None
         self.reason = ""
         self.broken = False
+        self.first: Any = {}
         self.batch: Batch | None = None
         self._state = GlobalState()
 
@@ -101,6 +115,18 @@ class WaitingFit:
     def resume(self) -> None:
         """Let the process go on with this fit's random state."""
         self._state.restore()
+
+    def look_ahead(self) -> None:
+        """Draw the first batch as the loop will, and let it find this one."""
+        fetcher = self.loop._data_fetcher
+        for loader in self.loop._combined_loader.flattened:
+            _set_sampler_epoch(loader, self.loop.epoch_progress.current.processed)
+        if prefetched := getattr(fetcher, "batches", None):
+            content, _, _ = prefetched[0]
+        else:
+            taken = next(fetcher.iterator)
+            fetcher.iterator, (content, _, _) = _Again(taken, fetcher.iterator), taken
+        self.first = transfer(self.trainer, self.module, content)
 
     def begin_epoch(self) -> None:
         """Begin an epoch, and take its first batch."""
@@ -140,10 +166,13 @@ def train(fits: Sequence[WaitingFit], tell: Tell | None = None) -> None:
         tell: Called after every step with the number of fits that still train, and the steps of the one
             that has taken most.
     """
-    kinds: dict[Any, list[WaitingFit]] = {}
+    kinds: dict[Hashable, list[WaitingFit]] = {}
     for fit in fits:
-        key = (architecture(fit.module.net), fit.loop.max_batches, fit.trainer.precision)
-        kinds.setdefault(key, []).append(fit)
+        if fit.loop.done:  # whoever saw the phase begin may have ended it
+            continue
+        with fit.turn():  # what goes wrong with its first batch is its own affair
+            fit.look_ahead()
+            kinds.setdefault(_kind(fit), []).append(fit)
     for alike in kinds.values():
         reason = "no other fit has the same network and number of batches"
         try:
@@ -159,25 +188,21 @@ def train(fits: Sequence[WaitingFit], tell: Tell | None = None) -> None:
             fit.reason = reason
 
 
+def _kind(fit: WaitingFit) -> Hashable:
+    """Return what fits of one batch have in common."""
+    inputs = form_of(_inputs(fit.first))
+    return architecture(fit.module.net), inputs, fit.loop.max_batches, fit.trainer.precision
+
+
+def _inputs(content: Any) -> dict[str, Any]:
+    """Return what a network is given of a training batch."""
+    return {task: x for task, (x, _) in present(content).items()}
+
+
 def _tried(fits: Sequence[WaitingFit]) -> str:
     """Run the networks on their first batches, leaving no trace; say what is amiss with that."""
-    inputs = []
-    for fit in fits:
-        with isolate_rng():
-            batches = training_batches(fit.trainer)
-            batch = transfer(fit.trainer, fit.module, next(batches))
-            batches.close()
-        inputs.append({task: x for task, (x, _) in batch.items()})
-    stack = NetworkStack([fit.module.net for fit in fits])
-    try:
-        with fits[0].trainer.precision_plugin.train_step_context():
-            off = stack.tried(stacked(inputs))
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        return f"the network cannot be batched: {first_line(error)}"
-    finally:
-        stack.release()
-    least = max(_ALIKE.get(p.dtype, 0.0) for p in fits[0].module.net.parameters())
-    return "" if off <= least else "the network gives other outputs in a batch than alone"
+    with fits[0].trainer.precision_plugin.train_step_context():
+        return why_not_together([fit.module.net for fit in fits], [_inputs(fit.first) for fit in fits])
 
 
 def _train(fits: list[WaitingFit], tell: Tell | None) -> None:
@@ -189,8 +214,7 @@ def _train(fits: list[WaitingFit], tell: Tell | None) -> None:
     try:
         for fit in fits:
             with fit.turn():
-                if not fit.loop.done:  # whoever saw the phase begin may have ended it
-                    fit.begin_epoch()
+                fit.begin_epoch()
         going = _going(fits)
         while going:
             stack = NetworkStack([fit.module.net for fit in going])
@@ -215,7 +239,7 @@ def _going(fits: Sequence[WaitingFit]) -> list[WaitingFit]:
 
 def _step(fits: Sequence[WaitingFit], stack: NetworkStack) -> None:
     """Take a step of every fit: passes through the networks together, loss and optimizer each its own."""
-    inputs = [{task: x for task, (x, _) in fit.batch.content.items()} for fit in fits if fit.batch]
+    inputs = [_inputs(fit.batch.content) for fit in fits if fit.batch]
     with fits[0].trainer.precision_plugin.train_step_context():
         outputs = stack.forward(stacked(inputs))
     losses: dict[int, Any] = {}

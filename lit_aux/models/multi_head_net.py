@@ -232,9 +232,10 @@ class MultiHeadNet(nn.Module):
         if self._heads is None or not torch.is_grad_enabled() or not logits:
             return
         absent = [head for name, head in self._heads.items() if name[1:] not in logits]
-        idle = [p for head in absent for p in head.parameters() if p.requires_grad]
+        # also of what does not train, as torch.func has it within: it tells nobody
+        idle = [p for head in absent for p in head.parameters()]
         if self.task_slices and not set(self.task_slices) & set(logits):
-            idle += [p for p in self.readout.parameters() if p.requires_grad]
+            idle += list(self.readout.parameters())
         if idle:
             task = next(iter(logits))
             logits[task] = logits[task] + sum((p * 0).sum() for p in idle)

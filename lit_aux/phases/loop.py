@@ -11,6 +11,9 @@ from lightning.pytorch.loops.fit_loop import _FitLoop
 class Meeting(Protocol):
     """Where fits wait for each other before their first epoch."""
 
+    def begin(self, trainer: Any, module: Any, data: Any) -> None:
+        """Take note of a fit that begins; refuse one that would change what another one uses."""
+
     def arrive(self, trainer: Any) -> None:
         """Take a fit whose training has begun; it goes on from wherever it is when this returns."""
 

@@ -35,7 +35,7 @@ from lit_aux.phases.loggers import (
     folder_of_run,
     shared_by_runs,
 )
-from lit_aux.phases.loop import PhaseLoop
+from lit_aux.phases.loop import MEETING, PhaseLoop
 from lit_aux.phases.monitors import check_monitors, check_validation
 from lit_aux.phases.phase import Phase
 from lit_aux.phases.phased import phased, phased_data
@@ -148,6 +148,8 @@ class PhaseTrainer(Trainer):
         if isinstance(train_dataloaders, LightningDataModule):
             train_dataloaders, datamodule = None, train_dataloaders
         self._phases = list(phases)
+        if (meeting := MEETING.get()) is not None:
+            meeting.begin(self, model, datamodule)
         self._hooks = identity.hooks_of(model)
         phased(model).attach_data(datamodule, self.num_devices * self.num_nodes)
         self._check_callbacks(model)

@@ -12,7 +12,7 @@ from lit_aux.runs.child import Output, claimed, in_folder
 from lit_aux.runs.folder import OUTPUT, forget, read_outcome
 from lit_aux.runs.job import Job, Report
 from lit_aux.sweeps.jobs import asks_for_several
-from lit_aux.sweeps.run import SweepRun, without
+from lit_aux.sweeps.run import SweepRun, pairs, without
 
 MOST_TOGETHER = 64
 _MAY_DIFFER = (
@@ -63,7 +63,12 @@ def batches(jobs: Sequence[Job], size: int) -> list[Job]:
 def _kind(job: Job) -> str:
     """Return what runs of one batch have in common; empty for a run that is always alone."""
     run: SweepRun = job.arguments[1]
-    logs_online = "wandb" in str(run.option("trainer.logger")).lower()
+    own = [
+        word for name, _, words in pairs(run.arguments) if name.startswith("trainer.logger") for word in words
+    ]
+    logs_online = (
+        "wandb" in f"{run.option('trainer.logger')} {own}".lower()
+    )  # also logger+=, logger.class_path
     if asks_for_several(run) or logs_online or _accelerator(run) not in _ACCELERATORS:
         return ""
     words = without([word.replace(".init_args", "") for word in run.arguments], *_MAY_DIFFER, *_OWN)

@@ -201,6 +201,12 @@ def test_runs_that_log_to_wandb_are_alone() -> None:
     assert sizes(batches(jobs_of(runs, toy), 4)) == [1, 1]
 
 
+@pytest.mark.parametrize("word", ["--trainer.logger+=WandbLogger", "--trainer.logger.class_path=WandbLogger"])
+def test_other_words_for_wandb(word: str) -> None:
+    write({"model.rescale": [1.0, 0.5]})
+    assert sizes(batches(planned(word), 4)) == [1, 1]
+
+
 class Notes:
     """Keeps what a job's work reports."""
 
