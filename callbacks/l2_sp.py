@@ -99,6 +99,8 @@ class L2SP(FromStart):
             adapted = list(self._adapted(pl_module))
         for distance, parameters in adapted:
             own = [p for p in parameters if p.requires_grad and id(p) in mine]
+            if not own:  # all frozen, or another optimizer's
+                continue
             for parameter, gradient in zip(own, torch.autograd.grad(distance, own), strict=True):
                 self._held = True
                 added = self.alpha / 2 * gradient

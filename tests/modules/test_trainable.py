@@ -117,15 +117,38 @@ def test_layers_of_gradnorm_have_each_of_their_names(tmp_path: Path) -> None:
     assert found == [[True]]
 
 
+class Complex(Tied):
+    """One that is multiplied by a modulus."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phase = nn.Parameter(torch.ones(1, dtype=torch.complex64) * (0.6 + 0.8j))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.phase.abs()
+
+
+def test_gradnorm_takes_the_norms_of_complex_gradients(tmp_path: Path) -> None:
+    norms = []
+
+    class Watch(GradNorm):
+        def _observe(self, values: Tensor, rows: Tensor) -> None:
+            phase, before = self._parameters_at[0], 0 if self._gradients is None else self._gradients.clone()
+            super()._observe(values, rows)
+            assert self._gradients is not None
+            found = (self._gradients - before)[rows].norm(dim=1)
+            alone = [torch.autograd.grad(value, phase, retain_graph=True)[0] for value in values]
+            norms.append((found, torch.stack([gradient.abs().square().sum().sqrt() for gradient in alone])))
+
+    weighting = Watch(layers=["net.backbone.phase"])
+    module = MultiTaskModule(Complex(), TASKS, weighting=weighting, settings=PhaseSettings(max_epochs=1))
+    toy_trainer(tmp_path).fit(module, datamodule=ToyData())
+    assert norms
+    for found, expected in norms:
+        torch.testing.assert_close(found, expected)
+
+
 def test_aggregators_refuse_complex_weights(tmp_path: Path) -> None:
-    class Complex(Tied):
-        def __init__(self) -> None:
-            super().__init__()
-            self.phase = nn.Parameter(torch.ones(1, dtype=torch.complex64))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x) * self.phase.abs()
-
     module = MultiTaskModule(Complex(), TASKS, aggregator="MGDA", settings=PhaseSettings(max_epochs=1))
     with pytest.raises(ConfigurationError, match="aggregator: MGDA is for real numbers, and shared weights"):
         toy_trainer(tmp_path).fit(module, datamodule=ToyData())

@@ -329,6 +329,20 @@ def test_l2_sp_holds_the_merged_weights(tmp_path: Path) -> None:
     fit(tmp_path, module={**LOW, "finetune_callbacks": [L2SP()]})
 
 
+def test_l2_sp_leaves_adapters_that_another_optimizer_moves() -> None:
+    module = toy_module(**LOW)
+    module.enter_phase(module.phases[1])
+    penalty = L2SP(alpha=0.3, beta=0.07)
+    penalty.start = {n: v.detach().clone() for n, v in penalty.kept(module).items()}
+    readout = list(module.readout_parameters())
+    penalty.on_before_optimizer_step(None, module, torch.optim.SGD(readout, lr=0.1))  # type: ignore[arg-type]
+    for name, parameter in module.named_parameters():
+        own = any(parameter is one for one in readout)
+        assert (parameter.grad is not None) == own, name
+        if own:
+            torch.testing.assert_close(parameter.grad, 0.07 * parameter.detach())
+
+
 def test_trajectory_and_other_measures_run(tmp_path: Path) -> None:
     kinds: list[Any] = [TrajectoryLog, Sharpness, FisherTrace]
     callbacks: list[Callback] = [kind(data=examples()) for kind in kinds]

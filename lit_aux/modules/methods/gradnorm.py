@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lit_aux.callbacks._parameters import chosen_by
 from lit_aux.errors import ConfigurationError
+from lit_aux.functional.gradient_conflict import real_parts
 from lit_aux.modules.methods.weightings import LossWeighting
 from lit_aux.ranges import RATE, Range, check
 
@@ -118,7 +119,7 @@ class GradNorm(LossWeighting):
 
     def _observe(self, values: Tensor, rows: Tensor) -> None:
         """Add the tasks' gradients and losses to those of this optimizer step."""
-        size = sum(p.numel() for p in self._parameters_at)
+        size = sum(real_parts(p).numel() for p in self._parameters_at)
         if self._gradients is None or self._means is None or self._seen is None:
             self._gradients = torch.zeros(len(self.tasks), size, device=values.device)
             self._means = torch.zeros(len(self.tasks), device=values.device)
@@ -126,7 +127,7 @@ class GradNorm(LossWeighting):
         for value, row in zip(values, rows.tolist(), strict=True):
             found = torch.autograd.grad(value, self._parameters_at, retain_graph=True, allow_unused=True)
             flat = [
-                (torch.zeros_like(p) if g is None else g).flatten().float()
+                real_parts(torch.zeros_like(p) if g is None else g).flatten().float()
                 for p, g in zip(self._parameters_at, found, strict=True)
             ]
             self._gradients[row] += torch.cat(flat)
