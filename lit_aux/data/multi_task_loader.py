@@ -1,5 +1,6 @@
 """One loader over several tasks."""
 
+import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -92,6 +93,16 @@ class MultiTaskLoader(ResumableLoader[TaskBatch]):
             generator=torch.Generator(),
         )
 
+    @property
+    def _iterator(self) -> Any:
+        """What Lightning looks for at the end of a loop, to end its workers and to set it to None."""
+        return None if self._requests is None else self._workers._iterator
+
+    @_iterator.setter
+    def _iterator(self, none: None) -> None:
+        if self._requests is not None:
+            self._workers._iterator = none
+
     def __copy__(self) -> Self:
         """Return a loader over the same data, at the same place, whose passes leave this one's alone."""
         clone = type(self).__new__(type(self))
@@ -158,7 +169,9 @@ class _Requests:
     """The steps of an epoch, as the sampler of a ``DataLoader``."""
 
     def __init__(self, loader: MultiTaskLoader) -> None:
-        self.loader, self.epoch, self.start = loader, 0, 0
+        # in a circle of references, workers would not be told of the end and be waited for, five seconds each
+        self.loader: MultiTaskLoader = weakref.proxy(loader)
+        self.epoch = self.start = 0
 
     def __len__(self) -> int:
         return len(self.loader) - self.start

@@ -1,11 +1,17 @@
+import gc
+import multiprocessing
+
 import numpy as np
 import pytest
 import torch
+from lightning import Trainer
 from PIL import Image
+from torch import nn
 
 from lit_aux.data import ImageFolderDataModule, RandomCropFlip
 from lit_aux.data import image_folder as module
 from lit_aux.errors import ConfigurationError
+from lit_aux.modules import SingleTaskModule
 
 NAMES = ["cat", "dog", "eel"]
 
@@ -110,6 +116,39 @@ def test_workers_resume_with_the_same_augmentation(flat):
     found = [batch["main"][0] for batch in resumed]
     assert len(found) == len(rest) == 2
     assert all(torch.equal(a, b) for a, b in zip(found, rest, strict=True))
+
+
+def test_workers_end_at_once(flat):
+    """Whatever garbage collection has to find is waited for, five seconds a worker."""
+    before = {*multiprocessing.active_children()}
+    loader = folder(flat, in_memory=False, num_workers=2).train_dataloader()
+    assert len(list(loader)) == 3
+    started = {*multiprocessing.active_children()} - before
+    assert len(started) == 2
+    gc.disable()
+    try:
+        del loader
+    finally:
+        gc.enable()
+    assert not any(process.is_alive() for process in started)
+
+
+def test_workers_end_with_a_phase(flat, tmp_path):
+    before = {*multiprocessing.active_children()}
+    loader = folder(flat, in_memory=False, num_workers=1).train_dataloader()
+    module = SingleTaskModule(nn.Flatten(), {"main": 3}, num_features=192)
+    Trainer(
+        accelerator="cpu",
+        default_root_dir=str(tmp_path),
+        max_epochs=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    ).fit(module, loader)
+    assert loader._iterator is None
+    assert {*multiprocessing.active_children()} <= before
+    assert len(list(loader)) == 3  # others are started
 
 
 def test_resize_and_crop(tmp_path):
