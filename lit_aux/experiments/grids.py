@@ -219,6 +219,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             k_aux=40,
             n_main=(64, 128, 256, 512, 1024),
             axes={"k_main": (40,), "correlation": LARGE, "magnitude": (1.0,), "rescale": (1.0,)},
+            seconds=18.0,
         ),
         _image("cifar100-resnet18", "2 main and 98 auxiliary classes, ResNet-18", **CIFAR),
         _image("cifar100-vit", "2 main and 98 auxiliary classes, ViT", **CIFAR),
