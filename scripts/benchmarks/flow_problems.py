@@ -14,6 +14,10 @@ LIMIT = 200_000
 """Gradients after which a run has failed."""
 
 
+class RestsError(RuntimeError):
+    """A run has not arrived at its threshold within its gradients."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """A run to a threshold, as a batch of one or of several copies.
@@ -67,9 +71,18 @@ class Run:
 
 
 def follow(
-    problem: Problem, integrator: Integrator, clock: Clock, seed: int = 0, watched: bool = False
+    problem: Problem,
+    integrator: Integrator,
+    clock: Clock,
+    seed: int = 0,
+    watched: bool = False,
+    limit: int = LIMIT,
 ) -> Run:
-    """Run one replica to its threshold; its smallest test loss is known if it is watched."""
+    """Run one replica to its threshold; its smallest test loss is known if it is watched.
+
+    Raises:
+        RestsError: If it does not arrive there.
+    """
     students = problem.students(seed)
     test = students.objective("test", ["main"])
     best = BestTestLoss(test, 1, 0.1, 5.0, 1.1)  # the instants of the published rule
@@ -79,7 +92,7 @@ def follow(
         objective,
         start,
         threshold=problem.threshold,
-        max_evaluations=LIMIT,
+        max_evaluations=limit,
         observer=best if watched else None,
     )
     while not state.finished:
@@ -87,6 +100,6 @@ def follow(
             integrator.advance(state, 1000)
     seconds = clock() - begun
     if not state.counts.converged.all():
-        raise RuntimeError(f"{problem}: {integrator.name} did not converge")
+        raise RestsError(f"{problem}: {integrator.name} did not converge")
     final = float(test.value(state.theta))
     return Run(int(state.counts.evaluations[0]), seconds, final, min(final, float(best.best[0])))
