@@ -107,7 +107,7 @@ def _silent(trainer: Trainer, module: LightningModule) -> Iterator[None]:
 
 def _restorer_of(layer: nn.Module, buffers: bool) -> Callable[[], object]:
     """Return what puts back one module's attributes, its buffers and the names of its parts."""
-    own = {name: value for name, value in vars(layer).items() if not _internal(name)}
+    own, put_back_attributes = _attributes_of(layer)
     inner = [undo for value in own.values() if (undo := _remember(value, _DEPTH)) is not None]
     parts: list[tuple[dict[str, Any], dict[str, Any]]] = [
         (held, dict(held)) for held in (layer._parameters, layer._modules)
@@ -115,10 +115,7 @@ def _restorer_of(layer: nn.Module, buffers: bool) -> Callable[[], object]:
     kept = {n: (b, None if b is None else b.detach().clone()) for n, b in layer._buffers.items()}
 
     def put_back() -> None:
-        state = vars(layer)
-        for name in [n for n in state if n not in own and not _internal(n)]:
-            del state[name]
-        state.update(own)
+        put_back_attributes()
         for restore in inner:
             restore()
         for held, before in parts:
@@ -131,6 +128,19 @@ def _restorer_of(layer: nn.Module, buffers: bool) -> Callable[[], object]:
     return put_back
 
 
+def _attributes_of(layer: nn.Module) -> tuple[dict[str, Any], Callable[[], None]]:
+    """Return a module's own attributes, and what puts them back."""
+    own = {name: value for name, value in vars(layer).items() if not _internal(name)}
+
+    def put_back() -> None:
+        state = vars(layer)
+        for name in [n for n in state if n not in own and not _internal(n)]:
+            del state[name]
+        state.update(own)
+
+    return own, put_back
+
+
 @contextmanager
 def forgetting(module: nn.Module) -> Iterator[None]:
     """Drop, afterwards, what modules keep of a pass for the next one: tensors computed from weights, say.
@@ -140,17 +150,14 @@ def forgetting(module: nn.Module) -> Iterator[None]:
     """
     kept = []
     for layer in module.modules():
-        own = {name: value for name, value in vars(layer).items() if not _internal(name)}
+        own, put_back = _attributes_of(layer)
         held = [(v, copy.copy(v)) for v in own.values() if isinstance(v, list | dict | set | deque)]
-        kept.append((layer, own, held))
+        kept.append((put_back, held))
     try:
         yield
     finally:
-        for layer, own, held in kept:
-            state = vars(layer)
-            for name in [n for n in state if n not in own and not _internal(n)]:
-                del state[name]
-            state.update(own)
+        for put_back, held in kept:
+            put_back()
             for container, before in held:
                 if [*map(id, _members(container))] != [*map(id, _members(before))]:
                     _refill(container, before, [])

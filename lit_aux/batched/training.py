@@ -50,7 +50,7 @@ class Batch:
 
 
 class _Again:
-    """An iterator whose next element has been taken already."""
+    """An iterator whose next element has been taken already, and that does not begin anew as in a chain."""
 
     def __init__(self, taken: Any, rest: Iterator[Any]) -> None:
         self._taken, self._rest = [taken], rest

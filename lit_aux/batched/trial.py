@@ -69,7 +69,7 @@ def why_not_together(nets: Sequence[nn.Module], inputs: Sequence[Mapping[str, An
             found = {f"output {task}": rows[row] for task, rows in outputs.items()}
             found |= {f"gradient {name}": gradient for name, gradient in gradients[row].items()}
             found |= {f"buffer {name}": value for name, value in Tasks(stack.nets[row]).named_buffers()}
-            if reason := _differs_alone(net, mapped(inputs[row], torch.clone), found):
+            if reason := _differs_alone(net, mapped(inputs[row], torch.clone), held, found):
                 return reason
         if not _same_state(before, random_state()):
             return "the network draws at random as it runs"
@@ -89,8 +89,8 @@ def _probe(outputs: Mapping[str, Tensor]) -> Tensor:
     return total.abs() if total.is_complex() else total  # type: ignore[no-any-return]
 
 
-def _differs_alone(net: nn.Module, inputs: Mapping[str, Any], together: State) -> str:
-    """Run a copy of a network alone, and compare with what the batch has given for it."""
+def _differs_alone(net: nn.Module, inputs: Mapping[str, Any], held: Tree, together: State) -> str:
+    """Run a copy of a network alone, and compare with what it held, and what the batch has given for it."""
     alone = Tasks(deepcopy(net))
     named = dict(alone.named_parameters())
     outputs = alone(inputs)
@@ -100,8 +100,8 @@ def _differs_alone(net: nn.Module, inputs: Mapping[str, Any], together: State) -
     for name, kept in Tasks(net).named_parameters():
         if now.get(name) is not named[name] or not torch.equal(named[name], kept):
             return f"the network changes its parameter {name.removeprefix('net.')!r} as it runs"
-    held, kept_before = held_by(alone.net), held_by(net)
-    if changed := sorted(name for name in {*held, *kept_before} if held.get(name) != kept_before.get(name)):
+    after = held_by(alone.net)
+    if changed := sorted(name for name in {*held, *after} if held.get(name) != after.get(name)):
         return f"the network changes what it holds as it runs: {changed[0].removeprefix('net.')}"
     expected = {f"output {task}": value for task, value in outputs.items()}
     expected |= {

@@ -63,12 +63,9 @@ def batches(jobs: Sequence[Job], size: int) -> list[Job]:
 def _kind(job: Job) -> str:
     """Return what runs of one batch have in common; empty for a run that is always alone."""
     run: SweepRun = job.arguments[1]
-    own = [
-        word for name, _, words in pairs(run.arguments) if name.startswith("trainer.logger") for word in words
-    ]
-    logs_online = (
-        "wandb" in f"{run.option('trainer.logger')} {own}".lower()
-    )  # also logger+=, logger.class_path
+    # also by `logger+=` and `logger.class_path`
+    loggers = [words for name, _, words in pairs(run.arguments) if name.startswith("trainer.logger")]
+    logs_online = "wandb" in f"{run.option('trainer.logger')} {loggers}".lower()
     if asks_for_several(run) or logs_online or _accelerator(run) not in _ACCELERATORS:
         return ""
     words = without([word.replace(".init_args", "") for word in run.arguments], *_MAY_DIFFER, *_OWN)
